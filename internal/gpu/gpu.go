@@ -1,0 +1,85 @@
+package gpu
+
+import "strings"
+
+// The first two parts of a device name in a jobspec ("nvidia/gpu/<model>").
+const (
+	Vendor  = "nvidia"
+	TypeGPU = "gpu"
+	TypeMIG = "mig"
+)
+
+// Attributes with the names and units of hashicorp/nomad-device-nvidia, so
+// that jobspecs written for it keep working. docs/device.md lists where the
+// meaning was corrected.
+const (
+	AttrMemory          = "memory"           // total frame buffer, MiB
+	AttrPower           = "power"            // power limit, W
+	AttrBAR1            = "bar1"             // BAR1 size, MiB
+	AttrDriverVersion   = "driver_version"   // string
+	AttrCoresClock      = "cores_clock"      // maximum graphics clock, MHz
+	AttrMemoryClock     = "memory_clock"     // maximum memory clock, MHz
+	AttrPCIBandwidth    = "pci_bandwidth"    // one way, MB/s
+	AttrDisplayState    = "display_state"    // "Enabled" or "Disabled"
+	AttrPersistenceMode = "persistence_mode" // "Enabled" or "Disabled"
+)
+
+// Attributes that Governor adds.
+const (
+	AttrUUIDCount         = "gpu_count"           // GPUs in the group, int
+	AttrHealthyCount      = "healthy_count"       // healthy GPUs in the group, int
+	AttrComputeCapability = "compute_capability"  // "9.0"
+	AttrArchitecture      = "architecture"        // "hopper"
+	AttrCUDAVersion       = "cuda_driver_version" // "12.8"
+	AttrCores             = "cores"               // CUDA cores per GPU, int
+	AttrPCIeGeneration    = "pcie_generation"     // maximum, int
+	AttrPCIeWidth         = "pcie_width"          // maximum lanes, int
+	AttrNUMANodes         = "numa_nodes"          // number of distinct host NUMA nodes, int
+	AttrNVLinkVersion     = "nvlink_version"      // "2.0"
+	AttrNVLinkLinks       = "nvlink_links"        // active links per GPU, int (least over the group)
+	AttrNVLinkBandwidth   = "nvlink_bandwidth"    // per GPU and direction, all links, MB/s
+	AttrNVLinkTopology    = "nvlink_topology"     // none, pairs, mesh or switch
+	AttrNVLinkIslandSize  = "nvlink_island_size"  // GPUs in the largest NVLink-connected island, int
+	// AttrTopology is the compact link matrix of the group, see package
+	// topology. The prefix keeps it out of Nomad's computed node class.
+	AttrTopology = "unique.topology"
+)
+
+// The values of AttrNVLinkTopology.
+const (
+	NVLinkNone   = "none"   // no GPU has an active NVLink to another
+	NVLinkPairs  = "pairs"  // islands of two
+	NVLinkMesh   = "mesh"   // direct links, islands of more than two
+	NVLinkSwitch = "switch" // all GPUs reach each other through NVSwitch
+)
+
+// DeviceName joins vendor, type and model as Nomad does:
+// "nvidia/gpu/Tesla V100-SXM2-16GB".
+func DeviceName(vendor, typ, model string) string {
+	return vendor + "/" + typ + "/" + model
+}
+
+// MatchesName reports whether a device block's name, as written in a jobspec,
+// can be served by the group vendor/type/model. It follows Nomad's
+// RequestedDevice.ID (nomad/structs/structs.go): one part is a type, two are
+// vendor/type, three are vendor/type/model; the comparison is exact.
+func MatchesName(asked, vendor, typ, model string) bool {
+	parts := strings.SplitN(asked, "/", 3)
+	switch len(parts) {
+	case 1:
+		return parts[0] == typ
+	case 2:
+		return parts[0] == vendor && parts[1] == typ
+	}
+	return parts[0] == vendor && parts[1] == typ && parts[2] == model
+}
+
+// SplitName is the inverse of DeviceName; ok is false unless name has all
+// three parts.
+func SplitName(name string) (vendor, typ, model string, ok bool) {
+	parts := strings.SplitN(name, "/", 3)
+	if len(parts) != 3 || parts[0] == "" || parts[1] == "" || parts[2] == "" {
+		return "", "", "", false
+	}
+	return parts[0], parts[1], parts[2], true
+}
