@@ -1,0 +1,72 @@
+package gate
+
+import (
+	"context"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
+)
+
+// Kind says what a submission wants from Nomad.
+type Kind uint8
+
+// The governed submissions. Plan and Validate have no effect: they are decided
+// in the same way, but nothing is held.
+const (
+	Register Kind = iota
+	Plan
+	Validate
+)
+
+// Submission is one governed request, after the gate has canonicalised it.
+type Submission struct {
+	Kind Kind
+	Ask  jobspec.Ask
+	// Job is the effective job as it would be registered, before placement.
+	Job *api.Job
+	// Stored is the job now registered under this id, or nil.
+	Stored   *api.Job
+	Identity Identity
+	// PolicyOverride is the flag of `nomad job run -policy-override`.
+	PolicyOverride bool
+}
+
+// Identity is who submits, as Nomad itself vouches for it.
+type Identity struct {
+	// Accessor of the ACL token; empty when ACLs are off or for anonymous.
+	Accessor string
+	// Names that match rules are written against, sorted: "token:<name>",
+	// "role:<name>", "policy:<name>", "type:management".
+	Names []string
+}
+
+// Verdict is the Admitter's answer.
+type Verdict struct {
+	// Denied, with Message for people (several lines) and Reason, a stable code.
+	// Nothing is held then.
+	Denied  bool
+	Reason  string
+	Message string
+	// Warnings are shown by the stock CLI, each may have several lines.
+	Warnings []string
+	// Patch is what placement adds to the document.
+	Patch jobspec.Patch
+	// Settle must be called exactly once for a Register that was not denied,
+	// when Nomad has answered; nil when nothing is held.
+	Settle func(ctx context.Context, outcome Outcome)
+}
+
+// Outcome is what became of a forwarded registration.
+type Outcome struct {
+	// Known is false when the answer was lost: the reconciler finds out.
+	Known bool
+	// Accepted says that Nomad registered the job at JobModifyIndex.
+	Accepted       bool
+	JobModifyIndex uint64
+}
+
+// Admitter decides about GPU work. An error means that it could not decide
+// (ledger unreachable); the gate then refuses with 503 and the error's text.
+type Admitter interface {
+	Admit(ctx context.Context, s Submission) (Verdict, error)
+}

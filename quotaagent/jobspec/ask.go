@@ -1,0 +1,109 @@
+package jobspec
+
+import "time"
+
+// Ask is what one job requests, read from its effective specification (after
+// Preserve* flags are resolved). Only groups with device asks for GPUs appear.
+type Ask struct {
+	Region    string
+	Namespace string
+	JobID     string
+	// Type is Nomad's job type: service, batch, system or sysbatch.
+	Type string
+	// Periodic and Parameterized templates run nothing themselves; each launch
+	// asks for the groups.
+	Periodic      bool
+	Parameterized bool
+	Meta          map[string]string
+	// Groups in the order of the job, only those that ask for GPUs.
+	Groups []GroupAsk
+}
+
+// GroupAsk is what one task group requests.
+type GroupAsk struct {
+	Name string
+	// Count of allocations, at least 0; Canaries come on top while a deployment
+	// runs.
+	Count    int
+	Canaries int
+	// KillTimeout and ShutdownDelay are the largest of the group's tasks (and of
+	// the group itself): an allocation holds its GPUs for that much longer.
+	KillTimeout   time.Duration
+	ShutdownDelay time.Duration
+	// MaxRunDuration is Nomad's own bound; zero when the job sets none.
+	MaxRunDuration time.Duration
+	// Reschedules is how often a failed allocation may start again on its own;
+	// UnlimitedReschedules means that Nomad would never stop trying.
+	Reschedules          int
+	UnlimitedReschedules bool
+	// Devices in task order, then block order; only GPUs.
+	Devices []DeviceAsk
+}
+
+// DeviceAsk is one device block of one task.
+type DeviceAsk struct {
+	Task string
+	// Index of the block among the task's device blocks (all of them, GPUs or
+	// not), for patches.
+	Index int
+	// Name as written: "gpu", "nvidia/gpu" or "nvidia/gpu/<model>".
+	Name  string
+	Count int
+}
+
+// GPUs is the largest number of GPUs that the job holds at once.
+func (a Ask) GPUs() int {
+	total := 0
+	for _, g := range a.Groups {
+		total += (g.Count + g.Canaries) * g.GPUs()
+	}
+	return total
+}
+
+// GPUs is the number of GPUs of one allocation of the group.
+func (g GroupAsk) GPUs() int {
+	total := 0
+	for _, d := range g.Devices {
+		total += d.Count
+	}
+	return total
+}
+
+// Patch is a set of additions to a job document. It only ever adds
+// constraints and affinities at the end of the existing lists.
+type Patch struct {
+	Groups []GroupPatch
+}
+
+// GroupPatch adds to one task group, found by name.
+type GroupPatch struct {
+	Group       string
+	Constraints []Constraint
+	Affinities  []Affinity
+	Devices     []DevicePatch
+}
+
+// DevicePatch adds constraints to one device block of one task.
+type DevicePatch struct {
+	Task        string
+	Index       int
+	Constraints []Constraint
+}
+
+// Constraint is Nomad's constraint object.
+type Constraint struct {
+	LTarget string
+	RTarget string
+	Operand string
+}
+
+// Affinity is Nomad's affinity object; Weight is in -100..100 and not zero.
+type Affinity struct {
+	LTarget string
+	RTarget string
+	Operand string
+	Weight  int
+}
+
+// Empty reports whether the patch changes nothing.
+func (p Patch) Empty() bool { return len(p.Groups) == 0 }
