@@ -1,0 +1,177 @@
+package toolchain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ErrMissing is returned, wrapped, when a server was not found and may be built.
+var ErrMissing = errors.New("not found")
+
+// modulePath is the first line of the go.mod that marks the repository's root.
+const modulePath = "module github.com/nomad-governor/governor"
+
+// Server is one pinned server: what it is called, and how it is built.
+type Server struct {
+	Name    string   // the command's name, "nomad"
+	Version string   // the pinned version, "1.11.3"
+	Package string   // the Go package of its main
+	EnvVar  string   // the variable that overrides it, "NOMAD_BIN"
+	Flags   []string // further flags for go build
+}
+
+// Nomad is the pinned Nomad, with its web UI embedded. It needs cgo: the exec
+// driver enters namespaces through libcontainer's C code.
+func Nomad() Server {
+	return Server{
+		Name: "nomad", Version: "1.11.3", EnvVar: "NOMAD_BIN",
+		Package: "github.com/hashicorp/nomad", Flags: []string{"-tags", "ui"},
+	}
+}
+
+// Consul is the pinned Consul.
+func Consul() Server {
+	return Server{
+		Name: "consul", Version: "1.22.5", EnvVar: "CONSUL_BIN",
+		Package: "github.com/hashicorp/consul",
+	}
+}
+
+// Servers lists all pinned servers in the order in which they are built.
+func Servers() []Server { return []Server{Consul(), Nomad()} }
+
+// Root returns the repository's root: the nearest directory at or above the
+// working directory whose go.mod declares this module.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the working directory: %w", err)
+	}
+	for {
+		text, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && strings.HasPrefix(string(text), modulePath+"\n") {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("no go.mod of github.com/nomad-governor/governor at or above the working directory: run this inside the repository")
+		}
+		dir = parent
+	}
+}
+
+// CacheDir is where built servers are kept: GOVERNOR_CACHE, or
+// governor-tools in the user's cache directory. `make clean` leaves it alone.
+func CacheDir() (string, error) {
+	if dir := os.Getenv("GOVERNOR_CACHE"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find a cache directory (set GOVERNOR_CACHE to choose one): %w", err)
+	}
+	return filepath.Join(base, "governor-tools"), nil
+}
+
+// Find returns the path of a usable binary of s and a phrase that says where
+// it came from. The error wraps ErrMissing when Ensure could build it.
+func Find(ctx context.Context, s Server) (path, origin string, err error) {
+	if given := os.Getenv(s.EnvVar); given != "" {
+		found, err := version(ctx, given)
+		if err != nil {
+			return "", "", fmt.Errorf("use %s=%s: %w", s.EnvVar, given, err)
+		}
+		path, err = filepath.Abs(given)
+		return path, fmt.Sprintf("%s (%s)", s.EnvVar, found), err
+	}
+	if inPath, err := exec.LookPath(s.Name); err == nil {
+		found, err := version(ctx, inPath)
+		if err == nil && Suitable(s.Version, found) {
+			return inPath, fmt.Sprintf("PATH (%s)", found), nil
+		}
+	}
+	cache, err := CacheDir()
+	if err != nil {
+		return "", "", err
+	}
+	cached := filepath.Join(cache, s.Name+"-"+s.Version)
+	if found, err := version(ctx, cached); err == nil && found == s.Version {
+		return cached, fmt.Sprintf("cache (%s)", found), nil
+	}
+	return "", "", fmt.Errorf("%s %s: %w: run `make tools`, or set %s", s.Name, s.Version, ErrMissing, s.EnvVar)
+}
+
+// Suitable reports whether version found can stand in for the pinned one: the
+// same minor series, and no older patch release.
+func Suitable(pinned, found string) bool {
+	p, okPinned := parse(pinned)
+	f, okFound := parse(found)
+	return okPinned && okFound && p[0] == f[0] && p[1] == f[1] && f[2] >= p[2]
+}
+
+// parse reads "1.11.3"; a pre-release such as "1.11.3-dev" is not ok, because
+// its order among releases says nothing about what it contains.
+func parse(text string) (parts [3]int, ok bool) {
+	fields := strings.Split(text, ".")
+	if len(fields) != len(parts) {
+		return parts, false
+	}
+	for i, field := range fields {
+		n, err := strconv.Atoi(field)
+		if err != nil || n < 0 {
+			return parts, false
+		}
+		parts[i] = n
+	}
+	return parts, true
+}
+
+// versionLine matches the first line that both servers print:
+// "Nomad v1.11.3", "Consul v1.22.5".
+var versionLine = regexp.MustCompile(`^(?:Nomad|Consul) v(\S+)`)
+
+// versionTimeout bounds asking a binary for its version.
+const versionTimeout = 20 * time.Second
+
+// version asks a binary for its version.
+func version(ctx context.Context, path string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", path, err)
+	}
+	match := versionLine.FindSubmatch(out)
+	if match == nil {
+		return "", fmt.Errorf("%s is neither Nomad nor Consul: `version` printed %q", path, firstLine(out))
+	}
+	return string(match[1]), nil
+}
+
+func firstLine(text []byte) string {
+	line, _, _ := strings.Cut(string(text), "\n")
+	return line
+}
+
+// Ensure returns a usable binary of s, building it into the cache when there
+// is none. Progress goes to out, a line every few seconds.
+func Ensure(ctx context.Context, s Server, out io.Writer) (string, error) {
+	path, origin, err := Find(ctx, s)
+	if err == nil {
+		fmt.Fprintf(out, "==> %s: %s, from %s\n", s.Name, path, origin)
+		return path, nil
+	}
+	if !errors.Is(err, ErrMissing) {
+		return "", err
+	}
+	return build(ctx, s, out)
+}
