@@ -1,0 +1,59 @@
+package cluster
+
+import "fmt"
+
+// Options say what a cluster is made of.
+type Options struct {
+	// Clients are the Nomad clients; empty means a server without clients.
+	Clients []ClientOptions
+	// Consul starts a Consul server.
+	Consul bool
+	// Governor starts `governor agent` in front of Nomad. It uses Consul when
+	// Consul is started too, and its embedded store otherwise.
+	Governor bool
+	// GovernorConfig is HCL appended to the agent's generated configuration.
+	GovernorConfig string
+	// ACL turns Nomad's ACLs on and bootstraps a management token.
+	ACL bool
+	// Progress, when set, is told what is being started.
+	Progress func(format string, args ...any)
+}
+
+// ClientOptions say what one Nomad client looks like.
+type ClientOptions struct {
+	// Name is the node's name, unique in the cluster.
+	Name string
+	// Fixture names a file in device/fakenvml/fixtures without its extension;
+	// empty means a client without the device plugin.
+	Fixture string
+	// PluginConfig is HCL for the plugin's config block.
+	PluginConfig string
+}
+
+// Default is the whole product on two GPU clients of different kinds: an
+// NVLink cube mesh of eight V100, and four L40S without NVLink.
+func Default() Options {
+	return Options{
+		Consul:   true,
+		Governor: true,
+		Clients: []ClientOptions{
+			{Name: "client1", Fixture: "dgx1v"},
+			{Name: "client2", Fixture: "l40s-x4"},
+		},
+	}
+}
+
+// validate refuses options that cannot work, before anything is started.
+func (o Options) validate() error {
+	names := map[string]bool{"consul": true, "server": true, "governor": true}
+	for _, client := range o.Clients {
+		if client.Name == "" {
+			return fmt.Errorf("start a cluster: a client has no name")
+		}
+		if names[client.Name] {
+			return fmt.Errorf("start a cluster: two parts are called %q", client.Name)
+		}
+		names[client.Name] = true
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/nomad-governor/governor/e2e/toolchain"
+)
+
+// startConsul runs Consul; its data survives Stop, Kill and Start.
+func (c *Cluster) startConsul(ctx context.Context) error {
+	binary, _, err := toolchain.Find(ctx, toolchain.Consul())
+	if err != nil {
+		return err
+	}
+	var p consulPorts
+	if err := c.takePorts(&p.http, &p.server, &p.serf); err != nil {
+		return err
+	}
+	config, err := c.writeConfig("consul", consulConfig(c.dataDir("consul"), p))
+	if err != nil {
+		return err
+	}
+	c.ConsulAddr = loopback(p.http)
+	c.Consul = c.process("consul", func(ctx context.Context) error {
+		return checkConsul(ctx, c.ConsulAddr)
+	}, nil, binary, "agent", "-config-file="+config)
+	c.opts.Progress("starting Consul on %s", c.ConsulAddr)
+	return c.Consul.Start(ctx)
+}
+
+// checkConsul asks for a consistent read, which only an elected leader
+// answers; that there is no such key is an answer too.
+func checkConsul(ctx context.Context, addr string) error {
+	status, _, err := get(ctx, addr+"/v1/kv/ready?consistent")
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK && status != http.StatusNotFound {
+		return fmt.Errorf("Consul answers %d", status)
+	}
+	return nil
+}
+
+func (c *Cluster) startServer(ctx context.Context) error {
+	var p serverPorts
+	if err := c.takePorts(&p.http, &p.rpc, &p.serf); err != nil {
+		return err
+	}
+	config, err := c.writeConfig("server", serverConfig(c.dataDir("server"), p, c.opts.ACL))
+	if err != nil {
+		return err
+	}
+	c.NomadAddr, c.serverRPC = loopback(p.http), p.rpc
+	c.Server = c.process("server", func(ctx context.Context) error {
+		return checkLeader(ctx, c.NomadAddr)
+	}, nil, c.nomad, "agent", "-config="+config)
+	c.opts.Progress("starting a Nomad server on %s", c.NomadAddr)
+	if err := c.Server.Start(ctx); err != nil {
+		return err
+	}
+	if !c.opts.ACL {
+		return nil
+	}
+	return c.bootstrapACL(ctx)
+}
+
+// bootstrapACL waits until the new leader accepts writes and makes the first token.
+func (c *Cluster) bootstrapACL(ctx context.Context) error {
+	client, err := c.API(c.NomadAddr)
+	if err != nil {
+		return err
+	}
+	return Poll(ctx, "bootstrap ACLs", func() error {
+		token, _, err := client.ACLTokens().Bootstrap(nil)
+		if err != nil {
+			return err
+		}
+		c.Token = token.SecretID
+		return nil
+	})
+}
+
+// checkLeader asks a Nomad agent, or the gate in front of it, for the leader.
+func checkLeader(ctx context.Context, addr string) error {
+	status, body, err := get(ctx, addr+"/v1/status/leader")
+	if err != nil {
+		return err
+	}
+	var leader string
+	if status != http.StatusOK || json.Unmarshal(body, &leader) != nil || leader == "" {
+		return fmt.Errorf("no leader yet: %d %.200s", status, body)
+	}
+	return nil
+}
+
+// startGovernor runs the agent in front of Nomad.
+func (c *Cluster) startGovernor(ctx context.Context) error {
+	binary, err := c.binary("governor")
+	if err != nil {
+		return err
+	}
+	var port int
+	if err := c.takePorts(&port); err != nil {
+		return err
+	}
+	config, err := c.writeConfig("governor", governorConfig(governorSettings{
+		port: port, dir: c.dataDir("governor"), nomadAddr: c.NomadAddr, nomadToken: c.Token,
+		consulAddr: c.ConsulAddr, extra: c.opts.GovernorConfig,
+	}))
+	if err != nil {
+		return err
+	}
+	c.GovernorAddr = loopback(port)
+	c.Governor = c.process("governor", func(ctx context.Context) error {
+		return checkLeader(ctx, c.GovernorAddr)
+	}, nil, binary, "agent", "-config="+config)
+	c.opts.Progress("starting the governor agent on %s", c.GovernorAddr)
+	return c.Governor.Start(ctx)
+}
+
+// binary returns a program that `make dev` builds.
+func (c *Cluster) binary(name string) (string, error) {
+	path := filepath.Join(c.root, "bin", name)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("find %s: %w: run `make dev`", name, err)
+	}
+	return path, nil
+}
+
+// API returns a client of Nomad's API at addr, with the cluster's token.
+func (c *Cluster) API(addr string) (*api.Client, error) {
+	return newAPI(addr, c.Token)
+}
+
+func newAPI(addr, token string) (*api.Client, error) {
+	// Not DefaultConfig: it reads NOMAD_ADDR and friends, which may point a
+	// test at a real cluster.
+	client, err := api.NewClient(&api.Config{Address: addr, SecretID: token})
+	if err != nil {
+		return nil, fmt.Errorf("make a Nomad client for %s: %w", addr, err)
+	}
+	return client, nil
+}
+
+// maxBody bounds what get reads.
+const maxBody = 4 << 20
+
+// get fetches a URL.
+func get(ctx context.Context, url string) (status int, body []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(response.Body, maxBody))
+	return response.StatusCode, body, err
+}
