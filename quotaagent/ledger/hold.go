@@ -1,0 +1,205 @@
+package ledger
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+)
+
+// State is where a hold stands. A hold that ends is removed; what it charged is
+// then posted (used), voided (not needed) or expired (never confirmed).
+//
+//	          Nomad accepted            job dead, all posted
+//	Held ───────────────────► Active ─────────────────────► (settled)
+//	  │ Nomad refused                 resubmission: Active with Pending lines
+//	  ├──────────► (voided)
+//	  └ TTL ─────► (expired)
+type State string
+
+// The states of an open hold.
+const (
+	Held   State = "held"
+	Active State = "active"
+)
+
+// Hold is the promise made to one job: its worst case, less what is posted.
+// There is at most one open hold for each namespace and job id. A Hold is a
+// value: the functions of this package return changed copies.
+type Hold struct {
+	// ID is unique among all holds ever made.
+	ID        string `json:"id"`
+	Namespace string `json:"namespace"`
+	JobID     string `json:"job_id"`
+	// Budget is the path of the budget that the job draws from.
+	Budget string `json:"budget"`
+	// Accessor and Identity say who submitted it last.
+	Accessor string   `json:"accessor,omitempty"`
+	Identity []string `json:"identity,omitempty"`
+	State    State    `json:"state"`
+	// CreatedMS and ExpiresMS are Unix milliseconds; an unconfirmed submission
+	// expires then.
+	CreatedMS int64 `json:"created_ms"`
+	ExpiresMS int64 `json:"expires_ms,omitempty"`
+	// StoredIndex is the JobModifyIndex before the unconfirmed submission (0: no
+	// job); JobModifyIndex is that of the last confirmed one.
+	StoredIndex    uint64 `json:"stored_index,omitempty"`
+	JobModifyIndex uint64 `json:"job_modify_index,omitempty"`
+	// FirstIndex is the JobModifyIndex of the first confirmation: an ended
+	// allocation that is older belongs to an earlier life of the job id.
+	FirstIndex uint64 `json:"first_index,omitempty"`
+	// Lines is the confirmed need; Pending that of an unconfirmed submission.
+	// While both exist the hold charges the larger of the two.
+	Lines   []Line `json:"lines,omitempty"`
+	Pending []Line `json:"pending,omitempty"`
+	// Tracks are the allocations not yet posted to their end, by id.
+	Tracks []Track `json:"tracks,omitempty"`
+	// Finished are the ids of allocations posted to their end, sorted: each fact
+	// is posted once, however often Nomad shows it.
+	Finished []string `json:"finished,omitempty"`
+	// Slots is what ended allocations used, by allocation name.
+	Slots map[string]Slot `json:"slots,omitempty"`
+	// Charged is what this hold now contributes to its budgets' held amounts.
+	Charged Vector `json:"charged,omitempty"`
+	// Posted is all that was posted for it.
+	Posted Usage `json:"posted"`
+	// Estimate is the worst case as admitted, for the receipt.
+	Estimate Usage `json:"estimate"`
+	// Placement is the offer that the job was pinned to, opaque to the ledger.
+	Placement json.RawMessage `json:"placement,omitempty"`
+}
+
+// Usage sums GPU time by class and cost.
+type Usage struct {
+	GPUTime map[string]quantity.Amount `json:"gpu_ms,omitempty"`
+	Cost    quantity.Amount            `json:"cost"`
+}
+
+// Line is the need of one task group.
+type Line struct {
+	Group string `json:"group"`
+	// Count of allocations (canaries included).
+	Count int `json:"count"`
+	// RuntimeMS is how long one allocation and its reschedules hold their GPUs
+	// at most; for a lease how far ahead of now they are held.
+	RuntimeMS int64 `json:"runtime_ms"`
+	// OnceMS is how long a single run is bounded by, before reschedules; 0 for a
+	// lease.
+	OnceMS int64 `json:"once_ms,omitempty"`
+	// Lease marks work without an end: its time is held ahead and renewed.
+	Lease bool `json:"lease,omitempty"`
+	// Needs of one allocation, by device ask.
+	Needs []Need `json:"needs"`
+}
+
+// Need is some GPUs of one allocation.
+type Need struct {
+	// Classes that could serve it, sorted; one once it is known.
+	Classes []string `json:"classes"`
+	GPUs    int64    `json:"gpus"`
+	// PerGPUHour is the price of the dearest of the classes, in micro-units.
+	PerGPUHour quantity.Amount `json:"per_gpu_hour"`
+}
+
+// Track is one allocation that holds GPUs.
+type Track struct {
+	Alloc string `json:"alloc"`
+	Name  string `json:"name"`
+	Group string `json:"group"`
+	// StartMS is Nomad's CreateTime, MarkMS the watermark: everything before it
+	// is posted. EndMS is when Nomad's servers saw it client-terminal; 0 while it
+	// runs.
+	StartMS int64 `json:"start_ms"`
+	MarkMS  int64 `json:"mark_ms"`
+	EndMS   int64 `json:"end_ms,omitempty"`
+	// Done says that it ended and will not be replaced (complete or stopped).
+	Done bool `json:"done,omitempty"`
+	// Estimated marks an end that could not be observed exactly.
+	Estimated bool `json:"estimated,omitempty"`
+	// LeaseMS is until when the GPUs of a lease are held.
+	LeaseMS int64       `json:"lease_ms,omitempty"`
+	GPUs    []TrackGPUs `json:"gpus"`
+}
+
+// TrackGPUs are the GPUs of one class that an allocation holds.
+type TrackGPUs struct {
+	Class string   `json:"class"`
+	IDs   []string `json:"ids"`
+	// PerGPUHour is the price used for what is still held, in micro-units.
+	PerGPUHour quantity.Amount `json:"per_gpu_hour"`
+}
+
+// Slot is the history of one allocation name ("job.group[0]").
+type Slot struct {
+	UsedMS int64 `json:"used_ms"`
+	Done   bool  `json:"done,omitempty"`
+}
+
+// JobKey names a job in store keys. Job ids may hold any character but spaces
+// and NUL, slashes included: the two parts are told apart by a NUL.
+func (h Hold) JobKey() string { return h.Namespace + "\x00" + h.JobID }
+
+// Live returns the tracks that have not ended.
+func (h Hold) Live() []Track {
+	var live []Track
+	for _, t := range h.Tracks {
+		if t.EndMS == 0 {
+			live = append(live, t)
+		}
+	}
+	return live
+}
+
+// Ancestors returns the paths of a budget and all its ancestors, leaf first.
+// Holds outlive edits of the tree, so this goes by path, not by policy.
+func Ancestors(path string) []string {
+	paths := []string{path}
+	for {
+		cut := strings.LastIndexByte(path, '/')
+		if cut < 0 {
+			return paths
+		}
+		path = path[:cut]
+		paths = append(paths, path)
+	}
+}
+
+// EncodeHold and DecodeHold are the stored form of a hold.
+func EncodeHold(h Hold) ([]byte, error) { return json.Marshal(h) }
+
+// DecodeHold reads what EncodeHold wrote.
+func DecodeHold(value []byte) (Hold, error) {
+	var h Hold
+	if err := json.Unmarshal(value, &h); err != nil {
+		return Hold{}, fmt.Errorf("decode hold: %w", err)
+	}
+	return h, nil
+}
+
+// Clone is a deep copy of what later functions change.
+func (h Hold) Clone() Hold {
+	c := h
+	c.Tracks = slices.Clone(h.Tracks)
+	c.Finished = slices.Clone(h.Finished)
+	c.Slots = make(map[string]Slot, len(h.Slots))
+	for name, s := range h.Slots {
+		c.Slots[name] = s
+	}
+	c.Charged = h.Charged.Clone()
+	c.Posted = Usage{GPUTime: make(map[string]quantity.Amount, len(h.Posted.GPUTime)), Cost: h.Posted.Cost}
+	for class, ms := range h.Posted.GPUTime {
+		c.Posted.GPUTime[class] = ms
+	}
+	return c
+}
+
+// Total is the GPU time of all classes.
+func (u Usage) Total() quantity.Amount {
+	total := quantity.Amount(0)
+	for _, ms := range u.GPUTime {
+		total = total.Add(ms)
+	}
+	return total
+}

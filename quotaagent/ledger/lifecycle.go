@@ -1,0 +1,127 @@
+package ledger
+
+import (
+	"slices"
+	"strings"
+)
+
+// Submit records an unconfirmed submission: on a new hold or on the open one of
+// the same job. expiresMS is when it is given up if nobody confirms it.
+func Submit(h Hold, lines []Line, expiresMS int64) Hold {
+	next := h.Clone()
+	next.Pending = slices.Clone(lines)
+	if next.Pending == nil {
+		next.Pending = []Line{}
+	}
+	next.ExpiresMS = expiresMS
+	return next
+}
+
+// Confirm ends an unconfirmed submission that Nomad registered at index. An
+// unchanged index means that Nomad found nothing new in it: what finished stays
+// finished.
+func Confirm(h Hold, index uint64) Hold {
+	next := h.Clone()
+	if h.State == Active && h.JobModifyIndex == index {
+		next.Pending, next.ExpiresMS = nil, 0
+		next.Lines = carryLines(h)
+		return next
+	}
+	next.State, next.JobModifyIndex, next.StoredIndex = Active, index, index
+	next.Lines, next.Pending, next.ExpiresMS = carryLines(h), nil, 0
+	next.Slots = map[string]Slot{}
+	if h.State == Held {
+		next.FirstIndex = index
+	}
+	return next
+}
+
+func carryLines(h Hold) []Line {
+	if h.Pending == nil {
+		return h.Lines
+	}
+	return h.Pending
+}
+
+// Void ends an unconfirmed submission that Nomad refused, or that expired. It
+// reports whether anything of the hold remains: false means that the hold ends.
+func Void(h Hold) (Hold, bool) {
+	if h.State == Held {
+		return h, false
+	}
+	next := h.Clone()
+	next.Pending, next.ExpiresMS = nil, 0
+	return next, true
+}
+
+// Observation is one allocation as Nomad shows it.
+type Observation struct {
+	Alloc, Name, Group string
+	// CreateIndex is the allocation's own.
+	CreateIndex uint64
+	StartMS     int64
+	// EndMS is when it became client-terminal; 0 while it holds its GPUs.
+	EndMS     int64
+	Done      bool
+	Estimated bool
+	GPUs      []TrackGPUs
+}
+
+// Observe records a fact about one allocation of a confirmed hold. Observing
+// the same fact again changes nothing. A running allocation is always taken in,
+// an ended one only if it belongs to this hold and was not posted before. The
+// lease of work without an end is counted from nowMS. It reports whether the
+// hold changed.
+func Observe(h Hold, o Observation, nowMS int64) (Hold, bool) {
+	if h.State != Active {
+		return h, false
+	}
+	if _, finished := slices.BinarySearch(h.Finished, o.Alloc); finished {
+		return h, false
+	}
+	if i := slices.IndexFunc(h.Tracks, func(t Track) bool { return t.Alloc == o.Alloc }); i >= 0 {
+		if h.Tracks[i].EndMS != 0 || o.EndMS == 0 {
+			return h, false
+		}
+		next := h.Clone()
+		t := &next.Tracks[i]
+		t.EndMS, t.Done, t.Estimated = max(o.EndMS, t.StartMS), o.Done, o.Estimated
+		return next, true
+	}
+	if o.EndMS != 0 && o.CreateIndex <= h.FirstIndex {
+		return h, false
+	}
+	next := h.Clone()
+	t := Track{Alloc: o.Alloc, Name: o.Name, Group: o.Group, StartMS: o.StartMS, MarkMS: o.StartMS,
+		EndMS: o.EndMS, Done: o.Done, Estimated: o.Estimated, GPUs: o.GPUs}
+	if length, lease := h.IsLease(o.Group); lease {
+		t.LeaseMS = max(o.StartMS, nowMS) + length
+	}
+	at, _ := slices.BinarySearchFunc(next.Tracks, o.Alloc, func(t Track, id string) int { return strings.Compare(t.Alloc, id) })
+	next.Tracks = slices.Insert(next.Tracks, at, t)
+	return next, true
+}
+
+// IsLease reports whether the group's allocations are held by a rolling lease.
+func (h Hold) IsLease(group string) (leaseMS int64, ok bool) {
+	for _, line := range h.need() {
+		if line.Group == group && line.Lease {
+			return line.RuntimeMS, true
+		}
+	}
+	return 0, false
+}
+
+// Renew moves the lease of every live allocation to nowMS plus its length, once
+// less than half of it is left. It reports whether anything moved.
+func Renew(h Hold, nowMS int64) (Hold, bool) {
+	next, moved := h.Clone(), false
+	for i, t := range next.Tracks {
+		length, lease := h.IsLease(t.Group)
+		if t.EndMS == 0 && lease && t.LeaseMS-nowMS < length/2 {
+			next.Tracks[i].LeaseMS = nowMS + length
+			moved = true
+		}
+	}
+	return next, moved
+}
