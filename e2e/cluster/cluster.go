@@ -143,7 +143,9 @@ func (c *Cluster) Processes() []*Process {
 // called in any state and again.
 func (c *Cluster) Close() error {
 	var errs []error
-	if c.Server != nil && c.Server.Running() && len(c.Clients) > 0 {
+	// Without a client nobody would report the end of a task; its processes
+	// are swept away below.
+	if c.Server != nil && c.Server.Running() && c.clientsRun() {
 		ctx, cancel := context.WithTimeout(context.Background(), stopJobsTimeout)
 		if err := stopJobs(ctx, c.NomadAddr, c.Token); err != nil {
 			c.opts.Progress("could not stop all jobs: %v", err)
@@ -163,6 +165,16 @@ func (c *Cluster) Close() error {
 	}
 	c.Dir, c.ports, c.watchdog = "", nil, nil
 	return errors.Join(errs...)
+}
+
+// clientsRun reports whether there are clients and all of them run.
+func (c *Cluster) clientsRun() bool {
+	for _, client := range c.Clients {
+		if !client.Running() {
+			return false
+		}
+	}
+	return len(c.Clients) > 0
 }
 
 // Detach leaves the cluster running when this process ends, and returns what

@@ -102,7 +102,7 @@ func (p *Process) WaitReady(ctx context.Context) error {
 		}
 		select {
 		case <-done:
-			return fmt.Errorf("%s exited before it was ready (%v); the end of %s:\n%s", p.Name, p.exitError(), p.LogPath, p.LogTail(30))
+			return fmt.Errorf("%s exited before it was ready: %w; the end of %s:\n%s", p.Name, p.exitError(), p.LogPath, p.LogTail(30))
 		case <-ctx.Done():
 			return fmt.Errorf("%s is not ready: %w (%w); the end of %s:\n%s", p.Name, last, ctx.Err(), p.LogPath, p.LogTail(30))
 		case <-time.After(pollEvery):

@@ -18,11 +18,11 @@ import (
 // progressEvery is how often a running build says how far it is.
 const progressEvery = 10 * time.Second
 
-// build compiles s from its pinned module into the cache. The binary appears
+// build compiles t from its pinned module into the cache. The binary appears
 // under its final name only when complete, so an interrupted build leaves
 // nothing that Find would take for a server, and a lock lets several callers
 // ask for the same binary at once while only one builds it.
-func build(ctx context.Context, s Server, out io.Writer) (string, error) {
+func build(ctx context.Context, t Tool, out io.Writer) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", err
@@ -34,45 +34,49 @@ func build(ctx context.Context, s Server, out io.Writer) (string, error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", fmt.Errorf("make the tools cache: %w", err)
 	}
-	unlock, err := lock(filepath.Join(cache, s.Name+".lock"), func() {
-		fmt.Fprintf(out, "==> %s: waiting for another build to finish\n", s.Name)
+	unlock, err := lock(filepath.Join(cache, t.Name+".lock"), func() {
+		fmt.Fprintf(out, "==> %s: waiting for another build to finish\n", t.Name)
 	})
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	if path, _, err := Find(ctx, s); err == nil {
+	if path, _, err := Find(ctx, t); err == nil {
 		return path, nil
 	}
 
-	final := filepath.Join(cache, s.Name+"-"+s.Version)
+	final := filepath.Join(cache, t.Name+"-"+t.Version)
 	partial := final + ".partial"
 	defer os.Remove(partial)
-	if err := compile(ctx, s, filepath.Join(root, "e2e", "tools", s.Name), partial, out); err != nil {
-		return "", fmt.Errorf("build %s %s: %w", s.Name, s.Version, err)
+	if err := compile(ctx, t, filepath.Join(root, "e2e", "tools", t.Name), partial, out); err != nil {
+		return "", fmt.Errorf("build %s %s: %w", t.Name, t.Version, err)
 	}
-	if found, err := version(ctx, partial); err != nil || found != s.Version {
-		return "", fmt.Errorf("check the built %s: version %q, want %q (%v)", s.Name, found, s.Version, err)
+	found, err := version(ctx, partial)
+	if err != nil {
+		return "", fmt.Errorf("check the built %s: %w", t.Name, err)
+	}
+	if found != t.Version {
+		return "", fmt.Errorf("check the built %s: it says that it is %q, not %q", t.Name, found, t.Version)
 	}
 	if err := os.Rename(partial, final); err != nil {
-		return "", fmt.Errorf("move %s into the cache: %w", s.Name, err)
+		return "", fmt.Errorf("move %s into the cache: %w", t.Name, err)
 	}
 	return final, nil
 }
 
 // compile runs go build in the pinning module and reports progress.
 // -mod=readonly makes go.sum binding: a module whose hash differs fails.
-func compile(ctx context.Context, s Server, dir, target string, out io.Writer) error {
-	fmt.Fprintf(out, "==> %s %s: downloading its modules (checked against go.sum)\n", s.Name, s.Version)
-	total, err := countPackages(ctx, s, dir)
+func compile(ctx context.Context, t Tool, dir, target string, out io.Writer) error {
+	fmt.Fprintf(out, "==> %s %s: downloading its modules (checked against go.sum)\n", t.Name, t.Version)
+	total, err := countPackages(ctx, t, dir)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "==> %s %s: compiling up to %d packages; several minutes the first time, then cached\n",
-		s.Name, s.Version, total)
+		t.Name, t.Version, total)
 
-	args := append([]string{"build", "-v", "-mod=readonly", "-trimpath", "-o", target}, s.Flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, s.Package)...)
+	args := append([]string{"build", "-v", "-mod=readonly", "-trimpath", "-o", target}, t.Flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, t.Package)...)
 	cmd.Dir, cmd.Env = dir, buildEnv()
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -95,7 +99,7 @@ func compile(ctx context.Context, s Server, dir, target string, out io.Writer) e
 				return
 			case <-ticker.C:
 				fmt.Fprintf(out, "    %s: %d of at most %d packages compiled, %s\n",
-					s.Name, built.Load(), total, time.Since(started).Round(time.Second))
+					t.Name, built.Load(), total, time.Since(started).Round(time.Second))
 			}
 		}
 	}()
@@ -106,7 +110,7 @@ func compile(ctx context.Context, s Server, dir, target string, out io.Writer) e
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, strings.Join(complaints, "\n"))
 	}
-	fmt.Fprintf(out, "==> %s %s: built in %s\n", s.Name, s.Version, time.Since(started).Round(time.Second))
+	fmt.Fprintf(out, "==> %s %s: built in %s\n", t.Name, t.Version, time.Since(started).Round(time.Second))
 	return nil
 }
 
@@ -133,15 +137,15 @@ func readBuildOutput(r io.Reader, built *atomic.Int64) []string {
 }
 
 // countPackages lists what the binary is made of; it also downloads all modules.
-func countPackages(ctx context.Context, s Server, dir string) (int, error) {
-	args := append([]string{"list", "-deps", "-mod=readonly"}, s.Flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, s.Package)...)
+func countPackages(ctx context.Context, t Tool, dir string) (int, error) {
+	args := append([]string{"list", "-deps", "-mod=readonly"}, t.Flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, t.Package)...)
 	cmd.Dir, cmd.Env = dir, buildEnv()
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	listed, err := cmd.Output()
 	if err != nil {
-		return 0, fmt.Errorf("list the packages of %s: %w\n%s", s.Package, err, stderr.String())
+		return 0, fmt.Errorf("list the packages of %s: %w\n%s", t.Package, err, stderr.String())
 	}
 	return bytes.Count(listed, []byte("\n")), nil
 }

@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// ErrMissing is returned, wrapped, when a server was not found and may be built.
+// ErrMissing is returned, wrapped, when a tool was not found and may be built.
 var ErrMissing = errors.New("not found")
 
 // modulePath is the first line of the go.mod that marks the repository's root.
 const modulePath = "module github.com/nomad-governor/governor"
 
-// Server is one pinned server: what it is called, and how it is built.
-type Server struct {
-	Name    string   // the command's name, "nomad"
+// Tool is one pinned program: what it is called, and how it is built.
+type Tool struct {
+	Name    string   // the command's name and its folder in e2e/tools, "nomad"
 	Version string   // the pinned version, "1.11.3"
 	Package string   // the Go package of its main
 	EnvVar  string   // the variable that overrides it, "NOMAD_BIN"
@@ -31,23 +31,35 @@ type Server struct {
 
 // Nomad is the pinned Nomad, with its web UI embedded. It needs cgo: the exec
 // driver enters namespaces through libcontainer's C code.
-func Nomad() Server {
-	return Server{
+func Nomad() Tool {
+	return Tool{
 		Name: "nomad", Version: "1.11.3", EnvVar: "NOMAD_BIN",
 		Package: "github.com/hashicorp/nomad", Flags: []string{"-tags", "ui"},
 	}
 }
 
 // Consul is the pinned Consul.
-func Consul() Server {
-	return Server{
+func Consul() Tool {
+	return Tool{
 		Name: "consul", Version: "1.22.5", EnvVar: "CONSUL_BIN",
 		Package: "github.com/hashicorp/consul",
 	}
 }
 
-// Servers lists all pinned servers in the order in which they are built.
-func Servers() []Server { return []Server{Consul(), Nomad()} }
+// Linter is the pinned golangci-lint, which only `make check` needs.
+func Linter() Tool {
+	return Tool{
+		Name: "golangci-lint", Version: "2.15.0", EnvVar: "GOLANGCI_LINT_BIN",
+		Package: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint",
+	}
+}
+
+// Servers lists the servers that the end-to-end tests and the demo need, in
+// the order in which they are built.
+func Servers() []Tool { return []Tool{Consul(), Nomad()} }
+
+// Tools lists everything that is pinned.
+func Tools() []Tool { return append(Servers(), Linter()) }
 
 // Root returns the repository's root: the nearest directory at or above the
 // working directory whose go.mod declares this module.
@@ -82,20 +94,20 @@ func CacheDir() (string, error) {
 	return filepath.Join(base, "governor-tools"), nil
 }
 
-// Find returns the path of a usable binary of s and a phrase that says where
+// Find returns the path of a usable binary of t and a phrase that says where
 // it came from. The error wraps ErrMissing when Ensure could build it.
-func Find(ctx context.Context, s Server) (path, origin string, err error) {
-	if given := os.Getenv(s.EnvVar); given != "" {
+func Find(ctx context.Context, t Tool) (path, origin string, err error) {
+	if given := os.Getenv(t.EnvVar); given != "" {
 		found, err := version(ctx, given)
 		if err != nil {
-			return "", "", fmt.Errorf("use %s=%s: %w", s.EnvVar, given, err)
+			return "", "", fmt.Errorf("use %s=%s: %w", t.EnvVar, given, err)
 		}
 		path, err = filepath.Abs(given)
-		return path, fmt.Sprintf("%s (%s)", s.EnvVar, found), err
+		return path, fmt.Sprintf("%s (%s)", t.EnvVar, found), err
 	}
-	if inPath, err := exec.LookPath(s.Name); err == nil {
+	if inPath, err := exec.LookPath(t.Name); err == nil {
 		found, err := version(ctx, inPath)
-		if err == nil && Suitable(s.Version, found) {
+		if err == nil && Suitable(t.Version, found) {
 			return inPath, fmt.Sprintf("PATH (%s)", found), nil
 		}
 	}
@@ -103,11 +115,11 @@ func Find(ctx context.Context, s Server) (path, origin string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	cached := filepath.Join(cache, s.Name+"-"+s.Version)
-	if found, err := version(ctx, cached); err == nil && found == s.Version {
+	cached := filepath.Join(cache, t.Name+"-"+t.Version)
+	if found, err := version(ctx, cached); err == nil && found == t.Version {
 		return cached, fmt.Sprintf("cache (%s)", found), nil
 	}
-	return "", "", fmt.Errorf("%s %s: %w: run `make tools`, or set %s", s.Name, s.Version, ErrMissing, s.EnvVar)
+	return "", "", fmt.Errorf("%s %s: %w: run `make tools`, or set %s", t.Name, t.Version, ErrMissing, t.EnvVar)
 }
 
 // Suitable reports whether version found can stand in for the pinned one: the
@@ -135,9 +147,9 @@ func parse(text string) (parts [3]int, ok bool) {
 	return parts, true
 }
 
-// versionLine matches the first line that both servers print:
-// "Nomad v1.11.3", "Consul v1.22.5".
-var versionLine = regexp.MustCompile(`^(?:Nomad|Consul) v(\S+)`)
+// versionLine matches the first line that the tools print: "Nomad v1.11.3",
+// "Consul v1.22.5", "golangci-lint has version 2.15.0 built with ...".
+var versionLine = regexp.MustCompile(`^(?:Nomad v|Consul v|golangci-lint has version v?)(\S+)`)
 
 // versionTimeout bounds asking a binary for its version.
 const versionTimeout = 20 * time.Second
@@ -152,7 +164,7 @@ func version(ctx context.Context, path string) (string, error) {
 	}
 	match := versionLine.FindSubmatch(out)
 	if match == nil {
-		return "", fmt.Errorf("%s is neither Nomad nor Consul: `version` printed %q", path, firstLine(out))
+		return "", fmt.Errorf("%s is not one of our tools: `version` printed %q", path, firstLine(out))
 	}
 	return string(match[1]), nil
 }
@@ -162,16 +174,16 @@ func firstLine(text []byte) string {
 	return line
 }
 
-// Ensure returns a usable binary of s, building it into the cache when there
+// Ensure returns a usable binary of t, building it into the cache when there
 // is none. Progress goes to out, a line every few seconds.
-func Ensure(ctx context.Context, s Server, out io.Writer) (string, error) {
-	path, origin, err := Find(ctx, s)
+func Ensure(ctx context.Context, t Tool, out io.Writer) (string, error) {
+	path, origin, err := Find(ctx, t)
 	if err == nil {
-		fmt.Fprintf(out, "==> %s: %s, from %s\n", s.Name, path, origin)
+		fmt.Fprintf(out, "==> %s: %s, from %s\n", t.Name, path, origin)
 		return path, nil
 	}
 	if !errors.Is(err, ErrMissing) {
 		return "", err
 	}
-	return build(ctx, s, out)
+	return build(ctx, t, out)
 }

@@ -3,6 +3,7 @@ package toolchain
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -83,7 +84,7 @@ func TestFindRefusesAVariableThatIsNoServer(t *testing.T) {
 	_, _, err := Find(t.Context(), Nomad())
 	must.Error(t, err)
 	must.StrContains(t, err.Error(), "NOMAD_BIN")
-	must.StrContains(t, err.Error(), "neither Nomad nor Consul")
+	must.StrContains(t, err.Error(), "not one of our tools")
 }
 
 func TestFindIgnoresAHalfBuiltBinary(t *testing.T) {
@@ -109,9 +110,11 @@ func TestPinnedVersionsMatchTheModules(t *testing.T) {
 	t.Parallel()
 	root, err := Root()
 	must.NoError(t, err)
-	for _, s := range Servers() {
-		text, err := os.ReadFile(filepath.Join(root, "e2e", "tools", s.Name, "go.mod"))
+	for _, tool := range Tools() {
+		text, err := os.ReadFile(filepath.Join(root, "e2e", "tools", tool.Name, "go.mod"))
 		must.NoError(t, err)
-		must.StrContains(t, string(text), s.Package+" v"+s.Version+"\n")
+		must.StrContains(t, string(text), "tool "+tool.Package+"\n")
+		module := strings.TrimSuffix(tool.Package, "/cmd/"+tool.Name)
+		must.RegexMatch(t, regexp.MustCompile(`(?m)\b`+regexp.QuoteMeta(module+" v"+tool.Version)+`( // indirect)?$`), string(text))
 	}
 }

@@ -279,3 +279,5 @@ exclude (
 	github.com/hashicorp/go-msgpack v1.1.5
 	github.com/hashicorp/go-msgpack v1.1.6
 )
+
+tool github.com/hashicorp/consul
