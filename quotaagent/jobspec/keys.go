@@ -1,0 +1,129 @@
+package jobspec
+
+import (
+	"encoding"
+	"encoding/json"
+	"reflect"
+	"strings"
+	"unicode"
+)
+
+// CheckKeys reports the first object in which two keys mean the same field of
+// target, because encoding/json ignores case when it fills a struct. Objects
+// that fill maps (Env, Meta, a task's Config) may have such keys: there
+// http_proxy and HTTP_PROXY are two entries. Objects under a key that target
+// does not know are not checked.
+func (d *Document) CheckKeys(target reflect.Type) error {
+	c := keyChecker{fields: map[reflect.Type]map[string]reflect.Type{}}
+	return c.check(d.root, target)
+}
+
+type keyChecker struct {
+	fields map[reflect.Type]map[string]reflect.Type
+	path   []string
+}
+
+var (
+	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
+	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+)
+
+func (c *keyChecker) check(n *node, t reflect.Type) error {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if p := reflect.PointerTo(t); p.Implements(jsonUnmarshaler) || p.Implements(textUnmarshaler) {
+		return nil
+	}
+	if n.kind == '[' && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
+		for i, item := range n.items {
+			if err := c.descend(item, t.Elem(), index(i)); err != nil {
+				return err
+			}
+		}
+	}
+	if n.kind != '{' {
+		return nil
+	}
+	if t.Kind() == reflect.Map {
+		for _, m := range n.members {
+			if err := c.descend(m.value, t.Elem(), m.key); err != nil {
+				return err
+			}
+		}
+	}
+	if t.Kind() == reflect.Struct {
+		return c.checkStruct(n, t)
+	}
+	return nil
+}
+
+func (c *keyChecker) checkStruct(n *node, t reflect.Type) error {
+	known := c.known(t)
+	seen := make(map[string]string, len(n.members))
+	for _, m := range n.members {
+		folded := foldKey(m.key)
+		if first, twice := seen[folded]; twice {
+			return &KeyError{Path: joinPath(c.path), First: first, Second: m.key}
+		}
+		seen[folded] = m.key
+		if ft, ok := known[folded]; ok {
+			if err := c.descend(m.value, ft, m.key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *keyChecker) descend(n *node, t reflect.Type, step string) error {
+	c.path = append(c.path, step)
+	err := c.check(n, t)
+	c.path = c.path[:len(c.path)-1]
+	return err
+}
+
+// known maps the folded JSON names of t's fields to their types.
+func (c *keyChecker) known(t reflect.Type) map[string]reflect.Type {
+	if f, ok := c.fields[t]; ok {
+		return f
+	}
+	fields := map[string]reflect.Type{}
+	c.fields[t] = fields
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		ft := f.Type
+		for ft.Kind() == reflect.Pointer {
+			ft = ft.Elem()
+		}
+		switch {
+		case name == "-":
+		case f.Anonymous && name == "" && ft.Kind() == reflect.Struct:
+			for k, v := range c.known(ft) {
+				if _, shadowed := fields[k]; !shadowed {
+					fields[k] = v
+				}
+			}
+		case !f.IsExported():
+		case name == "":
+			fields[foldKey(f.Name)] = f.Type
+		default:
+			fields[foldKey(name)] = f.Type
+		}
+	}
+	return fields
+}
+
+// foldKey maps all keys that encoding/json takes for the same field to one
+// string: each letter becomes the smallest letter of its case-folding set, so
+// that U+017F is an S and the Kelvin sign U+212A a K.
+func foldKey(key string) string {
+	return strings.Map(func(r rune) rune {
+		smallest := r
+		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+			smallest = min(smallest, next)
+		}
+		return smallest
+	}, key)
+}
