@@ -1,0 +1,140 @@
+package cluster
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// Reservations remember what was offered to jobs whose allocations do not exist
+// yet, so that two jobs admitted within seconds are not sent to the same GPUs.
+// They are soft: placement prefers other GPUs and falls back to reserved ones.
+// Methods may be called from several goroutines.
+type Reservations struct {
+	ttl time.Duration
+
+	mu      sync.Mutex
+	entries map[reservationKey]reservation
+}
+
+type reservationKey struct{ namespace, job, group string }
+
+type reservation struct {
+	until time.Time
+	// devices by node id, then device id.
+	devices map[string]map[string]Reserved
+}
+
+// NewReservations returns an empty set whose entries live for ttl: long enough
+// for Nomad to place a registered job.
+func NewReservations(ttl time.Duration) *Reservations {
+	return &Reservations{ttl: ttl, entries: map[reservationKey]reservation{}}
+}
+
+// Reserve remembers an offer; it replaces what was reserved for the job.
+func (r *Reservations) Reserve(ask Ask, offer Offer, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.release(ask.Namespace, ask.JobID)
+	for _, group := range offer.Groups {
+		if len(group.Nodes) == 0 {
+			continue
+		}
+		devices := map[string]map[string]Reserved{}
+		for i, node := range group.Nodes {
+			level := ReservedAlternative
+			if i == 0 {
+				level = ReservedPreferred
+			}
+			devices[node.NodeID] = map[string]Reserved{}
+			for _, set := range node.Sets {
+				for _, id := range set.IDs {
+					devices[node.NodeID][id] = level
+				}
+			}
+		}
+		key := reservationKey{ask.Namespace, ask.JobID, group.Group}
+		r.entries[key] = reservation{until: now.Add(r.ttl), devices: devices}
+	}
+}
+
+// Release forgets what was reserved for the job: it was refused or is gone.
+func (r *Reservations) Release(namespace, jobID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.release(namespace, jobID)
+}
+
+func (r *Reservations) release(namespace, jobID string) {
+	for key := range r.entries {
+		if key.namespace == namespace && key.job == jobID {
+			delete(r.entries, key)
+		}
+	}
+}
+
+// Mark returns a copy of the snapshot with the reserved devices marked, for
+// placing the given job: its own reservations do not count. Entries that have
+// ended, and those whose group already holds devices in the snapshot, are
+// forgotten.
+func (r *Reservations) Mark(s Snapshot, namespace, jobID string, now time.Time) Snapshot {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forget(s, now)
+	if len(r.entries) == 0 {
+		return s
+	}
+	marked := s
+	marked.Nodes = slices.Clone(s.Nodes)
+	for i := range marked.Nodes {
+		levels := r.levels(marked.Nodes[i].ID, namespace, jobID)
+		if len(levels) > 0 {
+			marked.Nodes[i].Groups = markGroups(marked.Nodes[i].Groups, levels)
+		}
+	}
+	return marked
+}
+
+func (r *Reservations) forget(s Snapshot, now time.Time) {
+	for key, entry := range r.entries {
+		if !now.Before(entry.until) {
+			delete(r.entries, key)
+		}
+	}
+	if len(r.entries) == 0 {
+		return
+	}
+	for i := range s.Nodes {
+		for _, group := range s.Nodes[i].Groups {
+			for _, device := range group.Devices {
+				if device.Use.Held() && !device.Use.Stopping {
+					delete(r.entries, reservationKey{device.Use.Namespace, device.Use.JobID, device.Use.Group})
+				}
+			}
+		}
+	}
+}
+
+func (r *Reservations) levels(nodeID, namespace, jobID string) map[string]Reserved {
+	levels := map[string]Reserved{}
+	for key, entry := range r.entries {
+		if key.namespace == namespace && key.job == jobID {
+			continue
+		}
+		for id, level := range entry.devices[nodeID] {
+			levels[id] = max(levels[id], level)
+		}
+	}
+	return levels
+}
+
+func markGroups(groups []Group, levels map[string]Reserved) []Group {
+	out := slices.Clone(groups)
+	for i := range out {
+		out[i].Devices = slices.Clone(out[i].Devices)
+		for j := range out[i].Devices {
+			out[i].Devices[j].Reserved = levels[out[i].Devices[j].ID]
+		}
+	}
+	return out
+}

@@ -1,0 +1,245 @@
+package place
+
+import (
+	"cmp"
+	"fmt"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/nomad-governor/governor/internal/gpu"
+	"github.com/nomad-governor/governor/scheduler/cluster"
+)
+
+// candidate is one node that can run one allocation of a group now.
+type candidate struct {
+	node *cluster.Node
+	// reserved is the firmest promise to another job that it would break.
+	reserved cluster.Reserved
+	// choices, one for each device ask, in the order of the ask.
+	choices []choice
+	// quality over all asks: rings, sums and NUMA nodes added up.
+	quality Quality
+	// freeLeft counts the devices of the node that stay free.
+	freeLeft int
+	damage   int64
+	// fits is how many allocations the node could run, at most as many as asked.
+	fits int
+	// uncertain says that some constraint could not be evaluated.
+	uncertain bool
+}
+
+// compare orders candidates; positive when c is better. It does not look at
+// names, so 0 means equally good.
+func (c *candidate) compare(o *candidate) int {
+	return cmp.Or(
+		cmp.Compare(o.reserved, c.reserved),
+		cmp.Compare(c.fits, o.fits),
+		cmp.Compare(c.quality.RingMBps, o.quality.RingMBps),
+		cmp.Compare(c.quality.SumMBps, o.quality.SumMBps),
+		cmp.Compare(o.quality.NUMANodes, c.quality.NUMANodes),
+		cmp.Compare(o.freeLeft, c.freeLeft),
+		cmp.Compare(o.damage, c.damage),
+	)
+}
+
+// sortCandidates puts the best first and ends every tie by name and id.
+func sortCandidates(cs []candidate) {
+	slices.SortFunc(cs, func(a, b candidate) int {
+		return cmp.Or(b.compare(&a), cmp.Compare(a.node.Name, b.node.Name), cmp.Compare(a.node.ID, b.node.ID))
+	})
+}
+
+// taken is what earlier groups of the same job were given: masks by node id
+// and index of the device group.
+type taken map[string]map[int]uint64
+
+func (t taken) add(c *candidate) {
+	masks := t[c.node.ID]
+	if masks == nil {
+		masks = map[int]uint64{}
+		t[c.node.ID] = masks
+	}
+	for _, ch := range c.choices {
+		masks[ch.group] |= ch.set
+	}
+}
+
+// unsuitable says why Nomad would not consider the node for the group at all,
+// GPUs aside; empty when it would.
+func unsuitable(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk) (reason string, uncertain bool) {
+	switch {
+	case !n.InDatacenter(a.Datacenters):
+		return "another datacenter", false
+	case !n.InPool(a.Pool):
+		return "another node pool", false
+	case !n.Ready:
+		return "not ready for new work", false
+	}
+	if n.Drivers != nil {
+		for _, driver := range g.Drivers {
+			if !slices.Contains(n.Drivers, driver) {
+				return fmt.Sprintf("driver %s is missing", driver), false
+			}
+		}
+	}
+	for _, c := range g.Constraints {
+		switch c.OnNode(n) {
+		case cluster.Fails:
+			return "constraint " + strings.TrimSpace(c.LTarget+" "+c.Operand+" "+c.RTarget), false
+		case cluster.Unknown:
+			uncertain = true
+		case cluster.Holds:
+		}
+	}
+	if n.CPU.Free < g.CPU {
+		return "too little free CPU", false
+	}
+	if n.MemoryMiB.Free < g.MemoryMiB {
+		return "too little free memory", false
+	}
+	return "", uncertain
+}
+
+// matching lists the device groups of the node that can serve the ask.
+func matching(n *cluster.Node, d *cluster.DeviceAsk) []int {
+	var groups []int
+	for i := range n.Groups {
+		g := &n.Groups[i]
+		if !gpu.MatchesName(d.Name, g.Vendor, g.Type, g.Model) {
+			continue
+		}
+		if !slices.ContainsFunc(d.Constraints, func(c cluster.Constraint) bool { return c.OnGroup(g) == cluster.Fails }) {
+			groups = append(groups, i)
+		}
+	}
+	return groups
+}
+
+// freeMasks gives for each device group of the node the devices that the
+// predicate accepts.
+func freeMasks(n *cluster.Node, accept func(*cluster.Device) bool) []uint64 {
+	masks := make([]uint64, len(n.Groups))
+	for i := range n.Groups {
+		for j := range min(len(n.Groups[i].Devices), cluster.MaxDevices) {
+			if accept(&n.Groups[i].Devices[j]) {
+				masks[i] |= 1 << j
+			}
+		}
+	}
+	return masks
+}
+
+// usable reports whether a device is free for the group. A single allocation
+// that runs is replaced by the new one, so what it holds counts as free.
+func usable(d *cluster.Device, a *cluster.Ask, g *cluster.GroupAsk) bool {
+	if !d.Healthy {
+		return false
+	}
+	if !d.Use.Held() {
+		return true
+	}
+	own := d.Use.Namespace == a.Namespace && d.Use.JobID == a.JobID && d.Use.Group == g.Name
+	return own && !d.Use.Stopping && g.Allocations() == 1
+}
+
+// specificFirst is the order in which the device asks of a group choose: an
+// ask that few device groups can serve must not find them taken by one that any
+// could serve.
+func specificFirst(asks []cluster.DeviceAsk) []int {
+	order := make([]int, len(asks))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		a, b := &asks[i], &asks[j]
+		return cmp.Or(
+			cmp.Compare(strings.Count(b.Name, "/"), strings.Count(a.Name, "/")),
+			cmp.Compare(len(b.Constraints), len(a.Constraints)),
+			cmp.Compare(b.Count, a.Count),
+		)
+	})
+	return order
+}
+
+// assign chooses disjoint sets for all device asks out of the free masks. One
+// ask is served from one device group, as Nomad does. It tries the best group
+// first and goes back when a later ask finds nothing.
+func (p *Placer) assign(n *cluster.Node, asks []cluster.DeviceAsk, order []int, free []uint64) ([]choice, bool) {
+	choices := make([]choice, len(asks))
+	var next func(at int) bool
+	next = func(at int) bool {
+		if at == len(order) {
+			return true
+		}
+		ask := &asks[order[at]]
+		for _, c := range p.options(n, ask, free) {
+			choices[order[at]] = c
+			free[c.group] &^= c.set
+			if next(at + 1) {
+				return true
+			}
+			free[c.group] |= c.set
+		}
+		return false
+	}
+	return choices, next(0)
+}
+
+// options are the ways to serve one ask, the best first.
+func (p *Placer) options(n *cluster.Node, ask *cluster.DeviceAsk, free []uint64) []choice {
+	var options []choice
+	for _, group := range matching(n, ask) {
+		if ask.Count > 0 && bits.OnesCount64(free[group]) >= ask.Count {
+			options = append(options, p.bestOf(&n.Groups[group], group, free[group], ask.Count))
+		}
+	}
+	slices.SortStableFunc(options, func(a, b choice) int { return b.quality.compare(a.quality) })
+	return options
+}
+
+// evaluate makes a candidate of a suitable node, or says why it has too few
+// free devices. It breaks as few promises to other jobs as possible.
+func (p *Placer) evaluate(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk, t taken) (candidate, bool) {
+	order := specificFirst(g.Devices)
+	for _, level := range []cluster.Reserved{cluster.NotReserved, cluster.ReservedAlternative, cluster.ReservedPreferred} {
+		free := freeMasks(n, func(d *cluster.Device) bool { return d.Reserved <= level && usable(d, a, g) })
+		for group, mask := range t[n.ID] {
+			free[group] &^= mask
+		}
+		before := slices.Clone(free)
+		choices, ok := p.assign(n, g.Devices, order, free)
+		if !ok {
+			continue
+		}
+		c := candidate{node: n, reserved: level, choices: choices}
+		for _, ch := range choices {
+			c.quality.RingMBps += ch.quality.RingMBps
+			c.quality.SumMBps += ch.quality.SumMBps
+			c.quality.NUMANodes += ch.quality.NUMANodes
+		}
+		for i := range free {
+			c.freeLeft += bits.OnesCount64(free[i])
+			c.damage += p.damage(&n.Groups[i], before[i], free[i])
+		}
+		c.fits = p.fits(n, g, order, free)
+		return c, true
+	}
+	return candidate{}, false
+}
+
+// fits counts how many allocations the node can run at once: the one that was
+// just assigned, and more out of what is left, up to the number asked for.
+func (p *Placer) fits(n *cluster.Node, g *cluster.GroupAsk, order []int, left []uint64) int {
+	if g.Allocations() <= 1 || g.DistinctHosts {
+		return 1
+	}
+	count := 1
+	for count < g.Allocations() {
+		if _, ok := p.assign(n, g.Devices, order, left); !ok {
+			break
+		}
+		count++
+	}
+	return count
+}

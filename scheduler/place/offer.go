@@ -1,0 +1,90 @@
+package place
+
+import (
+	"math/bits"
+
+	"github.com/nomad-governor/governor/scheduler/cluster"
+)
+
+// offer turns the candidates into the offer and its explanation.
+func (p *Placer) offer(a *cluster.Ask, groups []cluster.GroupAsk, results []result, why string) (cluster.Offer, Explanation) {
+	offer := cluster.Offer{Groups: make([]cluster.GroupOffer, len(groups))}
+	explanation := Explanation{Groups: make([]GroupExplanation, len(groups))}
+	for i := range groups {
+		g, cs := &groups[i], results[i].candidates
+		unpinned := why
+		if unpinned == "" {
+			unpinned = unpinnedNow(g, cs)
+		}
+		o := cluster.GroupOffer{Group: g.Name, Preferred: preferred(a, g, cs)}
+		if unpinned == "" {
+			for j := range min(len(cs), pinnedNodesMax) {
+				o.Nodes = append(o.Nodes, nodeOffer(g, &cs[j]))
+			}
+		}
+		offer.Groups[i] = o
+		explanation.Groups[i] = explainGroup(g, &results[i], &o, unpinned)
+	}
+	return offer, explanation
+}
+
+// unpinnedNow says why this group cannot be pinned in the state of the
+// cluster; empty when it can.
+func unpinnedNow(g *cluster.GroupAsk, cs []candidate) string {
+	switch {
+	case len(cs) == 0:
+		return "no node has the GPUs free now; Nomad queues the job until they are"
+	case len(cs) < g.Allocations():
+		return "fewer nodes than allocations are free now; Nomad queues the rest"
+	case len(cs) > pinnedNodesMax && uncertain(cs):
+		return "too many nodes to list, and some constraint of the job only Nomad can evaluate"
+	}
+	return ""
+}
+
+func uncertain(cs []candidate) bool {
+	for i := range cs {
+		if cs[i].uncertain {
+			return true
+		}
+	}
+	return false
+}
+
+// preferred is the node to attract the group to: the best one, if it is
+// strictly better than the next. Jobs that run on every node, templates, and
+// groups that spread over nodes have none.
+func preferred(a *cluster.Ask, g *cluster.GroupAsk, cs []candidate) string {
+	spreads := g.DistinctHosts && g.Allocations() > 1
+	if len(cs) < 2 || a.Template || a.Type == "system" || a.Type == "sysbatch" || spreads {
+		return ""
+	}
+	if cs[0].compare(&cs[1]) <= 0 {
+		return ""
+	}
+	return cs[0].node.ID
+}
+
+func nodeOffer(g *cluster.GroupAsk, c *candidate) cluster.NodeOffer {
+	n := cluster.NodeOffer{NodeID: c.node.ID, NodeName: c.node.Name}
+	for i, ch := range c.choices {
+		group := &c.node.Groups[ch.group]
+		set := cluster.Set{Task: g.Devices[i].Task, Index: g.Devices[i].Index, Device: group.Name()}
+		for _, at := range indexes(ch.set) {
+			set.IDs = append(set.IDs, group.Devices[at].ID)
+		}
+		n.Sets = append(n.Sets, set)
+	}
+	return n
+}
+
+// chooseCount says how many sets of k there are among n: the binomial coefficient.
+func chooseCount(n, k int) int64 {
+	count := int64(1)
+	for i := range min(k, n-k) {
+		hi, lo := bits.Mul64(uint64(count), uint64(n-i))
+		quotient, _ := bits.Div64(hi, lo, uint64(i+1))
+		count = int64(quotient)
+	}
+	return count
+}

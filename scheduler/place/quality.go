@@ -1,0 +1,58 @@
+package place
+
+import (
+	"cmp"
+	"math/bits"
+
+	"github.com/nomad-governor/governor/internal/gpu/topology"
+)
+
+// Quality is how good a set of GPUs is. Fields are compared in this order.
+type Quality struct {
+	// RingMBps is the bottleneck of the best ring through all GPUs of the set, in
+	// effective MB/s per direction; for two GPUs their link, for one GPU 0.
+	RingMBps int
+	// SumMBps is the sum of the effective bandwidths of all pairs.
+	SumMBps int
+	// NUMANodes is the number of host NUMA nodes; unknown ones count as one.
+	NUMANodes int
+	// LeftMBps is the value of what stays free, see table.left: the higher, the
+	// less the choice hurts later jobs.
+	LeftMBps int64
+}
+
+// compare is positive when q is better than o.
+func (q Quality) compare(o Quality) int {
+	return cmp.Or(
+		cmp.Compare(q.RingMBps, o.RingMBps),
+		cmp.Compare(q.SumMBps, o.SumMBps),
+		cmp.Compare(o.NUMANodes, q.NUMANodes),
+		cmp.Compare(q.LeftMBps, o.LeftMBps),
+	)
+}
+
+// pciFirst reports whether set a comes before b, both of one size: at the
+// lowest GPU in which they differ, a has it.
+func pciFirst(a, b uint64) bool {
+	differ := a ^ b
+	return a&(differ&-differ) != 0
+}
+
+func sumMBps(m *topology.Matrix, set uint64) int {
+	total := 0
+	for rest := set; rest != 0; rest &= rest - 1 {
+		i := bits.TrailingZeros64(rest)
+		for others := rest & (rest - 1); others != 0; others &= others - 1 {
+			total += m.EffectiveMBps(i, bits.TrailingZeros64(others))
+		}
+	}
+	return total
+}
+
+func numaNodes(m *topology.Matrix, set uint64) int {
+	seen := map[int]bool{}
+	for rest := set; rest != 0; rest &= rest - 1 {
+		seen[m.NUMA(bits.TrailingZeros64(rest))] = true
+	}
+	return len(seen)
+}

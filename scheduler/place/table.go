@@ -1,0 +1,169 @@
+package place
+
+import (
+	"math/bits"
+
+	"github.com/nomad-governor/governor/internal/gpu/topology"
+)
+
+// tableGPUs is the largest group for which every subset is tabulated: 2^16
+// subsets take some 2 MB and 0.1 s, once for each topology.
+const tableGPUs = 16
+
+// table answers for one topology which k of the free GPUs are the best. It
+// holds the quality of every subset; answers are computed when first asked for.
+// A table is not safe for concurrent use.
+type table struct {
+	gpus int
+	// By subset: ring bottleneck, sum of pairs, NUMA nodes.
+	ring []int32
+	sum  []int32
+	numa []uint8
+	// left is, by set of free GPUs, how much they are still worth to jobs of 2, 4
+	// and 8 GPUs: for each size s, s times the largest sum of ring bottlenecks
+	// over disjoint sets of s GPUs. Judging by a packing and not by the one best
+	// set that remains is what keeps whole pairs and quads together.
+	left []int64
+	// best[k][free] is the answer, 0 where it is not yet computed.
+	best [tableGPUs + 1][]uint16
+}
+
+func newTable(m *topology.Matrix) *table {
+	n := m.Size()
+	t := &table{gpus: n, ring: ringBottlenecks(m)}
+	t.sum = make([]int32, 1<<n)
+	t.numa = make([]uint8, 1<<n)
+	for set := range 1 << n {
+		t.sum[set] = int32(sumMBps(m, uint64(set)))
+		t.numa[set] = uint8(numaNodes(m, uint64(set)))
+	}
+	t.left = packings(n, t.ring)
+	return t
+}
+
+// ringBottlenecks gives for every subset the largest bandwidth b such that a
+// cycle through all its GPUs uses only links of at least b: Held and Karp's
+// dynamic programme with min and max in place of sum and min. A path starts at
+// the lowest GPU of the set; path[set][last] is its best bottleneck.
+func ringBottlenecks(m *topology.Matrix) []int32 {
+	n := m.Size()
+	var w [tableGPUs][tableGPUs]int32
+	for i := range n {
+		for j := range n {
+			w[i][j] = int32(m.EffectiveMBps(i, j))
+		}
+	}
+	const unlimited = 1<<31 - 1
+	path := make([][tableGPUs]int32, 1<<n)
+	ring := make([]int32, 1<<n)
+	for i := range n {
+		path[1<<i][i] = unlimited
+	}
+	for set := 1; set < 1<<n; set++ {
+		low := bits.TrailingZeros(uint(set))
+		outside := (1<<n - 1) &^ set &^ (1<<low - 1)
+		for lasts := set; lasts != 0; lasts &= lasts - 1 {
+			last := bits.TrailingZeros(uint(lasts))
+			bottleneck := path[set][last]
+			if bottleneck == 0 {
+				continue
+			}
+			if last != low {
+				ring[set] = max(ring[set], min(bottleneck, w[last][low]))
+			}
+			for nexts := outside; nexts != 0; nexts &= nexts - 1 {
+				next := bits.TrailingZeros(uint(nexts))
+				to := &path[set|1<<next][next]
+				*to = max(*to, min(bottleneck, w[last][next]))
+			}
+		}
+	}
+	return ring
+}
+
+// packings gives for every set of free GPUs the value described at table.left.
+func packings(n int, ring []int32) []int64 {
+	left := make([]int64, 1<<n)
+	pack := [3][]int64{make([]int64, 1<<n), make([]int64, 1<<n), make([]int64, 1<<n)}
+	for free := 1; free < 1<<n; free++ {
+		low := free & -free
+		rest := free ^ low
+		best := [3]int64{pack[0][rest], pack[1][rest], pack[2][rest]}
+		for sub := rest; sub != 0; sub = (sub - 1) & rest {
+			set := sub | low
+			size := bits.OnesCount(uint(set))
+			if size != 2 && size != 4 && size != 8 {
+				continue
+			}
+			at := bits.TrailingZeros(uint(size)) - 1
+			best[at] = max(best[at], int64(size)*int64(ring[set])+pack[at][free^set])
+		}
+		for i := range pack {
+			pack[i][free] = best[i]
+			left[free] += best[i]
+		}
+	}
+	return left
+}
+
+func (t *table) quality(set, free uint64) Quality {
+	return Quality{
+		RingMBps:  int(t.ring[set]),
+		SumMBps:   int(t.sum[set]),
+		NUMANodes: int(t.numa[set]),
+		LeftMBps:  t.left[free&^set],
+	}
+}
+
+// choose returns the best k GPUs out of free; 1 <= k <= number of free GPUs.
+func (t *table) choose(free uint64, k int) uint64 {
+	if t.best[k] == nil {
+		t.best[k] = make([]uint16, 1<<t.gpus)
+	}
+	if t.best[k][free] == 0 {
+		t.best[k][free] = uint16(t.search(free, k))
+	}
+	return uint64(t.best[k][free])
+}
+
+// search compares all sets of k GPUs out of free.
+func (t *table) search(free uint64, k int) uint64 {
+	var best uint64
+	var bestQuality Quality
+	for set := range subsets(free, k) {
+		q := t.quality(set, free)
+		if order := q.compare(bestQuality); best == 0 || order > 0 || order == 0 && pciFirst(set, best) {
+			best, bestQuality = set, q
+		}
+	}
+	return best
+}
+
+// subsets yields all sets of k members of free.
+func subsets(free uint64, k int) func(yield func(uint64) bool) {
+	members := indexes(free)
+	return func(yield func(uint64) bool) {
+		grow(members, k, 0, yield)
+	}
+}
+
+func grow(members []int, k int, set uint64, yield func(uint64) bool) bool {
+	if k == 0 {
+		return yield(set)
+	}
+	for i := 0; i+k <= len(members); i++ {
+		if !grow(members[i+1:], k-1, set|1<<members[i], yield) {
+			return false
+		}
+	}
+	return true
+}
+
+// indexes lists the members of a mask, ascending.
+func indexes(mask uint64) []int {
+	members := make([]int, 0, bits.OnesCount64(mask))
+	for ; mask != 0; mask &= mask - 1 {
+		members = append(members, bits.TrailingZeros64(mask))
+	}
+	return members
+}
