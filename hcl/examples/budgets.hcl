@@ -1,8 +1,8 @@
 # Budgets for a small organisation with two teams.
 #
-#   governor budget validate hcl/examples/budgets.hcl   checks this file
-#   governor budget plan     hcl/examples/budgets.hcl   shows what would change
-#   governor budget apply    hcl/examples/budgets.hcl   puts it into force
+#   governor budget validate hcl/examples    checks this directory
+#   governor budget plan     hcl/examples    shows what would change
+#   governor budget apply    hcl/examples    puts it into force
 #
 # All .hcl files of a directory belong together, so you may split this one as
 # you like: one file per team, for example.

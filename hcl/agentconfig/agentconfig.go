@@ -1,0 +1,187 @@
+package agentconfig
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+)
+
+// Config is everything that `governor agent` can be told.
+type Config struct {
+	// Name of this replica, shown to operators; the host name by default.
+	Name string `hcl:"name,optional"`
+	// Bind is the host:port that serves Nomad's API and UI, governed.
+	Bind string `hcl:"bind,optional"`
+	// DataDir keeps the embedded store of -dev.
+	DataDir string `hcl:"data_dir,optional"`
+	// LogLevel is trace, debug, info, warn or error.
+	LogLevel string `hcl:"log_level,optional"`
+	LogJSON  bool   `hcl:"log_json,optional"`
+	// Dev keeps the ledger in an embedded SQLite file instead of Consul.
+	Dev    bool    `hcl:"dev,optional"`
+	Nomad  *Nomad  `hcl:"nomad,block"`
+	Consul *Consul `hcl:"consul,block"`
+	Gate   *Gate   `hcl:"gate,block"`
+	TLS    *TLS    `hcl:"tls,block"`
+}
+
+// Nomad is how the agent reaches Nomad.
+type Nomad struct {
+	Address string `hcl:"address,optional"`
+	// Token with which the agent itself reads nodes, jobs and allocations of all
+	// namespaces. NOMAD_TOKEN stands in when it is empty.
+	Token         string `hcl:"token,optional"`
+	Region        string `hcl:"region,optional"`
+	CAFile        string `hcl:"ca_file,optional"`
+	CertFile      string `hcl:"cert_file,optional"`
+	KeyFile       string `hcl:"key_file,optional"`
+	TLSServerName string `hcl:"tls_server_name,optional"`
+}
+
+// Consul is how the agent reaches the ledger's store.
+type Consul struct {
+	Address    string `hcl:"address,optional"`
+	Token      string `hcl:"token,optional"`
+	Datacenter string `hcl:"datacenter,optional"`
+	// Prefix of all keys, "governor/" by default.
+	Prefix   string `hcl:"prefix,optional"`
+	CAFile   string `hcl:"ca_file,optional"`
+	CertFile string `hcl:"cert_file,optional"`
+	KeyFile  string `hcl:"key_file,optional"`
+}
+
+// Gate tunes the proxy.
+type Gate struct {
+	// UnknownWrites is deny (default) or allow: what happens to writes under /v1/
+	// that this build does not know.
+	UnknownWrites string `hcl:"unknown_writes,optional"`
+	// Infeasible is deny (default) or allow: what happens to a job that no node
+	// could serve now. Allow it where nodes are added on demand.
+	Infeasible string `hcl:"infeasible,optional"`
+}
+
+// TLS serves the gate over HTTPS.
+type TLS struct {
+	CertFile string `hcl:"cert_file"`
+	KeyFile  string `hcl:"key_file"`
+}
+
+// Default is the configuration of an agent beside a local Nomad and Consul.
+func Default() Config {
+	return Config{
+		Bind: "127.0.0.1:4640", LogLevel: "info",
+		Nomad:  &Nomad{Address: "http://127.0.0.1:4646"},
+		Consul: &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
+		Gate:   &Gate{UnknownWrites: "deny", Infeasible: "deny"},
+	}
+}
+
+// Parse decodes one file on top of base. Unknown names are errors.
+func Parse(name string, content []byte, base Config) (Config, hcl.Diagnostics) {
+	file, diags := hclparse.NewParser().ParseHCL(content, name)
+	if diags.HasErrors() {
+		return base, diags
+	}
+	out := base
+	var read Config
+	diags = append(diags, gohcl.DecodeBody(file.Body, nil, &read)...)
+	if diags.HasErrors() {
+		return base, diags
+	}
+	out.merge(read)
+	return out, diags
+}
+
+func (c *Config) merge(o Config) {
+	for _, pair := range []struct{ to, from *string }{
+		{&c.Name, &o.Name}, {&c.Bind, &o.Bind}, {&c.DataDir, &o.DataDir}, {&c.LogLevel, &o.LogLevel},
+	} {
+		override(pair.to, *pair.from)
+	}
+	c.LogJSON, c.Dev = c.LogJSON || o.LogJSON, c.Dev || o.Dev
+	if o.Nomad != nil {
+		n := *o.Nomad
+		if n.Address == "" {
+			n.Address = c.Nomad.Address
+		}
+		c.Nomad = &n
+	}
+	if o.Consul != nil {
+		k := *o.Consul
+		if k.Address == "" {
+			k.Address = c.Consul.Address
+		}
+		if k.Prefix == "" {
+			k.Prefix = c.Consul.Prefix
+		}
+		c.Consul = &k
+	}
+	if o.Gate != nil {
+		g := *c.Gate
+		override(&g.UnknownWrites, o.Gate.UnknownWrites)
+		override(&g.Infeasible, o.Gate.Infeasible)
+		c.Gate = &g
+	}
+	if o.TLS != nil {
+		c.TLS = o.TLS
+	}
+}
+
+func override(to *string, from string) {
+	if from != "" {
+		*to = from
+	}
+}
+
+// Validate checks the whole and says everything that is wrong at once.
+func (c Config) Validate() error {
+	var problems []string
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	if _, _, err := net.SplitHostPort(c.Bind); err != nil {
+		complain("bind is %q; it must be host:port, for example 127.0.0.1:4640", c.Bind)
+	}
+	if !oneOf(c.LogLevel, "trace", "debug", "info", "warn", "error") {
+		complain("log_level is %q; it must be trace, debug, info, warn or error", c.LogLevel)
+	}
+	if c.Dev && c.DataDir == "" {
+		complain("the embedded store needs data_dir, a directory for its file")
+	}
+	checkURL(complain, "nomad.address", c.Nomad.Address)
+	if !c.Dev {
+		checkURL(complain, "consul.address", c.Consul.Address)
+		if !strings.HasSuffix(c.Consul.Prefix, "/") {
+			complain("consul.prefix is %q; it must end in a slash", c.Consul.Prefix)
+		}
+	}
+	if !oneOf(c.Gate.UnknownWrites, "deny", "allow") {
+		complain("gate.unknown_writes is %q; it must be deny or allow", c.Gate.UnknownWrites)
+	}
+	if !oneOf(c.Gate.Infeasible, "deny", "allow") {
+		complain("gate.infeasible is %q; it must be deny or allow", c.Gate.Infeasible)
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("agent configuration:\n  - %s", strings.Join(problems, "\n  - "))
+	}
+	return nil
+}
+
+func oneOf(text string, allowed ...string) bool {
+	for _, a := range allowed {
+		if text == a {
+			return true
+		}
+	}
+	return false
+}
+
+func checkURL(complain func(string, ...any), name, text string) {
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		complain("%s is %q; it must be a URL, for example http://127.0.0.1:4646", name, text)
+	}
+}

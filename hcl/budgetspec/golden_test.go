@@ -1,0 +1,165 @@
+package budgetspec_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/nomad-governor/governor/hcl/budgetspec"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/shoenig/test/must"
+)
+
+var update = flag.Bool("update", false, "write the golden files instead of comparing")
+
+// modules returns the test modules of a directory by name: single files and
+// directories of files.
+func modules(t testing.TB, dir string) map[string][]budgetspec.File {
+	t.Helper()
+	found := map[string][]budgetspec.File{}
+	for _, pattern := range []string{"*.hcl", "*/*.hcl"} {
+		paths, err := filepath.Glob(filepath.Join(dir, pattern))
+		must.NoError(t, err)
+		for _, path := range paths {
+			content, err := os.ReadFile(path)
+			must.NoError(t, err)
+			name := strings.TrimSuffix(filepath.Base(path), ".hcl")
+			if pattern == "*/*.hcl" {
+				name = filepath.Base(filepath.Dir(path))
+			}
+			found[name] = append(found[name], budgetspec.File{Name: filepath.Base(path), Content: content})
+		}
+	}
+	must.MapNotEmpty(t, found)
+	return found
+}
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		must.NoError(t, os.WriteFile(path, []byte(got), 0o600))
+		return
+	}
+	want, err := os.ReadFile(path)
+	must.NoError(t, err)
+	must.Eq(t, string(want), got)
+}
+
+func render(t testing.TB, files []budgetspec.File, diags hcl.Diagnostics) string {
+	t.Helper()
+	var out bytes.Buffer
+	must.NoError(t, budgetspec.Render(&out, files, diags, false))
+	return out.String()
+}
+
+func TestEveryMistakeIsExplained(t *testing.T) {
+	t.Parallel()
+	for name, files := range modules(t, "testdata/bad") {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			policy, diags := budgetspec.Parse(files)
+			must.Nil(t, policy)
+			must.True(t, diags.HasErrors())
+			golden(t, filepath.Join("testdata/bad", name+".golden"), render(t, files, diags))
+		})
+	}
+}
+
+func TestDoubtfulPoliciesAreAcceptedWithWarnings(t *testing.T) {
+	t.Parallel()
+	for name, files := range modules(t, "testdata/warn") {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			policy, diags := budgetspec.Parse(files)
+			must.NotNil(t, policy)
+			must.SliceNotEmpty(t, diags)
+			golden(t, filepath.Join("testdata/warn", name+".golden"), render(t, files, diags))
+		})
+	}
+}
+
+func TestGoodPoliciesAreDecoded(t *testing.T) {
+	t.Parallel()
+	for name, files := range modules(t, "testdata/good") {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			policy, diags := budgetspec.Parse(files)
+			must.Eq(t, "", render(t, files, diags))
+			golden(t, filepath.Join("testdata/good", name+".golden"), dump(policy))
+		})
+	}
+}
+
+func TestExamplesParseWithoutWarnings(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"../examples", "../examples/acme"} {
+		paths, err := filepath.Glob(dir + "/*.hcl")
+		must.NoError(t, err)
+		must.SliceNotEmpty(t, paths)
+		var files []budgetspec.File
+		for _, path := range paths {
+			content, err := os.ReadFile(path)
+			must.NoError(t, err)
+			files = append(files, budgetspec.File{Name: filepath.Base(path), Content: content})
+			formatted, diags := budgetspec.Format(path, content)
+			must.False(t, diags.HasErrors())
+			must.Eq(t, string(content), string(formatted), must.Sprintf("%s is not formatted", path))
+		}
+		policy, diags := budgetspec.Parse(files)
+		must.Eq(t, "", render(t, files, diags))
+		must.NotNil(t, policy)
+	}
+}
+
+// dump prints everything in a policy but its revision, in the order it has.
+func dump(p *budget.Policy) string {
+	var out strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
+	line("enforcement %d, unmatched %d, location %s, currency %s", p.Enforcement, p.Unmatched, p.Location, p.Currency)
+	for _, c := range p.Classes {
+		line("class %s (%s): %q", c.Name, c.Source, c.Devices)
+	}
+	for _, r := range p.RateCards {
+		line("rate card %s (%s) from %s", r.Name, r.Source, r.EffectiveFrom.Format(time.RFC3339))
+		for _, class := range slices.Sorted(maps.Keys(r.PerGPUHour)) {
+			line("  %s: %d", class, r.PerGPUHour[class])
+		}
+	}
+	p.Walk(func(b *budget.Budget) {
+		parent := "none"
+		if b.Parent != nil {
+			parent = b.Parent.Path
+		}
+		line("budget %s named %s (%s), parent %s, description %q, owner %q, lease %s, admit %d", b.Path, b.Name, b.Source, parent, b.Description, b.Owner, b.Lease, b.Admit)
+		if b.Match != nil {
+			line("  match (%s) namespaces %q identities %q", b.Match.Source, b.Match.Namespaces, b.Match.Identities)
+		}
+		for _, l := range b.Limits {
+			line("  %s %s: %s (%s)", l.Window, l.Dimension, l.Ceiling, l.Source)
+		}
+		dumpJobLimit(line, "GPUs", b.PerJob.GPUs)
+		dumpJobLimit(line, "GPU time", b.PerJob.GPUTime)
+		dumpJobLimit(line, "cost", b.PerJob.Cost)
+		if b.PerJob.MaxRuntime != 0 || b.PerJob.DefaultRuntime != 0 {
+			line("  per job: runtime at most %s (%s), by default %s", b.PerJob.MaxRuntime, b.PerJob.MaxRuntimeSource, b.PerJob.DefaultRuntime)
+		}
+		if b.PerJob.Reschedules != nil {
+			line("  per job: %d reschedules", *b.PerJob.Reschedules)
+		}
+	})
+	return out.String()
+}
+
+func dumpJobLimit(line func(string, ...any), name string, limit *budget.JobLimit) {
+	if limit != nil {
+		line("  per job %s: %s (%s)", name, limit.Ceiling, limit.Source)
+	}
+}

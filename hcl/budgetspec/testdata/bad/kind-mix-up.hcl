@@ -1,0 +1,11 @@
+gpu_class "h100" {
+  devices = ["nvidia/gpu/NVIDIA H100 80GB HBM3"]
+}
+budget "acme" {
+  match { namespaces = ["*"] }
+
+  limit = 5
+  owner {
+  }
+  per_job = { gpus = 4 }
+}

@@ -1,0 +1,3 @@
+gpu_class "h100" {
+  devices = [
+}

@@ -1,0 +1,5 @@
+budget "acme" {
+  match { namespaces = ["*"] }
+
+  limit "day" { gpu_hours = 10 }
+}

@@ -1,0 +1,15 @@
+gpu_class "h100" {
+  devices = ["nvidia/gpu/NVIDIA H100 80GB HBM3"]
+}
+gpu_class "l40s" {
+  devices = ["nvidia/gpu/NVIDIA L40S"]
+}
+rate_card "now" {
+  effective_from = "2026-01-01T00:00:00Z"
+  gpu "h100" { per_hour = 2.90 }
+}
+budget "acme" {
+  match { namespaces = ["*"] }
+
+  limit "day" { gpu_hours = 10 }
+}
