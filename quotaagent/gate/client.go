@@ -1,0 +1,167 @@
+package gate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// client asks Nomad on behalf of a user, with the user's own token.
+type client struct {
+	address   *url.URL
+	transport http.RoundTripper
+	bodyMax   int64
+	timeout   time.Duration
+}
+
+// answer is a whole response of Nomad. As an error it is one that the gate
+// passes on as it is.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (a *answer) Error() string {
+	return fmt.Sprintf("nomad answered %d: %s", a.status, bytes.TrimSpace(a.body[:min(len(a.body), 200)]))
+}
+
+// write sends the answer, with a length that fits its body.
+func (a *answer) write(w http.ResponseWriter) {
+	h := w.Header()
+	for k, v := range a.header {
+		h[k] = v
+	}
+	for _, name := range hopByHop {
+		h.Del(name)
+	}
+	h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body)
+}
+
+// hopByHop headers belong to one connection (RFC 9110, 7.6.1).
+var hopByHop = [...]string{
+	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer",
+	"Transfer-Encoding", "Upgrade",
+}
+
+// errNotSent means that Nomad cannot have seen the request.
+var errNotSent = errors.New("request was not sent")
+
+// do sends one request and reads the whole answer.
+func (c *client) do(r *http.Request) (*answer, error) {
+	resp, err := c.transport.RoundTrip(r)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			err = errors.Join(errNotSent, err)
+		}
+		return nil, fmt.Errorf("ask nomad: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, c.bodyMax+1))
+	if err != nil {
+		return nil, fmt.Errorf("read answer of nomad: %w", err)
+	}
+	if int64(len(body)) > c.bodyMax {
+		return nil, fmt.Errorf("read answer of nomad: it is larger than %d bytes", c.bodyMax)
+	}
+	return &answer{status: resp.StatusCode, header: resp.Header, body: body}, nil
+}
+
+// get asks one question; path is already escaped.
+func (c *client) get(ctx context.Context, path string, query url.Values, token string) (*answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.address.Scheme+"://"+c.address.Host+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask nomad: %w", err)
+	}
+	r.URL.RawQuery = query.Encode()
+	if token != "" {
+		r.Header.Set(tokenHeader, token)
+	}
+	return c.do(r)
+}
+
+// job returns the job that is registered, or nil when there is none. Any other
+// answer of Nomad comes back as an *answer.
+func (c *client) job(ctx context.Context, id string, at scope, token string) (*api.Job, error) {
+	if jobSuffix(id) != "" {
+		// GET /v1/job/<id> would be routed by the id's own end, for example to
+		// the summary of another job; the list of versions is not.
+		versions, err := c.versions(ctx, id, at, token)
+		if err != nil || len(versions) == 0 {
+			return nil, err
+		}
+		newest := versions[0]
+		for _, v := range versions {
+			if jobVersion(v) > jobVersion(newest) {
+				newest = v
+			}
+		}
+		return newest, nil
+	}
+	var job api.Job
+	found, err := c.read(ctx, "/v1/job/"+escapeID(id), at, token, &job)
+	if err != nil || !found {
+		return nil, err
+	}
+	return &job, nil
+}
+
+// versions returns every version of a job that Nomad has, or none.
+func (c *client) versions(ctx context.Context, id string, at scope, token string) ([]*api.Job, error) {
+	var out api.JobVersionsResponse
+	found, err := c.read(ctx, "/v1/job/"+escapeID(id)+"/versions", at, token, &out)
+	if err != nil || !found {
+		return nil, err
+	}
+	return out.Versions, nil
+}
+
+func (c *client) read(ctx context.Context, path string, at scope, token string, into any) (found bool, err error) {
+	a, err := c.get(ctx, path, url.Values{"namespace": {at.namespace}, "region": {at.region}}, token)
+	if err != nil {
+		return false, err
+	}
+	switch a.status {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return false, nil
+	default:
+		return false, a
+	}
+	if err := json.Unmarshal(a.body, into); err != nil {
+		return false, fmt.Errorf("read answer of nomad: %w", err)
+	}
+	return true, nil
+}
+
+// escapeID encodes a job id as one path segment. Dots on their own would be
+// taken for a relative path.
+func escapeID(id string) string {
+	if strings.Trim(id, ".") == "" {
+		return strings.ReplaceAll(id, ".", "%2E")
+	}
+	return url.PathEscape(id)
+}
+
+func jobVersion(j *api.Job) uint64 {
+	if j == nil || j.Version == nil {
+		return 0
+	}
+	return *j.Version
+}

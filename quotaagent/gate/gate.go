@@ -1,0 +1,247 @@
+package gate
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Config is what a Gate needs. Zero limits mean the defaults.
+type Config struct {
+	// Nomad is the address of the agent behind the gate, http or https.
+	Nomad *url.URL
+	// Transport reaches Nomad; see NewTransport.
+	Transport http.RoundTripper
+	// Region is the region of the agent behind the gate; only GPU work for it
+	// is admitted.
+	Region   string
+	Admitter Admitter
+	// AllowUnknownWrites lets writes pass that the gate does not know. Set it
+	// only until Governor knows the endpoints of a new Nomad version.
+	AllowUnknownWrites bool
+	Logger             hclog.Logger
+
+	// BodyMax is the largest body on governed routes, in bytes (32 MiB).
+	BodyMax int64
+	// ResponseMax is the largest answer of Nomad that is read (64 MiB).
+	ResponseMax int64
+	// BodyTimeout is how long a client may take for a governed body (2 min).
+	BodyTimeout time.Duration
+	// LookupTimeout bounds one question to Nomad (30 s).
+	LookupTimeout time.Duration
+	// ForwardTimeout bounds one governed request (2 min). It goes on when the
+	// client leaves, so that its outcome is known.
+	ForwardTimeout time.Duration
+	// SettleTimeout bounds one call of Settle (15 s).
+	SettleTimeout time.Duration
+	// IdentityTTL is how long an identity is believed (20 s).
+	IdentityTTL time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.BodyMax, 32<<20)
+	setDefault(&c.ResponseMax, 64<<20)
+	setDefault(&c.BodyTimeout, 2*time.Minute)
+	setDefault(&c.LookupTimeout, 30*time.Second)
+	setDefault(&c.ForwardTimeout, 2*time.Minute)
+	setDefault(&c.SettleTimeout, 15*time.Second)
+	setDefault(&c.IdentityTTL, 20*time.Second)
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	return c
+}
+
+func setDefault[T comparable](field *T, otherwise T) {
+	if *field == *new(T) {
+		*field = otherwise
+	}
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.Nomad == nil || c.Nomad.Host == "" || (c.Nomad.Scheme != "http" && c.Nomad.Scheme != "https"):
+		return errors.New("the address of Nomad must be a URL such as http://127.0.0.1:4646")
+	case c.Transport == nil:
+		return errors.New("a transport to Nomad is needed")
+	case c.Admitter == nil:
+		return errors.New("an admitter is needed")
+	case c.Region == "":
+		return errors.New("the region of the Nomad agent behind the gate is needed")
+	}
+	return nil
+}
+
+// Gate is the proxy. It is safe for concurrent use and has no goroutines of
+// its own.
+type Gate struct {
+	config     Config
+	logger     hclog.Logger
+	nomad      *client
+	identities *identities
+	proxy      *httputil.ReverseProxy
+}
+
+// New returns a gate, or an error when the configuration cannot work.
+func New(config Config) (*Gate, error) {
+	if err := config.validate(); err != nil {
+		return nil, fmt.Errorf("configure gate: %w", err)
+	}
+	config = config.withDefaults()
+	g := &Gate{config: config, logger: config.Logger.Named("gate")}
+	g.nomad = &client{
+		address: config.Nomad, transport: config.Transport, bodyMax: config.ResponseMax, timeout: config.LookupTimeout,
+	}
+	g.identities = newIdentities(g.nomad, config.IdentityTTL, time.Now)
+	g.proxy = &httputil.ReverseProxy{
+		Rewrite:       g.rewrite,
+		Transport:     config.Transport,
+		FlushInterval: -1, // every byte of a stream at once
+		ErrorHandler:  g.proxyError,
+		ErrorLog:      log.New(proxyLog{g.logger}, "", 0),
+	}
+	return g, nil
+}
+
+// rewrite points a request at Nomad. The path stays as the client encoded it,
+// and so does Host, which Nomad compares with a websocket's Origin. Rewrite
+// has removed X-Forwarded-*, which nobody has vouched for.
+func (g *Gate) rewrite(p *httputil.ProxyRequest) {
+	p.Out.URL.Scheme = g.config.Nomad.Scheme
+	p.Out.URL.Host = g.config.Nomad.Host
+	p.Out.URL.RawQuery = p.In.URL.RawQuery
+	p.Out.Host = p.In.Host
+}
+
+func (g *Gate) proxyError(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		// The client has gone: there is nobody to answer, nothing to report.
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	g.logger.Warn("nomad did not answer", "method", r.Method, "path", r.URL.Path, "error", err)
+	refuseUnreachable().write(w)
+}
+
+// proxyLog takes the few lines that httputil logs by itself.
+type proxyLog struct{ logger hclog.Logger }
+
+func (l proxyLog) Write(line []byte) (int, error) {
+	l.logger.Debug("proxy", "detail", string(bytes.TrimSpace(line)))
+	return len(line), nil
+}
+
+// ServeHTTP classifies the request and treats it accordingly.
+func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer g.recover(w, r)
+	if r.Method == http.MethodConnect {
+		refuse(http.StatusMethodNotAllowed, ReasonUnknownRoute, "Governor is not a forward proxy.").write(w)
+		return
+	}
+	route := Classify(r.Method, r.URL.Path)
+	g.logger.Trace("request", "method", r.Method, "path", r.URL.Path, "route", route.Kind.String())
+	switch {
+	case route.Kind.governed():
+		g.answer(w, r, g.governed(w, r, route))
+	case route.Kind.ungoverned():
+		g.answer(w, r, g.ungoverned(w, r, route))
+	case route.Kind == RouteUnknownWrite && !g.config.AllowUnknownWrites:
+		g.answer(w, r, refuseUnknown(r.Method, r.URL.Path))
+	default:
+		g.proxy.ServeHTTP(w, r)
+	}
+}
+
+// answer writes what a handler could not: a refusal, Nomad's own answer to a
+// question of the gate, or that Nomad did not answer.
+func (g *Gate) answer(w http.ResponseWriter, r *http.Request, err error) {
+	if err == nil || r.Context().Err() != nil {
+		return // done, or nobody is left to read an answer
+	}
+	var refused *refusal
+	var theirs *answer
+	switch {
+	case errors.As(err, &refused):
+		g.logger.Debug("refused", "method", r.Method, "path", r.URL.Path, "reason", refused.reason)
+		refused.write(w)
+	case errors.As(err, &theirs):
+		theirs.write(w)
+	default:
+		g.logger.Warn("nomad did not answer", "method", r.Method, "path", r.URL.Path, "error", err)
+		refuseUnreachable().write(w)
+	}
+}
+
+func (g *Gate) recover(w http.ResponseWriter, r *http.Request) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(cause) // net/http's own way to cut a connection
+	}
+	g.logger.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause),
+		"stack", string(debug.Stack()))
+	refuse(http.StatusInternalServerError, ReasonInternal,
+		"Governor failed on this request because of a bug; its log has the details.").write(w)
+}
+
+// readBody reads the body of a governed request.
+func (g *Gate) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
+		return nil, refuse(http.StatusUnsupportedMediaType, ReasonBodyEncoding,
+			"The body of this request has Content-Encoding %q, which Nomad does not read. Send the job uncompressed.", e)
+	}
+	// Other routes may take as long as they like; here a slow body would hold
+	// memory. A recorder in a test has no deadline to set.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(g.config.BodyTimeout))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, g.config.BodyMax))
+	_ = control.SetReadDeadline(time.Time{})
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, refuse(http.StatusRequestEntityTooLarge, ReasonBodyTooLarge,
+			"The body of this request is larger than %s bytes, the most that Governor reads of a job.\n"+
+				"Nothing was changed. Fetch large data with an artifact or a template source instead of writing it into the job.",
+			strconv.FormatInt(g.config.BodyMax, 10))
+	case err != nil:
+		return nil, refuse(http.StatusBadRequest, ReasonBadRequest,
+			"Governor could not read the body of this request to its end. Nothing was changed.")
+	case len(body) == 0:
+		return nil, refuse(http.StatusBadRequest, ReasonBadRequest, "The body of this request is empty. Nothing was changed.")
+	}
+	return body, nil
+}
+
+// pass lets the proxy forward the request with the body that was judged. The
+// token goes in the header, which Nomad prefers to every other place.
+func (g *Gate) pass(w http.ResponseWriter, r *http.Request, body []byte, token string) {
+	g.proxy.ServeHTTP(w, withBody(r, body, token))
+}
+
+func withBody(r *http.Request, body []byte, token string) *http.Request {
+	out := r.Clone(r.Context())
+	out.Body = io.NopCloser(bytes.NewReader(body))
+	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	out.ContentLength = int64(len(body))
+	out.TransferEncoding = nil
+	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	out.Header.Del("Content-Encoding")
+	out.Header.Del("Authorization")
+	out.Header.Del(tokenHeader)
+	if token != "" {
+		out.Header.Set(tokenHeader, token)
+	}
+	return out
+}

@@ -1,0 +1,265 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
+)
+
+// submission is one governed request on its way.
+type submission struct {
+	kind    Kind
+	doc     *jobspec.Document
+	request jobspec.Request
+	scope   scope
+	token   string
+	stored  *api.Job
+	// job is the effective job, canonical, with the effective scope.
+	job *api.Job
+	ask jobspec.Ask
+}
+
+// governed decides about a registration, a plan or a validation.
+func (g *Gate) governed(w http.ResponseWriter, r *http.Request, route Route) error {
+	body, err := g.readBody(w, r)
+	if err != nil {
+		return err
+	}
+	s, err := g.parse(r, route, body)
+	if err != nil {
+		return refuseBody(err)
+	}
+	wantsGPU, err := g.resolve(r.Context(), s)
+	if err != nil {
+		return err
+	}
+	if !wantsGPU {
+		g.pass(w, r, s.doc.Encode(), s.token)
+		return nil
+	}
+	if len(s.ask.Groups) > 0 && s.scope.region != g.config.Region {
+		return refuseRegion(s.ask.JobID, s.scope.region, g.config.Region)
+	}
+	identity, err := g.identities.identify(r.Context(), s.token)
+	if err != nil {
+		return err
+	}
+	verdict, err := g.config.Admitter.Admit(r.Context(), Submission{
+		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: s.stored, Identity: identity,
+		PolicyOverride: s.request.PolicyOverride,
+	})
+	if err != nil {
+		g.logger.Warn("could not decide", "namespace", s.ask.Namespace, "job_id", s.ask.JobID, "error", err)
+		return refuseUndecided(s.ask.JobID, err)
+	}
+	g.logger.Debug("decided", "namespace", s.ask.Namespace, "job_id", s.ask.JobID, "route", route.Kind.String(),
+		"gpus", s.ask.GPUs(), "denied", verdict.Denied, "reason", verdict.Reason)
+	return g.carryOut(w, r, s, verdict)
+}
+
+// parse reads the body and computes what Nomad would compute from it.
+func (g *Gate) parse(r *http.Request, route Route, body []byte) (*submission, error) {
+	s := &submission{}
+	var err error
+	switch route.Kind {
+	case RoutePlan:
+		s.kind = Plan
+		s.doc, s.request, err = jobspec.ParsePlan(body)
+	case RouteValidate:
+		s.kind = Validate
+		s.doc, s.request, err = jobspec.ParseValidate(body)
+	default:
+		s.kind = Register
+		s.doc, s.request, err = jobspec.ParseRegister(body)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if route.JobID != "" && *s.request.Job.ID != route.JobID {
+		return nil, errors.New("the ID of the job does not match the one in the address")
+	}
+	if s.kind == Validate {
+		s.scope = validateScope(s.request.Job, queryScope(r), s.request.WriteRequest, g.config.Region)
+		s.token = resolveToken(r.Header, "")
+	} else {
+		s.scope = registerScope(s.request.Job, queryScope(r), s.request.WriteRequest, g.config.Region)
+		s.token = resolveToken(r.Header, s.request.SecretID)
+	}
+	if s.doc.Has("SecretID") {
+		s.doc.SetText("SecretID", "")
+	}
+	s.job, err = jobspec.Canonicalize(s.request.Job)
+	if err != nil {
+		return nil, err
+	}
+	s.job.Namespace, s.job.Region = &s.scope.namespace, &s.scope.region
+	return s, nil
+}
+
+// resolve finds the stored job and the effective one, and says whether GPUs
+// are involved in either.
+func (g *Gate) resolve(ctx context.Context, s *submission) (wantsGPU bool, err error) {
+	preserve := jobspec.Preserve{Counts: s.request.PreserveCounts, Resources: s.request.PreserveResources}
+	submitted, err := jobspec.Extract(s.job, s.defaults())
+	if err != nil {
+		return false, refuseBody(err)
+	}
+	s.stored, err = g.nomad.job(ctx, *s.job.ID, s.scope, s.token)
+	if err != nil {
+		if len(submitted.Groups) == 0 && preserve == (jobspec.Preserve{}) {
+			// No GPU can come of this request, whatever is stored; Nomad itself
+			// says what is wrong.
+			return false, nil
+		}
+		return false, err
+	}
+	s.job = jobspec.Effective(s.job, s.stored, preserve)
+	s.ask, err = jobspec.Extract(s.job, s.defaults())
+	if err != nil {
+		return false, refuseBody(err)
+	}
+	return len(s.ask.Groups) > 0 || jobGPUs(s.stored) > 0, nil
+}
+
+func (s *submission) defaults() jobspec.Defaults {
+	return jobspec.Defaults{Region: s.scope.region, Namespace: s.scope.namespace}
+}
+
+// carryOut does what the verdict says.
+func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v Verdict) error {
+	if v.Denied && s.kind == Register {
+		return refuse(http.StatusForbidden, v.Reason, "%s", v.Message)
+	}
+	settle := g.settler(r.Context(), s, v)
+	// Until the request is sent nothing can have happened; settling twice has
+	// no effect.
+	outcome := Outcome{Known: true}
+	defer func() { settle(outcome) }()
+	if !v.Denied {
+		if err := g.patch(s, v); err != nil {
+			return err
+		}
+	}
+	if err := r.Context().Err(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), g.config.ForwardTimeout)
+	defer cancel()
+	if s.kind == Register {
+		outcome = Outcome{}
+	}
+	theirs, err := g.nomad.do(g.outgoing(r.WithContext(ctx), s))
+	if s.kind == Register {
+		outcome = judge(s.stored, theirs, err)
+	}
+	settle(outcome)
+	if err != nil {
+		return err
+	}
+	g.annotate(theirs, s, v)
+	theirs.write(w)
+	return nil
+}
+
+// patch writes the placement into the document that is forwarded.
+func (g *Gate) patch(s *submission, v Verdict) error {
+	if err := jobspec.Apply(s.doc, v.Patch); err != nil {
+		g.logger.Error("could not write placement into job", "job_id", s.ask.JobID, "error", err)
+		return refuseUndecided(s.ask.JobID, err)
+	}
+	if s.kind != Register || s.request.EnforceIndex || (!s.request.PreserveCounts && !s.request.PreserveResources) {
+		return nil
+	}
+	// What the job becomes depends on the stored job that was judged: Nomad
+	// must refuse if it has changed since then.
+	index := uint64(0)
+	if s.stored != nil && s.stored.JobModifyIndex != nil {
+		index = *s.stored.JobModifyIndex
+	}
+	s.doc.SetBool("EnforceIndex", true)
+	s.doc.SetUint("JobModifyIndex", index)
+	return nil
+}
+
+// settler returns a function that tells the Admitter the outcome, at most once
+// and also when the client has gone.
+func (g *Gate) settler(ctx context.Context, s *submission, v Verdict) func(Outcome) {
+	done := v.Settle == nil || v.Denied
+	return func(o Outcome) {
+		if done {
+			return
+		}
+		done = true
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.config.SettleTimeout)
+		defer cancel()
+		v.Settle(ctx, o)
+		g.logger.Debug("settled", "namespace", s.ask.Namespace, "job_id", s.ask.JobID, "known", o.Known,
+			"accepted", o.Accepted, "job_modify_index", o.JobModifyIndex)
+	}
+}
+
+// outgoing is the request with the judged document, for an answer that the
+// gate can read.
+func (g *Gate) outgoing(r *http.Request, s *submission) *http.Request {
+	out := withBody(r, s.doc.Encode(), s.token)
+	out.RequestURI = ""
+	out.Host = r.Host
+	out.URL.Scheme, out.URL.Host = g.config.Nomad.Scheme, g.config.Nomad.Host
+	for _, name := range hopByHop {
+		out.Header.Del(name)
+	}
+	for name := range out.Header {
+		if name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") {
+			out.Header.Del(name)
+		}
+	}
+	out.Header.Del("Accept-Encoding")
+	out.Header.Del("Expect")
+	return out
+}
+
+// annotate writes the Admitter's words into Nomad's own answer, where the
+// stock CLI and the UI show them.
+func (g *Gate) annotate(a *answer, s *submission, v Verdict) {
+	warnings := v.Warnings
+	if v.Denied && s.kind == Plan {
+		warnings = append([]string{v.Message}, warnings...)
+	}
+	if a.status != http.StatusOK || (len(warnings) == 0 && !v.Denied) {
+		return
+	}
+	doc, err := jobspec.Parse(a.body, jobspec.ResponseLimits)
+	if err != nil || !doc.IsObject() {
+		g.logger.Warn("could not add warnings to nomad's answer", "job_id", s.ask.JobID, "error", err)
+		return
+	}
+	doc.SetText("Warnings", mergeWarnings(doc.Text("Warnings"), warnings))
+	if v.Denied && s.kind == Validate {
+		if err := doc.AppendText("ValidationErrors", v.Message); err != nil {
+			g.logger.Warn("could not add the refusal to nomad's answer", "job_id", s.ask.JobID, "error", err)
+		}
+		doc.SetText("Error", strings.TrimSpace(doc.Text("Error")+"\n\n"+v.Message))
+	}
+	a.body = doc.Encode()
+}
+
+// jobGPUs is how many GPUs a stored job asks for, at least 1 when it asks for
+// any; a job that cannot be read counts as asking.
+func jobGPUs(job *api.Job) int {
+	if job == nil {
+		return 0
+	}
+	ask, err := jobspec.Extract(job, jobspec.Defaults{})
+	if err != nil {
+		return 1
+	}
+	if len(ask.Groups) == 0 {
+		return 0
+	}
+	return max(ask.GPUs(), 1)
+}

@@ -1,0 +1,106 @@
+package gate
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// Reason codes of the gate's own refusals, sent in the header ReasonHeader.
+// They are stable: scripts may depend on them.
+const (
+	// ReasonBadRequest is an unreadable or ambiguous body.
+	ReasonBadRequest = "bad_request"
+	// ReasonBodyTooLarge is a body over the cap of the governed routes.
+	ReasonBodyTooLarge = "body_too_large"
+	// ReasonBodyEncoding is a compressed body, which Nomad cannot read either.
+	ReasonBodyEncoding = "body_encoding"
+	// ReasonRegionNotGoverned is GPU work for another region.
+	ReasonRegionNotGoverned = "region_not_governed"
+	// ReasonRouteNotGoverned is GPU work through a route without decisions.
+	ReasonRouteNotGoverned = "route_not_governed"
+	// ReasonUnknownRoute is a write that the gate does not know.
+	ReasonUnknownRoute = "unknown_route"
+	// ReasonUndecided is GPU work while budgets or ledger cannot be read.
+	ReasonUndecided = "undecided"
+	// ReasonNomadUnreachable is an answer that Nomad did not give.
+	ReasonNomadUnreachable = "nomad_unreachable"
+	// ReasonInternal is a bug in Governor.
+	ReasonInternal = "internal"
+)
+
+// ReasonHeader carries the stable code of a refusal beside its text.
+const ReasonHeader = "X-Governor-Reason"
+
+// refusal is an answer of the gate itself; it is also an error.
+type refusal struct {
+	status int
+	reason string
+	text   string
+}
+
+func (r *refusal) Error() string { return r.reason + ": " + r.text }
+
+func refuse(status int, reason, format string, args ...any) *refusal {
+	return &refusal{status: status, reason: reason, text: fmt.Sprintf(format, args...)}
+}
+
+// write sends the refusal as Nomad sends its errors: plain text, which the
+// stock CLI prints and the UI shows.
+func (r *refusal) write(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set(ReasonHeader, r.reason)
+	w.WriteHeader(r.status)
+	_, _ = w.Write([]byte(strings.TrimRight(r.text, "\n") + "\n"))
+}
+
+func refuseBody(err error) *refusal {
+	return refuse(http.StatusBadRequest, ReasonBadRequest, "Governor cannot read this request: %v.\nNothing was changed.", err)
+}
+
+func refuseRegion(jobID, region, own string) *refusal {
+	return refuse(http.StatusForbidden, ReasonRegionNotGoverned,
+		"Job %q asks for GPUs in region %q, but this Governor governs region %q only.\n"+
+			"Nothing was registered. Submit the job to the Governor of region %q, or set region = %q in the job.",
+		jobID, region, own, region, own)
+}
+
+// insteadOf says for each ungoverned route what was asked and what to do.
+var insteadOf = map[RouteKind][2]string{
+	RouteScale:           {"scale", "Change count in the job file and run it again through Governor (nomad job run)."},
+	RouteDispatch:        {"dispatch", "Register the work as a batch job of its own and run it through Governor (nomad job run)."},
+	RouteDispatchPayload: {"dispatch", "Register the work as a batch job of its own and run it through Governor (nomad job run)."},
+	RoutePeriodicForce:   {"force a launch of", "Run the same work as a batch job through Governor (nomad job run)."},
+	RouteRevert: {"revert", "Get the old version (nomad job inspect -version N, or its job file), and run it again " +
+		"through Governor (nomad job run)."},
+}
+
+func refuseRoute(kind RouteKind, jobID string, gpus int) *refusal {
+	what := insteadOf[kind]
+	return refuse(http.StatusForbidden, ReasonRouteNotGoverned,
+		"Governor does not let you %s job %q this way, because the job asks for GPUs (%d at once) and this request "+
+			"would start GPU work that no budget has been asked about.\nNothing was changed. %s",
+		what[0], jobID, gpus, what[1])
+}
+
+func refuseUnknown(method, path string) *refusal {
+	return refuse(http.StatusForbidden, ReasonUnknownRoute,
+		"Governor does not know the request %s %s and cannot tell whether it would start GPU work.\n"+
+			"Nothing was changed. If this Nomad version has a new endpoint, an operator can let unknown writes pass "+
+			"in Governor's configuration.", method, path)
+}
+
+func refuseUndecided(jobID string, err error) *refusal {
+	return refuse(http.StatusServiceUnavailable, ReasonUndecided,
+		"Governor cannot decide about GPU job %q now: %v.\n"+
+			"Nothing was registered. Running work is not affected, and jobs without GPUs are accepted. Try again shortly.",
+		jobID, err)
+}
+
+func refuseUnreachable() *refusal {
+	return refuse(http.StatusBadGateway, ReasonNomadUnreachable,
+		"Governor got no answer from Nomad. Try again shortly; if it stays, an operator should look at Governor's log "+
+			"and at the Nomad servers.")
+}
