@@ -40,6 +40,8 @@ const (
 	AttrNVLinkBandwidth   = "nvlink_bandwidth"    // per GPU and direction, all links, MB/s
 	AttrNVLinkTopology    = "nvlink_topology"     // none, pairs, mesh or switch
 	AttrNVLinkIslandSize  = "nvlink_island_size"  // GPUs in the largest NVLink-connected island, int
+	AttrECCMode           = "ecc_mode"            // "Enabled" or "Disabled"
+	AttrMIGMode           = "mig_mode"            // "Enabled" or "Disabled"
 	// AttrTopology is the compact link matrix of the group, see package
 	// topology. The prefix keeps it out of Nomad's computed node class.
 	AttrTopology = "unique.topology"
@@ -51,6 +53,12 @@ const (
 	NVLinkPairs  = "pairs"  // islands of two
 	NVLinkMesh   = "mesh"   // direct links, islands of more than two
 	NVLinkSwitch = "switch" // all GPUs reach each other through NVSwitch
+)
+
+// Variables that tell a task which GPUs are its own: UUIDs, comma separated.
+const (
+	EnvNVIDIAVisible = "NVIDIA_VISIBLE_DEVICES" // read by NVIDIA's container runtime
+	EnvCUDAVisible   = "CUDA_VISIBLE_DEVICES"   // read by CUDA
 )
 
 // DeviceName joins vendor, type and model as Nomad does:

@@ -7,7 +7,7 @@
  *   link <gpu> <link> up|down gpu|switch <pci bus id>
  *   link <gpu> <link> down|up        (control file: state only)
  *   path <gpu> <gpu> <level>         NVML's common-ancestor level
- *   hang <call> <seconds>            (control file)
+ *   hang <call> <milliseconds>       (control file)
  *   fail <call> <gpu|-1> <code>      (control file)
  *   xid <sequence> <gpu> <xid>       (control file)
  */

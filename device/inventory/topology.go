@@ -1,0 +1,158 @@
+package inventory
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nomad-governor/governor/internal/gpu"
+	"github.com/nomad-governor/governor/internal/gpu/topology"
+)
+
+// String writes the value as Nomad's CLI does: "16384 MiB".
+func (v Value) String() string {
+	if v.IsText {
+		return v.Text
+	}
+	return strings.TrimSpace(strconv.FormatInt(v.Number, 10) + " " + v.Unit)
+}
+
+// matrix is the topology of the devices in the given order, or nil when there
+// are more than a Matrix holds.
+func (inv Inventory) matrix(devices []Device) *topology.Matrix {
+	if len(devices) > topology.MaxGPUs {
+		return nil
+	}
+	m := topology.New(len(devices), int(linkSpeed(devices)), int(least(devices, pcieMBps).Value))
+	paths := map[[2]string]topology.Path{}
+	for _, p := range inv.Paths {
+		paths[[2]string{p.A, p.B}] = p.Level
+	}
+	for i, a := range devices {
+		if a.GPU.NUMANode.Known {
+			m.SetNUMA(i, int(a.GPU.NUMANode.Value))
+		}
+		for j := i + 1; j < len(devices); j++ {
+			b := devices[j]
+			key := [2]string{min(a.GPU.UUID, b.GPU.UUID), max(a.GPU.UUID, b.GPU.UUID)}
+			m.Set(i, j, pairLinks(a.GPU, b.GPU), paths[key])
+		}
+	}
+	m.SetSwitched(slices.ContainsFunc(devices, func(d Device) bool { return switchLinks(d.GPU) > 0 }))
+	return m
+}
+
+// pairLinks is the NVLinks that both sides report as active. Where they
+// differ the lesser is what traffic can use.
+func pairLinks(a, b GPU) int {
+	direct := min(directLinks(a, b), directLinks(b, a))
+	return min(direct+min(switchLinks(a), switchLinks(b)), topology.MaxLinks)
+}
+
+func directLinks(from, to GPU) int {
+	n := 0
+	for _, l := range from.Links {
+		if l.Active && l.Remote != RemoteSwitch && l.RemotePCI != "" && l.RemotePCI == to.PCIBusID {
+			n++
+		}
+	}
+	return n
+}
+
+func switchLinks(g GPU) int {
+	n := 0
+	for _, l := range g.Links {
+		if l.Active && l.Remote == RemoteSwitch {
+			n++
+		}
+	}
+	return n
+}
+
+// linkSpeed is the slowest active NVLink of the group, 0 without one.
+func linkSpeed(devices []Device) int64 {
+	var speed int64
+	for _, d := range devices {
+		for _, l := range d.GPU.Links {
+			if l.Active && l.SpeedMBps > 0 && (speed == 0 || l.SpeedMBps < speed) {
+				speed = l.SpeedMBps
+			}
+		}
+	}
+	return speed
+}
+
+// links adds the attributes that describe the group's NVLinks and nodes.
+func links(attrs map[string]Value, m *topology.Matrix, devices []Device) {
+	if m == nil {
+		return
+	}
+	attrs[gpu.AttrTopology] = Text(m.Encode())
+	if nodes := numaNodes(m); nodes > 0 {
+		attrs[gpu.AttrNUMANodes] = Number(int64(nodes), "")
+	}
+	if slices.ContainsFunc(devices, func(d Device) bool { return !d.GPU.LinksKnown }) {
+		return
+	}
+	largest := 1
+	for _, island := range m.Islands() {
+		largest = max(largest, len(island))
+	}
+	active := least(devices, activeLinks)
+	attrs[gpu.AttrNVLinkTopology] = Text(linkKind(m, largest))
+	attrs[gpu.AttrNVLinkIslandSize] = Number(int64(largest), "")
+	attrs[gpu.AttrNVLinkLinks] = Number(active.Value, "")
+	if speed := linkSpeed(devices); speed > 0 && active.Value > 0 {
+		attrs[gpu.AttrNVLinkBandwidth] = Number(speed*active.Value, "MB/s")
+	}
+	if version := same(devices, linkVersion); version != "" {
+		attrs[gpu.AttrNVLinkVersion] = Text(version)
+	}
+}
+
+func linkKind(m *topology.Matrix, largest int) string {
+	switch {
+	case m.Switched():
+		return gpu.NVLinkSwitch
+	case largest == 1:
+		return gpu.NVLinkNone
+	case largest == 2:
+		return gpu.NVLinkPairs
+	}
+	return gpu.NVLinkMesh
+}
+
+func activeLinks(g GPU) Maybe[int64] {
+	var n int64
+	for _, l := range g.Links {
+		if l.Active {
+			n++
+		}
+	}
+	return Known(n)
+}
+
+func linkVersion(g GPU) string {
+	for _, l := range g.Links {
+		if l.Version != "" {
+			return l.Version
+		}
+	}
+	return ""
+}
+
+// numaNodes counts the host nodes, 0 unless every device's is known.
+func numaNodes(m *topology.Matrix) int {
+	nodes := map[int]bool{}
+	for i := range m.Size() {
+		if m.NUMA(i) == topology.UnknownNUMA {
+			return 0
+		}
+		nodes[m.NUMA(i)] = true
+	}
+	return len(nodes)
+}
+
+// Matrix is the topology of all devices, in inventory order, or nil when there
+// are more than a Matrix holds.
+func (inv Inventory) Matrix() *topology.Matrix { return inv.matrix(inv.Devices) }

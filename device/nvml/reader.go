@@ -1,0 +1,263 @@
+package nvml
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/NVIDIA/go-nvml/pkg/dl"
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"github.com/nomad-governor/governor/device/inventory"
+)
+
+// reopenAfter is how often the library is opened again while a GPU does not
+// answer: a session that began before a GPU reset may never see it come back.
+const reopenAfter = 30 * time.Second
+
+// coreSymbols must be there before anything is called. Drivers since R418
+// have them all.
+var coreSymbols = []string{
+	"nvmlInit_v2", "nvmlShutdown", "nvmlErrorString", "nvmlDeviceGetCount_v2",
+	"nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetUUID", "nvmlDeviceGetName",
+	"nvmlDeviceGetPciInfo_v3", "nvmlSystemGetDriverVersion",
+}
+
+// Reader reads GPUs through one library. Its methods open the library when it
+// is not open.
+type Reader struct {
+	name string
+	now  func() time.Time
+
+	// mu is held for reading during calls into the library and for writing
+	// while it is opened or closed.
+	mu      sync.RWMutex
+	pinned  *dl.DynamicLibrary // keeps the library mapped for good
+	lib     nvml.Interface     // nil when closed
+	set     nvml.EventSet      // nil when events are not to be had
+	opened  time.Time
+	symbols symbols
+
+	broken sync.Mutex // guards the fields below
+	stale  bool       // the library is to be opened again
+	uuids  map[nvml.Device]string
+}
+
+// New returns a reader of the library with that name or path; empty means
+// DefaultLibrary. Nothing is loaded yet.
+func New(library string, now func() time.Time) *Reader {
+	if library == "" {
+		library = DefaultLibrary
+	}
+	return &Reader{name: library, now: now}
+}
+
+// describe words a return code without calling the library.
+func describe(ret nvml.Return) string {
+	words := map[nvml.Return]string{
+		nvml.ERROR_UNINITIALIZED:           "not initialised",
+		nvml.ERROR_INVALID_ARGUMENT:        "invalid argument",
+		nvml.ERROR_NOT_SUPPORTED:           "not supported",
+		nvml.ERROR_NO_PERMISSION:           "no permission",
+		nvml.ERROR_NOT_FOUND:               "not found",
+		nvml.ERROR_INSUFFICIENT_POWER:      "the GPU's power cables are not attached",
+		nvml.ERROR_DRIVER_NOT_LOADED:       "the NVIDIA kernel driver is not loaded",
+		nvml.ERROR_TIMEOUT:                 "timeout",
+		nvml.ERROR_IRQ_ISSUE:               "interrupt problem",
+		nvml.ERROR_LIBRARY_NOT_FOUND:       "a library was not found",
+		nvml.ERROR_GPU_IS_LOST:             "the GPU has fallen off the bus",
+		nvml.ERROR_RESET_REQUIRED:          "the GPU requires a reset",
+		nvml.ERROR_LIB_RM_VERSION_MISMATCH: "the library's version differs from the loaded kernel driver's; reboot, or reload the driver",
+		nvml.ERROR_UNKNOWN:                 "unknown error",
+	}
+	text, ok := words[ret]
+	if !ok {
+		text = "error"
+	}
+	return fmt.Sprintf("%s (NVML code %d)", text, int(ret))
+}
+
+// session returns the open library; the caller calls done when it has
+// finished with it.
+func (r *Reader) session() (lib nvml.Interface, done func(), err error) {
+	for {
+		r.mu.RLock()
+		if r.lib != nil && !r.isStale() {
+			return r.lib, r.mu.RUnlock, nil
+		}
+		r.mu.RUnlock()
+		if err := r.reopen(); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+func (r *Reader) isStale() bool {
+	r.broken.Lock()
+	defer r.broken.Unlock()
+	return r.stale
+}
+
+func (r *Reader) setStale(stale bool) {
+	r.broken.Lock()
+	defer r.broken.Unlock()
+	r.stale = stale
+}
+
+func (r *Reader) reopen() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lib != nil && !r.isStale() {
+		return nil // another caller was first
+	}
+	r.closeLocked()
+	path := Locate(r.name)
+	if path == "" {
+		path = r.name
+	} else if err := checkFile(path); err != nil {
+		return err
+	}
+	if err := r.pin(path); err != nil {
+		return err
+	}
+	lib := nvml.New(nvml.WithLibraryPath(path))
+	if ret := lib.Init(); ret != nvml.SUCCESS {
+		return fmt.Errorf("%w: %s: %s", ErrNotReady, path, describe(ret))
+	}
+	r.lib, r.opened = lib, r.now()
+	r.symbols = newSymbols(lib)
+	r.setStale(false)
+	r.set = r.events(lib)
+	return nil
+}
+
+// pin loads the library and looks up the core. It stays loaded: functions that
+// were called once are bound to it for the life of the process.
+func (r *Reader) pin(path string) error {
+	if r.pinned != nil {
+		return nil
+	}
+	library := dl.New(path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
+	if err := library.Open(); err != nil {
+		if Locate(r.name) == "" {
+			return fmt.Errorf("%w: %w", ErrNotFound, err)
+		}
+		return fmt.Errorf("%w: %w", ErrUnusable, err)
+	}
+	for _, symbol := range coreSymbols {
+		if err := library.Lookup(symbol); err != nil {
+			return errors.Join(
+				fmt.Errorf("%w: %s lacks %s: it is another library, or older than driver R418", ErrUnusable, path, symbol),
+				library.Close())
+		}
+	}
+	r.pinned = library
+	return nil
+}
+
+// closeLocked ends the session. Errors are not reported: the session is ended
+// because it no longer works.
+func (r *Reader) closeLocked() {
+	if r.set != nil {
+		r.set.Free()
+	}
+	if r.lib != nil {
+		r.lib.Shutdown()
+	}
+	r.lib, r.set = nil, nil
+}
+
+// Close ends the session with the library.
+func (r *Reader) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closeLocked()
+}
+
+// Path is the library file in use or to be used, for people.
+func (r *Reader) Path() string {
+	if path := Locate(r.name); path != "" {
+		return path
+	}
+	return r.name
+}
+
+// events registers for XIDs on every GPU that can report them; nil when none
+// can.
+func (r *Reader) events(lib nvml.Interface) nvml.EventSet {
+	if !r.symbols.all("nvmlEventSetCreate", "nvmlEventSetFree", "nvmlEventSetWait_v2",
+		"nvmlDeviceRegisterEvents", "nvmlDeviceGetSupportedEventTypes") {
+		return nil
+	}
+	set, ret := lib.EventSetCreate()
+	if ret != nvml.SUCCESS {
+		return nil
+	}
+	registered := 0
+	count, _ := lib.DeviceGetCount() // zero on an error
+	for index := range count {
+		device, ret := lib.DeviceGetHandleByIndex(index)
+		if ret != nvml.SUCCESS {
+			continue
+		}
+		types, ret := device.GetSupportedEventTypes()
+		if ret != nvml.SUCCESS || types&nvml.EventTypeXidCriticalError == 0 {
+			continue
+		}
+		if device.RegisterEvents(nvml.EventTypeXidCriticalError, set) == nvml.SUCCESS {
+			registered++
+		}
+	}
+	if registered == 0 {
+		set.Free()
+		return nil
+	}
+	return set
+}
+
+// remember keeps the UUID of a handle: a GPU that falls off the bus reports
+// its XID and no longer its name.
+func (r *Reader) remember(device nvml.Device, uuid string) {
+	r.broken.Lock()
+	defer r.broken.Unlock()
+	if r.uuids == nil {
+		r.uuids = map[nvml.Device]string{}
+	}
+	r.uuids[device] = uuid
+}
+
+func (r *Reader) uuidOf(device nvml.Device) string {
+	r.broken.Lock()
+	defer r.broken.Unlock()
+	return r.uuids[device]
+}
+
+// Wait waits at most that long for an XID. Without events to wait for it
+// reports eventless, at once.
+func (r *Reader) Wait(timeout time.Duration) (found []inventory.Event, eventless bool, err error) {
+	_, done, err := r.session()
+	if err != nil {
+		return nil, true, err
+	}
+	defer done()
+	if r.set == nil {
+		return nil, true, nil
+	}
+	data, ret := r.set.Wait(uint32(timeout.Milliseconds()))
+	switch {
+	case ret == nvml.ERROR_TIMEOUT:
+		return nil, false, nil
+	case ret != nvml.SUCCESS:
+		return nil, true, fmt.Errorf("%w: wait for events: %s", ErrNotReady, describe(ret))
+	case data.EventType != nvml.EventTypeXidCriticalError:
+		return nil, false, nil
+	}
+	event := inventory.Event{XID: int64(data.EventData)}
+	if uuid, ret := data.Device.GetUUID(); ret == nvml.SUCCESS {
+		event.UUID = uuid
+	} else {
+		event.UUID = r.uuidOf(data.Device)
+	}
+	return []inventory.Event{event}, false, nil
+}

@@ -1,0 +1,256 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/nomad-governor/governor/device/inventory"
+)
+
+// source is where readings come from: NVML in this process today. Its methods
+// may hang; the monitor guards each call.
+type source interface {
+	// Read reads every GPU; an error means that none can be read.
+	Read() (inventory.Readings, error)
+	// Probe is a cheap digest of the GPUs' state that differs when a Read
+	// would.
+	Probe() (string, error)
+	// Sample reads the numbers that move.
+	Sample() ([]inventory.Sample, error)
+	// Wait waits for XIDs; eventless says that none can be waited for.
+	Wait(timeout time.Duration) (events []inventory.Event, eventless bool, err error)
+	Close()
+}
+
+const (
+	readTimeout   = 10 * time.Second // a healthy driver needs milliseconds a GPU
+	sampleTimeout = 10 * time.Second
+	retryLeast    = time.Second // after a read of NVML as a whole failed
+	retryMost     = 30 * time.Second
+	closeTimeout  = 2 * time.Second
+)
+
+// monitor reads the GPUs and keeps the inventory. Its fields below mu may be
+// read from any goroutine; only run changes them.
+type monitor struct {
+	source source
+	config config
+	logger hclog.Logger
+	guard  *guard
+	now    func() time.Time
+
+	mu        sync.Mutex
+	inventory inventory.Inventory // every device, ignored ones too
+	groups    []inventory.Group   // what Nomad is told
+	samples   []inventory.Sample  // the latest
+	lastError string
+	changed   chan struct{} // closed and replaced when groups change
+
+	ready     chan struct{} // closed after the first read
+	readyOnce sync.Once
+}
+
+func newMonitor(s source, c config, logger hclog.Logger, now func() time.Time) *monitor {
+	return &monitor{source: s, config: c, logger: logger, guard: newGuard(now), now: now,
+		groups: []inventory.Group{}, changed: make(chan struct{}), ready: make(chan struct{})}
+}
+
+// run reads until ctx ends: fully each fingerprint period, and at once when an
+// XID arrives or a probe differs; probes come each health period.
+func (m *monitor) run(ctx context.Context) {
+	events := make(chan []inventory.Event)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { m.follow(ctx, events) })
+
+	var digest string
+	failures := 0
+	nextRead := m.now()
+	for ctx.Err() == nil {
+		if !m.now().Before(nextRead) {
+			failures = m.read(ctx, failures)
+			nextRead = m.now().Add(m.nextPeriod(failures))
+		}
+		timer := time.NewTimer(min(m.config.healthPeriod, max(0, nextRead.Sub(m.now()))))
+		select {
+		case <-ctx.Done():
+		case batch := <-events:
+			m.note(batch)
+			nextRead = m.now()
+		case <-timer.C:
+			if failures > 0 { // only the read with its back-off opens NVML again
+				break
+			}
+			now, err := call(ctx, m.guard, "probe", readTimeout, m.source.Probe)
+			if err != nil || now != digest {
+				digest = now
+				nextRead = m.now()
+			}
+		}
+		timer.Stop()
+	}
+}
+
+// nextPeriod is how long until the next full read: soon while something is
+// wrong, with back-off while NVML as a whole is away.
+func (m *monitor) nextPeriod(failures int) time.Duration {
+	if failures > 0 {
+		return min(retryLeast<<min(failures-1, 10), retryMost)
+	}
+	if !m.current().Healthy() {
+		return m.config.healthPeriod
+	}
+	return m.config.fingerprintPeriod
+}
+
+// read makes one full reading and returns how many in a row have failed.
+func (m *monitor) read(ctx context.Context, failures int) int {
+	readings, err := call(ctx, m.guard, "read", readTimeout, m.source.Read)
+	if ctx.Err() != nil {
+		return failures
+	}
+	prev := m.all()
+	m.complain(err, len(prev.Devices))
+	var hang hangError
+	switch {
+	case err == nil:
+		m.store(inventory.Observe(prev, readings))
+		failures = 0
+	case errors.As(err, &hang):
+		// The age would make each reason differ from the last.
+		m.store(inventory.Fail(prev, "nvml_hang: a call into the driver does not return"))
+		failures = 1 // asking again is free while the call is out
+	default:
+		m.store(inventory.Fail(prev, "nvml_unavailable: "+err.Error()))
+		failures++
+	}
+	m.readyOnce.Do(func() { close(m.ready) })
+	return failures
+}
+
+// follow waits for XIDs. Where there are none to wait for it asks again each
+// fingerprint period, because a driver may be loaded later.
+func (m *monitor) follow(ctx context.Context, out chan<- []inventory.Event) {
+	type answer struct {
+		events    []inventory.Event
+		eventless bool
+	}
+	for ctx.Err() == nil {
+		got, err := call(ctx, m.guard, "wait", readTimeout, func() (answer, error) {
+			events, eventless, err := m.source.Wait(m.config.healthPeriod)
+			return answer{events, eventless}, err
+		})
+		if len(got.events) > 0 {
+			select {
+			case out <- got.events:
+			case <-ctx.Done():
+			}
+		}
+		if err != nil || got.eventless {
+			sleep(ctx, m.config.fingerprintPeriod)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+func (m *monitor) note(events []inventory.Event) {
+	for _, e := range events {
+		m.logger.Warn("the driver reported an XID error", "device_id", e.UUID, "xid", e.XID)
+	}
+	m.store(inventory.Note(m.all(), events))
+}
+
+// all is the inventory with ignored devices.
+func (m *monitor) all() inventory.Inventory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.inventory
+}
+
+// current is the inventory without ignored devices.
+func (m *monitor) current() inventory.Inventory { return m.all().Without(m.config.ignored) }
+
+// store keeps a new inventory and wakes the streams if Nomad would see a
+// difference.
+func (m *monitor) store(next inventory.Inventory) {
+	groups := next.Without(m.config.ignored).Groups()
+	m.mu.Lock()
+	prev := m.groups
+	m.inventory, m.groups = next, groups
+	same := inventory.Equal(prev, groups)
+	if !same {
+		close(m.changed)
+		m.changed = make(chan struct{})
+	}
+	m.mu.Unlock()
+	for _, c := range inventory.Diff(prev, groups) {
+		m.logger.Debug("device changed", "group", c.Group, "subject", c.Subject, "before", c.Before, "after", c.After)
+	}
+}
+
+// complain logs an error when it is new, and its end. A node without a driver
+// is not an error: it says so once, quietly.
+func (m *monitor) complain(err error, devices int) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	m.mu.Lock()
+	before := m.lastError
+	m.lastError = text
+	m.mu.Unlock()
+	switch {
+	case text == before:
+	case text == "":
+		m.logger.Info("NVML answers again")
+	case devices > 0:
+		m.logger.Error("NVML does not answer; all its devices are unhealthy until it does", "error", err)
+	default:
+		m.logger.Info("no GPU is offered", "reason", err)
+	}
+}
+
+// watch returns the groups and a channel that is closed when they change.
+func (m *monitor) watch() ([]inventory.Group, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.groups, m.changed
+}
+
+// sample reads stats. Two streams at once share one reading: while one is
+// under way the other gets the latest.
+func (m *monitor) sample(ctx context.Context) ([]inventory.Sample, error) {
+	got, err := call(ctx, m.guard, "sample", sampleTimeout, m.source.Sample)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var hang hangError
+	if errors.As(err, &hang) && hang.age < sampleTimeout {
+		return m.samples, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.samples = got
+	return got, nil
+}
+
+// close ends the source. A call that hangs is left behind: the process ends.
+func (m *monitor) close() error {
+	if !m.guard.wait(closeTimeout) {
+		return errors.New("a call into NVML hangs and was abandoned")
+	}
+	m.source.Close()
+	return nil
+}

@@ -1,0 +1,55 @@
+package plugin
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/device"
+)
+
+// Stats implements device.DevicePlugin. A message always lists every device; a
+// metric that cannot be read is missing from it, and the message is sent.
+func (p *Plugin) Stats(ctx context.Context, interval time.Duration) (<-chan *device.StatsResponse, error) {
+	m, err := p.start()
+	if err != nil {
+		return nil, err
+	}
+	out := make(chan *device.StatsResponse)
+	go func() {
+		defer close(out)
+		p.streamStats(ctx, m, max(interval, statsLeast), out)
+	}()
+	return out, nil
+}
+
+func (p *Plugin) streamStats(ctx context.Context, m *monitor, interval time.Duration, out chan<- *device.StatsResponse) {
+	if !m.config.stats {
+		<-ctx.Done()
+		return
+	}
+	select {
+	case <-m.ready:
+	case <-ctx.Done():
+		return
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		samples, err := m.sample(ctx)
+		failure := ""
+		if err != nil {
+			failure = "nvml_unavailable: " + err.Error()
+		}
+		response := &device.StatsResponse{Groups: statsGroups(m.current(), samples, failure, p.now())}
+		select {
+		case out <- response:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
