@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/nomad-governor/governor/device/fakenvml/control"
 )
 
 // pluginName is the device plugin's file name, which is also how Nomad's
@@ -24,8 +26,8 @@ type Client struct {
 	NodeID string
 	// Fixture is the fake GPU fixture it was started with, or "".
 	Fixture string
-
-	controlPath string
+	// Control changes its fake GPUs while it runs; nil without GPUs.
+	Control *control.Control
 }
 
 // startClients spawns all clients, then waits for each: fingerprinting takes
@@ -114,14 +116,13 @@ func (c *Cluster) prepareGPUs(ctx context.Context, client *Client, options Clien
 	if err != nil {
 		return nil, fmt.Errorf("compile the fixture of %s: %w\n%s", options.Name, err, out)
 	}
-	client.controlPath = filepath.Join(c.Dir, options.Name+".control")
-	if err := client.SetControl(""); err != nil {
+	if client.Control, err = control.New(filepath.Join(c.Dir, options.Name+".control")); err != nil {
 		return nil, err
 	}
 	return []string{
 		"LD_LIBRARY_PATH=" + library,
 		"FAKENVML_FIXTURE=" + compiled,
-		"FAKENVML_CONTROL=" + client.controlPath,
+		"FAKENVML_CONTROL=" + client.Control.Path(),
 	}, nil
 }
 
@@ -145,23 +146,6 @@ func (c *Cluster) installPlugin() error {
 	}
 	if err := os.WriteFile(target, content, 0o755); err != nil {
 		return fmt.Errorf("install the plugin: %w", err)
-	}
-	return nil
-}
-
-// SetControl replaces the client's live control file, which tells its fake
-// GPUs how to behave from now on (see device/fakenvml for the language).
-// Empty means: as in the fixture.
-func (c *Client) SetControl(text string) error {
-	if c.controlPath == "" {
-		return fmt.Errorf("set the control file of %s: it has no GPUs", c.Name)
-	}
-	partial := c.controlPath + ".partial"
-	if err := os.WriteFile(partial, []byte(text), 0o644); err != nil {
-		return fmt.Errorf("write the control file: %w", err)
-	}
-	if err := os.Rename(partial, c.controlPath); err != nil {
-		return fmt.Errorf("replace the control file: %w", err)
 	}
 	return nil
 }

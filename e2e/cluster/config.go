@@ -156,14 +156,15 @@ nomad {
   token   = %q
 }
 `, g.port, g.dir, g.nomadAddr, g.nomadToken)
-	if g.consulAddr != "" {
-		text += fmt.Sprintf(`
+	if g.consulAddr == "" {
+		return text + "\ndev = true\n" + g.extra
+	}
+	text += fmt.Sprintf(`
 consul {
   address = %q
   prefix  = "governor/"
 }
 `, g.consulAddr)
-	}
 	return text + g.extra
 }
 

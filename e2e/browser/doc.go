@@ -1,0 +1,5 @@
+// Package browser looks at web pages in a real, headless Chromium: it waits
+// for texts and selectors, reports what the page logged as errors, and saves a
+// picture of each page. The browser is driven by shot.mjs beside this file;
+// install.sh installs what it needs.
+package browser
