@@ -242,7 +242,7 @@ func (d *decoder) rateCardBlock(block *hclsyntax.Block) {
 		d.incomplete[name] = d.incomplete[name] || len(d.diags) > before
 	}
 	if len(block.Body.Blocks) == 0 {
-		d.report(missing(block.DefRange(), "rate_card", "gpu", `gpu "h100" { per_hour = 2.90 }`))
+		d.report(missing(block.DefRange(), "rate_card", "the price of any GPU", `gpu "h100" { per_hour = 2.90 }`))
 	}
 	attr := known.attributes["effective_from"]
 	if attr == nil {
@@ -288,7 +288,7 @@ func (d *decoder) priceBlock(block *hclsyntax.Block, prices map[string]quantity.
 		d.report(missing(block.DefRange(), "gpu", "per_hour", "per_hour = 2.90"))
 		return
 	}
-	limit, ok := d.amount(attr.Expr, attr.Name, moneyUnit())
+	limit, ok := d.amount(attr.Expr, attr.Name, priceUnit())
 	if !ok {
 		return
 	}

@@ -159,17 +159,17 @@ func badDuration(at hcl.Range, what, text string, why error) *hcl.Diagnostic {
 }
 
 func notANumber(at hcl.Range, what, written string, u unit) *hcl.Diagnostic {
-	return problem(at, "Not a number", "You wrote %s for %s. It must be a positive number of %s without quotes, or one of the words \"none\" and \"unlimited\". Write it so.", written, what, u.name)
+	return problem(at, "Not a number", "You wrote %s for %s. It must be a positive number of %s without quotes, or a word: %s. Write it so.", written, what, u.name, u.words)
 }
 
 func badNumber(at hcl.Range, what, written string, u unit, why numberProblem) *hcl.Diagnostic {
 	switch why {
 	case numberZero:
-		return problem(at, "Zero is ambiguous", "You wrote %s for %s. Zero means \"no limit\" in some systems and \"nothing\" in others. Write \"none\" for nothing or \"unlimited\" for no limit.", written, what)
+		return problem(at, "Zero is ambiguous", "You wrote %s for %s. Zero means \"no limit\" in some systems and \"nothing\" in others. Write %s.", written, what, u.words)
 	case numberNegative:
-		return problem(at, "Negative number", "You wrote %s for %s. It must be a positive number of %s. Write \"none\" to allow nothing.", written, what, u.name)
+		return problem(at, "Negative number", "You wrote %s for %s. It must be a positive number of %s, or a word. Write %s.", written, what, u.name, u.words)
 	case numberTooLarge:
-		return problem(at, "Number too large", "You wrote %s for %s. The number does not fit into 64 bits when counted in steps of %s. Write \"unlimited\" if you mean no limit.", written, what, u.finest)
+		return problem(at, "Number too large", "You wrote %s for %s. The number does not fit into 64 bits when counted in steps of %s. Write a smaller one, or %s.", written, what, u.finest, u.words)
 	case numberTooFine, numberFine:
 	}
 	return problem(at, "Number too fine", "You wrote %s for %s. It is not a whole multiple of %s, the smallest step that is counted. Round it.", written, what, u.finest)

@@ -135,7 +135,7 @@ func childBeyondParent(at hcl.Range, limit, lower, parent string, source budget.
 }
 
 func oversubscribed(at hcl.Range, limit, sum, children string) *hcl.Diagnostic {
-	return warning(at, "Budgets below exceed this limit", "You allow %s, but the budgets %s below it allow %s together. They cannot all use their share. If that is intended, ignore this; otherwise raise this limit or lower theirs.", limit, children, sum)
+	return warning(at, "Budgets below exceed this limit", "You allow %s, but the budgets below it, %s, together allow %s. They cannot all use their share. If that is intended, ignore this; otherwise raise this limit or lower theirs.", limit, children, sum)
 }
 
 func overlap(at hcl.Range, path, other string, source budget.Source) *hcl.Diagnostic {

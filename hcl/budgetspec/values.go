@@ -20,16 +20,26 @@ type unit struct {
 	base quantity.Amount
 	// finest is the smallest step, for people.
 	finest string
+	// words says what to write instead of zero, for people.
+	words string
 }
 
-func gpuUnit() unit { return unit{"GPUs", 1, "one GPU"} }
+const limitWords = `"none" for nothing or "unlimited" for no limit`
+
+func gpuUnit() unit { return unit{"GPUs", 1, "one GPU", limitWords} }
 
 func gpuHourUnit() unit {
-	return unit{"GPU-hours", quantity.GPUHour, "one GPU-millisecond (1/3600000 of a GPU-hour)"}
+	return unit{"GPU-hours", quantity.GPUHour, "one GPU-millisecond (1/3600000 of a GPU-hour)", limitWords}
 }
 
 func moneyUnit() unit {
-	return unit{"units of the currency", quantity.CurrencyUnit, "one millionth of the currency"}
+	return unit{"units of the currency", quantity.CurrencyUnit, "one millionth of the currency", limitWords}
+}
+
+func priceUnit() unit {
+	u := moneyUnit()
+	u.words = `"none" where GPUs of the class are free`
+	return u
 }
 
 // The words for what people elsewhere write as 0 and mean opposite things by.

@@ -29,8 +29,12 @@ budget "acme" {
   concurrent { gpus = { h100 = 1, h100 = 2 } }
   concurrent { gpus = 3 }
 
-  budget "x" { match { namespaces = ["x"] } }
-  budget "x" { match { namespaces = ["y"] } }
+  budget "x" {
+    match { namespaces = ["x"] }
+  }
+  budget "x" {
+    match { namespaces = ["y"] }
+  }
 }
 budget "acme" {
   match { namespaces = ["*"] }
