@@ -171,6 +171,9 @@ func (d Decision) leaseOnly() bool {
 // Notice is what the author of an admitted job is told: the estimate and what
 // is left of the tightest limit, or the limits that only warn.
 func (d Decision) Notice(p *budget.Policy) string {
+	if d.Refusal != nil {
+		return fmt.Sprintf("governor: shadow mode: would be refused (%s): %s", d.Reason, d.Refusal.Fact)
+	}
 	if d.Budget == nil {
 		return "governor: no budget claims this job; the policy lets it run ungoverned"
 	}
@@ -188,9 +191,6 @@ func (d Decision) Notice(p *budget.Policy) string {
 }
 
 func (d Decision) why(p *budget.Policy) string {
-	if d.Refusal != nil {
-		return d.Refusal.Fact
-	}
 	c := d.Failed[0]
 	return c.limitText(p) + ", short by " + format(p, c.Dimension, c.ShortBy())
 }

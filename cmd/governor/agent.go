@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/hcl/v2"
+	nomad "github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/hcl/agentconfig"
+	"github.com/nomad-governor/governor/internal/version"
+	"github.com/nomad-governor/governor/quotaagent/agent"
+	"github.com/nomad-governor/governor/quotaagent/api"
+	"github.com/nomad-governor/governor/quotaagent/consulkv"
+	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
+	"github.com/nomad-governor/governor/quotaagent/sqlite"
+	"github.com/nomad-governor/governor/scheduler/nomadstate"
+)
+
+func agentCommand(env environment) command {
+	return command{synopsis: "Run the quota agent", help: `Usage: governor agent [options]
+
+  Serves Nomad's whole API and UI at one address and lets no GPU job through
+  that does not fit its budget. Stops on SIGINT and SIGTERM.
+
+      $ governor agent -config=/etc/governor/agent.hcl
+      $ governor agent -dev -data-dir=/tmp/governor -nomad=http://127.0.0.1:4646
+
+  -config=<file>    Configuration file (HCL).
+  -dev              Keep the ledger in an embedded file instead of Consul. For
+                    one agent only.
+  -bind=<host:port> Address to serve. Default: 127.0.0.1:4640.
+  -data-dir=<dir>   Directory of the embedded store.
+  -nomad=<url>      Address of Nomad. Default: NOMAD_ADDR, else
+                    http://127.0.0.1:4646.
+  -log-level=<l>    trace, debug, info, warn or error. Default: info.
+
+  The agent's own tokens come from the configuration file, or from NOMAD_TOKEN
+  and CONSUL_HTTP_TOKEN.`,
+		run: func(args []string) int {
+			config, err := agentFlags(env, args)
+			if err != nil {
+				return env.fail(err)
+			}
+			if err := runAgent(env, config); err != nil {
+				return env.fail(err)
+			}
+			return 0
+		}}
+}
+
+// errUsage was already explained.
+var errUsage = errors.New("the agent was not started")
+
+func agentFlags(env environment, args []string) (agentconfig.Config, error) {
+	fs := flags("agent")
+	file, dev := fs.String("config", "", ""), fs.Bool("dev", false, "")
+	bind, dataDir := fs.String("bind", "", ""), fs.String("data-dir", "", "")
+	nomadAddress, logLevel := fs.String("nomad", "", ""), fs.String("log-level", "", "")
+	config := agentconfig.Default()
+	if !parse(env, fs, args, 0, 0) {
+		return config, errUsage
+	}
+	if address := env.getenv("NOMAD_ADDR"); address != "" {
+		config.Nomad.Address = address
+	}
+	if *file != "" {
+		content, err := os.ReadFile(*file)
+		if err != nil {
+			return config, fmt.Errorf("read configuration: %w", err)
+		}
+		var diags hcl.Diagnostics
+		if config, diags = agentconfig.Parse(*file, content, config); diags.HasErrors() {
+			writer := hcl.NewDiagnosticTextWriter(env.stderr, map[string]*hcl.File{*file: {Bytes: content}}, 100, isTerminal(env.stderr))
+			_ = writer.WriteDiagnostics(diags)
+			return config, errUsage
+		}
+	}
+	for _, o := range []struct{ to, from *string }{
+		{&config.Bind, bind}, {&config.DataDir, dataDir}, {&config.Nomad.Address, nomadAddress}, {&config.LogLevel, logLevel},
+	} {
+		if *o.from != "" {
+			*o.to = *o.from
+		}
+	}
+	config.Dev = config.Dev || *dev
+	if config.Nomad.Token == "" {
+		config.Nomad.Token = env.getenv("NOMAD_TOKEN")
+	}
+	if config.Name == "" {
+		config.Name, _ = os.Hostname()
+	}
+	return config, config.Validate()
+}
+
+func runAgent(env environment, config agentconfig.Config) error {
+	logger := hclog.New(&hclog.LoggerOptions{Name: "governor", Level: hclog.LevelFromString(config.LogLevel),
+		Output: env.stderr, JSONFormat: config.LogJSON})
+	client, err := nomadClient(config.Nomad)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(config)
+	if err != nil {
+		return err
+	}
+	store, err := openStore(config, logger)
+	if err != nil {
+		_ = listener.Close()
+		return err
+	}
+	a := agent.New(agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client),
+		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now})
+	handler, err := newHandler(env.ctx, config, client, a, logger)
+	if err != nil {
+		return errors.Join(err, listener.Close(), store.Close())
+	}
+	logger.Info("starting", "version", version.String(), "nomad", config.Nomad.Address, "embedded_store", config.Dev)
+	return a.Run(env.ctx, listener, handler)
+}
+
+func listen(config agentconfig.Config) (net.Listener, error) {
+	listener, err := net.Listen("tcp", config.Bind)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", config.Bind, err)
+	}
+	if config.TLS == nil {
+		return listener, nil
+	}
+	pair, err := tls.LoadX509KeyPair(config.TLS.CertFile, config.TLS.KeyFile)
+	if err != nil {
+		_ = listener.Close()
+		return nil, fmt.Errorf("read the gate's certificate: %w", err)
+	}
+	// HTTP/1.1 only: websockets need it, and Nomad speaks nothing else.
+	return tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"http/1.1"}}), nil
+}
+
+func openStore(config agentconfig.Config, logger hclog.Logger) (agent.Store, error) {
+	if !config.Dev {
+		c := config.Consul
+		store, err := consulkv.New(consulkv.Config{Address: c.Address, Token: c.Token, Datacenter: c.Datacenter, Prefix: c.Prefix,
+			TLS: consulkv.TLS{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile}}, logger)
+		if err != nil {
+			return nil, fmt.Errorf("open ledger: %w", err)
+		}
+		return store, nil
+	}
+	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	store, err := sqlite.Open(filepath.Join(config.DataDir, "governor.db"))
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	return store, nil
+}
+
+func nomadClient(n *agentconfig.Nomad) (*nomad.Client, error) {
+	client, err := nomad.NewClient(&nomad.Config{Address: n.Address, SecretID: n.Token, Region: n.Region,
+		TLSConfig: &nomad.TLSConfig{CACert: n.CAFile, ClientCert: n.CertFile, ClientKey: n.KeyFile, TLSServerName: n.TLSServerName}})
+	if err != nil {
+		return nil, fmt.Errorf("configure the Nomad client: %w", err)
+	}
+	return client, nil
+}
+
+// newHandler is everything that the address serves: Governor's own paths, and
+// Nomad behind the gate.
+func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, logger hclog.Logger) (http.Handler, error) {
+	region, err := awaitRegion(ctx, config.Nomad, client, logger)
+	if err != nil {
+		return nil, err
+	}
+	address, err := url.Parse(config.Nomad.Address)
+	if err != nil {
+		return nil, fmt.Errorf("nomad.address: %w", err)
+	}
+	transport, err := gate.NewTransport(gate.TLS{CAFile: config.Nomad.CAFile, CertFile: config.Nomad.CertFile,
+		KeyFile: config.Nomad.KeyFile, ServerName: config.Nomad.TLSServerName})
+	if err != nil {
+		return nil, fmt.Errorf("configure gate: %w", err)
+	}
+	g, err := gate.New(gate.Config{Nomad: address, Transport: transport, Region: region, Admitter: a.Engine,
+		AllowUnknownWrites: config.Gate.UnknownWrites == "allow", Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	own := api.Handler(a.Backend(), authorize(g))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// No ServeMux here: it would redirect job ids that look like unclean paths.
+		if strings.HasPrefix(r.URL.Path, api.Prefix) {
+			own.ServeHTTP(w, r)
+			return
+		}
+		g.ServeHTTP(w, r)
+	}), nil
+}
+
+// awaitRegion asks Nomad for its region until it answers: the agent may start
+// before Nomad does.
+func awaitRegion(ctx context.Context, n *agentconfig.Nomad, client *nomad.Client, logger hclog.Logger) (string, error) {
+	if n.Region != "" {
+		return n.Region, nil
+	}
+	for {
+		region, err := client.Agent().Region()
+		if err == nil {
+			return region, nil
+		}
+		logger.Warn("waiting for nomad", "address", n.Address, "error", err)
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("nomad at %s did not say its region: %w", n.Address, err)
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// authorize lets anyone read whose token Nomad accepts, and management tokens
+// change budgets. Without ACLs everybody may do everything, as in Nomad.
+func authorize(g *gate.Gate) api.Authorize {
+	return func(r *http.Request, write bool) (string, int, string) {
+		id, err := g.Caller(r)
+		switch {
+		case errors.Is(err, gate.ErrUnknownToken):
+			return "", http.StatusForbidden, "Nomad does not accept this token; set NOMAD_TOKEN"
+		case err != nil:
+			return "", http.StatusServiceUnavailable, "Nomad cannot be asked who you are: " + err.Error()
+		case slices.Contains(id.Names, gate.NameACLDisabled):
+			return "anonymous", 0, ""
+		case slices.Contains(id.Names, gate.NameAnonymous):
+			return "", http.StatusForbidden, "a Nomad token is needed; set NOMAD_TOKEN"
+		case write && !slices.Contains(id.Names, "type:management"):
+			return "", http.StatusForbidden, "changing budgets needs a Nomad management token"
+		}
+		return id.Accessor, 0, ""
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// The environment variables of the CLI.
+const (
+	envAddress = "GOVERNOR_ADDR"
+	envToken   = "NOMAD_TOKEN"
+)
+
+const defaultAddress = "http://127.0.0.1:4640"
+
+// client talks to an agent.
+type client struct {
+	env            environment
+	address, token string
+}
+
+// clientFlags adds the flags that every remote command has.
+func clientFlags(env environment, fs *flag.FlagSet) *client {
+	c := &client{env: env}
+	address := env.getenv(envAddress)
+	if address == "" {
+		address = defaultAddress
+	}
+	fs.StringVar(&c.address, "address", address, "")
+	fs.StringVar(&c.token, "token", env.getenv(envToken), "")
+	return c
+}
+
+const clientHelp = `
+  -address=<url>   Address of a governor agent. Default: GOVERNOR_ADDR, else
+                   http://127.0.0.1:4640.
+  -token=<secret>  Nomad token to act with. Default: NOMAD_TOKEN.`
+
+// flags returns a flag set that leaves reporting to parse.
+func flags(name string) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	return fs
+}
+
+// parse parses flags and checks the number of arguments; on a mistake it prints
+// what is wrong and how to get help.
+func parse(env environment, fs *flag.FlagSet, args []string, least, most int) bool {
+	err := fs.Parse(args)
+	switch n := fs.NArg(); {
+	case errors.Is(err, flag.ErrHelp):
+		err = errors.New("see the help below")
+	case err != nil:
+	case n < least:
+		err = fmt.Errorf("%d arguments given, at least %d needed", n, least)
+	case n > most:
+		err = fmt.Errorf("%d arguments given, at most %d taken: %q is too many", n, most, fs.Arg(most))
+	}
+	if err != nil {
+		fmt.Fprintf(env.stderr, "Error: %v\nTry: governor %s -help\n", err, fs.Name())
+		return false
+	}
+	return true
+}
+
+// call makes one request and decodes the JSON answer into out.
+func (c *client) call(method, path string, body, out any) error {
+	var reader io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		reader = bytes.NewReader(encoded)
+	}
+	req, err := http.NewRequestWithContext(c.env.ctx, method, strings.TrimSuffix(c.address, "/")+path, reader)
+	if err != nil {
+		return fmt.Errorf("address %q is not usable: %w", c.address, err)
+	}
+	if c.token != "" {
+		req.Header.Set("X-Nomad-Token", c.token)
+	}
+	resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
+	if err != nil {
+		return fmt.Errorf("no agent answers at %s (set -address or %s): %w", c.address, envAddress, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return fmt.Errorf("read the agent's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		text := strings.TrimSpace(string(answer))
+		if text == "" {
+			text = resp.Status
+		}
+		return errors.New(text)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("%s is not a governor agent: %w", c.address, err)
+	}
+	return nil
+}

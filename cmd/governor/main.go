@@ -1,0 +1,92 @@
+// Command governor is the quota agent and its command line: one static binary.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hashicorp/cli"
+	"github.com/nomad-governor/governor/internal/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program with its surroundings as arguments. Exit codes: 0
+// done, 1 failed or refused, 127 unknown command.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	env := environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	c := &cli.CLI{
+		Name: "governor", Version: version.String(), Args: args, Autocomplete: true,
+		Commands: commands(env), HelpFunc: cli.BasicHelpFunc("governor"), HelpWriter: stdout, ErrorWriter: stderr,
+	}
+	code, err := c.Run()
+	if err != nil {
+		fmt.Fprintln(stderr, "governor:", err)
+		return 1
+	}
+	return code
+}
+
+// environment is what commands know of the world.
+type environment struct {
+	ctx            context.Context
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	getenv         func(string) string
+}
+
+// fail prints an error and returns the exit code for it.
+func (e environment) fail(err error) int {
+	fmt.Fprintln(e.stderr, "Error:", err)
+	return 1
+}
+
+func commands(env environment) map[string]cli.CommandFactory {
+	list := map[string]command{
+		"agent":           agentCommand(env),
+		"budget":          groupCommand("Validate, plan, apply and show budgets", "governor budget <subcommand> [options]"),
+		"budget validate": validateCommand(env),
+		"budget fmt":      fmtCommand(env),
+		"budget plan":     planCommand(env),
+		"budget apply":    applyCommand(env),
+		"budget status":   statusCommand(env),
+		"job":             groupCommand("Show what Governor knows about a job", "governor job <subcommand> [options]"),
+		"job status":      jobStatusCommand(env),
+		"version": {synopsis: "Print the version", help: "Usage: governor version",
+			run: func([]string) int { fmt.Fprintln(env.stdout, version.String()); return 0 }},
+	}
+	factories := make(map[string]cli.CommandFactory, len(list))
+	for name, c := range list {
+		factories[name] = func() (cli.Command, error) { return c, nil }
+	}
+	return factories
+}
+
+// command implements cli.Command with values.
+type command struct {
+	synopsis, help string
+	run            func(args []string) int
+}
+
+// Synopsis implements cli.Command.
+func (c command) Synopsis() string { return c.synopsis }
+
+// Help implements cli.Command.
+func (c command) Help() string { return c.help }
+
+// Run implements cli.Command.
+func (c command) Run(args []string) int { return c.run(args) }
+
+func groupCommand(synopsis, usage string) command {
+	return command{synopsis: synopsis, help: "Usage: " + usage + "\n\n  " + synopsis + ".",
+		run: func([]string) int { return cli.RunResultHelp }}
+}

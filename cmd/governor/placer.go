@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nomad-governor/governor/quotaagent/agent"
+	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
+	"github.com/nomad-governor/governor/scheduler/cluster"
+	"github.com/nomad-governor/governor/scheduler/nomadstate"
+	"github.com/nomad-governor/governor/scheduler/place"
+	"github.com/nomad-governor/governor/scheduler/rewrite"
+)
+
+// spareFor is how long the GPUs of an offer are spared for its job: Nomad
+// places a registered job within a second or two, or not at all.
+const spareFor = 10 * time.Second
+
+// placer joins the placement service to the quota agent: it is the only place
+// where the two meet.
+type placer struct {
+	state    *nomadstate.Reader
+	sets     *place.Placer
+	spared   *cluster.Reservations
+	now      func() time.Time
+	allowAny bool // let jobs through that no node could serve now
+}
+
+func newPlacer(state *nomadstate.Reader, now func() time.Time, allowInfeasible bool) *placer {
+	return &placer{state: state, sets: place.New(), spared: cluster.NewReservations(spareFor), now: now, allowAny: allowInfeasible}
+}
+
+// Place implements agent.Placer.
+func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (agent.Placement, error) {
+	snapshot, err := p.state.Snapshot(ctx)
+	if err != nil {
+		return agent.Placement{}, fmt.Errorf("read cluster: %w", err)
+	}
+	ask := rewrite.AskOf(s.Job)
+	ask.Namespace, ask.JobID = s.Ask.Namespace, s.Ask.JobID
+	running := snapshot.Holds(ask.Namespace, ask.JobID)
+	offer, why := p.sets.Place(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask)
+	out := agent.Placement{Notice: "governor: placement: " + why.String(), Release: func() {}}
+	if offer.Infeasible != nil && !p.allowAny {
+		out.Infeasible = offer.Infeasible.String()
+		return out, nil
+	}
+	patch := rewrite.Rewrite(rewrite.Input{Submitted: s.Job, Stored: s.Stored, StoredRunning: running, Offer: offer})
+	out.Patch = convert(patch)
+	out.Offered = offered(offer, patch, snapshot)
+	if kept := keptGroups(patch); len(kept) > 0 {
+		out.Notice = "governor: placement: unchanged for " + strings.Join(kept, ", ") + "; the job keeps its GPUs"
+		return out, nil
+	}
+	if out.Record, err = json.Marshal(offer); err != nil {
+		return agent.Placement{}, fmt.Errorf("encode offer: %w", err)
+	}
+	if commit {
+		p.spared.Reserve(ask, offer, p.now())
+		out.Release = func() { p.spared.Release(ask.Namespace, ask.JobID) }
+	}
+	return out, nil
+}
+
+// Verify implements agent.Placer.
+func (p *placer) Verify(record json.RawMessage, group, node string, byTask map[string][]string) (string, bool) {
+	var offer cluster.Offer
+	if json.Unmarshal(record, &offer) != nil {
+		return "", false
+	}
+	if found := offer.Find(group); found == nil || len(found.Nodes) == 0 {
+		return "", false
+	}
+	v := cluster.Verify(offer, cluster.Allocation{Group: group, NodeID: node, Devices: byTask})
+	return strings.Join(v.Mismatches, "; "), true
+}
+
+func keptGroups(patch rewrite.Patch) []string {
+	var kept []string
+	for _, g := range patch.Groups {
+		if g.Kept {
+			kept = append(kept, fmt.Sprintf("group %q", g.Group))
+		}
+	}
+	return kept
+}
+
+// offered tells which device names a block can end up with: those of the offer,
+// or for a pin that is kept those of the pinned devices.
+func offered(offer cluster.Offer, patch rewrite.Patch, snapshot cluster.Snapshot) func(string, jobspec.DeviceAsk) []string {
+	return func(group string, d jobspec.DeviceAsk) []string {
+		var names []string
+		for _, g := range patch.Groups {
+			if g.Group == group && g.Kept {
+				return pinnedNames(g, d, snapshot)
+			}
+		}
+		if found := offer.Find(group); found != nil {
+			for _, node := range found.Nodes {
+				for _, set := range node.Sets {
+					if set.Task == d.Task && set.Index == d.Index {
+						names = append(names, set.Device)
+					}
+				}
+			}
+		}
+		slices.Sort(names)
+		return slices.Compact(names)
+	}
+}
+
+func pinnedNames(g rewrite.GroupPatch, d jobspec.DeviceAsk, snapshot cluster.Snapshot) []string {
+	var names []string
+	for _, pin := range g.Devices {
+		if pin.Task != d.Task || pin.Index != d.Index {
+			continue
+		}
+		for _, c := range pin.Constraints {
+			ids := strings.Split(c.RTarget, ",")
+			for i := range snapshot.Nodes {
+				for j := range snapshot.Nodes[i].Groups {
+					group := &snapshot.Nodes[i].Groups[j]
+					if slices.ContainsFunc(group.Devices, func(dev cluster.Device) bool { return slices.Contains(ids, dev.ID) }) {
+						names = append(names, group.Name())
+					}
+				}
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// convert translates the placement service's patch into the gate's.
+func convert(patch rewrite.Patch) jobspec.Patch {
+	var out jobspec.Patch
+	for _, g := range patch.Groups {
+		group := jobspec.GroupPatch{Group: g.Group, Constraints: constraints(g.Constraints)}
+		for _, a := range g.Affinities {
+			group.Affinities = append(group.Affinities, jobspec.Affinity{LTarget: a.LTarget, RTarget: a.RTarget, Operand: a.Operand, Weight: a.Weight})
+		}
+		for _, d := range g.Devices {
+			group.Devices = append(group.Devices, jobspec.DevicePatch{Task: d.Task, Index: d.Index, Constraints: constraints(d.Constraints)})
+		}
+		out.Groups = append(out.Groups, group)
+	}
+	return out
+}
+
+func constraints(in []cluster.Constraint) []jobspec.Constraint {
+	var out []jobspec.Constraint
+	for _, c := range in {
+		out = append(out, jobspec.Constraint{LTarget: c.LTarget, RTarget: c.RTarget, Operand: c.Operand})
+	}
+	return out
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/agent"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+)
+
+func statusCommand(env environment) command {
+	return command{synopsis: "Show limits, usage and holds of budgets", help: `Usage: governor budget status [options] [<budget path>]
+
+  Shows every limit of every budget, or of one budget and what is below it:
+  used (posted), held for running and admitted jobs, and left. Then the jobs
+  that hold budget.
+
+      $ governor budget status acme/research
+
+  -json            Print the agent's answer as JSON.` + clientHelp,
+		run: func(args []string) int {
+			fs := flags("budget status")
+			c := clientFlags(env, fs)
+			asJSON := fs.Bool("json", false, "")
+			if !parse(env, fs, args, 0, 1) {
+				return 1
+			}
+			status, raw, err := fetchStatus(c)
+			if err != nil {
+				return env.fail(err)
+			}
+			if *asJSON {
+				_, _ = env.stdout.Write(append(raw, '\n'))
+				return 0
+			}
+			return printStatus(env, status, fs.Arg(0))
+		}}
+}
+
+func fetchStatus(c *client) (agent.Status, []byte, error) {
+	var raw json.RawMessage
+	var status agent.Status
+	if err := c.call("GET", "/governor/v1/status", nil, &raw); err != nil {
+		return status, nil, err
+	}
+	if err := json.Unmarshal(raw, &status); err != nil {
+		return status, nil, fmt.Errorf("read the agent's answer: %w", err)
+	}
+	return status, raw, nil
+}
+
+func printStatus(env environment, s agent.Status, under string) int {
+	printPolicy(env.stdout, s.Policy)
+	inside := func(path string) bool { return under == "" || path == under || strings.HasPrefix(path, under+"/") }
+	if under != "" && !slices.ContainsFunc(s.Budgets, func(b agent.BudgetStatus) bool { return b.Path == under }) {
+		return env.fail(fmt.Errorf("there is no budget %q; `governor budget status` lists all", under))
+	}
+	t := tabwriter.NewWriter(env.stdout, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "\nBUDGET\tWINDOW\tWHAT\tLIMIT\tUSED\tHELD\tLEFT\tSET AT")
+	for _, b := range s.Budgets {
+		if !inside(b.Path) {
+			continue
+		}
+		if len(b.Limits) == 0 {
+			fmt.Fprintf(t, "%s\t-\tno limit of its own\t\t\t\t\t\n", b.Path)
+		}
+		for _, l := range b.Limits {
+			fmt.Fprintln(t, strings.Join(limitRow(b.Path, s.Policy.Currency, l), "\t"))
+		}
+	}
+	_ = t.Flush()
+	printHolds(env.stdout, s, inside)
+	printUngoverned(env.stdout, s)
+	return 0
+}
+
+func printPolicy(w io.Writer, p agent.PolicyStatus) {
+	if p.Revision == "" {
+		fmt.Fprintln(w, "Policy: none applied; every GPU job is refused. Apply budgets with `governor budget apply <dir>`.")
+	} else {
+		fmt.Fprintf(w, "Policy: revision %.12s, %s, by %s%s, in force since %s\n", p.Revision, p.Enforcement, orDash(p.Author),
+			commitText(p.Commit), p.Since.Format("2006-01-02 15:04:05 MST"))
+	}
+	if p.Broken != "" {
+		fmt.Fprintf(w, "\nThe files in the store are broken; the last good policy stays in force:\n\n%s\n", p.Broken)
+	}
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+func commitText(commit string) string {
+	if commit == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (commit %.12s)", commit)
+}
+
+func limitRow(path, currency string, l agent.LimitStatus) []string {
+	d := budget.Dimension(l.Dimension)
+	amount := func(a quantity.Amount) string { return agent.FormatDimension(currency, d, a) }
+	window := l.Window
+	if l.Start != nil {
+		window += " from " + l.Start.Format("2006-01-02 15:04")
+	}
+	limit, left := amount(l.Limit), amount(l.Available)
+	if l.Unlimited {
+		limit, left = "unlimited", "-"
+	}
+	used := amount(l.Posted)
+	if d.IsGPUs() {
+		used = "-"
+	}
+	return []string{path, window, what(d), limit, used, amount(l.Held), left, l.Source}
+}
+
+func what(d budget.Dimension) string {
+	if d == budget.Cost {
+		return "cost"
+	}
+	if d.Class() == budget.AnyClass {
+		return "any GPU"
+	}
+	return d.Class()
+}
+
+func printHolds(w io.Writer, s agent.Status, inside func(string) bool) {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	header := "\nNAMESPACE\tJOB\tBUDGET\tSTATE\tALLOCS\tUSED\tSTILL HELD\tPLACEMENT"
+	for _, h := range s.Holds {
+		if !inside(h.Budget) {
+			continue
+		}
+		if header != "" {
+			fmt.Fprintln(t, header)
+			header = ""
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s, %s\t%s, %s\t%s\n", h.Namespace, h.JobID, h.Budget, h.State, len(h.Allocations),
+			hours(h.Posted.Total()), money(s.Policy.Currency, h.Posted.Cost), hours(h.Held.Total()), money(s.Policy.Currency, h.Held.Cost),
+			placementText(h.Placement))
+	}
+	_ = t.Flush()
+	if header != "" {
+		fmt.Fprintln(w, "\nNo job holds budget.")
+	}
+}
+
+func hours(a quantity.Amount) string { return quantity.FormatHours(a) + " GPU-hours" }
+
+func money(currency string, a quantity.Amount) string {
+	return quantity.FormatMoney(a) + " " + currency
+}
+
+func placementText(checks []agent.Verification) string {
+	if len(checks) == 0 {
+		return "-"
+	}
+	for _, v := range checks {
+		if v.Difference != "" {
+			return "differs: " + v.Difference
+		}
+	}
+	return "as offered"
+}
+
+func printUngoverned(w io.Writer, s agent.Status) {
+	if len(s.Ungoverned) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nRunning GPU work that no budget covers (submitted around Governor, or before it):")
+	for _, u := range s.Ungoverned {
+		fmt.Fprintf(w, "  %s/%s  allocation %.8s  node %s  %s\n", u.Namespace, u.JobID, u.Alloc, u.Node, count(len(u.GPUs), "GPU"))
+	}
+}
+
+func jobStatusCommand(env environment) command {
+	return command{synopsis: "Show the hold, usage and placement of a job", help: `Usage: governor job status [options] <job id>
+
+  Shows what a job holds of its budget, what it used so far, and whether its
+  allocations got the GPUs that placement offered.
+
+      $ governor job status -namespace=research-nlp train
+
+  -namespace=<ns>  Namespace of the job. Default: NOMAD_NAMESPACE, else default.
+  -json            Print the agent's answer as JSON.` + clientHelp,
+		run: func(args []string) int {
+			fs := flags("job status")
+			c := clientFlags(env, fs)
+			namespace := env.getenv("NOMAD_NAMESPACE")
+			if namespace == "" {
+				namespace = "default"
+			}
+			fs.StringVar(&namespace, "namespace", namespace, "")
+			asJSON := fs.Bool("json", false, "")
+			if !parse(env, fs, args, 1, 1) {
+				return 1
+			}
+			status, _, err := fetchStatus(c)
+			if err != nil {
+				return env.fail(err)
+			}
+			i := slices.IndexFunc(status.Holds, func(h agent.HoldStatus) bool { return h.Namespace == namespace && h.JobID == fs.Arg(0) })
+			if i < 0 {
+				return env.fail(fmt.Errorf("job %q in namespace %q holds no budget: it ended, or was not admitted through Governor", fs.Arg(0), namespace))
+			}
+			if *asJSON {
+				out, err := json.MarshalIndent(status.Holds[i], "", "  ")
+				if err != nil {
+					return env.fail(err)
+				}
+				fmt.Fprintln(env.stdout, string(out))
+				return 0
+			}
+			printJob(env.stdout, status.Policy.Currency, status.Holds[i])
+			return 0
+		}}
+}
+
+func printJob(w io.Writer, currency string, h agent.HoldStatus) {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	for _, row := range [][2]string{
+		{"Job", h.Namespace + "/" + h.JobID}, {"Hold", h.ID + " (" + h.State + ")"}, {"Budget", h.Budget},
+		{"Estimate", hours(h.Estimate.GPUTime[budget.AnyClass]) + ", " + money(currency, h.Estimate.Cost) + " at most"},
+		{"Used", hours(h.Posted.Total()) + ", " + money(currency, h.Posted.Cost)},
+		{"Still held", hours(h.Held.Total()) + ", " + money(currency, h.Held.Cost)},
+	} {
+		fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])
+	}
+	for _, v := range h.Placement {
+		verdict := "as offered"
+		if v.Difference != "" {
+			verdict = v.Difference
+		}
+		fmt.Fprintf(t, "Allocation\t%.8s on %s: %s (%s)\n", v.Alloc, v.Node, strings.Join(v.IDs, ", "), verdict)
+	}
+	_ = t.Flush()
+}
+
+// isTerminal reports whether output goes to a person's screen.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/hcl/budgetspec"
+	"github.com/nomad-governor/governor/quotaagent/api"
+)
+
+// drainWithin bounds how long a stopping agent waits for requests in flight.
+// Streams do not end by themselves and are cut then.
+const drainWithin = 5 * time.Second
+
+// Agent is one running replica. New builds it, Run owns every goroutine.
+type Agent struct {
+	Engine *Engine
+	Keeper *PolicyKeeper
+	Meter  *Meter
+	store  Store
+	name   string
+	logger hclog.Logger
+}
+
+// Options are the parts that main composes.
+type Options struct {
+	Name   string
+	Store  Store
+	Nomad  nomadState
+	Placer Placer
+	Logger hclog.Logger
+	Now    func() time.Time
+}
+
+// New wires an agent; nothing runs yet.
+func New(o Options) *Agent {
+	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger}
+	a.Keeper = NewPolicyKeeper(o.Store, o.Now, o.Logger, nil)
+	a.Meter = NewMeter(o.Store, a.Keeper, o.Nomad, o.Placer, o.Now, o.Logger)
+	a.Keeper.OnChange(a.Meter.Rebuild)
+	a.Engine = NewEngine(o.Store, a.Keeper, o.Placer, o.Now, o.Logger, a.Meter.Touch)
+	return a
+}
+
+// Run serves handler on the listener until ctx ends, then stops in this order:
+// no new requests, requests in flight, the meter (which gives up the leader's
+// lock), the policy keeper, the store.
+func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { a.Keeper.Run(background) })
+	running.Go(func() { a.store.Lead(background, a.name, a.Meter.Lead) })
+
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: a.logger.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}
+	failed := make(chan error, 1)
+	running.Go(func() { failed <- server.Serve(listener) })
+	a.logger.Info("serving", "address", listener.Addr().String())
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		err = fmt.Errorf("serve on %s: %w", listener.Addr(), err)
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainWithin)
+	defer cancel()
+	if shutdown := server.Shutdown(drain); shutdown != nil && !errors.Is(shutdown, http.ErrServerClosed) {
+		a.logger.Info("cutting streams that are still open")
+		_ = server.Close()
+	}
+	stop()
+	running.Wait()
+	a.logger.Info("stopped")
+	return errors.Join(err, a.store.Close())
+}
+
+// Backend is the agent as the HTTP API sees it.
+func (a *Agent) Backend() api.Backend { return backend{a} }
+
+type backend struct{ a *Agent }
+
+// Status implements api.Backend.
+func (b backend) Status(ctx context.Context) (any, error) { return b.a.Engine.Status(ctx, b.a.Meter) }
+
+// Policy implements api.Backend.
+func (b backend) Policy(context.Context) (any, error) {
+	state := b.a.Keeper.State()
+	return struct {
+		PolicyStatus
+		Files []budgetspec.File `json:"files"`
+	}{policyStatus(state), state.Files}, nil
+}
+
+// Plan implements api.Backend.
+func (b backend) Plan(ctx context.Context, files []budgetspec.File) (any, error) {
+	effect, err := b.a.Engine.Plan(ctx, files)
+	return effect, problem(err)
+}
+
+// Apply implements api.Backend.
+func (b backend) Apply(ctx context.Context, u api.Upload, author string) error {
+	return problem(b.a.Keeper.Apply(ctx, u.Files, u.Version, author, u.Commit))
+}
+
+// problem gives errors that are the caller's their HTTP status.
+func problem(err error) error {
+	var diags *DiagnosticsError
+	switch {
+	case errors.As(err, &diags):
+		return &api.Problem{Status: http.StatusBadRequest, Text: diags.Text}
+	case errors.Is(err, ErrPolicyChanged):
+		return &api.Problem{Status: http.StatusConflict, Text: "governor: " + err.Error() + "; plan again"}
+	}
+	return err
+}

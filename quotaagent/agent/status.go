@@ -1,0 +1,193 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
+)
+
+// Status is a view of everything an operator asks for first.
+type Status struct {
+	Policy  PolicyStatus   `json:"policy"`
+	Budgets []BudgetStatus `json:"budgets"`
+	Holds   []HoldStatus   `json:"holds"`
+	// Ungoverned are running GPU allocations that no hold covers; only the leader
+	// knows them.
+	Ungoverned []StrayStatus `json:"ungoverned"`
+	Leader     bool          `json:"leader"`
+	Time       time.Time     `json:"time"`
+}
+
+// PolicyStatus is which policy is in force and whether the store holds a
+// broken one.
+type PolicyStatus struct {
+	Revision    string    `json:"revision"`
+	Enforcement string    `json:"enforcement"`
+	Currency    string    `json:"currency"`
+	Author      string    `json:"author,omitempty"`
+	Commit      string    `json:"commit,omitempty"`
+	Since       time.Time `json:"since"`
+	// Broken holds the diagnostics of the files in the store when those are not
+	// in force.
+	Broken string `json:"broken,omitempty"`
+	// Version is what an apply must name.
+	Version uint64 `json:"version"`
+}
+
+// BudgetStatus is one node of the tree with its limits.
+type BudgetStatus struct {
+	Path   string        `json:"path"`
+	Owner  string        `json:"owner,omitempty"`
+	Limits []LimitStatus `json:"limits"`
+}
+
+// LimitStatus is one limit in its current period. Amounts are in the
+// dimension's base unit: GPUs, GPU-milliseconds or micro-units of currency.
+type LimitStatus struct {
+	Window    string          `json:"window"`
+	Start     *time.Time      `json:"start,omitempty"`
+	End       *time.Time      `json:"end,omitempty"`
+	Dimension string          `json:"dimension"`
+	Limit     quantity.Amount `json:"limit"`
+	Unlimited bool            `json:"unlimited,omitempty"`
+	Posted    quantity.Amount `json:"posted"`
+	Held      quantity.Amount `json:"held"`
+	Available quantity.Amount `json:"available"`
+	Source    string          `json:"source,omitempty"`
+}
+
+// HoldStatus is one job that holds budget.
+type HoldStatus struct {
+	ID          string         `json:"id"`
+	Namespace   string         `json:"namespace"`
+	JobID       string         `json:"job_id"`
+	Budget      string         `json:"budget"`
+	State       string         `json:"state"`
+	Allocations []string       `json:"allocations"`
+	Estimate    ledger.Usage   `json:"estimate"`
+	Posted      ledger.Usage   `json:"posted"`
+	Held        ledger.Usage   `json:"held"`
+	Placement   []Verification `json:"placement,omitempty"`
+}
+
+// StrayStatus is one allocation that holds GPUs without a hold.
+type StrayStatus struct {
+	Namespace string   `json:"namespace"`
+	JobID     string   `json:"job_id"`
+	Alloc     string   `json:"alloc"`
+	Node      string   `json:"node"`
+	GPUs      []string `json:"gpus"`
+}
+
+// Status reads the current state of the store and the meter.
+func (e *Engine) Status(ctx context.Context, m *Meter) (Status, error) {
+	state := e.policy.State()
+	p := state.Policy
+	holds, _, err := e.books.holds(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	out := Status{Policy: policyStatus(state), Time: e.now(), Leader: m.Leading(),
+		Budgets: []BudgetStatus{}, Holds: []HoldStatus{}, Ungoverned: []StrayStatus{}}
+	var nodes []*budget.Budget
+	p.Walk(func(b *budget.Budget) { nodes = append(nodes, b) })
+	paths := make([]string, len(nodes))
+	for i, b := range nodes {
+		paths[i] = b.Path
+	}
+	balances, _, err := e.books.readBalances(ctx, paths)
+	if err != nil {
+		return Status{}, err
+	}
+	for _, b := range nodes {
+		out.Budgets = append(out.Budgets, budgetStatus(p, b, balances[b.Path], e.now()))
+	}
+	for _, h := range holds {
+		out.Holds = append(out.Holds, holdStatus(h, m))
+	}
+	for _, a := range m.Strays() {
+		out.Ungoverned = append(out.Ungoverned, strayStatus(a))
+	}
+	return out, nil
+}
+
+func policyStatus(s *PolicyState) PolicyStatus {
+	enforcement := "enforce"
+	if s.Policy.Enforcement == budget.Shadow {
+		enforcement = "shadow"
+	}
+	return PolicyStatus{Revision: s.Policy.Revision, Enforcement: enforcement, Currency: s.Policy.Currency,
+		Author: s.Revision.Author, Commit: s.Revision.Commit, Since: s.Since, Broken: s.Broken, Version: s.RevisionVersion}
+}
+
+func budgetStatus(p *budget.Policy, b *budget.Budget, book ledger.Balance, now time.Time) BudgetStatus {
+	out := BudgetStatus{Path: b.Path, Owner: b.Owner, Limits: []LimitStatus{}}
+	for _, l := range b.Limits {
+		period := budget.PeriodAt(l.Window, now, p.Location)
+		s := LimitStatus{Window: l.Window.String(), Dimension: string(l.Dimension), Source: l.Source.String(),
+			Held: book.HeldIn(period, l.Dimension)}
+		if l.Window != budget.Concurrent {
+			s.Posted = book.Posted.At(period.Key(), l.Dimension)
+		}
+		if !period.Start.IsZero() {
+			s.Start, s.End = &period.Start, &period.End
+		}
+		limit, finite := l.Ceiling.Finite()
+		s.Limit, s.Unlimited = limit, !finite
+		if finite {
+			s.Available = limit.Sub(s.Posted).Sub(s.Held)
+		}
+		out.Limits = append(out.Limits, s)
+	}
+	return out
+}
+
+func holdStatus(h ledger.Hold, m *Meter) HoldStatus {
+	s := HoldStatus{ID: h.ID, Namespace: h.Namespace, JobID: h.JobID, Budget: h.Budget, State: string(h.State),
+		Allocations: []string{}, Estimate: h.Estimate, Posted: h.Posted, Held: heldNow(h), Placement: m.Verified(h.Namespace, h.JobID)}
+	for _, t := range h.Tracks {
+		s.Allocations = append(s.Allocations, t.Alloc)
+	}
+	return s
+}
+
+// heldNow is what the hold still holds over all time.
+func heldNow(h ledger.Hold) ledger.Usage {
+	cal := ledger.Calendar{Location: time.UTC, Windows: []budget.Window{budget.Total}}
+	v := ledger.Charges(h, cal)
+	u := ledger.Usage{GPUTime: map[string]quantity.Amount{}}
+	for _, period := range []string{budget.Total.String(), ledger.AnyPeriod(budget.Total)} {
+		for d, a := range v[period] {
+			switch {
+			case d == budget.Cost:
+				u.Cost = u.Cost.Add(a)
+			case d.IsGPUTime() && d.Class() != budget.AnyClass:
+				u.GPUTime[d.Class()] = u.GPUTime[d.Class()].Add(a)
+			}
+		}
+	}
+	return u
+}
+
+func strayStatus(a nomadevents.Allocation) StrayStatus {
+	return StrayStatus{Namespace: a.Namespace, JobID: a.JobID, Alloc: a.ID, Node: a.NodeName, GPUs: a.IDs()}
+}
+
+// PlanEffect says what applying a policy would change.
+type PlanEffect struct {
+	// Diagnostics are warnings of the new files.
+	Diagnostics string `json:"diagnostics,omitempty"`
+	// Changes are one line each: limits added, removed and changed.
+	Changes []string `json:"changes"`
+	// Over are the budgets that would be over a limit at once. Running work is
+	// never stopped by that; only new work is refused.
+	Over []string `json:"over"`
+	// Orphaned are jobs that hold budget under a path that would be gone.
+	Orphaned []string `json:"orphaned"`
+	// Version is what the apply must name.
+	Version uint64 `json:"version"`
+}

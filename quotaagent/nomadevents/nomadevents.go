@@ -1,0 +1,242 @@
+package nomadevents
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/internal/gpu"
+)
+
+// Allocation is what metering needs to know about an allocation with GPUs.
+type Allocation struct {
+	ID, Name, Namespace, JobID, Group, NodeID, NodeName string
+	CreateIndex                                         uint64
+	// Created is when the plan applier placed it, on the servers' clock.
+	Created time.Time
+	// Terminal says that the client reported its end: the GPUs are free.
+	// Ended is then the best known time of it.
+	Terminal bool
+	Ended    time.Time
+	// Estimated marks an Ended that was not observed as it happened.
+	Estimated bool
+	// Done says that it ended and will not be replaced in the same slot.
+	Done bool
+	// Devices by full device name, names sorted, ids as Nomad lists them.
+	Devices []Devices
+	// ByTask are the same device ids by task.
+	ByTask map[string][]string
+}
+
+// Devices are the ids of one device group that an allocation holds.
+type Devices struct {
+	Name string
+	IDs  []string
+}
+
+// IDs are all device ids of the allocation, sorted.
+func (a Allocation) IDs() []string {
+	var ids []string
+	for _, d := range a.Devices {
+		ids = append(ids, d.IDs...)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// Job is what the ledger needs to know about a job.
+type Job struct {
+	Exists bool
+	// Dead says that nothing of it runs or will run.
+	Dead        bool
+	ModifyIndex uint64
+	// Spec is the registered specification; nil unless Exists.
+	Spec *api.Job
+}
+
+// Client reads Nomad with the agent's own token.
+type Client struct{ nomad *api.Client }
+
+// New returns a reader over an API client.
+func New(nomad *api.Client) *Client { return &Client{nomad: nomad} }
+
+// Snapshot lists every allocation with GPUs in all namespaces.
+func (c *Client) Snapshot(ctx context.Context) ([]Allocation, error) {
+	q := (&api.QueryOptions{Namespace: "*", Params: map[string]string{"resources": "true", "task_states": "true"}}).WithContext(ctx)
+	stubs, _, err := c.nomad.Allocations().List(q)
+	if err != nil {
+		return nil, fmt.Errorf("list allocations: %w", err)
+	}
+	return fromStubs(stubs), nil
+}
+
+// JobAllocations lists the allocations with GPUs of one job, all versions.
+func (c *Client) JobAllocations(ctx context.Context, namespace, jobID string) ([]Allocation, error) {
+	q := (&api.QueryOptions{Namespace: namespace, Params: map[string]string{
+		"resources": "true", "task_states": "true"}, Filter: fmt.Sprintf("JobID == %q", jobID)}).WithContext(ctx)
+	stubs, _, err := c.nomad.Allocations().List(q)
+	if err != nil {
+		return nil, fmt.Errorf("list allocations of job %q: %w", jobID, err)
+	}
+	return fromStubs(stubs), nil
+}
+
+func fromStubs(stubs []*api.AllocationListStub) []Allocation {
+	var out []Allocation
+	for _, s := range stubs {
+		a := Allocation{ID: s.ID, Name: s.Name, Namespace: s.Namespace, JobID: s.JobID, Group: s.TaskGroup, NodeID: s.NodeID,
+			NodeName: s.NodeName, CreateIndex: s.CreateIndex, Created: time.Unix(0, s.CreateTime), Devices: devices(s.AllocatedResources), ByTask: byTask(s.AllocatedResources)}
+		a.end(s.ClientStatus, s.JobType, s.ModifyTime, s.TaskStates)
+		if len(a.Devices) > 0 {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// fromAllocation reads an allocation as events carry it: without its job.
+func fromAllocation(s *api.Allocation) Allocation {
+	a := Allocation{ID: s.ID, Name: s.Name, Namespace: s.Namespace, JobID: s.JobID, Group: s.TaskGroup, NodeID: s.NodeID,
+		NodeName: s.NodeName, CreateIndex: s.CreateIndex, Created: time.Unix(0, s.CreateTime), Devices: devices(s.AllocatedResources), ByTask: byTask(s.AllocatedResources)}
+	a.end(s.ClientStatus, "", s.ModifyTime, s.TaskStates)
+	return a
+}
+
+// observeLag is how much later than a task's end the servers usually learn of
+// it; a larger gap means that we look at a later change of the allocation.
+const observeLag = 5 * time.Second
+
+// end fills in how and when the allocation ended. The servers' time of the
+// first client-terminal update is exact; where only a later change is visible,
+// the client's own time of the last task's end stands in and is marked.
+func (a *Allocation) end(status, jobType string, modified int64, tasks map[string]*api.TaskState) {
+	switch status {
+	case api.AllocClientStatusComplete, api.AllocClientStatusFailed, api.AllocClientStatusLost:
+	default:
+		return
+	}
+	a.Terminal, a.Ended = true, time.Unix(0, modified)
+	a.Done = status == api.AllocClientStatusComplete && jobType != api.JobTypeService
+	finished := time.Time{}
+	for _, t := range tasks {
+		if t != nil && t.FinishedAt.After(finished) {
+			finished = t.FinishedAt
+		}
+	}
+	if !finished.IsZero() && a.Ended.Sub(finished) > observeLag {
+		a.Ended, a.Estimated = finished, true
+	}
+}
+
+// devices collects the GPUs and MIG instances of an allocation by group.
+func devices(r *api.AllocatedResources) []Devices {
+	if r == nil {
+		return nil
+	}
+	byName := make(map[string][]string)
+	for _, task := range r.Tasks {
+		for _, d := range task.Devices {
+			if d.Type == gpu.TypeGPU || d.Type == gpu.TypeMIG {
+				name := gpu.DeviceName(d.Vendor, d.Type, d.Name)
+				byName[name] = append(byName[name], d.DeviceIDs...)
+			}
+		}
+	}
+	out := make([]Devices, 0, len(byName))
+	for name, ids := range byName {
+		slices.Sort(ids)
+		out = append(out, Devices{Name: name, IDs: ids})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// byTask lists the GPU ids of each task that has any.
+func byTask(r *api.AllocatedResources) map[string][]string {
+	ids := make(map[string][]string)
+	if r == nil {
+		return ids
+	}
+	for name, task := range r.Tasks {
+		for _, d := range task.Devices {
+			if d.Type == gpu.TypeGPU || d.Type == gpu.TypeMIG {
+				ids[name] = append(ids[name], d.DeviceIDs...)
+			}
+		}
+	}
+	return ids
+}
+
+// Job reads one job.
+func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) {
+	spec, _, err := c.nomad.Jobs().Info(jobID, (&api.QueryOptions{Namespace: namespace}).WithContext(ctx))
+	var unexpected api.UnexpectedResponseError
+	if errors.As(err, &unexpected) && unexpected.StatusCode() == http.StatusNotFound {
+		return Job{Dead: true}, nil
+	}
+	if err != nil {
+		return Job{}, fmt.Errorf("read job %q: %w", jobID, err)
+	}
+	job := Job{Exists: true, Spec: spec}
+	if spec.JobModifyIndex != nil {
+		job.ModifyIndex = *spec.JobModifyIndex
+	}
+	job.Dead = spec.Status != nil && *spec.Status == "dead"
+	return job, nil
+}
+
+// Stream calls onAllocation for every change of an allocation with GPUs and
+// onJob for every change of a job, until the stream breaks or ctx ends. It calls
+// ready once the stream stands: a snapshot taken then misses nothing that the
+// stream will not show.
+func (c *Client) Stream(ctx context.Context, ready func(), onAllocation func(Allocation), onJob func(namespace, jobID string)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	topics := map[api.Topic][]string{api.TopicAllocation: {"*"}, api.TopicJob: {"*"}}
+	events, err := c.nomad.EventStream().Stream(ctx, topics, 0, (&api.QueryOptions{Namespace: "*"}).WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("open event stream: %w", err)
+	}
+	ready()
+	for batch := range events {
+		if batch.Err != nil {
+			return fmt.Errorf("read event stream: %w", batch.Err)
+		}
+		for i := range batch.Events {
+			if err := dispatch(&batch.Events[i], onAllocation, onJob); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+func dispatch(e *api.Event, onAllocation func(Allocation), onJob func(namespace, jobID string)) error {
+	switch e.Topic {
+	case api.TopicAllocation:
+		s, err := e.Allocation()
+		if err != nil {
+			return fmt.Errorf("decode allocation event: %w", err)
+		}
+		if s == nil {
+			return nil
+		}
+		if a := fromAllocation(s); len(a.Devices) > 0 {
+			onAllocation(a)
+		}
+	case api.TopicJob:
+		job, err := e.Job()
+		if err != nil {
+			return fmt.Errorf("decode job event: %w", err)
+		}
+		if job != nil && job.ID != nil && job.Namespace != nil {
+			onJob(*job.Namespace, *job.ID)
+		}
+	}
+	return nil
+}
