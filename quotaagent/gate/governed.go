@@ -42,24 +42,40 @@ func (g *Gate) governed(w http.ResponseWriter, r *http.Request, route Route) err
 		g.pass(w, r, s.doc.Encode(), s.token)
 		return nil
 	}
-	if len(s.ask.Groups) > 0 && s.scope.region != g.config.Region {
-		return refuseRegion(s.ask.JobID, s.scope.region, g.config.Region)
-	}
-	identity, err := g.identities.identify(r.Context(), s.token)
+	verdict, err := g.decide(r.Context(), s)
 	if err != nil {
 		return err
-	}
-	verdict, err := g.config.Admitter.Admit(r.Context(), Submission{
-		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: s.stored, Identity: identity,
-		PolicyOverride: s.request.PolicyOverride,
-	})
-	if err != nil {
-		g.logger.Warn("could not decide", "namespace", s.ask.Namespace, "job_id", s.ask.JobID, "error", err)
-		return refuseUndecided(s.ask.JobID, err)
 	}
 	g.logger.Debug("decided", "namespace", s.ask.Namespace, "job_id", s.ask.JobID, "route", route.Kind.String(),
 		"gpus", s.ask.GPUs(), "denied", verdict.Denied, "reason", verdict.Reason)
 	return g.carryOut(w, r, s, verdict)
+}
+
+// decide asks the Admitter.
+func (g *Gate) decide(ctx context.Context, s *submission) (Verdict, error) {
+	if len(s.ask.Groups) > 0 && s.scope.region != g.config.Region {
+		refused := refuseRegion(s.ask.JobID, s.scope.region, g.config.Region)
+		return Verdict{Denied: true, Reason: refused.reason, Message: refused.text}, nil
+	}
+	identity, err := g.identities.identify(ctx, s.token)
+	if err != nil {
+		return Verdict{}, err
+	}
+	verdict, err := g.config.Admitter.Admit(ctx, Submission{
+		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: s.stored, Identity: identity,
+		PolicyOverride: s.request.PolicyOverride,
+	})
+	if err == nil {
+		return verdict, nil
+	}
+	g.logger.Warn("could not decide", "namespace", s.ask.Namespace, "job_id", s.ask.JobID, "error", err)
+	undecided := refuseUndecided(s.ask.JobID, err)
+	if s.kind == Validate {
+		// The stock CLI takes an error here for a lost connection, and validates
+		// on its own without a word.
+		return Verdict{Warnings: []string{undecided.text}}, nil
+	}
+	return Verdict{}, undecided
 }
 
 // parse reads the body and computes what Nomad would compute from it.

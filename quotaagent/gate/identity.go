@@ -25,6 +25,10 @@ const (
 	NameWorkload = "workload"
 )
 
+// accessorACLDisabled is what Nomad answers, whatever the token, when ACLs are
+// off (seen on 1.11.3; older versions answer with an error).
+const accessorACLDisabled = "acls-disabled"
+
 // identitiesMax bounds the cache; the oldest entry makes room.
 const identitiesMax = 4096
 
@@ -125,7 +129,10 @@ func (i *identities) ask(ctx context.Context, token string) (Identity, error) {
 	if err := json.Unmarshal(a.body, &t); err != nil {
 		return Identity{}, fmt.Errorf("read token of nomad: %w", err)
 	}
-	if token == "" {
+	switch {
+	case t.AccessorID == accessorACLDisabled:
+		return Identity{Names: []string{NameACLDisabled}}, nil
+	case token == "":
 		return Identity{Names: []string{NameAnonymous}}, nil
 	}
 	return Identity{Accessor: t.AccessorID, Names: tokenNames(&t)}, nil
