@@ -1,0 +1,205 @@
+package nomadstate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/internal/gpu"
+	"github.com/nomad-governor/governor/internal/gpu/topology"
+	"github.com/nomad-governor/governor/scheduler/cluster"
+	"golang.org/x/sync/errgroup"
+)
+
+// querier is the part of Nomad's API client that is used: (*api.Client).Raw().
+type querier interface {
+	Query(endpoint string, out any, q *api.QueryOptions) (*api.QueryMeta, error)
+}
+
+// nodeReadsMax is how many single nodes are read at a time.
+const nodeReadsMax = 8
+
+// Reader reads snapshots. It remembers the attributes of nodes until they
+// change, and every topology it has parsed. Methods may be called from several
+// goroutines.
+type Reader struct {
+	nomad querier
+
+	mu       sync.Mutex
+	details  map[string]nodeDetails
+	matrices map[string]*topology.Matrix
+}
+
+// nodeDetails is what Nomad's node list leaves out.
+type nodeDetails struct {
+	modifyIndex      uint64
+	attributes, meta map[string]string
+}
+
+// New returns a Reader; pass client.Raw() of a client whose token may read
+// nodes and the jobs of all namespaces.
+func New(nomad querier) *Reader {
+	return &Reader{nomad: nomad, details: map[string]nodeDetails{}, matrices: map[string]*topology.Matrix{}}
+}
+
+// Snapshot reads all nodes with GPUs and who holds them. An error means that
+// Nomad could not be read.
+func (r *Reader) Snapshot(ctx context.Context) (cluster.Snapshot, error) {
+	var nodes []*api.NodeListStub
+	q := &api.QueryOptions{Params: map[string]string{"resources": "true"}}
+	if _, err := r.nomad.Query("/v1/nodes", &nodes, q.WithContext(ctx)); err != nil {
+		return cluster.Snapshot{}, fmt.Errorf("read nodes: %w", err)
+	}
+	nodes = slices.DeleteFunc(nodes, func(n *api.NodeListStub) bool { return n == nil || !hasGPUs(n) })
+	slices.SortFunc(nodes, func(a, b *api.NodeListStub) int { return strings.Compare(a.ID, b.ID) })
+
+	details, warnings, err := r.readDetails(ctx, nodes)
+	if err != nil {
+		return cluster.Snapshot{}, err
+	}
+	allocs, err := r.liveAllocations(ctx)
+	if err != nil {
+		return cluster.Snapshot{}, err
+	}
+	uses := indexUses(allocs)
+	s := cluster.Snapshot{Nodes: make([]cluster.Node, 0, len(nodes))}
+	for i, stub := range nodes {
+		node, notes := r.node(stub, details[i], uses[stub.ID])
+		s.Nodes = append(s.Nodes, node)
+		warnings = append(warnings, notes...)
+	}
+	slices.Sort(warnings)
+	s.Warnings = warnings
+	return s, nil
+}
+
+// Allocations reads the allocations of one job that were created after the
+// given Raft index, ended ones included, sorted by id: for cluster.Verify.
+func (r *Reader) Allocations(ctx context.Context, namespace, jobID string, after uint64) ([]cluster.Allocation, error) {
+	stubs, err := r.listAllocations(ctx, namespace, "JobID == "+strconv.Quote(jobID))
+	if err != nil {
+		return nil, fmt.Errorf("read allocations of job %q: %w", jobID, err)
+	}
+	var allocs []cluster.Allocation
+	for _, stub := range stubs {
+		if stub.JobID != jobID || stub.CreateIndex <= after {
+			continue
+		}
+		a := cluster.Allocation{ID: stub.ID, Namespace: stub.Namespace, JobID: stub.JobID, Group: stub.TaskGroup,
+			NodeID: stub.NodeID, Devices: map[string][]string{}}
+		if stub.AllocatedResources != nil {
+			for task, res := range stub.AllocatedResources.Tasks {
+				for _, d := range gpusOf(res) {
+					a.Devices[task] = append(a.Devices[task], d.DeviceIDs...)
+				}
+				slices.Sort(a.Devices[task])
+			}
+		}
+		allocs = append(allocs, a)
+	}
+	slices.SortFunc(allocs, func(a, b cluster.Allocation) int { return strings.Compare(a.ID, b.ID) })
+	return allocs, nil
+}
+
+func (r *Reader) listAllocations(ctx context.Context, namespace, filter string) ([]*api.AllocationListStub, error) {
+	var stubs []*api.AllocationListStub
+	q := &api.QueryOptions{Namespace: namespace, Filter: filter,
+		Params: map[string]string{"resources": "true", "task_states": "false"}}
+	if _, err := r.nomad.Query("/v1/allocations", &stubs, q.WithContext(ctx)); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(stubs, func(a *api.AllocationListStub) bool { return a == nil }), nil
+}
+
+// clientTerminal are the states in which a client has let go of the devices
+// (Nomad's Allocation.ClientTerminalStatus).
+var clientTerminal = []string{api.AllocClientStatusComplete, api.AllocClientStatusFailed, api.AllocClientStatusLost}
+
+func (r *Reader) liveAllocations(ctx context.Context) ([]*api.AllocationListStub, error) {
+	terms := make([]string, len(clientTerminal))
+	for i, status := range clientTerminal {
+		terms[i] = "ClientStatus != " + strconv.Quote(status)
+	}
+	stubs, err := r.listAllocations(ctx, api.AllNamespacesNamespace, strings.Join(terms, " and "))
+	if err != nil {
+		return nil, fmt.Errorf("read allocations: %w", err)
+	}
+	return slices.DeleteFunc(stubs, func(a *api.AllocationListStub) bool {
+		return slices.Contains(clientTerminal, a.ClientStatus)
+	}), nil
+}
+
+// readDetails reads the nodes whose attributes are not known at their present
+// version. A node that cannot be read gives a warning and empty details.
+func (r *Reader) readDetails(ctx context.Context, nodes []*api.NodeListStub) ([]nodeDetails, []string, error) {
+	details := make([]nodeDetails, len(nodes))
+	notes := make([]string, len(nodes))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(nodeReadsMax)
+	for i, stub := range nodes {
+		if known, ok := r.known(stub); ok {
+			details[i] = known
+			continue
+		}
+		group.Go(func() error {
+			var node api.Node
+			_, err := r.nomad.Query("/v1/node/"+stub.ID, &node, new(api.QueryOptions).WithContext(groupCtx))
+			if err == nil {
+				details[i] = nodeDetails{stub.ModifyIndex, orEmpty(node.Attributes), orEmpty(node.Meta)}
+				return nil
+			}
+			notes[i] = fmt.Sprintf("node %s: attributes not read, constraints on them are left to Nomad: %v", stub.Name, err)
+			return groupCtx.Err()
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, nil, fmt.Errorf("read node attributes: %w", err)
+	}
+	r.remember(nodes, details)
+	return details, slices.DeleteFunc(notes, func(n string) bool { return n == "" }), nil
+}
+
+func orEmpty(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}
+
+func (r *Reader) known(stub *api.NodeListStub) (nodeDetails, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d, ok := r.details[stub.ID]
+	return d, ok && d.modifyIndex == stub.ModifyIndex
+}
+
+// remember replaces the memory, so that nodes that are gone leave it.
+func (r *Reader) remember(nodes []*api.NodeListStub, details []nodeDetails) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.details)
+	for i, d := range details {
+		if d.attributes != nil {
+			r.details[nodes[i].ID] = d
+		}
+	}
+}
+
+func isGPUType(typ string) bool { return typ == gpu.TypeGPU || typ == gpu.TypeMIG }
+
+func hasGPUs(n *api.NodeListStub) bool {
+	return n.NodeResources != nil && slices.ContainsFunc(n.NodeResources.Devices,
+		func(d *api.NodeDeviceResource) bool { return d != nil && isGPUType(d.Type) })
+}
+
+func gpusOf(res *api.AllocatedTaskResources) []*api.AllocatedDeviceResource {
+	if res == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(res.Devices),
+		func(d *api.AllocatedDeviceResource) bool { return d == nil || !isGPUType(d.Type) })
+}
