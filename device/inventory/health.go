@@ -25,6 +25,9 @@ var recoveryActions = []string{"", "reset the GPU", "reboot the node", "drain pe
 type Health struct {
 	// Failure is why the device does not answer; empty when it does.
 	Failure string
+	// Lost says that this device alone was away, and not NVML as a whole:
+	// it comes back only by a reset.
+	Lost bool
 	// LatchedXID is the fatal XID that is still open; 0 for none.
 	LatchedXID int64
 	// Clean counts readings without trouble since the fatal XID.
@@ -62,6 +65,12 @@ func recoveryWords(action int64) string {
 	return recoveryActions[action]
 }
 
+// lose records that this device does not answer while NVML does.
+func (h Health) lose(reason string) Health {
+	h.Lost = true
+	return h.fail(reason)
+}
+
 // fail records that the device does not answer.
 func (h Health) fail(reason string) Health {
 	h.Failure = reason
@@ -69,14 +78,14 @@ func (h Health) fail(reason string) Health {
 	return h
 }
 
-// answered records a good reading. A device that was away and is back was
+// answered records a good reading. A device that was lost and is back was
 // reset, so an open XID is closed; otherwise it closes after cleanReads
 // readings in which the driver says that no recovery is needed.
 func (h Health) answered(recovery Maybe[int64]) Health {
-	if h.Failure != "" {
-		h.Failure = ""
+	if h.Lost {
 		h.LatchedXID = 0
 	}
+	h.Failure, h.Lost = "", false
 	if h.LatchedXID == 0 {
 		h.Clean = 0
 		return h

@@ -57,7 +57,7 @@ func Observe(prev Inventory, r Readings) Inventory {
 		} else {
 			reason = "gpu_lost: NVML does not report the GPU any more"
 		}
-		next.Devices = append(next.Devices, Device{GPU: d.GPU, Health: d.Health.fail(reason)})
+		next.Devices = append(next.Devices, Device{GPU: d.GPU, Health: d.Health.lose(reason)})
 	}
 	for _, gpu := range r.GPUs {
 		if reason, left := failures[gpu.Index]; left {
