@@ -79,18 +79,13 @@ func folder(key string) string {
 	return key[:strings.LastIndexByte(key, '/')+1]
 }
 
-// after returns the least text that sorts behind all texts with this prefix;
-// there is none for the empty prefix. UTF-8 sorts by bytes as by code points.
+// after returns the least text that sorts behind all legal keys with this
+// prefix; there is none for the empty prefix. UTF-8 sorts by bytes as by code
+// points, and no printable character is the last before a gap in them.
 func after(prefix string) (end string, bounded bool) {
-	for prefix != "" {
-		last, size := utf8.DecodeLastRuneInString(prefix)
-		prefix = prefix[:len(prefix)-size]
-		switch {
-		case last == 0xd7ff: // the surrogates that follow are no characters
-			return prefix + "\ue000", true
-		case last < utf8.MaxRune:
-			return prefix + string(last+1), true
-		}
+	if prefix == "" {
+		return "", false
 	}
-	return "", false
+	last, size := utf8.DecodeLastRuneInString(prefix)
+	return prefix[:len(prefix)-size] + string(last+1), true
 }

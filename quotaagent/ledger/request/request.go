@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -75,18 +76,23 @@ func checkKey(key string) error {
 	return checkText("key", key)
 }
 
-// checkText refuses what a store would take but give back changed: JSON turns
-// broken UTF-8 into U+FFFD, Consul's index ends a key at NUL and its HTTP
-// client drops a leading slash.
+// checkText refuses what a store would take but give back changed, or take on
+// some paths only: JSON turns broken UTF-8 into U+FFFD, Consul's client drops a
+// leading slash, and its server refuses unprintable characters and outer spaces
+// in the path of a list but not in a transaction.
 func checkText(what, text string) error {
 	if len(text) > MaxKey {
 		return fmt.Errorf("%s %.40q... has %d bytes, at most %d are possible", what, text, len(text), MaxKey)
 	}
-	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
-		return fmt.Errorf("%s %q is not valid UTF-8 text without NUL", what, text)
+	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
+	if !utf8.ValidString(text) || strings.ContainsFunc(text, unprintable) {
+		return fmt.Errorf("%s %q has characters that are not printable UTF-8", what, text)
 	}
 	if strings.HasPrefix(text, "/") {
 		return fmt.Errorf("%s %q begins with a slash, leave it out", what, text)
+	}
+	if strings.Trim(text, " ") != text {
+		return fmt.Errorf("%s %q begins or ends with a space", what, text)
 	}
 	return nil
 }

@@ -36,11 +36,13 @@ func TestCommitsThatNoStoreTakesAreNamed(t *testing.T) {
 			[]ledger.Write{{Key: "k", Value: make([]byte, ledger.MaxValue+1)}},
 			`commit: value of key "k" has 524289 bytes, at most 524288 are possible`,
 		},
-		"the leader's lock":  {[]ledger.Write{{Key: "leader"}}, `commit: key "leader" is the leader's lock, not a record`},
-		"a leading slash":    {[]ledger.Write{{Key: "/a"}}, `commit: key "/a" begins with a slash, leave it out`},
-		"broken UTF-8":       {[]ledger.Write{{Key: "a\xff"}}, `commit: key "a\xff" is not valid UTF-8 text without NUL`},
-		"a NUL in the key":   {[]ledger.Write{{Key: "a\x00b"}}, `commit: key "a\x00b" is not valid UTF-8 text without NUL`},
-		"a key far too long": {[]ledger.Write{{Key: strings.Repeat("k", 1025)}}, `commit: key "` + strings.Repeat("k", 40) + `"... has 1025 bytes, at most 1024 are possible`},
+		"the leader's lock":       {[]ledger.Write{{Key: "leader"}}, `commit: key "leader" is the leader's lock, not a record`},
+		"a leading slash":         {[]ledger.Write{{Key: "/a"}}, `commit: key "/a" begins with a slash, leave it out`},
+		"a trailing space":        {[]ledger.Write{{Key: "a "}}, `commit: key "a " begins or ends with a space`},
+		"broken UTF-8":            {[]ledger.Write{{Key: "a\xff"}}, `commit: key "a\xff" has characters that are not printable UTF-8`},
+		"a NUL in the key":        {[]ledger.Write{{Key: "a\x00b"}}, `commit: key "a\x00b" has characters that are not printable UTF-8`},
+		"a line break in the key": {[]ledger.Write{{Key: "a\nb"}}, `commit: key "a\nb" has characters that are not printable UTF-8`},
+		"a key far too long":      {[]ledger.Write{{Key: strings.Repeat("k", 1025)}}, `commit: key "` + strings.Repeat("k", 40) + `"... has 1025 bytes, at most 1024 are possible`},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
