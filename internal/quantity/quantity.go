@@ -184,5 +184,11 @@ func FormatMoney(a Amount) string {
 	return text
 }
 
-// FormatHours prints GPU-milliseconds as GPU-hours with up to two decimals.
-func FormatHours(a Amount) string { return FormatDecimal(a, GPUHour, 2) }
+// FormatHours prints GPU-milliseconds as GPU-hours: two decimals, and four below
+// ten hours, where minutes matter.
+func FormatHours(a Amount) string {
+	if -10*GPUHour < a && a < 10*GPUHour {
+		return FormatDecimal(a, GPUHour, 4)
+	}
+	return FormatDecimal(a, GPUHour, 2)
+}

@@ -66,18 +66,14 @@ func describe(b *budget.Budget) string {
 	return b.Path
 }
 
-// Asked is the worst case in words: "2 x v100 for up to 1h0m35s = 2.02
-// GPU-hours, 5.05 USD".
+// Asked is the worst case in words: "2 x v100 for up to 2h1m10s (2 starts of
+// 1h) = 4.04 GPU-hours, 3.64 USD".
 func (d Decision) Asked(p *budget.Policy) string {
 	var parts []string
 	for _, line := range d.Lines {
 		for _, n := range line.Needs {
 			gpus := n.GPUs * int64(line.Count)
-			held := "for up to"
-			if line.Lease {
-				held = "held ahead for"
-			}
-			parts = append(parts, fmt.Sprintf("%d x %s %s %s", gpus, strings.Join(n.Classes, " or "), held, duration(line.RuntimeMS)))
+			parts = append(parts, fmt.Sprintf("%d x %s %s", gpus, strings.Join(n.Classes, " or "), timeText(line)))
 		}
 	}
 	if len(parts) == 0 {
@@ -87,12 +83,27 @@ func (d Decision) Asked(p *budget.Policy) string {
 		format(p, budget.GPUTime(budget.AnyClass), d.Estimate.GPUTime[budget.AnyClass]), format(p, budget.Cost, d.Estimate.Cost))
 }
 
-// duration prints milliseconds as "72h", "1h0m35s".
+// timeText says how long a line's GPUs are held: the run time, how often it may
+// start, and what that makes with the time that starting and stopping take.
+func timeText(line ledger.Line) string {
+	switch {
+	case line.Lease:
+		return "held ahead for " + duration(line.RuntimeMS)
+	case line.Starts > 1:
+		return fmt.Sprintf("for up to %s (%d starts of %s)", duration(line.RuntimeMS), line.Starts, duration(line.OnceMS))
+	}
+	return "for up to " + duration(line.RuntimeMS)
+}
+
+// duration prints milliseconds as "72h", "10m", "1h0m35s".
 func duration(ms int64) string {
 	d := time.Duration(ms) * time.Millisecond
 	text := d.Round(time.Second).String()
-	if strings.HasSuffix(text, "h0m0s") {
-		return strings.TrimSuffix(text, "0m0s")
+	if text != "0s" && strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
 	}
 	return text
 }

@@ -93,8 +93,9 @@ func bound(line *ledger.Line, b *budget.Budget, ask jobspec.Ask, g jobspec.Group
 		return refusal
 	}
 	line.OnceMS = quantity.Millis(runtime)
+	line.Starts = 1 + b.WorstCaseReschedules(g.Reschedules, g.UnlimitedReschedules)
 	once := quantity.Amount(quantity.Millis(runtime + g.KillTimeout + g.ShutdownDelay + slack))
-	line.RuntimeMS = int64(once.Mul(int64(1 + b.WorstCaseReschedules(g.Reschedules, g.UnlimitedReschedules))))
+	line.RuntimeMS = int64(once.Mul(int64(line.Starts)))
 	return nil
 }
 

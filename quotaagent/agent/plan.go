@@ -18,7 +18,7 @@ func (e *Engine) Plan(ctx context.Context, files []budgetspec.File) (PlanEffect,
 		return PlanEffect{}, &DiagnosticsError{Text: renderDiagnostics(files, diags)}
 	}
 	state := e.policy.State()
-	effect := PlanEffect{Changes: changes(state.Policy, next), Over: []string{}, Orphaned: []string{}, Version: state.RevisionVersion}
+	effect := PlanEffect{Changes: changes(state.Policy, next), Over: []string{}, Orphaned: []string{}, Version: state.Version}
 	if len(diags) > 0 {
 		effect.Diagnostics = renderDiagnostics(files, diags)
 	}

@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,8 +50,9 @@ type PolicyState struct {
 	Files []budgetspec.File
 	// Revision of the files now in the store.
 	Revision Revision
-	// RevisionVersion orders applies: each must name the state it replaces.
-	RevisionVersion uint64
+	// Version names the state of the files in the store, direct edits included:
+	// an apply must name the state it replaces.
+	Version string
 	// Broken holds the diagnostics of the files in the store when they are not
 	// in force; empty when they are.
 	Broken string
@@ -122,23 +125,23 @@ func (k *PolicyKeeper) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read policy: %w", err)
 	}
-	files, revision, version := splitPolicy(records)
+	files, revision := splitPolicy(records)
 	policy, diags := budgetspec.Parse(files)
 	previous := k.State()
-	next := &PolicyState{Revision: revision, RevisionVersion: version, Loaded: true, Since: k.now()}
+	next := &PolicyState{Revision: revision, Version: versionOf(records), Loaded: true, Since: k.now()}
 	switch {
 	case len(files) == 0:
 		next.Policy = noPolicy()
 	case diags.HasErrors():
 		next.Broken = renderDiagnostics(files, diags)
-		next.Policy, next.Files = previous.Policy, previous.Files
+		next.Policy, next.Files, next.Revision, next.Since = previous.Policy, previous.Files, previous.Revision, previous.Since
 		if !previous.Loaded {
 			next.Policy, next.Files = k.lastGood(ctx, next.Policy)
 		}
 	default:
 		next.Policy, next.Files = policy, files
 	}
-	if len(files) > 0 && policy != nil && policy.Revision != revision.Digest {
+	if next.Broken == "" && len(files) > 0 && policy.Revision != revision.Digest {
 		next.Revision = Revision{Digest: policy.Revision, Author: actorKVEdit, Time: k.now()}
 	}
 	changed := previous.Policy.Revision != next.Policy.Revision || !previous.Loaded
@@ -150,16 +153,23 @@ func (k *PolicyKeeper) Load(ctx context.Context) error {
 	return nil
 }
 
+// versionOf digests which version of which file is in the store.
+func versionOf(records []ledger.Record) string {
+	sum := sha256.New()
+	for _, r := range records {
+		fmt.Fprintf(sum, "%s\x00%d\x00", r.Key, r.Version)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
+}
+
 // splitPolicy separates the files from the revision document.
-func splitPolicy(records []ledger.Record) ([]budgetspec.File, Revision, uint64) {
+func splitPolicy(records []ledger.Record) ([]budgetspec.File, Revision) {
 	var files []budgetspec.File
 	var revision Revision
-	version := uint64(0)
 	for _, r := range records {
 		name := strings.TrimPrefix(r.Key, policyPrefix)
 		switch {
 		case r.Key == revisionKey:
-			version = r.Version
 			if json.Unmarshal(r.Value, &revision) != nil {
 				revision = Revision{}
 			}
@@ -167,7 +177,7 @@ func splitPolicy(records []ledger.Record) ([]budgetspec.File, Revision, uint64) 
 			files = append(files, budgetspec.File{Name: name, Content: r.Value})
 		}
 	}
-	return files, revision, version
+	return files, revision
 }
 
 func renderDiagnostics(files []budgetspec.File, diags hcl.Diagnostics) string {
@@ -183,7 +193,7 @@ func (k *PolicyKeeper) publish(ctx context.Context, previous, next *PolicyState,
 		k.logger.Error("policy in the store is broken, keeping the last good one", "diagnostics", next.Broken)
 	}
 	if changed {
-		k.logger.Info("policy in force", "revision", short(next.Policy.Revision), "author", next.Revision.Author)
+		k.logger.Info("policy in force", "revision", short(next.Policy.Revision), "author", next.Revision.Author, "files", len(next.Files))
 		if good, err := json.Marshal(next.Files); err == nil && len(good) < ledger.MaxValue && len(next.Files) > 0 {
 			k.overwrite(ctx, goodKey, good)
 		}
@@ -243,9 +253,9 @@ func short(digest string) string {
 // ErrPolicyChanged: the policy in the store is not the one the caller saw.
 var ErrPolicyChanged = errors.New("the policy was changed by someone else since it was read")
 
-// Apply replaces all policy files in one transaction. expected is the
-// RevisionVersion that the caller saw. Nothing is written unless everything is.
-func (k *PolicyKeeper) Apply(ctx context.Context, files []budgetspec.File, expected uint64, author, commit string) error {
+// Apply replaces all policy files in one transaction. expected is the Version
+// that the caller saw. Nothing is written unless everything is.
+func (k *PolicyKeeper) Apply(ctx context.Context, files []budgetspec.File, expected, author, commit string) error {
 	policy, diags := budgetspec.Parse(files)
 	if diags.HasErrors() {
 		return &DiagnosticsError{Text: renderDiagnostics(files, diags)}
@@ -254,18 +264,18 @@ func (k *PolicyKeeper) Apply(ctx context.Context, files []budgetspec.File, expec
 	if err != nil {
 		return fmt.Errorf("read policy: %w", err)
 	}
+	if versionOf(records) != expected {
+		return ErrPolicyChanged
+	}
 	versions := make(map[string]uint64, len(records))
 	for _, r := range records {
 		versions[r.Key] = r.Version
-	}
-	if versions[revisionKey] != expected {
-		return ErrPolicyChanged
 	}
 	revision, err := json.Marshal(Revision{Digest: policy.Revision, Author: author, Commit: commit, Time: k.now().UTC()})
 	if err != nil {
 		return fmt.Errorf("encode revision: %w", err)
 	}
-	writes := []ledger.Write{{Key: revisionKey, Value: revision, Version: expected}}
+	writes := []ledger.Write{{Key: revisionKey, Value: revision, Version: versions[revisionKey]}}
 	for _, f := range files {
 		writes = append(writes, ledger.Write{Key: policyPrefix + f.Name, Value: f.Content, Version: versions[policyPrefix+f.Name]})
 	}

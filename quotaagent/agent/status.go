@@ -35,7 +35,7 @@ type PolicyStatus struct {
 	// in force.
 	Broken string `json:"broken,omitempty"`
 	// Version is what an apply must name.
-	Version uint64 `json:"version"`
+	Version string `json:"version"`
 }
 
 // BudgetStatus is one node of the tree with its limits.
@@ -121,7 +121,7 @@ func policyStatus(s *PolicyState) PolicyStatus {
 		enforcement = "shadow"
 	}
 	return PolicyStatus{Revision: s.Policy.Revision, Enforcement: enforcement, Currency: s.Policy.Currency,
-		Author: s.Revision.Author, Commit: s.Revision.Commit, Since: s.Since, Broken: s.Broken, Version: s.RevisionVersion}
+		Author: s.Revision.Author, Commit: s.Revision.Commit, Since: s.Since, Broken: s.Broken, Version: s.Version}
 }
 
 func budgetStatus(p *budget.Policy, b *budget.Budget, book ledger.Balance, now time.Time) BudgetStatus {
@@ -189,5 +189,5 @@ type PlanEffect struct {
 	// Orphaned are jobs that hold budget under a path that would be gone.
 	Orphaned []string `json:"orphaned"`
 	// Version is what the apply must name.
-	Version uint64 `json:"version"`
+	Version string `json:"version"`
 }

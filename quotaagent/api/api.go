@@ -31,7 +31,7 @@ type Backend interface {
 type Upload struct {
 	Files []budgetspec.File `json:"files"`
 	// Version of the policy that it replaces.
-	Version uint64 `json:"version"`
+	Version string `json:"version"`
 	// Commit is the version-control revision the files came from, if known.
 	Commit string `json:"commit,omitempty"`
 }

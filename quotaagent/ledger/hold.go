@@ -88,6 +88,9 @@ type Line struct {
 	// OnceMS is how long a single run is bounded by, before reschedules; 0 for a
 	// lease.
 	OnceMS int64 `json:"once_ms,omitempty"`
+	// Starts is how often one allocation may start in the worst case; 0 for a
+	// lease.
+	Starts int `json:"starts,omitempty"`
 	// Lease marks work without an end: its time is held ahead and renewed.
 	Lease bool `json:"lease,omitempty"`
 	// Needs of one allocation, by device ask.
