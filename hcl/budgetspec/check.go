@@ -26,9 +26,7 @@ func (d *decoder) check() {
 		d.checkLimits(b)
 		d.checkOversubscription(b)
 	})
-	if len(d.places) <= budgetsMax {
-		d.checkOverlaps()
-	}
+	d.checkOverlaps()
 }
 
 func (d *decoder) checkClasses() {

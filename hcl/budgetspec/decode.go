@@ -28,6 +28,8 @@ type decoder struct {
 	classes map[string]hcl.Range
 	devices map[string]deviceUse
 	cards   map[string]hcl.Range
+	// starts names the rate card that begins at an instant (in UTC).
+	starts map[time.Time]string
 	// incomplete are the rate cards with a price that could not be read: what
 	// they lack has been reported already.
 	incomplete map[string]bool
@@ -36,6 +38,8 @@ type decoder struct {
 	// costs are the places of all finite limits on cost.
 	costs  []hcl.Range
 	places map[*budget.Budget]*places
+	// tooMany is the first budget beyond budgetsMax, or nil.
+	tooMany *hclsyntax.Block
 }
 
 type deviceUse struct {
@@ -67,6 +71,7 @@ func newDecoder(revision string) *decoder {
 		classes:    map[string]hcl.Range{},
 		devices:    map[string]deviceUse{},
 		cards:      map[string]hcl.Range{},
+		starts:     map[time.Time]string{},
 		incomplete: map[string]bool{},
 		places:     map[*budget.Budget]*places{},
 	}
@@ -109,8 +114,11 @@ func (d *decoder) module(body *hclsyntax.Body) {
 	}
 }
 
-// finish puts everything in its documented order.
+// finish puts everything in its documented order, after all files.
 func (d *decoder) finish() {
+	if d.tooMany != nil {
+		d.report(tooManyBudgets(d.tooMany.DefRange()))
+	}
 	slices.SortFunc(d.policy.Classes, func(a, b budget.Class) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(d.policy.RateCards, func(a, b budget.RateCard) int {
 		return cmp.Or(a.EffectiveFrom.Compare(b.EffectiveFrom), strings.Compare(a.Name, b.Name))
@@ -259,11 +267,11 @@ func (d *decoder) rateCardBlock(block *hclsyntax.Block) {
 		return
 	}
 	card.EffectiveFrom = at.UTC()
-	for _, other := range d.policy.RateCards {
-		if other.EffectiveFrom.Equal(card.EffectiveFrom) {
-			d.report(simultaneousCards(attr.Expr.Range(), text, name, other.Name, d.cards[other.Name]))
-		}
+	if other, taken := d.starts[card.EffectiveFrom]; taken {
+		d.report(simultaneousCards(attr.Expr.Range(), text, name, other, d.cards[other]))
+		return
 	}
+	d.starts[card.EffectiveFrom] = name
 	d.policy.RateCards = append(d.policy.RateCards, card)
 }
 

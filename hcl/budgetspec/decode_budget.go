@@ -1,6 +1,7 @@
 package budgetspec
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -35,7 +36,8 @@ func (d *decoder) budgetBlock(block *hclsyntax.Block, parent *budget.Budget) *bu
 		}
 	}
 	if len(d.places) == budgetsMax {
-		d.report(tooManyBudgets(block.DefRange()))
+		d.tooMany = cmp.Or(d.tooMany, block)
+		return nil
 	}
 	d.places[b] = &places{header: block.DefRange(), limits: map[limitKey]hcl.Range{}}
 	d.budgetAttributes(b, known.attributes)

@@ -140,7 +140,7 @@ func emptyList(at hcl.Range, what string) *hcl.Diagnostic {
 }
 
 func longList(at hcl.Range, what string, count int) *hcl.Diagnostic {
-	return problem(at, "List too long", "This %s list has %d elements. It may have at most %d. Split the block, or use a pattern with *.", what, count, elementsMax)
+	return problem(at, "List too long", "This %s list has %d elements. It may have at most %d. Write fewer: a pattern with * or the key any may replace many.", what, count, elementsMax)
 }
 
 func repeatedElement(at hcl.Range, what, text string) *hcl.Diagnostic {

@@ -13,9 +13,15 @@ import (
 // three, as in HCL itself, and fewer in a short word.
 func distanceMax(word string) int { return min(3, (len(word)+1)/3) }
 
+// candidatesMax bounds the work for one suggestion.
+const candidatesMax = 500
+
 // nearest is the candidate most like the word, or "" when none is close. Of
 // equals the first in alphabetical order.
 func nearest(word string, candidates []string) string {
+	if len(candidates) > candidatesMax {
+		return ""
+	}
 	best, bestDistance := "", distanceMax(word)+1
 	for _, c := range slices.Sorted(slices.Values(candidates)) {
 		if c == word || max(len(c), len(word))-min(len(c), len(word)) >= bestDistance {

@@ -132,7 +132,7 @@ type element struct {
 	at   hcl.Range
 }
 
-// elementsMax bounds a list; patterns can say more in fewer words.
+// elementsMax bounds a list or map; patterns can say more in fewer words.
 const elementsMax = 256
 
 // list reads a list of strings with at least one element.
@@ -286,6 +286,10 @@ func (d *decoder) byClass(attr *hclsyntax.Attribute, u unit) []classAmount {
 	}
 	if len(object.Items) == 0 {
 		d.report(emptyClassMap(attr.Expr.Range(), attr.Name))
+	}
+	if len(object.Items) > elementsMax {
+		d.report(longList(attr.Expr.Range(), attr.Name, len(object.Items)))
+		return nil
 	}
 	var amounts []classAmount
 	for _, item := range object.Items {
