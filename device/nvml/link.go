@@ -2,7 +2,6 @@ package nvml
 
 import (
 	"encoding/binary"
-	"strings"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
@@ -112,7 +111,9 @@ func (r *Reader) remote(device nvml.Device, index int, switched, opaque bool) in
 	return inventory.RemoteUnknown
 }
 
+// isOpaque recognises the addresses that stand for none: all ones, which some
+// drivers cut to fewer digits, or all zeros.
 func isOpaque(pci nvml.PciInfo) bool {
-	text := strings.ToLower(cString(pci.BusId[:]))
-	return text == "" || strings.HasPrefix(text, "ffff")
+	const mostBus = 0xff
+	return pci.Bus > mostBus || pci.Domain >= 0xfffffff || pci.Domain|pci.Bus|pci.Device == 0
 }

@@ -1,7 +1,6 @@
 package nvml
 
 import (
-	"bytes"
 	"fmt"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -243,13 +242,4 @@ func (r *Reader) paths(gpus []inventory.GPU, handles []nvml.Device) []inventory.
 		}
 	}
 	return paths
-}
-
-func cString(chars []int8) string {
-	raw := make([]byte, 0, len(chars))
-	for _, c := range chars {
-		raw = append(raw, byte(c))
-	}
-	text, _, _ := bytes.Cut(raw, []byte{0})
-	return string(text)
 }
