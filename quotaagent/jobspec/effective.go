@@ -3,6 +3,7 @@ package jobspec
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/nomad/api"
 )
@@ -120,8 +121,8 @@ func Effective(submitted, stored *api.Job, preserve Preserve) *api.Job {
 		return submitted
 	}
 	out := *submitted
-	out.TaskGroups = make([]*api.TaskGroup, 0, len(submitted.TaskGroups))
-	for _, g := range submitted.TaskGroups {
+	out.TaskGroups = slices.Clone(submitted.TaskGroups)
+	for i, g := range submitted.TaskGroups {
 		// Nomad builds a map, so that the last group of a name counts.
 		var prev *api.TaskGroup
 		for _, p := range stored.TaskGroups {
@@ -130,9 +131,8 @@ func Effective(submitted, stored *api.Job, preserve Preserve) *api.Job {
 			}
 		}
 		if prev != nil {
-			g = effectiveGroup(g, prev, preserve)
+			out.TaskGroups[i] = effectiveGroup(g, prev, preserve)
 		}
-		out.TaskGroups = append(out.TaskGroups, g)
 	}
 	return &out
 }
@@ -152,26 +152,24 @@ func effectiveGroup(g, prev *api.TaskGroup, preserve Preserve) *api.TaskGroup {
 			stored[t.Name] = t.Resources
 		}
 	}
-	out.Tasks = make([]*api.Task, 0, len(g.Tasks))
+	out.Tasks = slices.Clone(g.Tasks)
 	submitted := map[string]bool{}
-	for _, t := range g.Tasks {
+	for i, t := range g.Tasks {
 		submitted[t.Name] = true
 		if r, ok := stored[t.Name]; ok {
 			copied := *t
 			copied.Resources = r
-			t = &copied
+			out.Tasks[i] = &copied
 		}
-		out.Tasks = append(out.Tasks, t)
 	}
 	// A sidecar's task is added by Nomad before the stored values are kept, so
 	// it keeps its resources too although the submission does not name it.
-	out.Services = make([]*api.Service, 0, len(g.Services))
-	for _, s := range g.Services {
+	out.Services = slices.Clone(g.Services)
+	for i, s := range g.Services {
 		r, ok := stored[connectProxyPrefix+s.Name]
 		if ok && s.Connect != nil && !submitted[connectProxyPrefix+s.Name] {
-			s = withSidecarResources(s, r)
+			out.Services[i] = withSidecarResources(s, r)
 		}
-		out.Services = append(out.Services, s)
 	}
 	return &out
 }
