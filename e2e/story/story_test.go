@@ -1,0 +1,37 @@
+package story_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-governor/governor/e2e/cluster"
+	"github.com/nomad-governor/governor/e2e/clustertest"
+	"github.com/nomad-governor/governor/e2e/story"
+	"github.com/nomad-governor/governor/e2e/toolchain"
+)
+
+// testWriter sends the story to the test's log, which shows it on a failure.
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Logf("%s", p)
+	return len(p), nil
+}
+
+// TestStory plays the whole story on real servers. A step that fails does not
+// stop the later ones, which begin without its jobs.
+func TestStory(t *testing.T) {
+	root, err := toolchain.Root()
+	must.NoError(t, err)
+	c := clustertest.Start(t, cluster.Default())
+	scene := story.NewScene(c, story.NewPrinter(testWriter{t}), filepath.Join(root, "e2e", "_out", "pictures"))
+	for _, step := range story.Steps() {
+		t.Run(step.Name, func(t *testing.T) {
+			if err := scene.Play(t.Context(), step); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
