@@ -27,11 +27,10 @@ type source interface {
 }
 
 const (
-	readTimeout   = 10 * time.Second // a healthy driver needs milliseconds a GPU
-	sampleTimeout = 10 * time.Second
-	retryLeast    = time.Second // after a read of NVML as a whole failed
-	retryMost     = 30 * time.Second
-	closeTimeout  = 2 * time.Second
+	callTimeout  = 10 * time.Second // a healthy driver needs milliseconds a GPU
+	retryLeast   = time.Second      // after a read of NVML as a whole failed
+	retryMost    = 30 * time.Second
+	closeTimeout = 2 * time.Second
 )
 
 // monitor reads the GPUs and keeps the inventory. Its fields below mu may be
@@ -42,6 +41,8 @@ type monitor struct {
 	logger hclog.Logger
 	guard  *guard
 	now    func() time.Time
+	// callTimeout is how long one call into the source may take.
+	callTimeout time.Duration
 
 	mu        sync.Mutex
 	inventory inventory.Inventory // every device, ignored ones too
@@ -54,8 +55,8 @@ type monitor struct {
 	readyOnce sync.Once
 }
 
-func newMonitor(s source, c config, logger hclog.Logger, now func() time.Time) *monitor {
-	return &monitor{source: s, config: c, logger: logger, guard: newGuard(now), now: now,
+func newMonitor(s source, c config, logger hclog.Logger, now func() time.Time, callTimeout time.Duration) *monitor {
+	return &monitor{source: s, config: c, logger: logger, guard: newGuard(now), now: now, callTimeout: callTimeout,
 		groups: []inventory.Group{}, changed: make(chan struct{}), ready: make(chan struct{})}
 }
 
@@ -85,7 +86,7 @@ func (m *monitor) run(ctx context.Context) {
 			if failures > 0 { // only the read with its back-off opens NVML again
 				break
 			}
-			now, err := call(ctx, m.guard, "probe", readTimeout, m.source.Probe)
+			now, err := call(ctx, m.guard, "probe", m.callTimeout, m.source.Probe)
 			if err != nil || now != digest {
 				digest = now
 				nextRead = m.now()
@@ -109,7 +110,7 @@ func (m *monitor) nextPeriod(failures int) time.Duration {
 
 // read makes one full reading and returns how many in a row have failed.
 func (m *monitor) read(ctx context.Context, failures int) int {
-	readings, err := call(ctx, m.guard, "read", readTimeout, m.source.Read)
+	readings, err := call(ctx, m.guard, "read", m.callTimeout, m.source.Read)
 	if ctx.Err() != nil {
 		return failures
 	}
@@ -140,7 +141,7 @@ func (m *monitor) follow(ctx context.Context, out chan<- []inventory.Event) {
 		eventless bool
 	}
 	for ctx.Err() == nil {
-		got, err := call(ctx, m.guard, "wait", readTimeout, func() (answer, error) {
+		got, err := call(ctx, m.guard, "wait", m.callTimeout+m.config.healthPeriod, func() (answer, error) {
 			events, eventless, err := m.source.Wait(m.config.healthPeriod)
 			return answer{events, eventless}, err
 		})
@@ -232,11 +233,11 @@ func (m *monitor) watch() ([]inventory.Group, <-chan struct{}) {
 // sample reads stats. Two streams at once share one reading: while one is
 // under way the other gets the latest.
 func (m *monitor) sample(ctx context.Context) ([]inventory.Sample, error) {
-	got, err := call(ctx, m.guard, "sample", sampleTimeout, m.source.Sample)
+	got, err := call(ctx, m.guard, "sample", m.callTimeout, m.source.Sample)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var hang hangError
-	if errors.As(err, &hang) && hang.age < sampleTimeout {
+	if errors.As(err, &hang) && hang.age < m.callTimeout {
 		return m.samples, nil
 	}
 	if err != nil {

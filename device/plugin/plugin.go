@@ -33,6 +33,8 @@ type Plugin struct {
 	logger hclog.Logger
 	open   func(libraryPath string) source
 	now    func() time.Time
+	// callTimeout is how long one call into NVML may take.
+	callTimeout time.Duration
 
 	mu      sync.Mutex
 	config  config
@@ -53,7 +55,7 @@ func New(logger hclog.Logger, open func(libraryPath string) Source, now func() t
 	if err != nil {
 		panic(err) // the defaults are constants
 	}
-	return &Plugin{logger: logger.Named(Name), open: open, now: now, config: c}
+	return &Plugin{logger: logger.Named(Name), open: open, now: now, callTimeout: callTimeout, config: c}
 }
 
 // Serve serves the plugin until Nomad ends the process. It must be called only
@@ -104,7 +106,7 @@ func (p *Plugin) start() (*monitor, error) {
 	}
 	if p.monitor == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		m := newMonitor(p.open(p.config.libraryPath), p.config, p.logger, p.now)
+		m := newMonitor(p.open(p.config.libraryPath), p.config, p.logger, p.now, p.callTimeout)
 		done := make(chan struct{})
 		p.monitor, p.cancel, p.done = m, cancel, done
 		go func() {
