@@ -163,8 +163,14 @@ func (s *Store) record(pair *api.KVPair) ledger.Record {
 
 func (s *Store) leaderKey() string { return s.prefix + request.LeaderKey }
 
-// watchMax is how long Watch blocks when nothing happens.
-const watchMax = time.Minute
+const (
+	// watchMax is how long Watch blocks when nothing happens.
+	watchMax = time.Minute
+	// emptyPause bounds how often Watch returns for a prefix without keys: Consul
+	// gives such a prefix the index of the whole store, which every write of
+	// anyone advances.
+	emptyPause = 250 * time.Millisecond
+)
 
 // Watch blocks until something under prefix may have changed after index, at
 // most about a minute, and returns the index now. Index 0 returns at once. It
@@ -176,18 +182,21 @@ func (s *Store) Watch(ctx context.Context, prefix string, index uint64) (uint64,
 	}
 	// A blocking query for an index that Consul has not reached waits its whole
 	// time, so a restored snapshot would go unseen. Looking first costs little.
-	now, err := s.look(ctx, prefix, index, 0)
+	now, keys, err := s.look(ctx, prefix, index, 0)
 	if err == nil && now == index {
-		now, err = s.look(ctx, prefix, index, watchMax)
+		now, keys, err = s.look(ctx, prefix, index, watchMax)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("watch %q: %w", prefix, classify(err))
 	}
+	if keys == 0 && index != 0 {
+		pause(ctx, emptyPause)
+	}
 	return now, nil
 }
 
-// look returns the index of prefix, waiting up to wait for one above index.
-func (s *Store) look(ctx context.Context, prefix string, index uint64, wait time.Duration) (uint64, error) {
+// look returns the index and the number of keys of prefix, waiting up to wait for one above index.
+func (s *Store) look(ctx context.Context, prefix string, index uint64, wait time.Duration) (now uint64, count int, err error) {
 	options := &api.QueryOptions{}
 	if wait > 0 {
 		options.WaitIndex, options.WaitTime = index, wait
@@ -197,11 +206,11 @@ func (s *Store) look(ctx context.Context, prefix string, index uint64, wait time
 	ctx, cancel := context.WithTimeout(ctx, wait+wait/16+s.timeout)
 	defer cancel()
 	// Only the keys: their values would be sent for nothing.
-	_, meta, err := s.client.KV().Keys(s.prefix+prefix, "", options.WithContext(ctx))
+	keys, meta, err := s.client.KV().Keys(s.prefix+prefix, "", options.WithContext(ctx))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return nextIndex(index, meta.LastIndex), nil
+	return nextIndex(index, meta.LastIndex), len(keys), nil
 }
 
 // nextIndex applies the rules for blocking queries: an index that went

@@ -3,7 +3,9 @@ package storetest
 import (
 	"context"
 	"sort"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,7 +97,33 @@ func testWatchQuiet(t *testing.T, store Store) {
 	must.LessEq(t, 2, returns, must.Sprint("a watch may wake without a change, but not again and again"))
 }
 
+// testWatchNoise: nobody may be woken by each write of everybody, not even who
+// waits for the first record under a prefix.
+func testWatchNoise(t *testing.T, store Store) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var noise sync.WaitGroup
+	defer noise.Wait()
+	noise.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			// Late writes end with the context; what they return does not matter.
+			_ = store.Commit(ctx, noFence, []ledger.Write{{Key: "elsewhere/" + strconv.Itoa(n), Value: []byte("v")}})
+		}
+	})
+	returns := 0
+	for ctx.Err() == nil {
+		_, index, err := store.List(t.Context(), "policy/")
+		must.NoError(t, err)
+		if _, err := store.Watch(ctx, "policy/", index); err == nil {
+			returns++
+		}
+	}
+	must.LessEq(t, 6, returns)
+}
+
 func testWatchCancel(t *testing.T, store Store) {
+	// With a record: a store may wake the watch of an empty prefix at any write.
+	put(t, store, "policy/a", "v")
 	_, index, err := store.List(t.Context(), "policy/")
 	must.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
