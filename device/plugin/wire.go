@@ -48,7 +48,10 @@ func statsGroups(inv inventory.Inventory, samples []inventory.Sample, failure st
 			InstanceStats: make(map[string]*device.DeviceStats, len(g.Instances))}
 		for _, i := range g.Instances {
 			d, _ := inv.Device(i.ID) // every instance is a device
-			s := byUUID[i.ID]
+			s, answered := byUUID[i.ID]
+			if !answered {
+				s.Failure = "the GPU did not answer"
+			}
 			if failure != "" {
 				s.Failure = failure
 			}
