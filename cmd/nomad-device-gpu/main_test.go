@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/nomad/plugins/device"
 	"github.com/shoenig/test/must"
 	"github.com/shoenig/test/wait"
 
@@ -202,18 +201,18 @@ func TestPluginFollowsTheLibrary(t *testing.T) {
 		must.NoError(t, p.Close())
 	}()
 
-	first := <-stream
-	must.Len(t, 8, first.Devices[0].Devices)
-	victim := first.Devices[0].Devices[3].ID
+	latest := <-stream
+	must.Len(t, 8, latest.Devices[0].Devices)
+	victim := latest.Devices[0].Devices[3].ID
 	health := func(want string) {
 		t.Helper()
 		must.Wait(t, wait.InitialSuccess(wait.BoolFunc(func() bool {
 			select {
-			case r := <-stream:
-				return describe(r, victim) == want
+			case latest = <-stream:
 			default:
-				return false
 			}
+			d := latest.Devices[0].Devices[3] // the order never changes
+			return d.ID == victim && d.HealthDesc == want && d.Healthy == (want == "")
 		}), wait.Timeout(10*time.Second), wait.Gap(10*time.Millisecond)))
 	}
 	must.NoError(t, c.SetGPULost(3))
@@ -231,17 +230,6 @@ func TestPluginFollowsTheLibrary(t *testing.T) {
 	r, err := p.Reserve([]string{victim})
 	must.NoError(t, err)
 	must.Eq(t, victim, r.Envs["CUDA_VISIBLE_DEVICES"])
-}
-
-func describe(r *device.FingerprintResponse, id string) string {
-	for _, g := range r.Devices {
-		for _, d := range g.Devices {
-			if d.ID == id {
-				return d.HealthDesc
-			}
-		}
-	}
-	return "absent"
 }
 
 func TestNomadsCookieIsWhatMakesItAPlugin(t *testing.T) {
