@@ -176,8 +176,8 @@ func twoNodes() cluster.Snapshot {
 		{ID: "n1", Groups: group("GPU-1", "GPU-2")}, {ID: "n2", Groups: group("GPU-3", "GPU-4")}}}
 }
 
-func levels(s cluster.Snapshot) []cluster.Reserved {
-	var out []cluster.Reserved
+func reservedOf(s cluster.Snapshot) []bool {
+	var out []bool
 	for _, n := range s.Nodes {
 		for _, d := range n.Groups[0].Devices {
 			out = append(out, d.Reserved)
@@ -190,34 +190,40 @@ func TestReservationsLiveUntilTheAllocationOrTheirEnd(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	ask := cluster.Ask{Namespace: "default", JobID: "train"}
-	none := []cluster.Reserved{0, 0, 0, 0}
-	reserved := []cluster.Reserved{cluster.ReservedPreferred, cluster.NotReserved, cluster.ReservedAlternative, cluster.NotReserved}
+	none := []bool{false, false, false, false}
+	reserved := []bool{true, false, true, false}
 	fresh := func() *cluster.Reservations {
 		r := cluster.NewReservations(10 * time.Second)
 		r.Reserve(ask, offer("GPU-1", "GPU-3"), start)
 		return r
 	}
 	s := twoNodes()
-	must.Eq(t, reserved, levels(fresh().Mark(s, "default", "other", start.Add(9*time.Second))))
-	must.Eq(t, none, levels(s)) // the snapshot itself is not touched
-	must.Eq(t, none, levels(fresh().Mark(s, "default", "other", start.Add(10*time.Second))))
-	must.Eq(t, none, levels(fresh().Mark(s, "default", "train", start)))
-	must.Eq(t, reserved, levels(fresh().Mark(s, "elsewhere", "train", start)))
+	must.Eq(t, reserved, reservedOf(fresh().Mark(s, "default", "other", start.Add(9*time.Second))))
+	must.Eq(t, none, reservedOf(s)) // the snapshot itself is not touched
+	must.Eq(t, none, reservedOf(fresh().Mark(s, "default", "other", start.Add(10*time.Second))))
+	must.Eq(t, none, reservedOf(fresh().Mark(s, "default", "train", start)))
+	must.Eq(t, reserved, reservedOf(fresh().Mark(s, "elsewhere", "train", start)))
 
 	released := fresh()
 	released.Release("default", "train")
-	must.Eq(t, none, levels(released.Mark(s, "default", "other", start)))
+	must.Eq(t, none, reservedOf(released.Mark(s, "default", "other", start)))
 
 	replaced := fresh()
 	replaced.Reserve(ask, offer("GPU-2", "GPU-4"), start)
-	must.Eq(t, []cluster.Reserved{0, cluster.ReservedPreferred, 0, cluster.ReservedAlternative},
-		levels(replaced.Mark(s, "default", "other", start)))
+	must.Eq(t, []bool{false, true, false, true},
+		reservedOf(replaced.Mark(s, "default", "other", start)))
+
+	preferring := fresh()
+	o := offer("GPU-1", "GPU-3")
+	o.Groups[0].Preferred = "n2"
+	preferring.Reserve(ask, o, start)
+	must.Eq(t, []bool{false, false, true, false}, reservedOf(preferring.Mark(s, "default", "other", start)))
 
 	placed := twoNodes()
 	placed.Nodes[0].Groups[0].Devices[0].Use = cluster.Use{AllocID: "a", Namespace: "default", JobID: "train", Group: "g", Stopping: true}
-	must.Eq(t, reserved, levels(fresh().Mark(placed, "default", "other", start))) // an allocation of an earlier run
+	must.Eq(t, reserved, reservedOf(fresh().Mark(placed, "default", "other", start))) // an allocation of an earlier run
 	placed.Nodes[0].Groups[0].Devices[0].Use.Stopping = false
-	must.Eq(t, none, levels(fresh().Mark(placed, "default", "other", start)))
+	must.Eq(t, none, reservedOf(fresh().Mark(placed, "default", "other", start)))
 	must.True(t, placed.Holds("default", "train"))
 	must.False(t, placed.Holds("default", "other"))
 }

@@ -18,8 +18,7 @@ type Offer struct {
 // GroupOffer is what placement proposes for one task group.
 type GroupOffer struct {
 	Group string
-	// Preferred is the id of the node to prefer; empty when there is none or
-	// when several nodes are equally good.
+	// Preferred is the id of the node to prefer; empty when there is none.
 	Preferred string
 	// Nodes with the exact devices to use on each, best first. Empty: the devices
 	// are left to Nomad.

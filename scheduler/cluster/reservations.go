@@ -22,7 +22,7 @@ type reservationKey struct{ namespace, job, group string }
 type reservation struct {
 	until time.Time
 	// devices by node id, then device id.
-	devices map[string]map[string]Reserved
+	devices map[string]map[string]bool
 }
 
 // NewReservations returns an empty set whose entries live for ttl: long enough
@@ -31,7 +31,9 @@ func NewReservations(ttl time.Duration) *Reservations {
 	return &Reservations{ttl: ttl, entries: map[reservationKey]reservation{}}
 }
 
-// Reserve remembers an offer; it replaces what was reserved for the job.
+// Reserve remembers where an offer will lead: the set on the preferred node,
+// or the sets on all nodes when none is preferred. It replaces what was reserved
+// for the job.
 func (r *Reservations) Reserve(ask Ask, offer Offer, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -40,16 +42,15 @@ func (r *Reservations) Reserve(ask Ask, offer Offer, now time.Time) {
 		if len(group.Nodes) == 0 {
 			continue
 		}
-		devices := map[string]map[string]Reserved{}
-		for i, node := range group.Nodes {
-			level := ReservedAlternative
-			if i == 0 {
-				level = ReservedPreferred
+		devices := map[string]map[string]bool{}
+		for _, node := range group.Nodes {
+			if group.Preferred != "" && group.Preferred != node.NodeID {
+				continue
 			}
-			devices[node.NodeID] = map[string]Reserved{}
+			devices[node.NodeID] = map[string]bool{}
 			for _, set := range node.Sets {
 				for _, id := range set.IDs {
-					devices[node.NodeID][id] = level
+					devices[node.NodeID][id] = true
 				}
 			}
 		}
@@ -87,9 +88,9 @@ func (r *Reservations) Mark(s Snapshot, namespace, jobID string, now time.Time) 
 	marked := s
 	marked.Nodes = slices.Clone(s.Nodes)
 	for i := range marked.Nodes {
-		levels := r.levels(marked.Nodes[i].ID, namespace, jobID)
-		if len(levels) > 0 {
-			marked.Nodes[i].Groups = markGroups(marked.Nodes[i].Groups, levels)
+		reserved := r.reserved(marked.Nodes[i].ID, namespace, jobID)
+		if len(reserved) > 0 {
+			marked.Nodes[i].Groups = markGroups(marked.Nodes[i].Groups, reserved)
 		}
 	}
 	return marked
@@ -115,25 +116,26 @@ func (r *Reservations) forget(s Snapshot, now time.Time) {
 	}
 }
 
-func (r *Reservations) levels(nodeID, namespace, jobID string) map[string]Reserved {
-	levels := map[string]Reserved{}
+// reserved lists the devices of a node that were promised to other jobs.
+func (r *Reservations) reserved(nodeID, namespace, jobID string) map[string]bool {
+	reserved := map[string]bool{}
 	for key, entry := range r.entries {
 		if key.namespace == namespace && key.job == jobID {
 			continue
 		}
-		for id, level := range entry.devices[nodeID] {
-			levels[id] = max(levels[id], level)
+		for id := range entry.devices[nodeID] {
+			reserved[id] = true
 		}
 	}
-	return levels
+	return reserved
 }
 
-func markGroups(groups []Group, levels map[string]Reserved) []Group {
+func markGroups(groups []Group, reserved map[string]bool) []Group {
 	out := slices.Clone(groups)
 	for i := range out {
 		out[i].Devices = slices.Clone(out[i].Devices)
 		for j := range out[i].Devices {
-			out[i].Devices[j].Reserved = levels[out[i].Devices[j].ID]
+			out[i].Devices[j].Reserved = reserved[out[i].Devices[j].ID]
 		}
 	}
 	return out

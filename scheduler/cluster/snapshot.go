@@ -87,8 +87,8 @@ type Device struct {
 	Healthy  bool
 	// Use says who holds it; the zero value means nobody.
 	Use Use
-	// Reserved says how it was promised to a job that has no allocation yet.
-	Reserved Reserved
+	// Reserved says that it was promised to a job that has no allocation yet.
+	Reserved bool
 }
 
 // Use is the allocation that holds a device.
@@ -104,18 +104,6 @@ type Use struct {
 
 // Held reports whether somebody holds the device.
 func (u Use) Held() bool { return u.AllocID != "" }
-
-// Reserved is how firmly a device was promised recently.
-type Reserved uint8
-
-// The levels, from not at all to the node where the job is expected.
-const (
-	NotReserved Reserved = iota
-	// ReservedAlternative: part of an offer, on a node that is not its first choice.
-	ReservedAlternative
-	// ReservedPreferred: part of an offer, on its first choice.
-	ReservedPreferred
-)
 
 // Holds reports whether an allocation of the job holds a device that it is not
 // about to give back.

@@ -14,8 +14,8 @@ import (
 // candidate is one node that can run one allocation of a group now.
 type candidate struct {
 	node *cluster.Node
-	// reserved is the firmest promise to another job that it would break.
-	reserved cluster.Reserved
+	// reserved says that it needs GPUs that were promised to another job.
+	reserved bool
 	// choices, one for each device ask, in the order of the ask.
 	choices []choice
 	// quality over all asks: rings, sums and NUMA nodes added up.
@@ -33,7 +33,7 @@ type candidate struct {
 // names, so 0 means equally good.
 func (c *candidate) compare(o *candidate) int {
 	return cmp.Or(
-		cmp.Compare(o.reserved, c.reserved),
+		falseFirst(o.reserved, c.reserved),
 		cmp.Compare(c.fits, o.fits),
 		cmp.Compare(c.quality.RingMBps, o.quality.RingMBps),
 		cmp.Compare(c.quality.SumMBps, o.quality.SumMBps),
@@ -41,6 +41,17 @@ func (c *candidate) compare(o *candidate) int {
 		cmp.Compare(o.freeLeft, c.freeLeft),
 		cmp.Compare(o.damage, c.damage),
 	)
+}
+
+// falseFirst compares as cmp.Compare would if it knew false < true.
+func falseFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // sortCandidates puts the best first and ends every tie by name and id.
@@ -199,11 +210,12 @@ func (p *Placer) options(n *cluster.Node, ask *cluster.DeviceAsk, free []uint64)
 }
 
 // evaluate makes a candidate of a suitable node, or says why it has too few
-// free devices. It breaks as few promises to other jobs as possible.
+// free devices. It takes what was promised to other jobs only when the rest
+// is not enough.
 func (p *Placer) evaluate(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk, t taken) (candidate, bool) {
 	order := specificFirst(g.Devices)
-	for _, level := range []cluster.Reserved{cluster.NotReserved, cluster.ReservedAlternative, cluster.ReservedPreferred} {
-		free := freeMasks(n, func(d *cluster.Device) bool { return d.Reserved <= level && usable(d, a, g) })
+	for _, reserved := range []bool{false, true} {
+		free := freeMasks(n, func(d *cluster.Device) bool { return (reserved || !d.Reserved) && usable(d, a, g) })
 		for group, mask := range t[n.ID] {
 			free[group] &^= mask
 		}
@@ -212,7 +224,7 @@ func (p *Placer) evaluate(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk, 
 		if !ok {
 			continue
 		}
-		c := candidate{node: n, reserved: level, choices: choices}
+		c := candidate{node: n, reserved: reserved, choices: choices}
 		for _, ch := range choices {
 			c.quality.RingMBps += ch.quality.RingMBps
 			c.quality.SumMBps += ch.quality.SumMBps

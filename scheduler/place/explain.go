@@ -24,15 +24,15 @@ type GroupExplanation struct {
 	Group string
 	// Choices by node, best first; empty when nothing is free now.
 	Choices []NodeChoice
-	// Preferred says why the first node comes before the second; empty when there
-	// is only one or when they are equally good.
+	// Preferred says why the first node comes before the second; empty when no
+	// node is preferred.
 	Preferred string
 	// Unpinned says why the devices are left to Nomad; empty when they are pinned.
 	Unpinned string
 	// Rejected nodes by reason, in the order of the reasons.
 	Rejected []Rejection
-	// UsesReserved says that the first choice was promised to another job seconds
-	// ago and everything else was taken.
+	// UsesReserved says that part of the first choice was promised to another job
+	// seconds ago, because too few other GPUs are free.
 	UsesReserved bool
 }
 
@@ -74,7 +74,7 @@ func explainGroup(g *cluster.GroupAsk, r *result, o *cluster.GroupOffer, unpinne
 	if o.Preferred != "" {
 		e.Preferred = advantage(&r.candidates[0], &r.candidates[1])
 	}
-	e.UsesReserved = len(r.candidates) > 0 && r.candidates[0].reserved != cluster.NotReserved
+	e.UsesReserved = len(r.candidates) > 0 && r.candidates[0].reserved
 	for _, reason := range slices.Sorted(maps.Keys(r.rejected)) {
 		nodes := slices.Clone(r.rejected[reason])
 		slices.Sort(nodes)
@@ -104,7 +104,7 @@ func advantage(a, b *candidate) string {
 	before := fmt.Sprintf("%s before %s: ", a.node.Name, b.node.Name)
 	switch {
 	case a.reserved != b.reserved:
-		return before + "the GPUs there are promised to another job"
+		return fmt.Sprintf("%sGPUs of %s are promised to another job", before, b.node.Name)
 	case a.fits != b.fits:
 		return fmt.Sprintf("%sit can run %d of the allocations, not %d", before, a.fits, b.fits)
 	case a.quality.RingMBps != b.quality.RingMBps:
@@ -115,8 +115,10 @@ func advantage(a, b *candidate) string {
 		return before + "fewer NUMA nodes"
 	case a.freeLeft != b.freeLeft:
 		return fmt.Sprintf("%sbest fit, %d GPUs stay free against %d", before, a.freeLeft, b.freeLeft)
+	case a.damage != b.damage:
+		return before + "what stays free is worth more"
 	}
-	return before + "what stays free there is worth more"
+	return before + "equally good, first by name"
 }
 
 // linkName says in a few words what connects the GPUs of a set.
@@ -179,7 +181,7 @@ func (g GroupExplanation) String() string {
 		sentences = append(sentences, g.Preferred)
 	}
 	if g.UsesReserved {
-		sentences = append(sentences, "these GPUs were promised to another job seconds ago, but nothing else is free")
+		sentences = append(sentences, "some of these GPUs were promised to another job seconds ago, because too few others are free")
 	}
 	if g.Unpinned == "" && len(g.Choices) > 1 {
 		sentences = append(sentences, "otherwise "+g.alternatives())

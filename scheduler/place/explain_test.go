@@ -22,7 +22,7 @@ func TestExplanationsReadWell(t *testing.T) {
 	busy := node("v4", modelV100, dgx1v(), 0, 1, 2, 3, 4, 5, 6)
 	reserved := node("v5", modelV100, dgx1v())
 	for i := range reserved.Groups[0].Devices {
-		reserved.Groups[0].Devices[i].Reserved = cluster.ReservedPreferred
+		reserved.Groups[0].Devices[i].Reserved = true
 	}
 	many := jobOf(2)
 	many.Groups[0].Count = 3

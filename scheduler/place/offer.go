@@ -16,7 +16,7 @@ func (p *Placer) offer(a *cluster.Ask, groups []cluster.GroupAsk, results []resu
 		if unpinned == "" {
 			unpinned = unpinnedNow(g, cs)
 		}
-		o := cluster.GroupOffer{Group: g.Name, Preferred: preferred(a, g, cs)}
+		o := cluster.GroupOffer{Group: g.Name, Preferred: preferred(a, g, cs, unpinned == "")}
 		if unpinned == "" {
 			for j := range min(len(cs), pinnedNodesMax) {
 				o.Nodes = append(o.Nodes, nodeOffer(g, &cs[j]))
@@ -51,15 +51,17 @@ func uncertain(cs []candidate) bool {
 	return false
 }
 
-// preferred is the node to attract the group to: the best one, if it is
-// strictly better than the next. Jobs that run on every node, templates, and
-// groups that spread over nodes have none.
-func preferred(a *cluster.Ask, g *cluster.GroupAsk, cs []candidate) string {
+// preferred is the node to attract the group to: the best one. A pinned group
+// has one even among equally good nodes, so that it is known where it will be and
+// the next job can be placed beside it; without pins only a strictly better node
+// is worth it. Jobs that run on every node, templates, and groups that
+// spread over nodes have none.
+func preferred(a *cluster.Ask, g *cluster.GroupAsk, cs []candidate, pinned bool) string {
 	spreads := g.DistinctHosts && g.Allocations() > 1
 	if len(cs) < 2 || a.Template || a.Type == "system" || a.Type == "sysbatch" || spreads {
 		return ""
 	}
-	if cs[0].compare(&cs[1]) <= 0 {
+	if !pinned && cs[0].compare(&cs[1]) <= 0 {
 		return ""
 	}
 	return cs[0].node.ID

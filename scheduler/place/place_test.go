@@ -32,12 +32,17 @@ func TestEveryCandidateNodeGetsItsOwnBestSet(t *testing.T) {
 	must.Eq(t, "NODE pair", explanation.Groups[0].Choices[2].Sets[0].Link)
 }
 
-func TestEquallyGoodNodesHaveNoPreference(t *testing.T) {
+func TestAmongEquallyGoodNodesOnlyAPinnedGroupPrefersOne(t *testing.T) {
 	t.Parallel()
 	s := snapshot(node("b", modelV100, dgx1v()), node("a", modelV100, dgx1v()))
 	offer, _ := place.New().Place(s, jobOf(2))
-	must.Eq(t, "", offer.Groups[0].Preferred)
+	must.Eq(t, "id-a", offer.Groups[0].Preferred)
 	must.Eq(t, "a", offer.Groups[0].Nodes[0].NodeName)
+
+	ask := jobOf(2)
+	ask.Groups[0].Count = 2
+	offer, _ = place.New().Place(s, ask)
+	must.Eq(t, "", offer.Groups[0].Preferred)
 }
 
 func TestBusyUnhealthyAndForeignGPUsAreNotOffered(t *testing.T) {
@@ -205,7 +210,7 @@ func TestReservedGPUsAreUsedLast(t *testing.T) {
 	t.Parallel()
 	n := node("v1", modelV100, dgx1v())
 	for i := range 4 {
-		n.Groups[0].Devices[i].Reserved = cluster.ReservedPreferred
+		n.Groups[0].Devices[i].Reserved = true
 	}
 	offer, explanation := place.New().Place(snapshot(n), jobOf(4))
 	must.Eq(t, []string{"GPU-v1-4", "GPU-v1-5", "GPU-v1-6", "GPU-v1-7"}, offer.Groups[0].Nodes[0].Sets[0].IDs)
@@ -285,7 +290,7 @@ func drawSnapshot(t *rapid.T) cluster.Snapshot {
 		n := node(fmt.Sprintf("n%d", i), "M", m, rapid.SliceOfDistinct(rapid.IntRange(0, m.Size()-1), rapid.ID).Draw(t, "busy")...)
 		for j := range n.Groups[0].Devices {
 			n.Groups[0].Devices[j].Healthy = rapid.IntRange(0, 9).Draw(t, "healthy") > 0
-			n.Groups[0].Devices[j].Reserved = cluster.Reserved(rapid.IntRange(0, 2).Draw(t, "reserved"))
+			n.Groups[0].Devices[j].Reserved = rapid.Bool().Draw(t, "reserved")
 		}
 		n.Ready = rapid.IntRange(0, 5).Draw(t, "ready") > 0
 		s.Nodes = append(s.Nodes, n)
