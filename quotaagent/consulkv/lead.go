@@ -137,9 +137,8 @@ func (s *Store) term(ctx context.Context, session string, certain time.Time, run
 	ctx, lose := context.WithCancelCause(ctx)
 	var guards sync.WaitGroup
 	guards.Go(func() {
-		if err := s.renew(ctx, session, certain); err != nil {
-			lose(err)
-		}
+		// After the term has ended for another reason this changes nothing.
+		lose(s.renew(ctx, session, certain))
 	})
 	guards.Go(func() {
 		// Only the lock itself decides: while Consul does not answer, renew counts.
@@ -158,18 +157,18 @@ func (s *Store) term(ctx context.Context, session string, certain time.Time, run
 	s.log.Info("leadership ended", "session", session, "cause", cause)
 }
 
-// renew keeps the session alive until ctx ends (nil) or it is lost.
+// renew keeps the session alive until ctx ends or it is lost, and says which.
 func (s *Store) renew(ctx context.Context, session string, certain time.Time) error {
 	for wait := s.ttl / 3; ; {
 		pause(ctx, min(wait, time.Until(certain.Add(s.ttl))))
-		if ctx.Err() != nil {
-			return nil
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 		start := time.Now()
 		entry, err := s.renewOnce(ctx, session, certain.Add(s.ttl))
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return ctx.Err()
 		case err == nil && entry == nil:
 			return errors.New("consul ended the session")
 		case err == nil:
