@@ -33,6 +33,8 @@ const (
 	closeTimeout = 2 * time.Second
 )
 
+var errHangs = errors.New("nvml_hang: a call into the driver does not return")
+
 // monitor reads the GPUs and keeps the inventory. Its fields below mu may be
 // read from any goroutine; only run changes them.
 type monitor struct {
@@ -115,15 +117,18 @@ func (m *monitor) read(ctx context.Context, failures int) int {
 		return failures
 	}
 	prev := m.all()
-	m.complain(err, len(prev.Devices))
 	var hang hangError
+	hangs := errors.As(err, &hang)
+	if hangs {
+		err = errHangs // with its age each would differ from the last
+	}
+	m.complain(err, len(prev.Devices))
 	switch {
 	case err == nil:
 		m.store(inventory.Observe(prev, readings))
 		failures = 0
-	case errors.As(err, &hang):
-		// The age would make each reason differ from the last.
-		m.store(inventory.Fail(prev, "nvml_hang: a call into the driver does not return"))
+	case hangs:
+		m.store(inventory.Fail(prev, err.Error()))
 		failures = 1 // asking again is free while the call is out
 	default:
 		m.store(inventory.Fail(prev, "nvml_unavailable: "+err.Error()))

@@ -1,0 +1,73 @@
+package control_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-governor/governor/device/fakenvml/control"
+)
+
+func open(t *testing.T) (*control.Control, func() []string) {
+	t.Helper()
+	c, err := control.New(filepath.Join(t.TempDir(), "control"))
+	must.NoError(t, err)
+	return c, func() []string {
+		raw, err := os.ReadFile(c.Path())
+		must.NoError(t, err)
+		return strings.Split(strings.TrimSuffix(string(raw), "\n"), "\n")
+	}
+}
+
+func TestEveryChangeIsALineAndResetKeepsOnlyEvents(t *testing.T) {
+	t.Parallel()
+	c, lines := open(t)
+	must.Eq(t, []string{"fakenvml 1"}, lines())
+	must.NoError(t, errors.Join(c.SetGPULost(3), c.Memory(0, 2), c.Power(0, 100), c.Utilisation(0, 50, 20),
+		c.XID(1, 79), c.XID(2, 48), c.Hang("nvmlDeviceGetName", 1500*time.Millisecond), c.Fail("*", 2, control.CodeGPULost),
+		c.LinkDown(0, 5), c.DriverVersion("560.1"), c.InitError(control.CodeDriverNotLoaded)))
+	must.Eq(t, []string{
+		"fakenvml 1", "fail * 2 15", "gpu 0 memory_used 2097152", "gpu 0 power_usage 100000", "gpu 0 util_gpu 50",
+		"gpu 0 util_memory 20", "gpu 3 lost 1", "hang nvmlDeviceGetName 1500", "link 0 5 down",
+		"system driver_version 560.1", "system init_error 9", "xid 1 1 79", "xid 2 2 48"}, lines())
+	must.NoError(t, errors.Join(c.ClearLost(3), c.Hang("nvmlDeviceGetName", 0), c.ClearFail("*", 2), c.LinkUp(0, 5)))
+	must.SliceContains(t, lines(), "link 0 5 up")
+	must.SliceNotContains(t, lines(), "gpu 3 lost 1")
+	must.NoError(t, c.Reset())
+	must.Eq(t, []string{"fakenvml 1", "xid 1 1 79", "xid 2 2 48"}, lines())
+}
+
+func TestReadersNeverSeeHalfAFile(t *testing.T) {
+	t.Parallel()
+	c, lines := open(t)
+	var wg sync.WaitGroup
+	for worker := range 4 {
+		wg.Go(func() {
+			for i := range 50 {
+				if err := c.Memory(worker, i); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 200 {
+		must.Eq(t, "fakenvml 1", lines()[0])
+	}
+	wg.Wait()
+	must.Len(t, 5, lines())
+	entries, err := os.ReadDir(filepath.Dir(c.Path()))
+	must.NoError(t, err)
+	must.Len(t, 1, entries, must.Sprint("temporary files are left"))
+}
+
+func TestDirectoryThatDoesNotExistIsAnError(t *testing.T) {
+	t.Parallel()
+	_, err := control.New(filepath.Join(t.TempDir(), "absent", "control"))
+	must.ErrorContains(t, err, "write control file")
+}
