@@ -17,7 +17,7 @@ func snapshot(nodes ...cluster.Node) cluster.Snapshot { return cluster.Snapshot{
 
 func TestEveryCandidateNodeGetsItsOwnBestSet(t *testing.T) {
 	t.Parallel()
-	s := snapshot(node("v1", modelV100, dgx1v(), 0, 3), node("v2", modelV100, dgx1v()), node("l40s", "L40S", l40sx4()))
+	s := snapshot(node("v1", modelV100, dgx1v(), 0, 3), node("empty", modelV100, dgx1v()), node("l40s", "L40S", l40sx4()))
 	offer, explanation := place.New().Place(s, jobOf(2))
 
 	must.Nil(t, offer.Infeasible)
@@ -58,6 +58,43 @@ func TestBusyUnhealthyAndForeignGPUsAreNotOffered(t *testing.T) {
 	offer, explanation := place.New().Place(snapshot(n), jobOf(4))
 	must.Len(t, 0, offer.Groups[0].Nodes)
 	must.StrContains(t, explanation.String(), "3 of 8 GPUs free")
+
+	// With two allocations the running one may stay: its GPUs are not free.
+	n.Groups[0].Devices[4].Use.Stopping = false
+	ask := jobOf(4)
+	ask.Groups[0].Count, ask.Groups[0].DistinctHosts = 2, true
+	_, explanation = place.New().Place(snapshot(n), ask)
+	must.StrContains(t, explanation.String(), "3 of 8 GPUs free")
+}
+
+func TestANodeWithoutPromisesComesBeforeABetterOneWith(t *testing.T) {
+	t.Parallel()
+	promised := node("a", modelV100, dgx1v())
+	for i := range promised.Groups[0].Devices {
+		promised.Groups[0].Devices[i].Reserved = true
+	}
+	offer, explanation := place.New().Place(snapshot(promised, node("b", "L40S", l40sx4())), jobOf(2))
+	must.Eq(t, "id-b", offer.Groups[0].Preferred)
+	must.Len(t, 2, offer.Groups[0].Nodes)
+	must.Eq(t, "b before a: GPUs of a are promised to another job", explanation.Groups[0].Preferred)
+}
+
+func TestBestFitComesBeforeTheValueOfWhatStaysFree(t *testing.T) {
+	t.Parallel()
+	// The seventh GPU of a is spare, the sixth of b breaks up a pair.
+	s := snapshot(node("a", "H100", dgxh100(), 0), node("b", "H100", dgxh100(), 0, 1))
+	offer, _ := place.New().Place(s, jobOf(1))
+	must.Eq(t, "id-b", offer.Groups[0].Preferred)
+}
+
+func TestAmongEqualSetsTheNodeThatLosesLeastIsTaken(t *testing.T) {
+	t.Parallel()
+	// Both have three GPUs left after the choice. On a the choice breaks up a
+	// quad, on b the four free GPUs are far apart anyway.
+	s := snapshot(node("a", modelV100, dgx1v(), 4, 5, 6, 7), node("b", modelV100, dgx1v(), 0, 2, 5, 7))
+	offer, explanation := place.New().Place(s, jobOf(1))
+	must.Eq(t, "id-b", offer.Groups[0].Preferred)
+	must.Eq(t, "b before a: what stays free is worth more", explanation.Groups[0].Preferred)
 }
 
 func TestNodesThatNomadWouldNotUseAreNotOffered(t *testing.T) {
@@ -119,6 +156,30 @@ func TestTasksOfOneGroupGetDisjointSetsTheMostSpecificFirst(t *testing.T) {
 	must.Eq(t, "nvidia/gpu/"+modelV100, sets[1].Device)
 	must.Len(t, 4, sets[0].IDs)
 	must.Len(t, 4, sets[1].IDs)
+}
+
+func TestATaskGivesWayToOneWithFewerChoices(t *testing.T) {
+	t.Parallel()
+	n := node("mixed", modelV100, dgx1v(), 0, 1, 2, 3)
+	n.Groups = append(n.Groups, node("l40s", "L40S", l40sx4()).Groups...)
+	ask := jobOf(4, 4)
+	// Equally specific by their looks, but only the second must have the V100.
+	ask.Groups[0].Devices[0].Constraints = []cluster.Constraint{{LTarget: "${device.attr.memory}", Operand: ">=", RTarget: "1 GiB"}}
+	ask.Groups[0].Devices[1].Constraints = []cluster.Constraint{{LTarget: "${device.model}", Operand: "=", RTarget: modelV100}}
+	offer, _ := place.New().Place(snapshot(n), ask)
+	must.Len(t, 1, offer.Groups[0].Nodes)
+	must.Eq(t, "nvidia/gpu/L40S", offer.Groups[0].Nodes[0].Sets[0].Device)
+	must.Eq(t, "nvidia/gpu/"+modelV100, offer.Groups[0].Nodes[0].Sets[1].Device)
+}
+
+func TestTheMoreSpecificTaskGetsTheBetterSet(t *testing.T) {
+	t.Parallel()
+	// Of the free GPUs only 1 and 2 are an NV2 pair.
+	ask := jobOf(2, 2)
+	ask.Groups[0].Devices[1].Name = "nvidia/gpu/" + modelV100
+	offer, _ := place.New().Place(snapshot(node("v1", modelV100, dgx1v(), 0, 3, 5, 7)), ask)
+	must.Eq(t, []string{"GPU-v1-1", "GPU-v1-2"}, offer.Groups[0].Nodes[0].Sets[1].IDs)
+	must.Eq(t, []string{"GPU-v1-4", "GPU-v1-6"}, offer.Groups[0].Nodes[0].Sets[0].IDs)
 }
 
 func twoGroups(first, second int) cluster.Ask {
