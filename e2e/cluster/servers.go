@@ -120,10 +120,28 @@ func (c *Cluster) startGovernor(ctx context.Context) error {
 	}
 	c.GovernorAddr = loopback(port)
 	c.Governor = c.process("governor", func(ctx context.Context) error {
-		return checkLeader(ctx, c.GovernorAddr)
+		return checkGovernor(ctx, c.GovernorAddr, c.Token)
 	}, nil, binary, "agent", "-config="+config)
 	c.opts.Progress("starting the governor agent on %s", c.GovernorAddr)
 	return c.Governor.Start(ctx)
+}
+
+// checkGovernor is satisfied when the gate passes a read to Nomad and the
+// agent can show its budgets.
+func checkGovernor(ctx context.Context, addr, token string) error {
+	if err := checkLeader(ctx, addr); err != nil {
+		return err
+	}
+	client, err := newAPI(addr, token)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	var status any
+	if _, err := client.Raw().Query("/governor/v1/status", &status, (&api.QueryOptions{}).WithContext(ctx)); err != nil {
+		return fmt.Errorf("read the budgets' status: %w", err)
+	}
+	return nil
 }
 
 // binary returns a program that `make dev` builds.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -127,6 +128,31 @@ func (s *Scene) mustRun(ctx context.Context, job Job) (*api.Allocation, error) {
 	return allocations[len(allocations)-1], nil
 }
 
+// settleTimeout is how long after its end a job may hold budget before that
+// counts as a leak.
+const settleTimeout = 5 * time.Second
+
+// endJob stops a job and waits until its hold has been given back, so that the
+// next job finds the budget as this one found it.
+func (s *Scene) endJob(ctx context.Context, jobID string) error {
+	if err := s.StopJob(ctx, jobID); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	err := cluster.Poll(ctx, "wait until the hold of job "+jobID+" is given back", func() error {
+		now, err := s.fetch(ctx)
+		if err != nil {
+			return err
+		}
+		if h := now.hold(jobID); h != nil {
+			return fmt.Errorf("its hold is %s", h.State)
+		}
+		return nil
+	})
+	return err
+}
+
 // stopAllJobs purges every job, as a broom after a step that failed.
 func (s *Scene) stopAllJobs(ctx context.Context) error {
 	client, err := s.API(s.NomadAddr)
@@ -139,6 +165,8 @@ func (s *Scene) stopAllJobs(ctx context.Context) error {
 		return fmt.Errorf("list the jobs: %w", err)
 	}
 	for _, job := range jobs {
+		// Its end is not waited for with endJob: after a step without Consul
+		// nothing is settled.
 		if err := s.StopJob(ctx, job.ID); err != nil {
 			return err
 		}

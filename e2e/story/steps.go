@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/nomad-governor/governor/internal/quantity"
 )
 
 // The nodes of cluster.Default and their GPUs.
@@ -125,11 +127,14 @@ func (s *Scene) placeOne(ctx context.Context, job Job, addr string) ([]string, e
 	if err := s.checkTask(ctx, allocations[0], ids); err != nil {
 		return nil, err
 	}
-	return ids, s.StopJob(ctx, job.ID)
+	return ids, s.endJob(ctx, job.ID)
 }
 
 func refusal(ctx context.Context, s *Scene) error {
 	if err := s.apply(ctx, 4); err != nil {
+		return err
+	}
+	if err := s.limitBecomes(ctx, 4); err != nil {
 		return err
 	}
 	if _, err := s.mustRun(ctx, Job{ID: "base", GPUs: 4, Device: v100Device, MaxRuntime: "1h"}); err != nil {
@@ -145,7 +150,7 @@ func refusal(ctx context.Context, s *Scene) error {
 	}
 	s.Check(result.ExitCode != 0, "exit code of nomad job run", "not 0", fmt.Sprint(result.ExitCode))
 	limit := before.limit(researchBudget, concurrentWindow, gpus)
-	s.Says("the refusal", result, "403", "asked", "2 x v100", "limit", limit.Source, "used", "4 held", "short by", "2 GPUs", "what to do")
+	s.Says("the refusal", result, "403", "asked", "2 x v100", "limit", limit.Source, "used", "4 GPUs held", "short by", "2 GPUs", "what to do")
 	status, err := s.stockCLI(ctx, "job", "status", extra().ID)
 	if err != nil {
 		return err
@@ -173,15 +178,20 @@ func liveEdits(ctx context.Context, s *Scene) error {
 	if err := s.admittedSoon(ctx, "after budget apply"); err != nil {
 		return err
 	}
-	if err := s.StopJob(ctx, extra().ID); err != nil {
+	if err := s.endJob(ctx, extra().ID); err != nil {
 		return err
 	}
 	if err := s.apply(ctx, 4); err != nil {
 		return err
 	}
-	if _, err := within(ctx, soon, func() (bool, error) { return s.refusedNow(ctx) }); err != nil {
-		return fmt.Errorf("wait for the lowered limit: %w", err)
+	if err := s.limitBecomes(ctx, 4); err != nil {
+		return err
 	}
+	result, err := s.runJob(ctx, extra())
+	if err != nil {
+		return err
+	}
+	s.Check(result.ExitCode != 0, "exit code with the limit lowered again", "not 0", fmt.Sprint(result.ExitCode))
 	text, err := examplePolicy(7)
 	if err != nil {
 		return err
@@ -192,22 +202,22 @@ func liveEdits(ctx context.Context, s *Scene) error {
 	if err := s.admittedSoon(ctx, "after the edit in Consul's KV"); err != nil {
 		return err
 	}
-	if err := s.StopJob(ctx, extra().ID); err != nil {
+	if err := s.endJob(ctx, extra().ID); err != nil {
 		return err
 	}
-	return s.StopJob(ctx, "base")
+	return s.endJob(ctx, "base")
 }
 
-// refusedNow runs the extra job once; should it get in, it is stopped again.
-func (s *Scene) refusedNow(ctx context.Context) (bool, error) {
-	_, err := s.Register(ctx, s.Addr(), extra().HCL())
-	if err == nil {
-		return false, s.StopJob(ctx, extra().ID)
+// limitBecomes waits until the agent shows the limit of research's GPUs.
+func (s *Scene) limitBecomes(ctx context.Context, want quantity.Amount) error {
+	_, err := within(ctx, soon, func() (bool, error) {
+		now, err := s.fetch(ctx)
+		return now.limit(researchBudget, concurrentWindow, gpus).Limit == want, err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for a limit of %d GPUs: %w", want, err)
 	}
-	if strings.Contains(err.Error(), "403") {
-		return true, nil
-	}
-	return false, err
+	return nil
 }
 
 // admittedSoon tries the extra job until it gets in, and checks how long that took.
@@ -235,6 +245,9 @@ func brokenEdit(ctx context.Context, s *Scene) error {
 	if err := s.apply(ctx, 4); err != nil {
 		return err
 	}
+	if err := s.limitBecomes(ctx, 4); err != nil {
+		return err
+	}
 	broken := strings.Replace(good, `gpus = { any = 4 }`, `gpuz = { any = 9 }`, 1)
 	if err := s.editKV(ctx, broken); err != nil {
 		return err
@@ -260,7 +273,7 @@ func brokenEdit(ctx context.Context, s *Scene) error {
 		return err
 	}
 	s.Equal("a job that fits the last good policy", "admitted", "admitted")
-	if err := s.StopJob(ctx, "fits"); err != nil {
+	if err := s.endJob(ctx, "fits"); err != nil {
 		return err
 	}
 	if err := s.apply(ctx, 8); err != nil {

@@ -111,7 +111,7 @@ func resubmission(ctx context.Context, s *Scene) error {
 		return err
 	}
 	s.Says("alloc status", stats, append([]string{"Device Stats"}, devices(allocation)...)...)
-	return s.StopJob(ctx, job.ID)
+	return s.endJob(ctx, job.ID)
 }
 
 func settlement(ctx context.Context, s *Scene) error {
@@ -260,7 +260,7 @@ func consulDown(ctx context.Context, s *Scene) error {
 		return err
 	}
 	s.Equal("the GPU job once Consul is back", "runs", "runs")
-	return s.StopJob(ctx, gpuJob.ID)
+	return s.endJob(ctx, gpuJob.ID)
 }
 
 // statusOf fetches a URL for its status.
