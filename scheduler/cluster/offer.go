@@ -90,6 +90,15 @@ func (o *Offer) Find(group string) *GroupOffer {
 	return nil
 }
 
+// Without leaves out the groups that keep what they have, for Reserve and
+// Verify.
+func (o Offer) Without(groups []string) Offer {
+	o.Groups = slices.DeleteFunc(slices.Clone(o.Groups), func(g GroupOffer) bool {
+		return slices.Contains(groups, g.Group)
+	})
+	return o
+}
+
 // Allocation is what Nomad gave to one allocation.
 type Allocation struct {
 	ID        string

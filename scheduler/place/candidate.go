@@ -173,15 +173,33 @@ func specificFirst(asks []cluster.DeviceAsk) []int {
 	return order
 }
 
+// assignStepsMax bounds the search of assign. Real jobs have one or two device
+// blocks and need as many steps; without a bound a job with dozens of blocks
+// could occupy the placer for minutes.
+const assignStepsMax = 1000
+
+// assigned is how a search for disjoint sets ended.
+type assigned uint8
+
+const (
+	cannotServe assigned = iota
+	gaveUp
+	serves
+)
+
 // assign chooses disjoint sets for all device asks out of the free masks. One
 // ask is served from one device group, as Nomad does. It tries the best group
 // first and goes back when a later ask finds nothing.
-func (p *Placer) assign(n *cluster.Node, asks []cluster.DeviceAsk, order []int, free []uint64) ([]choice, bool) {
+func (p *Placer) assign(n *cluster.Node, asks []cluster.DeviceAsk, order []int, free []uint64) ([]choice, assigned) {
 	choices := make([]choice, len(asks))
+	steps := 0
 	var next func(at int) bool
 	next = func(at int) bool {
 		if at == len(order) {
 			return true
+		}
+		if steps++; steps > assignStepsMax {
+			return false
 		}
 		ask := &asks[order[at]]
 		for _, c := range p.options(n, ask, free) {
@@ -194,7 +212,13 @@ func (p *Placer) assign(n *cluster.Node, asks []cluster.DeviceAsk, order []int, 
 		}
 		return false
 	}
-	return choices, next(0)
+	switch {
+	case next(0):
+		return choices, serves
+	case steps > assignStepsMax:
+		return nil, gaveUp
+	}
+	return nil, cannotServe
 }
 
 // options are the ways to serve one ask, the best first.
@@ -220,8 +244,8 @@ func (p *Placer) evaluate(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk, 
 			free[group] &^= mask
 		}
 		before := slices.Clone(free)
-		choices, ok := p.assign(n, g.Devices, order, free)
-		if !ok {
+		choices, outcome := p.assign(n, g.Devices, order, free)
+		if outcome != serves {
 			continue
 		}
 		c := candidate{node: n, reserved: reserved, choices: choices}
@@ -248,7 +272,7 @@ func (p *Placer) fits(n *cluster.Node, g *cluster.GroupAsk, order []int, left []
 	}
 	count := 1
 	for count < g.Allocations() {
-		if _, ok := p.assign(n, g.Devices, order, left); !ok {
+		if _, outcome := p.assign(n, g.Devices, order, left); outcome != serves {
 			break
 		}
 		count++

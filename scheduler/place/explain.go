@@ -159,6 +159,14 @@ func linkName(m *topology.Matrix, set uint64) string {
 
 func gigabytes(mbps int) string { return fmt.Sprintf("%.1f GB/s", float64(mbps)/1000) }
 
+// Without leaves out the groups that keep what they have.
+func (e Explanation) Without(groups []string) Explanation {
+	e.Groups = slices.DeleteFunc(slices.Clone(e.Groups), func(g GroupExplanation) bool {
+		return slices.Contains(groups, g.Group)
+	})
+	return e
+}
+
 // String is the explanation for people, a short paragraph for each group.
 func (e Explanation) String() string {
 	if e.Infeasible != "" {

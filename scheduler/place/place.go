@@ -167,7 +167,7 @@ func (p *Placer) infeasible(s *cluster.Snapshot, a *cluster.Ask, g *cluster.Grou
 			continue
 		}
 		free := freeMasks(n, func(*cluster.Device) bool { return true })
-		if _, ok := p.assign(n, g.Devices, order, free); ok {
+		if _, outcome := p.assign(n, g.Devices, order, free); outcome != cannotServe {
 			return nil
 		}
 	}

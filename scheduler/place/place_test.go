@@ -342,6 +342,28 @@ func TestVeryManyCandidatesAreCutToTheBest(t *testing.T) {
 	must.StrContains(t, explanation.String(), "only Nomad can evaluate")
 }
 
+func TestAJobWithVeryManyBlocksEndsTheSearchAndIsLeftToNomad(t *testing.T) {
+	t.Parallel()
+	n := node("mixed", modelV100, dgx1v())
+	n.Groups = append(n.Groups, node("l40s", "L40S", l40sx4()).Groups...)
+	counts := make([]int, 40)
+	for i := range counts {
+		counts[i] = 1
+	}
+	// 40 blocks on 12 GPUs: to prove that no way fits would take 2^12 tries and more.
+	offer, _ := place.New().Place(snapshot(n), jobOf(counts...))
+	must.Nil(t, offer.Infeasible)
+	must.Len(t, 0, offer.Groups[0].Nodes)
+}
+
+func TestKeptGroupsAreLeftOut(t *testing.T) {
+	t.Parallel()
+	offer, explanation := place.New().Place(snapshot(node("v1", modelV100, dgx1v())), twoGroups(2, 4))
+	must.Eq(t, "eval", offer.Without([]string{"train"}).Groups[0].Group)
+	must.StrNotContains(t, explanation.Without([]string{"train"}).String(), `"train"`)
+	must.Len(t, 2, offer.Groups)
+}
+
 // drawSnapshot makes a small random cluster of fixture machines.
 func drawSnapshot(t *rapid.T) cluster.Snapshot {
 	kinds := []*topology.Matrix{dgx1v(), dgxh100(), rtx8000x4(), l40sx4(), pcieBox8()}

@@ -7,14 +7,14 @@ import "github.com/nomad-governor/governor/scheduler/cluster"
 type Patch struct {
 	// Groups in the order of the job, only those with additions.
 	Groups []GroupPatch
+	// Kept names the groups that the offer was not used for, in the order of the
+	// job: they get again what the stored job has, which may be nothing.
+	Kept []string
 }
 
 // GroupPatch adds to one task group, found by name.
 type GroupPatch struct {
 	Group string
-	// Kept says that the additions were taken over from the stored job: the offer
-	// was not used for this group.
-	Kept bool
 	// Warning for the user, or empty.
 	Warning     string
 	Constraints []cluster.Constraint

@@ -35,6 +35,7 @@ func Rewrite(in Input) Patch {
 		var p GroupPatch
 		if kept, ok := keep(in, g, restarts); ok {
 			p = kept
+			patch.Kept = append(patch.Kept, g.Name)
 		} else {
 			p = fresh(findGroup(in.Submitted, g.Name), g, in.Offer.Find(g.Name))
 		}
@@ -59,7 +60,7 @@ func keep(in Input, g *cluster.GroupAsk, restarts bool) (GroupPatch, bool) {
 	if !same {
 		return GroupPatch{}, false
 	}
-	p := GroupPatch{Group: g.Name, Kept: true, Devices: devices}
+	p := GroupPatch{Group: g.Name, Devices: devices}
 	if len(devices) > 0 && !hasEscape(submitted) {
 		p.Constraints = append(p.Constraints, escape())
 	}
