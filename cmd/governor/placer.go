@@ -45,7 +45,7 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	ask.Namespace, ask.JobID = s.Ask.Namespace, s.Ask.JobID
 	running := snapshot.Holds(ask.Namespace, ask.JobID)
 	offer, why := p.sets.Place(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask)
-	out := agent.Placement{Notice: "governor: placement: " + why.String(), Release: func() {}}
+	out := agent.Placement{Release: func() {}}
 	if offer.Infeasible != nil && !p.allowAny {
 		out.Infeasible = offer.Infeasible.String()
 		return out, nil
@@ -53,9 +53,10 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	patch := rewrite.Rewrite(rewrite.Input{Submitted: s.Job, Stored: s.Stored, StoredRunning: running, Offer: offer})
 	out.Patch = convert(patch)
 	out.Offered = offered(offer, patch, snapshot)
-	if kept := keptGroups(patch); len(kept) > 0 {
-		out.Notice = "governor: placement: unchanged for " + strings.Join(kept, ", ") + "; the job keeps its GPUs"
-		return out, nil
+	out.Notice = notice(patch, why)
+	offer = offer.Without(patch.Kept)
+	if len(patch.Kept) > 0 && len(offer.Groups) == 0 {
+		return out, nil // nothing new was offered: the record of the old offer stays
 	}
 	if out.Record, err = json.Marshal(offer); err != nil {
 		return agent.Placement{}, fmt.Errorf("encode offer: %w", err)
@@ -65,6 +66,26 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 		out.Release = func() { p.spared.Release(ask.Namespace, ask.JobID) }
 	}
 	return out, nil
+}
+
+// notice tells the author where the job will run and why.
+func notice(patch rewrite.Patch, why place.Explanation) string {
+	var texts []string
+	if text := why.Without(patch.Kept).String(); text != "" {
+		texts = append(texts, text)
+	}
+	if len(patch.Kept) > 0 {
+		texts = append(texts, fmt.Sprintf("unchanged for %s: what was registered before stays", strings.Join(patch.Kept, ", ")))
+	}
+	for _, g := range patch.Groups {
+		if g.Warning != "" {
+			texts = append(texts, fmt.Sprintf("group %q: %s", g.Group, g.Warning))
+		}
+	}
+	if len(texts) == 0 {
+		return ""
+	}
+	return "governor: placement: " + strings.Join(texts, "\n")
 }
 
 // Verify implements agent.Placer.
@@ -80,25 +101,18 @@ func (p *placer) Verify(record json.RawMessage, group, node string, byTask map[s
 	return strings.Join(v.Mismatches, "; "), true
 }
 
-func keptGroups(patch rewrite.Patch) []string {
-	var kept []string
-	for _, g := range patch.Groups {
-		if g.Kept {
-			kept = append(kept, fmt.Sprintf("group %q", g.Group))
-		}
-	}
-	return kept
-}
-
 // offered tells which device names a block can end up with: those of the offer,
 // or for a pin that is kept those of the pinned devices.
 func offered(offer cluster.Offer, patch rewrite.Patch, snapshot cluster.Snapshot) func(string, jobspec.DeviceAsk) []string {
 	return func(group string, d jobspec.DeviceAsk) []string {
 		var names []string
-		for _, g := range patch.Groups {
-			if g.Group == group && g.Kept {
-				return pinnedNames(g, d, snapshot)
+		if slices.Contains(patch.Kept, group) {
+			for _, g := range patch.Groups {
+				if g.Group == group {
+					return pinnedNames(g, d, snapshot)
+				}
 			}
+			return nil
 		}
 		if found := offer.Find(group); found != nil {
 			for _, node := range found.Nodes {
