@@ -118,14 +118,16 @@ func (c *Cluster) Register(ctx context.Context, addr, jobspec string) (*api.Job,
 	return job, nil
 }
 
-// StopJob deregisters and purges a job and waits until its allocations have ended.
+// StopJob deregisters a job and waits until its allocations have ended. The
+// job stays known to Nomad, as after `nomad job stop`: 1.11.3 removes a purged
+// job's allocations at once, before anybody could read how they ended.
 func (c *Cluster) StopJob(ctx context.Context, jobID string) error {
 	client, err := c.API(c.NomadAddr)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	if _, _, err := client.Jobs().Deregister(jobID, true, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+	if _, _, err := client.Jobs().Deregister(jobID, false, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
 		return fmt.Errorf("stop job %q: %w", jobID, err)
 	}
 	_, err = c.WaitAllocations(ctx, jobID, 0, api.AllocClientStatusComplete, api.AllocClientStatusFailed, api.AllocClientStatusLost)
@@ -133,7 +135,9 @@ func (c *Cluster) StopJob(ctx context.Context, jobID string) error {
 }
 
 // WaitAllocations waits until the job has at least n allocations and each has
-// one of the statuses; it returns them, oldest first.
+// one of the statuses; it returns them, oldest first. Waiting for running
+// allocations passes over those that Nomad has been told to stop: they belong
+// to an earlier run of the job.
 func (c *Cluster) WaitAllocations(ctx context.Context, jobID string, n int, statuses ...string) ([]*api.Allocation, error) {
 	client, err := c.API(c.NomadAddr)
 	if err != nil {
@@ -147,6 +151,11 @@ func (c *Cluster) WaitAllocations(ctx context.Context, jobID string, n int, stat
 		stubs, _, err := client.Jobs().Allocations(jobID, false, query)
 		if err != nil {
 			return err
+		}
+		if slices.Contains(statuses, api.AllocClientStatusRunning) {
+			stubs = slices.DeleteFunc(stubs, func(stub *api.AllocationListStub) bool {
+				return stub.DesiredStatus != api.AllocDesiredStatusRun
+			})
 		}
 		if len(stubs) < n {
 			return fmt.Errorf("there are %d", len(stubs))

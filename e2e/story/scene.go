@@ -43,8 +43,8 @@ func NewScene(c *cluster.Cluster, printer *Printer, outDir string) *Scene {
 }
 
 // Play runs one step and returns an error when anything was not as expected.
-// Jobs that a failed step left behind are stopped, so that the next step
-// starts as it should.
+// After a failed step its jobs are stopped and its servers started again, so
+// that the next step begins as it should.
 func (s *Scene) Play(ctx context.Context, step Step) error {
 	s.differences = nil
 	s.printer.Title(step.Title)
@@ -55,6 +55,12 @@ func (s *Scene) Play(ctx context.Context, step Step) error {
 	}
 	if len(s.differences) == 0 {
 		return nil
+	}
+	if s.Cluster.Consul != nil && !s.Cluster.Consul.Running() {
+		_ = s.Cluster.Consul.Start(ctx)
+	}
+	if s.Cluster.Governor != nil && !s.Cluster.Governor.Running() {
+		_ = s.Cluster.Governor.Start(ctx)
 	}
 	if cleanErr := s.stopAllJobs(ctx); cleanErr != nil {
 		s.differences = append(s.differences, cleanErr.Error())
@@ -153,7 +159,7 @@ func (s *Scene) endJob(ctx context.Context, jobID string) error {
 	return err
 }
 
-// stopAllJobs purges every job, as a broom after a step that failed.
+// stopAllJobs stops every job, as a broom after a step that failed.
 func (s *Scene) stopAllJobs(ctx context.Context) error {
 	client, err := s.API(s.NomadAddr)
 	if err != nil {
@@ -165,6 +171,9 @@ func (s *Scene) stopAllJobs(ctx context.Context) error {
 		return fmt.Errorf("list the jobs: %w", err)
 	}
 	for _, job := range jobs {
+		if job.Stop {
+			continue
+		}
 		// Its end is not waited for with endJob: after a step without Consul
 		// nothing is settled.
 		if err := s.StopJob(ctx, job.ID); err != nil {

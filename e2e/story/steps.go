@@ -31,6 +31,7 @@ func Steps() []Step {
 		{"plan shows and holds nothing", "nomad job plan shows estimate and placement, and holds nothing", plan},
 		{"resubmission changes nothing", "The same file run twice makes no new version and no second hold", resubmission},
 		{"the bill is right", "When the job ends, usage is GPUs x time and the rest of the hold is given back", settlement},
+		{"a purged job is billed too", "A job that is purged while it runs leaves no trace in Nomad, but its bill and no hold", purge},
 		{"a crash loses nothing", "The agent is killed while a job runs, and restarted: nothing lost, nothing doubled", crash},
 		{"without consul", "Consul down: GPU work is refused with the reason, everything else passes; then all is well again", consulDown},
 	}

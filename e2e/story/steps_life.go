@@ -164,6 +164,34 @@ func (s *Scene) checkBill(ctx context.Context, before status, job Job, allocatio
 	return nil
 }
 
+func purge(ctx context.Context, s *Scene) error {
+	before, err := s.fetch(ctx)
+	if err != nil {
+		return err
+	}
+	job := Job{ID: "purged", GPUs: 2, Device: v100Device, MaxRuntime: "1h"}
+	if _, err := s.mustRun(ctx, job); err != nil {
+		return err
+	}
+	if _, err := s.stockCLI(ctx, "job", "stop", "-detach", "-purge", job.ID); err != nil {
+		return err
+	}
+	var after status
+	took, err := within(ctx, settleTimeout, func() (bool, error) {
+		var err error
+		after, err = s.fetch(ctx)
+		return after.hold(job.ID) == nil, err
+	})
+	if err != nil {
+		return fmt.Errorf("wait until the purged job has been settled: %w", err)
+	}
+	s.Check(took <= settleTimeout, "the hold is given back", "within "+settleTimeout.String(), took.Round(10*time.Millisecond).String())
+	s.Equal("GPUs still held", before.limit(researchBudget, concurrentWindow, gpus).Held, after.limit(researchBudget, concurrentWindow, gpus).Held)
+	posted := after.limit(researchBudget, dayWindow, gpuTime).Posted - before.limit(researchBudget, dayWindow, gpuTime).Posted
+	s.Check(posted > 0, "GPU time on the bill", "more than 0", (time.Duration(posted) * time.Millisecond).String())
+	return nil
+}
+
 func crash(ctx context.Context, s *Scene) error {
 	before, err := s.fetch(ctx)
 	if err != nil {
@@ -204,8 +232,7 @@ func crash(ctx context.Context, s *Scene) error {
 	return s.checkBill(ctx, before, job, ended)
 }
 
-// ended reads an allocation whose job has been purged: Nomad keeps it until
-// its garbage collection.
+// ended reads an allocation again, as it is after its end.
 func (s *Scene) ended(ctx context.Context, id string) (*api.Allocation, error) {
 	client, err := s.API(s.NomadAddr)
 	if err != nil {
