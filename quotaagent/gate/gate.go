@@ -125,8 +125,7 @@ func (g *Gate) rewrite(p *httputil.ProxyRequest) {
 
 func (g *Gate) proxyError(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		// The client has gone: there is nobody to answer, nothing to report.
-		w.WriteHeader(http.StatusBadGateway)
+		w.WriteHeader(http.StatusBadGateway) // the client has gone: nothing to report
 		return
 	}
 	g.logger.Warn("nomad did not answer", "method", r.Method, "path", r.URL.Path, "error", err)
@@ -165,8 +164,8 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // answer writes what a handler could not: a refusal, Nomad's own answer to a
 // question of the gate, or that Nomad did not answer.
 func (g *Gate) answer(w http.ResponseWriter, r *http.Request, err error) {
-	if err == nil || r.Context().Err() != nil {
-		return // done, or nobody is left to read an answer
+	if err == nil {
+		return
 	}
 	var refused *refusal
 	var theirs *answer
@@ -177,8 +176,8 @@ func (g *Gate) answer(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &theirs):
 		theirs.write(w)
 	default:
-		g.logger.Warn("nomad did not answer", "method", r.Method, "path", r.URL.Path, "error", err)
-		refuseUnreachable().write(w)
+		// Also when the client has gone: without a word net/http would say 200.
+		g.proxyError(w, r, err)
 	}
 }
 
@@ -207,7 +206,13 @@ func (g *Gate) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) 
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(g.config.BodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, g.config.BodyMax))
-	_ = control.SetReadDeadline(time.Time{})
+	if err == nil {
+		_ = control.SetReadDeadline(time.Time{})
+	} else {
+		// net/http would read on to the end of the body, as long as the client
+		// cares to take: keep the deadline, and the connection for nothing else.
+		w.Header().Set("Connection", "close")
+	}
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):

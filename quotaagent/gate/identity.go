@@ -57,15 +57,15 @@ func newIdentities(nomad *client, ttl time.Duration, now func() time.Time) *iden
 // identify returns who has the token. When Nomad refuses the token the error
 // is Nomad's own answer.
 func (i *identities) identify(ctx context.Context, token string) (Identity, error) {
-	key := sha256.Sum256([]byte(token))
-	if id, ok := i.lookup(key); ok {
+	hash := key(token)
+	if id, ok := i.lookup(hash); ok {
 		return id, nil
 	}
 	// The question outlives this request, because others may wait for it.
-	done := i.group.DoChan(string(key[:]), func() (any, error) {
+	done := i.group.DoChan(string(hash[:]), func() (any, error) {
 		id, err := i.ask(context.WithoutCancel(ctx), token)
 		if err == nil {
-			i.store(key, id)
+			i.store(hash, id)
 		}
 		return id, err
 	})
@@ -79,6 +79,8 @@ func (i *identities) identify(ctx context.Context, token string) (Identity, erro
 		return clone(result.Val.(Identity)), nil
 	}
 }
+
+func key(token string) [sha256.Size]byte { return sha256.Sum256([]byte(token)) }
 
 func clone(id Identity) Identity {
 	id.Names = slices.Clone(id.Names)

@@ -1,0 +1,130 @@
+package gate
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/shoenig/test/must"
+)
+
+func newIdentityRig(t *testing.T) (*fakeNomad, *identities, *time.Time) {
+	t.Helper()
+	f := newFakeNomad(t)
+	f.acl = true
+	f.tokens["alice"] = api.ACLToken{
+		AccessorID: "acc", Name: "alice", Type: "client", Policies: []string{"z", "a"},
+		Roles: []*api.ACLTokenRoleLink{{ID: "1", Name: "ml"}},
+	}
+	f.tokens["root"] = api.ACLToken{AccessorID: "boss", Name: "root", Type: "management"}
+	address, err := url.Parse(f.URL)
+	must.NoError(t, err)
+	transport, err := NewTransport(TLS{})
+	must.NoError(t, err)
+	t.Cleanup(transport.CloseIdleConnections)
+	now := time.Unix(1000, 0)
+	nomad := &client{address: address, transport: transport, bodyMax: 1 << 20, timeout: time.Minute}
+	return f, newIdentities(nomad, 20*time.Second, func() time.Time { return now }), &now
+}
+
+func TestIdentify(t *testing.T) {
+	t.Parallel()
+	f, ids, _ := newIdentityRig(t)
+	cases := map[string]Identity{
+		"alice": {Accessor: "acc", Names: []string{"policy:a", "policy:z", "role:ml", "token:alice"}},
+		"root":  {Accessor: "boss", Names: []string{"token:root", "type:management"}},
+		"":      {Names: []string{NameAnonymous}},
+		"jwt.x": {Names: []string{NameWorkload}},
+	}
+	for token, want := range cases {
+		got, err := ids.identify(t.Context(), token)
+		must.NoError(t, err)
+		must.Eq(t, want, got, must.Sprint(token))
+	}
+	_, err := ids.identify(t.Context(), "unknown")
+	must.ErrorContains(t, err, "nomad answered 403: Permission denied")
+
+	f.acl = false
+	got, err := ids.identify(t.Context(), "another")
+	must.NoError(t, err)
+	must.Eq(t, Identity{Names: []string{NameACLDisabled}}, got)
+}
+
+func TestIdentify_remembersForAWhileButNotRefusals(t *testing.T) {
+	t.Parallel()
+	f, ids, now := newIdentityRig(t)
+	ask := func(token string) { _, _ = ids.identify(t.Context(), token) }
+	ask("alice")
+	ask("alice")
+	must.Len(t, 1, f.seen)
+	*now = now.Add(20 * time.Second)
+	ask("alice")
+	must.Len(t, 2, f.seen)
+	ask("unknown")
+	ask("unknown")
+	must.Len(t, 4, f.seen)
+}
+
+func TestIdentify_manyAtOnceAskOnce(t *testing.T) {
+	t.Parallel()
+	f, ids, _ := newIdentityRig(t)
+	gate := make(chan struct{})
+	f.special = func(http.ResponseWriter, *http.Request) bool { <-gate; return false }
+	var wait sync.WaitGroup
+	for range 20 {
+		wait.Go(func() {
+			got, err := ids.identify(t.Context(), "root")
+			must.NoError(t, err)
+			must.EqOp(t, "boss", got.Accessor)
+		})
+	}
+	close(gate)
+	wait.Wait()
+	must.Less(t, 20, len(f.seen))
+}
+
+func TestIdentify_forgetsTheOldestWhenFull(t *testing.T) {
+	t.Parallel()
+	_, ids, _ := newIdentityRig(t)
+	for i := range identitiesMax + 10 {
+		ids.store(key(fmt.Sprint(i)), Identity{Accessor: fmt.Sprint(i)})
+	}
+	must.MapLen(t, identitiesMax, ids.known)
+	_, ok := ids.lookup(key("0"))
+	must.False(t, ok)
+	got, ok := ids.lookup(key(fmt.Sprint(identitiesMax + 9)))
+	must.True(t, ok)
+	must.EqOp(t, fmt.Sprint(identitiesMax+9), got.Accessor)
+}
+
+func TestGate_relaysNomadsAnswerToATokenItRefuses(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.nomad.acl = true
+	for _, path := range []string{"/v1/jobs", "/v1/job/train/plan", "/v1/job/train/scale"} {
+		a := r.do(t, "PUT", path, register(gpuJob), "X-Nomad-Token", "unknown")
+		must.EqOp(t, http.StatusForbidden, a.status)
+		must.EqOp(t, "Permission denied\n", a.body)
+		must.EqOp(t, "", a.reason)
+	}
+	must.Len(t, 0, r.admitter.asked)
+}
+
+func TestGate_asksWithTheIdentityOfTheSubmitter(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.nomad.acl = true
+	r.nomad.tokens["s"] = api.ACLToken{AccessorID: "acc", Name: "alice", Type: "client"}
+	for _, header := range [][]string{{"X-Nomad-Token", "s"}, {"Authorization", "Bearer s"}, nil} {
+		a := r.do(t, "PUT", "/v1/jobs", `{"Job":`+gpuJob+`,"SecretID":"s"}`, header...)
+		must.EqOp(t, http.StatusOK, a.status)
+	}
+	for _, s := range r.admitter.asked {
+		must.Eq(t, Identity{Accessor: "acc", Names: []string{"token:alice"}}, s.Identity)
+	}
+	must.Len(t, 3, r.admitter.asked)
+}
