@@ -69,17 +69,29 @@ func DeviceName(vendor, typ, model string) string {
 
 // MatchesName reports whether a device block's name, as written in a jobspec,
 // can be served by the group vendor/type/model. It follows Nomad's
-// RequestedDevice.ID (nomad/structs/structs.go): one part is a type, two are
-// vendor/type, three are vendor/type/model; the comparison is exact.
+// RequestedDevice.ID and DeviceIdTuple.Matches (nomad/structs): one part is a
+// type, two are vendor/type, three are vendor/type/model; each part must be
+// equal, and an empty part stands for any. An empty name asks for nothing.
 func MatchesName(asked, vendor, typ, model string) bool {
+	if asked == "" {
+		return false
+	}
 	parts := strings.SplitN(asked, "/", 3)
+	var want [3]string // vendor, type, model
 	switch len(parts) {
 	case 1:
-		return parts[0] == typ
+		want[1] = parts[0]
 	case 2:
-		return parts[0] == vendor && parts[1] == typ
+		want[0], want[1] = parts[0], parts[1]
+	default:
+		want = [3]string(parts)
 	}
-	return parts[0] == vendor && parts[1] == typ && parts[2] == model
+	for i, have := range [3]string{vendor, typ, model} {
+		if want[i] != "" && want[i] != have {
+			return false
+		}
+	}
+	return true
 }
 
 // SplitName is the inverse of DeviceName; ok is false unless name has all
