@@ -20,6 +20,8 @@ type Check struct {
 	Posted    quantity.Amount
 	// Held by other jobs and by this job's confirmed need.
 	Held quantity.Amount
+	// Own is the part of Held that is this job's.
+	Own quantity.Amount
 	// Need on top of what is held, in this period.
 	Need   quantity.Amount
 	Source budget.Source
@@ -42,7 +44,7 @@ func (c Check) reason() Reason {
 	switch {
 	case c.JobCap:
 		return ExceedsJobCap
-	case c.Need > c.Limit:
+	case c.Own.Add(c.Need) > c.Limit:
 		return ExceedsBudget
 	case c.Window == budget.Concurrent:
 		return ConcurrencyLimit
@@ -86,7 +88,8 @@ func Decide(p *budget.Policy, b *budget.Budget, books Books, h ledger.Hold, line
 		d.Checks = append(d.Checks, jobChecks(node, d.Estimate, lines)...)
 		for _, l := range node.Limits {
 			if limit, finite := l.Ceiling.Finite(); finite {
-				d.Checks = append(d.Checks, windowChecks(p, node, l, limit, books[node.Path], growth, now)...)
+				d.Checks = append(d.Checks, windowChecks(p, Check{Budget: node, Window: l.Window, Dimension: l.Dimension, Limit: limit, Source: l.Source},
+					books[node.Path], ledger.Balance{Held: h.Charged}, growth, now)...)
 			}
 		}
 	}
@@ -177,32 +180,42 @@ func peak(lines []ledger.Line) quantity.Amount {
 	return total
 }
 
-// windowChecks checks one limit in the current period and in every later one
-// that open holds reach: unplaced work counts in all of them.
-func windowChecks(p *budget.Policy, node *budget.Budget, l budget.Limit, limit quantity.Amount, book ledger.Balance, growth ledger.Vector, now time.Time) []Check {
-	if l.Window == budget.Concurrent {
-		return []Check{{Budget: node, Window: l.Window, Dimension: l.Dimension, Limit: limit, Source: l.Source,
-			Held: book.Held.At(ledger.ConcurrentKey, l.Dimension), Need: growth.At(ledger.ConcurrentKey, l.Dimension)}}
+// windowChecks makes one limit's checks: in the current period, in every later
+// one that something is charged to, and in the first that is still free, for
+// unplaced work counts in all of them. limit is the check without its amounts,
+// own what the job itself charges already.
+func windowChecks(p *budget.Policy, limit Check, book, own ledger.Balance, growth ledger.Vector, now time.Time) []Check {
+	if limit.Window == budget.Concurrent {
+		limit.Held = book.Held.At(ledger.ConcurrentKey, limit.Dimension)
+		limit.Own = own.Held.At(ledger.ConcurrentKey, limit.Dimension)
+		limit.Need = growth.At(ledger.ConcurrentKey, limit.Dimension)
+		return []Check{limit}
 	}
 	var checks []Check
-	current := budget.PeriodAt(l.Window, now, p.Location)
-	last := lastHeld(book, growth, l.Window, current)
-	for period := current; ; period = period.Next(p.Location) {
-		need := growth.At(period.Key(), l.Dimension).Add(growth.At(ledger.AnyPeriod(l.Window), l.Dimension))
-		checks = append(checks, Check{Budget: node, Window: l.Window, Period: period, Dimension: l.Dimension, Limit: limit,
-			Posted: book.Posted.At(period.Key(), l.Dimension), Held: book.HeldIn(period, l.Dimension), Need: need, Source: l.Source})
-		if l.Window == budget.Total || period.Key() >= last {
+	period := budget.PeriodAt(limit.Window, now, p.Location)
+	last := lastCharged(book, growth, limit.Window, period)
+	for {
+		c := limit
+		c.Period = period
+		c.Posted = book.Posted.At(period.Key(), c.Dimension)
+		c.Held, c.Own = book.HeldIn(period, c.Dimension), own.HeldIn(period, c.Dimension)
+		c.Need = growth.At(period.Key(), c.Dimension).Add(growth.At(ledger.AnyPeriod(c.Window), c.Dimension))
+		checks = append(checks, c)
+		if c.Window == budget.Total || period.Key() > last {
 			return checks
 		}
+		period = period.Next(p.Location)
 	}
 }
 
-// lastHeld is the key of the latest period of w that anything is charged to.
-func lastHeld(book ledger.Balance, growth ledger.Vector, w budget.Window, current budget.Period) string {
+// lastCharged is the key of the latest period of w that anything is charged to.
+// Usage may be posted ahead of now: clocks step back.
+func lastCharged(book ledger.Balance, growth ledger.Vector, w budget.Window, current budget.Period) string {
 	last := current.Key()
-	for _, v := range []ledger.Vector{book.Held, growth} {
+	prefix := w.String() + "/"
+	for _, v := range []ledger.Vector{book.Held, book.Posted, growth} {
 		for key := range v {
-			if strings.HasPrefix(key, w.String()+"/") && key != ledger.AnyPeriod(w) && key > last {
+			if strings.HasPrefix(key, prefix) && key != ledger.AnyPeriod(w) && key > last {
 				last = key
 			}
 		}

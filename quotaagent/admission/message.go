@@ -2,6 +2,7 @@ package admission
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,14 +12,14 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
-// Denial is the text that a person reads when a job is refused: what was asked,
-// the limit that binds and where it is set, what is in use, the shortfall, and
-// what to do next. It has no trailing newline.
+// Denial is the text that a person reads when a job is refused. The first line
+// says what happened and why in one sentence; then what was asked, the limit that
+// binds and where it is set, what is in use, the shortfall, and what to do next.
+// It has no trailing newline.
 func (d Decision) Denial(p *budget.Policy, ask jobspec.Ask) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "governor: job %q in namespace %q was not registered (%s)\n", ask.JobID, ask.Namespace, d.Reason)
+	fmt.Fprintf(&b, "governor: job %q in namespace %q was not registered: %s (%s)\n", ask.JobID, ask.Namespace, d.headline(p), d.Reason)
 	if d.Refusal != nil {
-		row(&b, "because", d.Refusal.Fact)
 		if d.Budget != nil {
 			row(&b, "budget", describe(d.Budget))
 		}
@@ -29,35 +30,109 @@ func (d Decision) Denial(p *budget.Policy, ask jobspec.Ask) string {
 	row(&b, "asked", d.Asked(p))
 	row(&b, "limit", c.limitText(p))
 	if !c.JobCap {
-		row(&b, "used", fmt.Sprintf("%s posted + %s held = %s", format(p, c.Dimension, c.Posted),
-			format(p, c.Dimension, c.Held), format(p, c.Dimension, c.Posted.Add(c.Held))))
+		row(&b, "used", c.usedText(p))
 	}
-	row(&b, "needed", format(p, c.Dimension, c.Need))
-	row(&b, "short by", format(p, c.Dimension, c.ShortBy()))
+	row(&b, "needed", c.neededText(p))
+	row(&b, "short by", c.short(p))
 	row(&b, "what to do", d.remedy(p, c))
-	if n := len(d.Failed) - 1; n > 0 {
-		others := make([]string, 0, n)
-		for _, other := range d.Failed[1:] {
-			others = append(others, fmt.Sprintf("%s (short by %s)", other.limitText(p), format(p, other.Dimension, other.ShortBy())))
-		}
-		row(&b, "also over", strings.Join(uniq(others), "; "))
+	if others := d.alsoOver(p); len(others) > 0 {
+		row(&b, "also over", strings.Join(others, "; "))
 	}
 	return strings.TrimRight(b.String(), "\n")
 }
 
-func row(b *strings.Builder, label, text string) { fmt.Fprintf(b, "  %-11s %s\n", label, text) }
+// headline is the cause in one sentence.
+func (d Decision) headline(p *budget.Policy) string {
+	if d.Refusal != nil {
+		return d.Refusal.Fact
+	}
+	c := d.Failed[0]
+	need, limit := format(p, c.Dimension, c.Need), format(p, c.Dimension, c.Limit)
+	if c.Own > 0 {
+		need += " more"
+	}
+	name := c.Budget.Path
+	switch c.reason() {
+	case ExceedsJobCap:
+		return fmt.Sprintf("it asks for %s, and budget %s allows %s %s", need, name, limit, c.scope())
+	case ExceedsBudget:
+		return fmt.Sprintf("it needs %s, and all that budget %s allows %s is %s", need, name, c.scope(), limit)
+	case BudgetExhausted:
+		return fmt.Sprintf("budget %s has used up its %s%s", name, limit, c.periodText(p))
+	default:
+		return fmt.Sprintf("it needs %s, and budget %s has %s left%s", need, name, format(p, c.Dimension, c.Available()), c.periodText(p))
+	}
+}
 
-func uniq(texts []string) []string {
-	var out []string
-	seen := make(map[string]bool)
-	for _, t := range texts {
-		if !seen[t] {
-			seen[t] = true
-			out = append(out, t)
+// periodText says which period a check is about: " for the month until
+// 2026-12-01 00:00 CET".
+func (c Check) periodText(p *budget.Policy) string {
+	if c.Period.End.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(" for the %s until %s", c.Window, c.Period.End.In(p.Location).Format(timeLayout))
+}
+
+// timeLayout is how instants are shown, in the policy's zone.
+const timeLayout = "2006-01-02 15:04 MST"
+
+func (c Check) usedText(p *budget.Policy) string {
+	held := format(p, c.Dimension, c.Held) + " held"
+	if c.Own > 0 {
+		held += fmt.Sprintf(" (%s of it by this job)", format(p, c.Dimension, c.Own))
+	}
+	if c.Window == budget.Concurrent {
+		return held
+	}
+	return fmt.Sprintf("%s posted + %s = %s%s", format(p, c.Dimension, c.Posted), held,
+		format(p, c.Dimension, c.Posted.Add(c.Held)), c.periodText(p))
+}
+
+// neededText is the need of one period; of a longer job only a part falls there.
+func (c Check) neededText(p *budget.Policy) string {
+	text := format(p, c.Dimension, c.Need)
+	if c.Own > 0 {
+		text += " on top of what it holds"
+	}
+	if !c.Period.End.IsZero() {
+		text += " in one " + c.Window.String()
+	}
+	return text
+}
+
+// alsoOver lists the other limits that are exceeded, each once, with its largest
+// shortfall.
+func (d Decision) alsoOver(p *budget.Policy) []string {
+	type key struct {
+		path      string
+		window    budget.Window
+		dimension budget.Dimension
+		jobCap    bool
+	}
+	keyOf := func(c Check) key { return key{c.Budget.Path, c.Window, c.Dimension, c.JobCap} }
+	worst := make(map[key]Check)
+	var order []key
+	for _, c := range d.Failed {
+		have, seen := worst[keyOf(c)]
+		if !seen {
+			order = append(order, keyOf(c))
+		}
+		if !seen || c.ShortBy() > have.ShortBy() {
+			worst[keyOf(c)] = c
 		}
 	}
-	return out
+	texts := make([]string, 0, len(order))
+	for _, k := range order[1:] {
+		text := fmt.Sprintf("%s (short by %s", worst[k].limitText(p), worst[k].short(p))
+		if !blocks(worst[k]) {
+			text += ", warns only"
+		}
+		texts = append(texts, text+")")
+	}
+	return texts
 }
+
+func row(b *strings.Builder, label, text string) { fmt.Fprintf(b, "  %-11s %s\n", label, text) }
 
 func describe(b *budget.Budget) string {
 	if at := b.Source.String(); at != "" {
@@ -88,7 +163,7 @@ func (d Decision) Asked(p *budget.Policy) string {
 func timeText(line ledger.Line) string {
 	switch {
 	case line.Lease:
-		return "held ahead for " + duration(line.RuntimeMS)
+		return "held " + duration(line.RuntimeMS) + " ahead"
 	case line.Starts > 1:
 		return fmt.Sprintf("for up to %s (%d starts of %s)", duration(line.RuntimeMS), line.Starts, duration(line.OnceMS))
 	}
@@ -118,7 +193,24 @@ func format(p *budget.Policy, d budget.Dimension, a quantity.Amount) string {
 	case d.IsGPUTime():
 		return quantity.FormatHours(a) + " GPU-hours" + ofClass(d)
 	}
+	if a == 1 {
+		return "1 GPU" + ofClass(d)
+	}
 	return fmt.Sprintf("%d GPUs%s", a, ofClass(d))
+}
+
+// short prints a shortfall, also one that rounds to nothing in format.
+func (c Check) short(p *budget.Policy) string {
+	a := c.ShortBy()
+	switch {
+	case c.Dimension == budget.Cost && a < quantity.CurrencyUnit/100:
+		return quantity.FormatDecimal(a, quantity.CurrencyUnit, 6) + " " + p.Currency
+	case c.Dimension.IsGPUTime() && a < quantity.GPUHour/1000:
+		return fmt.Sprintf("%d GPU-milliseconds%s", a, ofClass(c.Dimension))
+	case c.Dimension == runtimeDimension && a < 1000:
+		return fmt.Sprintf("%dms", a)
+	}
+	return format(p, c.Dimension, a)
 }
 
 func ofClass(d budget.Dimension) string {
@@ -129,81 +221,115 @@ func ofClass(d budget.Dimension) string {
 }
 
 func (c Check) limitText(p *budget.Policy) string {
-	scope := "in each " + c.Window.String()
-	switch {
-	case c.JobCap && c.Dimension == runtimeDimension:
-		scope = "for one run"
-	case c.JobCap:
-		scope = "for one job"
-	case c.Window == budget.Concurrent:
-		scope = "at the same time"
-	case c.Window == budget.Total:
-		scope = "in total"
-	}
-	text := fmt.Sprintf("%s %s in budget %s", format(p, c.Dimension, c.Limit), scope, c.Budget.Path)
+	text := fmt.Sprintf("%s %s in budget %s", format(p, c.Dimension, c.Limit), c.scope(), c.Budget.Path)
 	if at := c.Source.String(); at != "" {
 		text += ", set at " + at
 	}
 	return text
 }
 
-// remedy says what would make the binding check pass.
+// scope says over what a limit counts.
+func (c Check) scope() string {
+	switch {
+	case c.JobCap && c.Dimension == runtimeDimension:
+		return "for one run"
+	case c.JobCap:
+		return "for one job"
+	case c.Window == budget.Concurrent:
+		return "at the same time"
+	case c.Window == budget.Total:
+		return "in total"
+	}
+	return "in each " + c.Window.String()
+}
+
+// remedy says what would make the binding check pass, the cheapest way first.
 func (d Decision) remedy(p *budget.Policy, c Check) string {
-	owner := "ask the owner of the budget to raise the limit"
+	ask := d.askForLess(c)
+	owner := "ask the owner of budget " + c.Budget.Path + " to raise the limit"
 	if c.Budget.Owner != "" {
 		owner = "ask " + c.Budget.Owner + " to raise the limit"
-	}
-	ask := fmt.Sprintf("ask for fewer GPUs or a shorter run (meta %s)", RuntimeMeta)
-	if d.leaseOnly() {
-		ask = "ask for fewer GPUs"
 	}
 	switch c.reason() {
 	case ExceedsJobCap, ExceedsBudget:
 		return ask + ", or " + owner
 	case ConcurrencyLimit:
-		return "wait until running jobs of this budget end, " + ask + ", or " + owner
+		return "wait until other jobs of this budget end, " + ask + ", or " + owner
 	}
 	wait := ""
-	if c.Window != budget.Total && !c.Period.End.IsZero() {
-		wait = fmt.Sprintf("wait for the %s that begins %s, ", c.Window, c.Period.End.In(p.Location).Format("2006-01-02 15:04 MST"))
+	switch from, ok := d.fitsFrom(c); {
+	case ok:
+		wait = fmt.Sprintf("wait for the %s that begins %s, ", c.Window, from.In(p.Location).Format(timeLayout))
+	case c.Held > c.Own:
+		wait = "wait until other jobs of this budget end and give back what they hold, "
 	}
 	return wait + ask + ", or " + owner
 }
 
-func (d Decision) leaseOnly() bool {
-	for _, line := range d.Lines {
-		if !line.Lease {
-			return false
+// askForLess is what the author can change so that the check needs less.
+func (d Decision) askForLess(c Check) string {
+	shorter := fmt.Sprintf("a shorter run (meta %s)", RuntimeMeta)
+	switch {
+	case c.Dimension == runtimeDimension:
+		return "ask for " + shorter
+	case c.Dimension.IsGPUs() || d.leaseOnly():
+		return "ask for fewer GPUs"
+	}
+	return "ask for fewer GPUs or " + shorter
+}
+
+// fitsFrom is the beginning of the period from which on the job fits, or false
+// when it would not fit even a period in which nothing is used yet.
+func (d Decision) fitsFrom(c Check) (time.Time, bool) {
+	from, ok := time.Time{}, false
+	for _, other := range d.Checks {
+		if other.Budget != c.Budget || other.Window != c.Window || other.Dimension != c.Dimension || other.JobCap {
+			continue
+		}
+		switch fits := other.Need <= 0 || other.ShortBy() <= 0; {
+		case !fits:
+			ok = false
+		case !ok:
+			from, ok = other.Period.Start, !other.Period.Start.IsZero()
 		}
 	}
-	return true
+	return from, ok
+}
+
+func (d Decision) leaseOnly() bool {
+	return !slices.ContainsFunc(d.Lines, func(l ledger.Line) bool { return !l.Lease })
 }
 
 // Notice is what the author of an admitted job is told: the estimate and what
 // is left of the tightest limit, or the limits that only warn.
 func (d Decision) Notice(p *budget.Policy) string {
-	if d.Refusal != nil {
-		return fmt.Sprintf("governor: shadow mode: would be refused (%s): %s", d.Reason, d.Refusal.Fact)
+	if d.Shadow {
+		text := fmt.Sprintf("governor: shadow mode lets this job in; enforced, it would be refused: %s (%s)", d.headline(p), d.Reason)
+		if d.Refusal != nil {
+			return text + "; what to do: " + d.Refusal.Remedy
+		}
+		return text + "; limit: " + d.Failed[0].limitText(p) + "; asked: " + d.Asked(p)
 	}
 	if d.Budget == nil {
 		return "governor: no budget claims this job; the policy lets it run ungoverned"
 	}
 	text := fmt.Sprintf("governor: at most %s, from budget %s", d.Asked(p), d.Budget.Path)
-	switch {
-	case d.Shadow:
-		return text + " (shadow mode: would be refused, " + string(d.Reason) + ": " + d.why(p) + ")"
-	case d.Outcome == Warn:
-		return text + " (over a limit that only warns: " + d.why(p) + ")"
+	if d.leases() {
+		text = fmt.Sprintf("governor: %s, renewed while it runs, from budget %s", d.Asked(p), d.Budget.Path)
+	}
+	if d.Outcome == Warn {
+		c := d.Failed[0]
+		return fmt.Sprintf("%s; over a limit that only warns: %s, short by %s", text, c.limitText(p), c.short(p))
 	}
 	if c, ok := d.tightest(); ok {
-		text += fmt.Sprintf("; after this %s of %s left", format(p, c.Dimension, c.Available().Sub(c.Need)), c.limitText(p))
+		text += fmt.Sprintf("; after this %s left of %s", format(p, c.Dimension, c.Available().Sub(c.Need)), c.limitText(p))
 	}
 	return text
 }
 
-func (d Decision) why(p *budget.Policy) string {
-	c := d.Failed[0]
-	return c.limitText(p) + ", short by " + format(p, c.Dimension, c.ShortBy())
+// leases reports whether some of the work has no end.
+func (d Decision) leases() bool {
+	return slices.ContainsFunc(d.Lines, func(l ledger.Line) bool { return l.Lease })
 }
 
 // tightest is the window check that leaves the smallest share of its limit.
@@ -211,7 +337,7 @@ func (d Decision) tightest() (Check, bool) {
 	best, found := Check{}, false
 	left := func(c Check) quantity.Amount { return c.Available().Sub(c.Need) }
 	for _, c := range d.Checks {
-		if c.JobCap || c.Limit <= 0 {
+		if c.JobCap || c.Limit <= 0 || c.Need <= 0 {
 			continue
 		}
 		if !found || ppm(left(c), c.Limit) < ppm(left(best), best.Limit) {

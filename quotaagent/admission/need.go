@@ -11,6 +11,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/metering"
 )
 
 // RuntimeMeta is the job meta key by which an author bounds a batch job's run
@@ -49,13 +50,13 @@ func Need(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, offered Offered, 
 		if g.Count+g.Canaries == 0 || g.GPUs() == 0 {
 			continue
 		}
-		line := ledger.Line{Group: g.Name, Count: g.Count + g.Canaries}
+		line := ledger.Line{Group: g.Name, Count: g.Count + g.Canaries, Canaries: g.Canaries}
 		refusal := bound(&line, b, ask, g)
 		if refusal != nil {
 			return nil, refusal
 		}
 		for _, d := range g.Devices {
-			need, refusal := price(p, g.Name, d, offered, now)
+			need, refusal := price(p, line, d, offered, now)
 			if refusal != nil {
 				return nil, refusal
 			}
@@ -93,11 +94,22 @@ func bound(line *ledger.Line, b *budget.Budget, ask jobspec.Ask, g jobspec.Group
 		return refusal
 	}
 	line.OnceMS = quantity.Millis(runtime)
-	line.Starts = 1 + b.WorstCaseReschedules(g.Reschedules, g.UnlimitedReschedules)
-	once := quantity.Amount(quantity.Millis(runtime + g.KillTimeout + g.ShutdownDelay + slack))
+	line.Starts = 1 + min(max(0, b.WorstCaseReschedules(g.Reschedules, g.UnlimitedReschedules)), maxReschedules)
+	once := quantity.Amount(0)
+	for _, part := range []time.Duration{runtime, g.KillTimeout, g.ShutdownDelay, slack} {
+		once = once.Add(quantity.Amount(quantity.Millis(max(0, part)))) // a sum of durations would wrap around
+	}
+	once = min(once, maxRuntimeMS/quantity.Amount(line.Starts))
 	line.RuntimeMS = int64(once.Mul(int64(line.Starts)))
 	return nil
 }
+
+// Bounds that keep sums of times in range. A century is beyond any limit that
+// is one.
+const (
+	maxRuntimeMS   quantity.Amount = 100 * 365 * 24 * quantity.GPUHour
+	maxReschedules                 = 1_000_000
+)
 
 // runtimeOf is the bound on one run: Nomad's own, else the author's, else the
 // budget's default.
@@ -123,22 +135,23 @@ func runtimeOf(b *budget.Budget, ask jobspec.Ask, g jobspec.GroupAsk) (time.Dura
 }
 
 // price finds the classes that could serve a device block and the dearest of
-// their prices.
-func price(p *budget.Policy, group string, d jobspec.DeviceAsk, offered Offered, now time.Time) (ledger.Need, *Refusal) {
-	classes := classesFor(p, group, d, offered)
+// their prices: on the rate card in force now, and on those that take over while
+// the job may run.
+func price(p *budget.Policy, line ledger.Line, d jobspec.DeviceAsk, offered Offered, now time.Time) (ledger.Need, *Refusal) {
+	classes := classesFor(p, line.Group, d, offered)
 	if len(classes) == 0 {
 		return ledger.Need{}, &Refusal{Reason: NoClass,
 			Fact:   fmt.Sprintf("device %q of task %q is in no gpu_class, so it has neither a limit nor a price", d.Name, d.Task),
-			Remedy: "add the device's full name to a gpu_class, or ask for one of: " + knownDevices(p)}
+			Remedy: "ask for one of: " + knownDevices(p) + "; or have the device's full name added to a gpu_class"}
 	}
 	need := ledger.Need{Classes: classes, GPUs: int64(d.Count)}
-	card, _ := p.RateAt(now)
+	until := now.Add(time.Duration(line.RuntimeMS) * time.Millisecond) // in range: see maxRuntimeMS
 	for _, class := range classes {
-		rate, priced := card.PerGPUHour[class]
+		rate, priced := metering.DearestRate(p, class, now, until)
 		if !priced && limitsCost(p) {
 			return ledger.Need{}, &Refusal{Reason: NoPrice,
-				Fact:   fmt.Sprintf("GPU class %q has no price in the rate card in force, while budgets limit cost", class),
-				Remedy: fmt.Sprintf("add gpu %q { per_hour = ... } to a rate_card", class)}
+				Fact:   fmt.Sprintf("GPU class %q has no price on every rate card from now until %s, while budgets limit cost", class, until.In(p.Location).Format(timeLayout)),
+				Remedy: fmt.Sprintf("ask for GPUs of another class, or have gpu %q { per_hour = ... } added to each rate_card", class)}
 		}
 		need.PerGPUHour = max(need.PerGPUHour, rate)
 	}

@@ -1,8 +1,9 @@
 package ledger
 
 import (
+	"math"
 	"slices"
-	"sort"
+	"strings"
 	"time"
 
 	"github.com/nomad-governor/governor/internal/quantity"
@@ -16,125 +17,271 @@ type Calendar struct {
 	Windows  []budget.Window
 }
 
+// maxPlaced is the most periods of one window in which a single allocation is
+// charged one by one. Beyond it the allocation is charged like one that may run
+// at any time, which never charges a period less and, as nearly all of the
+// periods are covered to the full, hardly more. A week of hours and half a year
+// of days keep a hold and the balances on its path well within one Consul
+// transaction.
+const maxPlaced = 200
+
 // Charges is what the hold contributes to the held amounts of its budgets:
 // for every live allocation the time from its watermark to its latest end, in
 // the periods where that falls; for every allocation still to come its whole
-// time in any period; and the GPUs of both at once as gauges.
+// time in any period; and the GPUs of both at once as gauges. While a submission
+// is unconfirmed it is the larger of both readings, period by period and
+// dimension by dimension: the job as it is, and the job as submitted.
 func Charges(h Hold, cal Calendar) Vector {
-	v := Vector{}
-	for _, t := range h.Tracks {
-		if t.EndMS == 0 {
-			chargeTrack(v, h, t, cal)
-		} else if t.MarkMS < t.EndMS {
-			chargePlaced(v, t.GPUs, t.MarkMS, t.EndMS, cal)
-		}
-	}
-	for _, line := range h.need() {
-		chargeUnplaced(v, h, line, cal)
+	v := reading{h, h.Lines, false}.charges(cal)
+	if h.Pending != nil {
+		v = larger(v, reading{h, h.Pending, !h.Unchanged}.charges(cal))
 	}
 	return v
 }
 
-// need is the larger of the confirmed and the pending lines, group by group.
-func (h Hold) need() []Line {
-	byGroup := make(map[string]Line)
-	for _, line := range slices.Concat(h.Lines, h.Pending) {
-		have, seen := byGroup[line.Group]
-		if !seen {
-			byGroup[line.Group] = line
+// reading is one of the jobs that a hold may turn out to hold for.
+type reading struct {
+	hold  Hold
+	lines []Line
+	// anew: the job changes, so what finished starts again and what runs may be
+	// replaced.
+	anew bool
+}
+
+func (r reading) charges(cal Calendar) Vector {
+	v := Vector{}
+	for _, t := range r.hold.Tracks {
+		if t.EndMS != 0 {
+			chargePlaced(v, t.GPUs, t.MarkMS, t.EndMS, cal)
 			continue
 		}
-		byGroup[line.Group] = largerLine(have, line)
-	}
-	lines := make([]Line, 0, len(byGroup))
-	for _, line := range byGroup {
-		lines = append(lines, line)
-	}
-	sort.Slice(lines, func(i, j int) bool { return lines[i].Group < lines[j].Group })
-	return lines
-}
-
-// largerLine bounds both lines: the larger count and time, and for each set of
-// classes the larger number of GPUs at the higher price.
-func largerLine(a, b Line) Line {
-	out := Line{Group: a.Group, Count: max(a.Count, b.Count), RuntimeMS: max(a.RuntimeMS, b.RuntimeMS),
-		Lease: a.Lease || b.Lease}
-	out.Needs = mergeNeeds(a.Needs, b.Needs)
-	return out
-}
-
-func mergeNeeds(a, b []Need) []Need {
-	sums := func(needs []Need) map[string]Need {
-		m := make(map[string]Need)
-		for _, n := range needs {
-			key := joinClasses(n.Classes)
-			have := m[key]
-			m[key] = Need{Classes: n.Classes, GPUs: have.GPUs + n.GPUs, PerGPUHour: max(have.PerGPUHour, n.PerGPUHour)}
+		for _, g := range t.GPUs {
+			v.Add(ConcurrentKey, budget.GPUs(g.Class), quantity.Amount(len(g.IDs)))
+			v.Add(ConcurrentKey, budget.GPUs(budget.AnyClass), quantity.Amount(len(g.IDs)))
 		}
-		return m
+		if !r.chargedWithSlot(t) && !r.superseded(t) {
+			chargePlaced(v, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
+		}
 	}
-	merged := sums(a)
-	for key, n := range sums(b) {
-		have := merged[key]
-		merged[key] = Need{Classes: n.Classes, GPUs: max(have.GPUs, n.GPUs), PerGPUHour: max(have.PerGPUHour, n.PerGPUHour)}
+	for _, line := range r.lines {
+		r.chargeLine(v, line, cal)
 	}
-	out := make([]Need, 0, len(merged))
-	for _, n := range merged {
-		out = append(out, n)
-	}
-	sort.Slice(out, func(i, j int) bool { return joinClasses(out[i].Classes) < joinClasses(out[j].Classes) })
-	return out
+	return v
 }
 
-func joinClasses(classes []string) string {
-	key := ""
-	for _, c := range classes {
-		key += c + "\x00"
-	}
-	return key
+// current reports whether the allocation was placed for the job as confirmed
+// last. An older one either goes on (Nomad updated it in place) or is about to
+// be replaced; which of the two cannot be seen from here.
+func (r reading) current(t Track) bool { return !r.anew && t.CreateIndex > r.hold.JobModifyIndex }
+
+// superseded reports whether a running allocation of an earlier version has its
+// successor beside it: it is being stopped. What it still uses is posted as it
+// happens.
+func (r reading) superseded(t Track) bool {
+	return !r.current(t) && slices.ContainsFunc(r.hold.Tracks, func(other Track) bool {
+		return other.EndMS == 0 && other.Name == t.Name && r.current(other)
+	})
 }
 
-// chargeTrack charges a running allocation: its GPUs as a gauge and its time up
-// to its latest end. Past that end it charges only the gauge: what it uses then
-// is posted as it happens.
-func chargeTrack(v Vector, h Hold, t Track, cal Calendar) {
-	for _, g := range t.GPUs {
-		addGauge(v, g.Class, quantity.Amount(len(g.IDs)))
+// chargedWithSlot reports whether the allocation's time is charged together
+// with that of its possible successor.
+func (r reading) chargedWithSlot(t Track) bool {
+	line, ok := r.line(t.Group)
+	if !ok || line.Lease {
+		return false
 	}
-	if end := h.latestEnd(t); t.MarkMS < end {
-		chargePlaced(v, t.GPUs, t.MarkMS, end, cal)
-	}
+	newest, live := r.liveTrack(t.Name)
+	return live && newest.Alloc == t.Alloc && !r.current(t) && slices.Contains(r.slotNames(line), t.Name)
 }
 
-func addGauge(v Vector, class string, gpus quantity.Amount) {
-	v.Add(ConcurrentKey, budget.GPUs(class), gpus)
-	if class != budget.AnyClass {
-		v.Add(ConcurrentKey, budget.GPUs(budget.AnyClass), gpus)
+func (r reading) line(group string) (Line, bool) {
+	i := slices.IndexFunc(r.lines, func(l Line) bool { return l.Group == group })
+	if i < 0 {
+		return Line{}, false
 	}
+	return r.lines[i], true
 }
 
-// latestEnd is when a running allocation has used up the time of its slot.
-func (h Hold) latestEnd(t Track) int64 {
+// slot is what ended allocations of a name used of its time.
+func (r reading) slot(name string) Slot {
+	if r.anew {
+		return Slot{}
+	}
+	return r.hold.Slots[name]
+}
+
+// heldUntil is when a running allocation has used up its run. Without a line
+// (its group was removed) nothing is held ahead.
+func (r reading) heldUntil(t Track) int64 {
 	if t.LeaseMS > 0 {
 		return t.LeaseMS
 	}
-	for _, line := range h.need() {
-		if line.Group == t.Group {
-			return t.StartMS + max(0, line.RuntimeMS-h.Slots[t.Name].UsedMS)
+	line, ok := r.line(t.Group)
+	if !ok {
+		return t.MarkMS
+	}
+	return addMillis(t.StartMS, min(line.once(), r.remaining(line, t.Name)))
+}
+
+// remaining is the time that allocations of a name, running and to come, may
+// still use beyond what ended ones did.
+func (r reading) remaining(line Line, name string) int64 {
+	return max(0, line.RuntimeMS-r.slot(name).UsedMS)
+}
+
+// HeldUntil is until when a running allocation's GPUs are held at the latest:
+// the end of its lease, or of the run that it is bounded to.
+func (h Hold) HeldUntil(t Track) int64 {
+	end := reading{h, h.Lines, false}.heldUntil(t)
+	if h.Pending != nil {
+		end = max(end, reading{h, h.Pending, !h.Unchanged}.heldUntil(t))
+	}
+	return end
+}
+
+// addMillis adds a non-negative length to an instant and stays in range.
+func addMillis(at, length int64) int64 {
+	if length > math.MaxInt64-max(0, at) {
+		return math.MaxInt64
+	}
+	return at + length
+}
+
+// chargeLine charges the allocations of a line that do not run yet, and what
+// those that run may still need for a further start.
+func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
+	count := line.Count
+	if r.hold.Pending == nil && !r.updating(line) {
+		count -= line.Canaries // only updates start canaries
+	}
+	names := r.slotNames(line)
+	for _, name := range names {
+		live, running := r.liveTrack(name)
+		switch {
+		case running && line.Lease:
+			left := uncovered(line.Needs, live.GPUs)
+			chargeGauge(v, left, 1)
+			chargeAny(v, left, 1, line.RuntimeMS, cal)
+		case running && r.current(live):
+			// Its run is charged where it falls; a further start may come at any time.
+			rest := r.remaining(line, name) - min(line.once(), r.remaining(line, name))
+			chargeAny(v, line.Needs, 1, rest, cal)
+		case running:
+			r.chargeReplaceable(v, line, live, cal)
+		case r.slot(name).Done && !line.Lease:
+		default:
+			chargeGauge(v, line.Needs, 1)
+			chargeAny(v, line.Needs, 1, r.remaining(line, name), cal)
 		}
 	}
-	return t.MarkMS
+	unknown := int64(max(0, count-len(names)))
+	chargeGauge(v, line.Needs, unknown)
+	chargeAny(v, line.Needs, unknown, line.RuntimeMS, cal)
+}
+
+// updating reports whether allocations of an earlier version still run.
+func (r reading) updating(line Line) bool {
+	return slices.ContainsFunc(r.hold.Tracks, func(t Track) bool {
+		return t.Group == line.Group && t.EndMS == 0 && !r.current(t)
+	})
+}
+
+// chargeReplaceable charges a running allocation of an earlier version and its
+// possible successor: the larger of the two in every period, as at most one of
+// them runs to its end.
+func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
+	chargeGauge(v, uncovered(line.Needs, t.GPUs), 1)
+	goesOn, startsAgain := Vector{}, Vector{}
+	chargePlaced(goesOn, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
+	chargeAny(startsAgain, line.Needs, 1, r.remaining(line, t.Name), cal)
+	for period, dims := range goesOn {
+		window, _, _ := strings.Cut(period, "/")
+		if period == window+"/"+anySuffix {
+			continue
+		}
+		for d, placed := range dims {
+			if anywhere := startsAgain.At(window+"/"+anySuffix, d); placed > anywhere {
+				v.Add(period, d, placed.Sub(anywhere))
+			}
+		}
+	}
+	for _, w := range cal.Windows {
+		for d, a := range larger(startsAgain.only(AnyPeriod(w)), goesOn.only(AnyPeriod(w)))[AnyPeriod(w)] {
+			v.Add(AnyPeriod(w), d, a)
+		}
+	}
+}
+
+// slotNames lists the known allocation names of a line, at most Count of them
+// and without those beyond it (which a smaller count leaves to be stopped), in
+// the order of their index.
+func (r reading) slotNames(line Line) []string {
+	index := make(map[string]int)
+	know := func(name string) {
+		if n := indexOf(name); n < line.Count || n == noIndex {
+			index[name] = n
+		}
+	}
+	for _, t := range r.hold.Tracks {
+		if t.Group == line.Group {
+			know(t.Name)
+		}
+	}
+	prefix := r.hold.JobID + "." + line.Group + "["
+	for name := range r.hold.Slots {
+		if strings.HasPrefix(name, prefix) && !r.anew {
+			know(name)
+		}
+	}
+	names := make([]string, 0, len(index))
+	for name := range index {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		if index[a] != index[b] {
+			return index[a] - index[b]
+		}
+		return strings.Compare(a, b)
+	})
+	return names[:min(len(names), line.Count)]
+}
+
+// liveTrack is the running allocation of a name: a current one if there is one,
+// else the youngest.
+func (r reading) liveTrack(name string) (Track, bool) {
+	best, found := Track{}, false
+	for _, t := range r.hold.Tracks {
+		if t.Name != name || t.EndMS != 0 {
+			continue
+		}
+		if !found || r.current(t) && !r.current(best) || r.current(t) == r.current(best) && t.StartMS > best.StartMS {
+			best, found = t, true
+		}
+	}
+	return best, found
 }
 
 // chargePlaced charges GPUs over [fromMS, toMS) to the periods it overlaps.
 func chargePlaced(v Vector, gpus []TrackGPUs, fromMS, toMS int64, cal Calendar) {
+	if toMS <= fromMS {
+		return
+	}
 	from, to := time.UnixMilli(fromMS), time.UnixMilli(toMS)
 	for _, w := range cal.Windows {
+		longest := budget.LongestMillis(w)
+		if longest > 0 && (toMS-fromMS)/longest >= maxPlaced {
+			for _, g := range gpus {
+				addTime(v, AnyPeriod(w), []string{g.Class}, quantity.Amount(longest).Mul(int64(len(g.IDs))), g.PerGPUHour)
+			}
+			continue
+		}
 		for p := budget.PeriodAt(w, from, cal.Location); ; p = p.Next(cal.Location) {
 			overlap := quantity.Amount(p.Overlap(from, to))
+			if w == budget.Total {
+				overlap = quantity.Amount(toMS - fromMS) // a time.Duration ends after 292 years
+			}
 			for _, g := range gpus {
-				n := int64(len(g.IDs))
-				addTime(v, p.Key(), []string{g.Class}, overlap.Mul(n), g.PerGPUHour)
+				addTime(v, p.Key(), []string{g.Class}, overlap.Mul(int64(len(g.IDs))), g.PerGPUHour)
 			}
 			if w == budget.Total || !p.End.Before(to) {
 				break
@@ -156,95 +303,11 @@ func addTime(v Vector, period string, classes []string, ms, perHour quantity.Amo
 	v.Add(period, budget.Cost, quantity.Cost(ms, perHour))
 }
 
-// chargeUnplaced charges the allocations of a line that do not run yet, and the
-// part of a running one's slot that a resubmission enlarges.
-func chargeUnplaced(v Vector, h Hold, line Line, cal Calendar) {
-	taken := 0
-	for _, name := range h.slotNames(line.Group) {
-		if taken == line.Count {
-			return
-		}
-		taken++
-		slot := h.Slots[name]
-		if line.Lease || h.Pending != nil {
-			slot = Slot{} // a changed job starts its finished allocations again
-		}
-		remaining := line.RuntimeMS - slot.UsedMS
-		needs := line.Needs
-		if live, ok := h.liveTrack(name); ok {
-			needs = uncovered(line.Needs, live.GPUs)
-		} else if slot.Done {
-			continue
-		}
-		chargeAny(v, needs, 1, remaining, cal)
-	}
-	chargeAny(v, line.Needs, int64(line.Count-taken), line.RuntimeMS, cal)
-}
-
-// slotNames lists the allocation names of a group that are known, sorted.
-func (h Hold) slotNames(group string) []string {
-	names := make(map[string]bool)
-	for _, t := range h.Tracks {
-		if t.Group == group {
-			names[t.Name] = true
-		}
-	}
-	prefix := h.JobID + "." + group + "["
-	for name := range h.Slots {
-		if len(name) > len(prefix) && name[:len(prefix)] == prefix {
-			names[name] = true
-		}
-	}
-	out := make([]string, 0, len(names))
-	for name := range names {
-		out = append(out, name)
-	}
-	slices.Sort(out)
-	return out
-}
-
-func (h Hold) liveTrack(name string) (Track, bool) {
-	for _, t := range h.Tracks {
-		if t.Name == name && t.EndMS == 0 {
-			return t, true
-		}
-	}
-	return Track{}, false
-}
-
-// uncovered is what is left of needs after the GPUs that an allocation already
-// holds are subtracted, class by class.
-func uncovered(needs []Need, have []TrackGPUs) []Need {
-	left := make(map[string]int64)
-	for _, g := range have {
-		left[g.Class] += int64(len(g.IDs))
-	}
-	var out []Need
-	for _, n := range needs {
-		for _, class := range n.Classes {
-			covered := min(left[class], n.GPUs)
-			left[class] -= covered
-			n.GPUs -= covered
-		}
-		if n.GPUs > 0 {
-			out = append(out, n)
-		}
-	}
-	return out
-}
-
-// chargeAny charges count allocations that may start at any time: each counts
-// min(its time, the period's length) in every period of every window.
+// chargeAny charges the time of count allocations that may start whenever they
+// like: each counts min(its time, the period's length) in every period.
 func chargeAny(v Vector, needs []Need, count, runtimeMS int64, cal Calendar) {
-	if count <= 0 {
-		return
-	}
 	for _, n := range needs {
 		gpus := quantity.Amount(n.GPUs).Mul(count)
-		for _, class := range n.Classes {
-			v.Add(ConcurrentKey, budget.GPUs(class), gpus)
-		}
-		v.Add(ConcurrentKey, budget.GPUs(budget.AnyClass), gpus)
 		for _, w := range cal.Windows {
 			share := max(0, runtimeMS)
 			if longest := budget.LongestMillis(w); longest >= 0 {
@@ -252,5 +315,15 @@ func chargeAny(v Vector, needs []Need, count, runtimeMS int64, cal Calendar) {
 			}
 			addTime(v, AnyPeriod(w), n.Classes, quantity.Amount(share).Mul(int64(gpus)), n.PerGPUHour)
 		}
+	}
+}
+
+func chargeGauge(v Vector, needs []Need, count int64) {
+	for _, n := range needs {
+		gpus := quantity.Amount(n.GPUs).Mul(count)
+		for _, class := range n.Classes {
+			v.Add(ConcurrentKey, budget.GPUs(class), gpus)
+		}
+		v.Add(ConcurrentKey, budget.GPUs(budget.AnyClass), gpus)
 	}
 }

@@ -51,9 +51,16 @@ type Hold struct {
 	// allocation that is older belongs to an earlier life of the job id.
 	FirstIndex uint64 `json:"first_index,omitempty"`
 	// Lines is the confirmed need; Pending that of an unconfirmed submission.
-	// While both exist the hold charges the larger of the two.
+	// While both exist the hold charges the larger of the two. An empty Pending
+	// is a submission that needs nothing, and not the same as none.
 	Lines   []Line `json:"lines,omitempty"`
-	Pending []Line `json:"pending,omitempty"`
+	Pending []Line `json:"pending"`
+	// InFlight counts the submissions that are not confirmed or voided yet;
+	// Pending bounds them all, for any of them may be the one that Nomad keeps.
+	InFlight int `json:"in_flight,omitempty"`
+	// Unchanged says that the unconfirmed submission is the registered job once
+	// more: Nomad will find nothing new in it, so nothing starts again.
+	Unchanged bool `json:"unchanged,omitempty"`
 	// Tracks are the allocations not yet posted to their end, by id.
 	Tracks []Track `json:"tracks,omitempty"`
 	// Finished are the ids of allocations posted to their end, sorted: each fact
@@ -82,6 +89,8 @@ type Line struct {
 	Group string `json:"group"`
 	// Count of allocations (canaries included).
 	Count int `json:"count"`
+	// Canaries are how many of Count run only during an update.
+	Canaries int `json:"canaries,omitempty"`
 	// RuntimeMS is how long one allocation and its reschedules hold their GPUs
 	// at most; for a lease how far ahead of now they are held.
 	RuntimeMS int64 `json:"runtime_ms"`
@@ -111,6 +120,9 @@ type Track struct {
 	Alloc string `json:"alloc"`
 	Name  string `json:"name"`
 	Group string `json:"group"`
+	// CreateIndex is Nomad's for the allocation; above the hold's JobModifyIndex
+	// it was placed for the job as confirmed last.
+	CreateIndex uint64 `json:"create_index,omitempty"`
 	// StartMS is Nomad's CreateTime, MarkMS the watermark: everything before it
 	// is posted. EndMS is when Nomad's servers saw it client-terminal; 0 while it
 	// runs.
@@ -134,10 +146,24 @@ type TrackGPUs struct {
 	PerGPUHour quantity.Amount `json:"per_gpu_hour"`
 }
 
-// Slot is the history of one allocation name ("job.group[0]").
+// Slot is the history of one allocation name ("job.group[0]") since the job was
+// last changed.
 type Slot struct {
 	UsedMS int64 `json:"used_ms"`
-	Done   bool  `json:"done,omitempty"`
+	// Done says that the youngest allocation, which began at StartMS, ended and
+	// will not be replaced.
+	Done    bool  `json:"done,omitempty"`
+	StartMS int64 `json:"start_ms,omitempty"`
+}
+
+// Ended is the slot after one more allocation of it ended. The order in which
+// ends are learned does not matter.
+func (s Slot) Ended(t Track) Slot {
+	s.UsedMS += max(0, t.EndMS-t.StartMS)
+	if t.StartMS >= s.StartMS {
+		s.Done, s.StartMS = t.Done, t.StartMS
+	}
+	return s
 }
 
 // JobKey names a job in store keys. Job ids may hold any character but spaces

@@ -6,32 +6,63 @@ import (
 )
 
 // Submit records an unconfirmed submission: on a new hold or on the open one of
-// the same job. expiresMS is when it is given up if nobody confirms it.
+// the same job. expiresMS is when it is given up if nobody confirms it. The
+// worst case is that it changes the job, so that everything starts again. Of
+// several submissions at the same time any may win: then all are bounded.
 func Submit(h Hold, lines []Line, expiresMS int64) Hold {
 	next := h.Clone()
-	next.Pending = slices.Clone(lines)
+	next.Pending, next.ExpiresMS, next.Unchanged = slices.Clone(lines), expiresMS, false
+	if h.Pending != nil {
+		next.Pending, next.ExpiresMS = mergeLines(h.Pending, lines), max(h.ExpiresMS, expiresMS)
+	}
 	if next.Pending == nil {
 		next.Pending = []Line{}
 	}
-	next.ExpiresMS = expiresMS
+	next.InFlight++
+	return next
+}
+
+// SubmitUnchanged records the submission of exactly the job that is registered:
+// Nomad keeps what runs and does not start again what finished, so the hold does
+// not grow. If Nomad answers with a new index after all, Confirm sees it.
+func SubmitUnchanged(h Hold, lines []Line, expiresMS int64) Hold {
+	next := Submit(h, lines, expiresMS)
+	next.Unchanged = h.State == Active && (h.Pending == nil || h.Unchanged)
 	return next
 }
 
 // Confirm ends an unconfirmed submission that Nomad registered at index. An
 // unchanged index means that Nomad found nothing new in it: what finished stays
-// finished.
+// finished. Confirming the same index again changes nothing.
 func Confirm(h Hold, index uint64) Hold {
-	next := h.Clone()
+	next := h.resolveOne()
 	if h.State == Active && h.JobModifyIndex == index {
-		next.Pending, next.ExpiresMS = nil, 0
 		next.Lines = carryLines(h)
 		return next
 	}
-	next.State, next.JobModifyIndex, next.StoredIndex = Active, index, index
-	next.Lines, next.Pending, next.ExpiresMS = carryLines(h), nil, 0
+	next.Lines = carryLines(h)
+	if index < h.JobModifyIndex {
+		// A later submission was confirmed first, or Nomad's state was restored
+		// from a backup: either job may be the one that stays.
+		next.Lines = mergeLines(h.Lines, next.Lines)
+	}
+	next.State = Active
+	next.JobModifyIndex = max(h.JobModifyIndex, index)
+	next.StoredIndex = next.JobModifyIndex
 	next.Slots = map[string]Slot{}
 	if h.State == Held {
 		next.FirstIndex = index
+	}
+	return next
+}
+
+// resolveOne counts one submission as answered. Pending stays while others are
+// not.
+func (h Hold) resolveOne() Hold {
+	next := h.Clone()
+	next.InFlight = max(0, h.InFlight-1)
+	if next.InFlight == 0 {
+		next.Pending, next.ExpiresMS, next.Unchanged = nil, 0, false
 	}
 	return next
 }
@@ -46,12 +77,10 @@ func carryLines(h Hold) []Line {
 // Void ends an unconfirmed submission that Nomad refused, or that expired. It
 // reports whether anything of the hold remains: false means that the hold ends.
 func Void(h Hold) (Hold, bool) {
-	if h.State == Held {
+	if h.State == Held && h.InFlight <= 1 {
 		return h, false
 	}
-	next := h.Clone()
-	next.Pending, next.ExpiresMS = nil, 0
-	return next, true
+	return h.resolveOne(), true
 }
 
 // Observation is one allocation as Nomad shows it.
@@ -92,8 +121,11 @@ func Observe(h Hold, o Observation, nowMS int64) (Hold, bool) {
 		return h, false
 	}
 	next := h.Clone()
-	t := Track{Alloc: o.Alloc, Name: o.Name, Group: o.Group, StartMS: o.StartMS, MarkMS: o.StartMS,
-		EndMS: o.EndMS, Done: o.Done, Estimated: o.Estimated, GPUs: o.GPUs}
+	t := Track{Alloc: o.Alloc, Name: o.Name, Group: o.Group, CreateIndex: o.CreateIndex, StartMS: o.StartMS, MarkMS: o.StartMS,
+		Done: o.Done, Estimated: o.Estimated, GPUs: o.GPUs}
+	if o.EndMS != 0 {
+		t.EndMS = max(o.EndMS, o.StartMS)
+	}
 	if length, lease := h.IsLease(o.Group); lease {
 		t.LeaseMS = max(o.StartMS, nowMS) + length
 	}
@@ -113,14 +145,16 @@ func (h Hold) IsLease(group string) (leaseMS int64, ok bool) {
 }
 
 // Renew moves the lease of every live allocation to nowMS plus its length, once
-// less than half of it is left. It reports whether anything moved.
+// less than half of it is left. A lease that reaches further than one and a half
+// lengths (the clock was ahead when it was renewed) is cut back. It reports
+// whether anything moved.
 func Renew(h Hold, nowMS int64) (Hold, bool) {
 	next, moved := h.Clone(), false
 	for i, t := range next.Tracks {
 		length, lease := h.IsLease(t.Group)
-		if t.EndMS == 0 && lease && t.LeaseMS-nowMS < length/2 {
+		if left := t.LeaseMS - nowMS; t.EndMS == 0 && lease && (left < length/2 || left > length+length/2) {
 			next.Tracks[i].LeaseMS = nowMS + length
-			moved = true
+			moved = moved || next.Tracks[i].LeaseMS != t.LeaseMS
 		}
 	}
 	return next, moved

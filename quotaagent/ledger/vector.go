@@ -20,7 +20,9 @@ const ConcurrentKey = "concurrent"
 // AnyPeriod is the key under which work that has not been placed yet counts in
 // every period of a window, for it may start at any time (BUDGETS.md,
 // "Admission": checking only the current window overspends the next one).
-func AnyPeriod(w budget.Window) string { return w.String() + "/any" }
+func AnyPeriod(w budget.Window) string { return w.String() + "/" + anySuffix }
+
+const anySuffix = "any"
 
 // Add adds an amount in place.
 func (v Vector) Add(period string, d budget.Dimension, a quantity.Amount) {
@@ -60,6 +62,27 @@ func (v Vector) Clone() Vector {
 		c[period] = maps.Clone(dims)
 	}
 	return c
+}
+
+// only is the part of one period.
+func (v Vector) only(period string) Vector {
+	if dims, ok := v[period]; ok {
+		return Vector{period: dims}
+	}
+	return Vector{}
+}
+
+// larger is the larger amount of each period and dimension.
+func larger(v, w Vector) Vector {
+	out := v.Clone()
+	for period, dims := range w {
+		for d, a := range dims {
+			if have := out.At(period, d); a > have {
+				out.Add(period, d, a.Sub(have))
+			}
+		}
+	}
+	return out
 }
 
 // Minus is v - w as a new vector.

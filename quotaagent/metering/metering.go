@@ -18,49 +18,86 @@ var windows = []budget.Window{budget.Hour, budget.Day, budget.Week, budget.Month
 // end) and moves the watermarks. It returns the changed hold and what to add to
 // the posted amounts of its budgets. Posting twice to the same instant posts
 // nothing the second time. A now before a watermark (a clock step) posts
-// nothing.
+// nothing; an end before it takes back what was posted beyond the end, which
+// happens whenever a posting falls between an end and the news of it.
 func Post(p *budget.Policy, h ledger.Hold, now time.Time) (ledger.Hold, ledger.Vector) {
 	next, posted := h.Clone(), ledger.Vector{}
 	kept := next.Tracks[:0]
 	for _, t := range next.Tracks {
-		until := now.UnixMilli()
-		if t.EndMS != 0 {
-			until = t.EndMS
+		if t.EndMS == 0 {
+			if until := now.UnixMilli(); until > t.MarkMS {
+				addUsage(p, &next, t, t.MarkMS, until, 1, posted)
+				t.MarkMS = until
+			}
+			t.GPUs = reprice(p, t.GPUs, t.MarkMS, h.HeldUntil(t))
+			kept = append(kept, t)
+			continue
 		}
-		if until > t.MarkMS {
-			addUsage(p, &next, t, until, posted)
-			t.MarkMS = until
+		if t.EndMS > t.MarkMS {
+			addUsage(p, &next, t, t.MarkMS, t.EndMS, 1, posted)
+		} else {
+			addUsage(p, &next, t, t.EndMS, t.MarkMS, -1, posted)
 		}
-		if t.EndMS != 0 {
-			slot := next.Slots[t.Name]
-			slot.UsedMS += max(0, t.EndMS-t.StartMS)
-			slot.Done = t.Done
-			next.Slots[t.Name] = slot
-			at, _ := slices.BinarySearch(next.Finished, t.Alloc)
-			next.Finished = slices.Insert(next.Finished, at, t.Alloc)
-			continue // posted to its end
-		}
-		kept = append(kept, t)
+		finish(&next, t)
 	}
 	next.Tracks = kept
 	return next, posted
 }
 
-// addUsage posts one allocation's [MarkMS, until).
-func addUsage(p *budget.Policy, h *ledger.Hold, t ledger.Track, until int64, posted ledger.Vector) {
-	from, to := time.UnixMilli(t.MarkMS), time.UnixMilli(until)
+// finish notes an allocation that is posted to its end. One of an earlier
+// version of the job used nothing of the present one's time.
+func finish(h *ledger.Hold, t ledger.Track) {
+	if t.CreateIndex > h.JobModifyIndex {
+		h.Slots[t.Name] = h.Slots[t.Name].Ended(t)
+	}
+	at, known := slices.BinarySearch(h.Finished, t.Alloc)
+	if !known {
+		h.Finished = slices.Insert(h.Finished, at, t.Alloc)
+	}
+}
+
+// reprice values what is still held at the dearest price that will apply.
+func reprice(p *budget.Policy, gpus []ledger.TrackGPUs, fromMS, toMS int64) []ledger.TrackGPUs {
+	out := slices.Clone(gpus)
+	for i, g := range out {
+		out[i].PerGPUHour, _ = DearestRate(p, g.Class, time.UnixMilli(fromMS), time.UnixMilli(max(fromMS, toMS)))
+	}
+	return out
+}
+
+// DearestRate is the highest price of a class on the rate cards that are in
+// force at some time in [from, to], in micro-units for a GPU-hour. It is false
+// when one of them has no price for the class, or when none is in force at from.
+func DearestRate(p *budget.Policy, class string, from, to time.Time) (quantity.Amount, bool) {
+	card, found := p.RateAt(from)
+	rate, priced := card.PerGPUHour[class]
+	priced = found && priced
+	for _, later := range p.RateCards {
+		if later.EffectiveFrom.After(from) && !later.EffectiveFrom.After(to) {
+			next, ok := later.PerGPUHour[class]
+			rate, priced = max(rate, next), priced && ok
+		}
+	}
+	return rate, priced
+}
+
+// addUsage posts sign times one allocation's [fromMS, toMS).
+func addUsage(p *budget.Policy, h *ledger.Hold, t ledger.Track, fromMS, toMS, sign int64, posted ledger.Vector) {
+	if toMS <= fromMS {
+		return
+	}
+	from, to := time.UnixMilli(fromMS), time.UnixMilli(toMS)
 	for _, g := range t.GPUs {
-		n := int64(len(g.IDs))
-		ms := quantity.Amount(until - t.MarkMS).Mul(n)
-		h.Posted.GPUTime[g.Class] = h.Posted.GPUTime[g.Class].Add(ms)
-		h.Posted.Cost = h.Posted.Cost.Add(costBetween(p, t, g, from, to))
+		n := sign * int64(len(g.IDs))
+		h.Posted.GPUTime[g.Class] = h.Posted.GPUTime[g.Class].Add(quantity.Amount(toMS - fromMS).Mul(n))
+		h.Posted.Cost = h.Posted.Cost.Add(costBetween(p, t, g, from, to).Mul(sign))
 		for _, w := range windows {
 			for period := budget.PeriodAt(w, from, p.Location); ; period = period.Next(p.Location) {
 				a, b := clip(period, from, to)
 				if piece := quantity.Amount(b.UnixMilli() - a.UnixMilli()); piece > 0 {
 					posted.Add(period.Key(), budget.GPUTime(g.Class), piece.Mul(n))
 					posted.Add(period.Key(), budget.GPUTime(budget.AnyClass), piece.Mul(n))
-					posted.Add(period.Key(), budget.Cost, costBetween(p, t, g, a, b))
+					posted.Add(period.Key(), budget.Cost, costBetween(p, t, g, a, b).Mul(sign))
 				}
 				if w == budget.Total || !period.End.Before(to) {
 					break
