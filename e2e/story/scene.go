@@ -82,17 +82,21 @@ func (s *Scene) Equal(what string, expected, seen any) {
 	s.Check(e == g, what, e, g)
 }
 
-// Says checks that a command's output contains each of the parts.
+// Says checks that a command's output contains each of the parts, however its
+// words are spaced.
 func (s *Scene) Says(what string, result cluster.Result, parts ...string) {
-	flat := strings.Join(strings.Fields(result.Output()), " ")
 	for _, part := range parts {
-		ok := strings.Contains(flat, strings.Join(strings.Fields(part), " "))
-		seen := "said"
-		if !ok {
-			seen = "not said: " + strings.TrimSpace(result.Output())
+		seen := fmt.Sprintf("%q", part)
+		if !says(result, part) {
+			seen = strings.TrimSpace(result.Output())
 		}
-		s.Check(ok, what, fmt.Sprintf("%q", part), seen)
+		s.Check(says(result, part), what+" says", fmt.Sprintf("%q", part), seen)
 	}
+}
+
+func says(result cluster.Result, part string) bool {
+	flat := strings.Join(strings.Fields(result.Output()), " ")
+	return strings.Contains(flat, strings.Join(strings.Fields(part), " "))
 }
 
 // stockCLI runs the stock Nomad CLI through the gate and shows it.

@@ -25,6 +25,7 @@ func Steps() []Step {
 	return []Step{
 		{"budgets are applied", "Budgets written in HCL are checked and put into force", applyBudgets},
 		{"pairs and quads", "GPU jobs get the best-connected GPUs, and see exactly those", placement},
+		{"device stats", "The stock CLI shows the GPUs of a task and how busy they are", deviceStats},
 		{"an over-budget job is refused", "A job over its budget is refused, with the arithmetic and the line of the limit", refusal},
 		{"a raised limit acts at once", "Raising the limit, by apply or in Consul's KV, lets the same job in within a second", liveEdits},
 		{"a broken edit changes nothing", "A broken edit keeps the last good policy in force and is shown with its line", brokenEdit},

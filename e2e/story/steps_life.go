@@ -106,11 +106,39 @@ func resubmission(ctx context.Context, s *Scene) error {
 	s.Equal("jobs that hold budget", first.held(), second.held())
 	s.Equal("GPUs held", first.limit(researchBudget, concurrentWindow, gpus).Held, second.limit(researchBudget, concurrentWindow, gpus).Held)
 
-	stats, err := s.stockCLI(ctx, "alloc", "status", allocation.ID)
+	return s.endJob(ctx, job.ID)
+}
+
+// deviceStats shows what the stock CLI prints about a task's GPUs. The client
+// samples every second, and only a running task.
+func deviceStats(ctx context.Context, s *Scene) error {
+	job := Job{ID: "watched", GPUs: 2, Device: v100Device, MaxRuntime: "30m"}
+	allocation, err := s.mustRun(ctx, job)
 	if err != nil {
 		return err
 	}
-	s.Says("alloc status", stats, append([]string{"Device Stats"}, devices(allocation)...)...)
+	err = cluster.Poll(ctx, "wait for device stats", func() error {
+		result, err := s.Nomad(ctx, s.Addr(), "alloc", "status", allocation.ID)
+		if err == nil && !says(result, "Device Stats") {
+			err = fmt.Errorf("alloc status shows none: %s", result.Output())
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	shown, err := s.stockCLI(ctx, "alloc", "status", allocation.ID)
+	if err != nil {
+		return err
+	}
+	s.Says("alloc status", shown, append([]string{"Device Stats"}, devices(allocation)...)...)
+	env, err := s.TaskEnv(ctx, allocation.ID, "t")
+	if err != nil {
+		return err
+	}
+	seen := strings.Split(env[visibleDevices], ",")
+	slices.Sort(seen)
+	s.Equal(visibleDevices+" of the task", devices(allocation), seen)
 	return s.endJob(ctx, job.ID)
 }
 

@@ -27,7 +27,7 @@ func TestStory(t *testing.T) {
 	must.NoError(t, err)
 	c := clustertest.Start(t, cluster.Default())
 	scene := story.NewScene(c, story.NewPrinter(testWriter{t}), filepath.Join(root, "e2e", "_out", "pictures"))
-	for _, step := range story.Steps() {
+	for _, step := range append(story.Steps(), story.BrowserSteps()...) {
 		t.Run(step.Name, func(t *testing.T) {
 			if err := scene.Play(t.Context(), step); err != nil {
 				t.Error(err)
