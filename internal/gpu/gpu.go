@@ -94,6 +94,17 @@ func MatchesName(asked, vendor, typ, model string) bool {
 	return true
 }
 
+// AskedFor reports whether a device block's name, as written in a jobspec, can
+// be served by GPUs or MIG instances: its type says so, or is left open.
+func AskedFor(asked string) bool {
+	parts := strings.SplitN(asked, "/", 3)
+	typ := parts[0]
+	if len(parts) > 1 {
+		typ = parts[1]
+	}
+	return asked != "" && (typ == TypeGPU || typ == TypeMIG || typ == "")
+}
+
 // SplitName is the inverse of DeviceName; ok is false unless name has all
 // three parts.
 func SplitName(name string) (vendor, typ, model string, ok bool) {

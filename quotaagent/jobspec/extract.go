@@ -2,7 +2,6 @@ package jobspec
 
 import (
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -111,24 +110,11 @@ func deviceAsks(task string, r *api.Resources) []DeviceAsk {
 	}
 	var out []DeviceAsk
 	for i, d := range r.Devices {
-		if !AsksForGPU(d.Name) {
+		if !gpu.AskedFor(d.Name) {
 			continue
 		}
 		count := int(min(deref(d.Count, 1), maxDevices))
 		out = append(out, DeviceAsk{Task: task, Index: i, Name: d.Name, Count: count})
 	}
 	return out
-}
-
-// AsksForGPU reports whether a device block of this name can be served by a
-// GPU. The name is type, vendor/type or vendor/type/model; Nomad takes an
-// empty part as "any" (nomad/structs/structs.go, DeviceIdTuple.Matches), so a
-// name without a type, such as "nvidia/", can be served by a GPU as well.
-func AsksForGPU(name string) bool {
-	parts := strings.SplitN(name, "/", 3)
-	typ := parts[0]
-	if len(parts) > 1 {
-		typ = parts[1]
-	}
-	return typ == gpu.TypeGPU || typ == gpu.TypeMIG || (typ == "" && name != "")
 }

@@ -32,19 +32,6 @@ func gpuTask(name, device, extra string) string {
 	return fmt.Sprintf(`{"Name":%q%s,"Resources":{"Devices":[{"Name":%q}]}}`, name, extra, device)
 }
 
-func TestAsksForGPU(t *testing.T) {
-	t.Parallel()
-	for name, want := range map[string]bool{
-		"gpu": true, "mig": true, "nvidia/gpu": true, "amd/gpu": true, "nvidia/gpu/Tesla V100": true,
-		"nvidia/mig/1g.10gb": true, "nvidia/gpu/a/b": true,
-		// Nomad reads an empty part as "any".
-		"nvidia/": true, "/": true, "//Tesla V100": true, "nvidia//Tesla V100": true, "/gpu": true,
-		"fpga": false, "intel/fpga": false, "nvidia": false, "gpu/fpga": false, "": false, "x/fpga/gpu": false, "GPU": false,
-	} {
-		must.EqOp(t, want, AsksForGPU(name), must.Sprintf("%q", name))
-	}
-}
-
 func TestExtract_defaultsAreNomads(t *testing.T) {
 	t.Parallel()
 	ask := extract(t, `{"ID":"a","TaskGroups":[{"Name":"g","Tasks":[`+gpuTask("t", "nvidia/gpu", "")+`]}]}`)

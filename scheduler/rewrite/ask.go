@@ -3,7 +3,6 @@ package rewrite
 import (
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/internal/gpu"
@@ -83,7 +82,7 @@ func addTask(g *cluster.GroupAsk, task *api.Task) {
 			cpu = 0 // whole cores: their MHz depend on the node, Nomad decides
 		}
 		for i, d := range r.Devices {
-			if d != nil && asksForGPU(d) {
+			if d != nil && gpu.AskedFor(d.Name) {
 				g.Devices = append(g.Devices, cluster.DeviceAsk{
 					Task: task.Name, Index: i, Name: d.Name,
 					Count: int(min(valueOr(d.Count, 1), 1<<20)), Constraints: constraints(d.Constraints),
@@ -96,17 +95,6 @@ func addTask(g *cluster.GroupAsk, task *api.Task) {
 	}
 	g.CPU += cpu
 	g.MemoryMiB += memory
-}
-
-// asksForGPU reports whether the type in the block's name is one that holds
-// GPUs.
-func asksForGPU(d *api.RequestedDevice) bool {
-	parts := strings.SplitN(d.Name, "/", 3)
-	kind := parts[0]
-	if len(parts) > 1 {
-		kind = parts[1]
-	}
-	return kind == gpu.TypeGPU || kind == gpu.TypeMIG
 }
 
 func constraints(in []*api.Constraint) []cluster.Constraint {
