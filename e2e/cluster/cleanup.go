@@ -220,16 +220,22 @@ const cgroupRoot = "/sys/fs/cgroup"
 
 // cgroupName is the parent of a client's cgroups. Nomad's own default is
 // shared by all clients of a machine, which would then set each other's CPUs.
+// On cgroups v1 Nomad 1.11.3 uses its default in spite of it.
 func cgroupName(dir, client string) string {
 	return filepath.Base(dir) + "-" + client + ".slice"
 }
 
-// removeCgroups removes the empty cgroups of a cluster, at the root of
-// cgroups v2 and below each controller of v1. A group that is not empty
+// removeCgroups removes the empty cgroups of a cluster: the clients' own at
+// the root of cgroups v2, and on v1, where Nomad leaves some behind, those of
+// allocations whose directories are still below dir. A group that is not empty
 // cannot be removed; sweep has ended its processes, so that is only cosmetic.
 func removeCgroups(dir string) {
-	prefix := filepath.Base(dir) + "-"
-	for _, pattern := range []string{prefix + "*.slice", "*/" + prefix + "*.slice"} {
+	patterns := []string{filepath.Base(dir) + "-*.slice"}
+	allocations, _ := filepath.Glob(filepath.Join(dir, "*", "alloc", "*"))
+	for _, allocation := range allocations {
+		patterns = append(patterns, filepath.Join("*", "nomad", filepath.Base(allocation)+".*"))
+	}
+	for _, pattern := range patterns {
 		parents, _ := filepath.Glob(filepath.Join(cgroupRoot, pattern))
 		for _, parent := range parents {
 			var groups []string

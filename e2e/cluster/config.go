@@ -119,6 +119,11 @@ client {
   chroot_env = {
 %s  }
 }
+
+# Since 1.11.2 a client samples its tasks, devices included, only with this.
+telemetry {
+  publish_allocation_metrics = true
+}
 `, c.serverRPC, c.cgroup, chroot.String())
 	if c.pluginDir == "" {
 		return text

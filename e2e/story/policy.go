@@ -66,12 +66,9 @@ type limitStatus struct {
 }
 
 type holdStatus struct {
-	JobID     string `json:"job_id"`
-	State     string `json:"state"`
-	Placement []struct {
-		IDs        []string `json:"ids"`
-		Difference string   `json:"difference"`
-	} `json:"placement"`
+	JobID       string   `json:"job_id"`
+	State       string   `json:"state"`
+	Allocations []string `json:"allocations"`
 }
 
 // hold returns the hold of a job, or nil.

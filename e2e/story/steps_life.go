@@ -201,6 +201,16 @@ func purge(ctx context.Context, s *Scene) error {
 	if _, err := s.mustRun(ctx, job); err != nil {
 		return err
 	}
+	// Nomad forgets a purged job's allocations at once: the bill can only be
+	// made from what the meter had seen.
+	_, err = within(ctx, soon, func() (bool, error) {
+		now, err := s.fetch(ctx)
+		h := now.hold(job.ID)
+		return h != nil && len(h.Allocations) == 1, err
+	})
+	if err != nil {
+		return fmt.Errorf("wait until the meter has seen the allocation: %w", err)
+	}
 	if _, err := s.stockCLI(ctx, "job", "stop", "-detach", "-purge", job.ID); err != nil {
 		return err
 	}
