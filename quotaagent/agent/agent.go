@@ -18,6 +18,9 @@ import (
 // Streams do not end by themselves and are cut then.
 const drainWithin = 5 * time.Second
 
+// settleWithin bounds the further wait for requests whose outcome is not known.
+const settleWithin = 10 * time.Second
+
 // Agent is one running replica. New builds it, Run owns every goroutine.
 type Agent struct {
 	Engine *Engine
@@ -41,24 +44,30 @@ type Options struct {
 // New wires an agent; nothing runs yet.
 func New(o Options) *Agent {
 	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger}
+	b := newBooks(o.Store, o.Now)
 	a.Keeper = NewPolicyKeeper(o.Store, o.Now, o.Logger, nil)
-	a.Meter = NewMeter(o.Store, a.Keeper, o.Nomad, o.Placer, o.Now, o.Logger)
+	a.Meter = newMeter(b, a.Keeper, o.Nomad, o.Placer, o.Logger)
 	a.Keeper.OnChange(a.Meter.Rebuild)
-	a.Engine = NewEngine(o.Store, a.Keeper, o.Placer, o.Now, o.Logger, a.Meter.Touch)
+	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.Meter.Touch)
 	return a
 }
 
 // Run serves handler on the listener until ctx ends, then stops in this order:
 // no new requests, requests in flight, the meter (which gives up the leader's
-// lock), the policy keeper, the store.
+// lock) and the policy keeper, the store.
 func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	var running sync.WaitGroup
 	running.Go(func() { a.Keeper.Run(background) })
 	running.Go(func() { a.store.Lead(background, a.name, a.Meter.Lead) })
 
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: a.logger.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}
+	requests := newInFlight(handler)
+	streams, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	server := &http.Server{Handler: requests, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return streams },
+		ErrorLog:    a.logger.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}
 	failed := make(chan error, 1)
 	running.Go(func() { failed <- server.Serve(listener) })
 	a.logger.Info("serving", "address", listener.Addr().String())
@@ -69,16 +78,28 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	case err = <-failed:
 		err = fmt.Errorf("serve on %s: %w", listener.Addr(), err)
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainWithin)
-	defer cancel()
-	if shutdown := server.Shutdown(drain); shutdown != nil && !errors.Is(shutdown, http.ErrServerClosed) {
-		a.logger.Info("cutting streams that are still open")
-		_ = server.Close()
-	}
+	a.drain(server, requests, cut)
 	stop()
 	running.Wait()
 	a.logger.Info("stopped")
 	return errors.Join(err, a.store.Close())
+}
+
+// drain ends the server: idle connections at once, requests when they are
+// answered, streams after drainWithin. Requests on their way to Nomad are waited
+// for, because they still settle their holds; one that takes longer than
+// settleWithin is left to the next leader.
+func (a *Agent) drain(server *http.Server, requests *inFlight, cut context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), drainWithin)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		a.logger.Info("cutting streams that are still open")
+	}
+	cut()
+	_ = server.Close()
+	if left := requests.wait(settleWithin); left > 0 {
+		a.logger.Warn("stopping with requests in flight, the next leader settles them", "requests", left)
+	}
 }
 
 // Backend is the agent as the HTTP API sees it.
@@ -112,7 +133,10 @@ func (b backend) Apply(ctx context.Context, u api.Upload, author string) error {
 // problem gives errors that are the caller's their HTTP status.
 func problem(err error) error {
 	var diags *DiagnosticsError
+	var upload *UploadError
 	switch {
+	case errors.As(err, &upload):
+		return &api.Problem{Status: http.StatusBadRequest, Text: "governor: " + upload.Text}
 	case errors.As(err, &diags):
 		return &api.Problem{Status: http.StatusBadRequest, Text: diags.Text}
 	case errors.Is(err, ErrPolicyChanged):

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/budget"
@@ -40,17 +42,37 @@ func holdKey(namespace, jobID string) string {
 	return holdPrefix + hex.EncodeToString(sum[:16])
 }
 
-// commitAttempts bounds how often a lost compare-and-set is tried again. Each
-// conflict means that somebody else made progress.
-const commitAttempts = 40
+const (
+	// commitAttempts bounds how often a lost compare-and-set is tried again. Each
+	// conflict means that another agent made progress.
+	commitAttempts = 40
+	// turnWithin bounds the wait for the other commits of this agent. It is well
+	// above a healthy queue, and keeps a store that hangs from collecting callers.
+	turnWithin = 10 * time.Second
+	// keepPosted is how long a balance keeps the posted amounts of ended periods.
+	keepPosted = 48 * time.Hour
+)
 
-// keepPosted is how long a balance keeps the posted amounts of ended periods.
-const keepPosted = 48 * time.Hour
-
-// books reads and changes holds together with the balances they charge.
+// books reads and changes holds together with the balances they charge. One is
+// shared by everything in an agent; it is safe for concurrent use.
 type books struct {
 	store Store
 	now   func() time.Time
+	// turn has room for one: the changes of one agent queue up here. Nearly all of
+	// them write the same root balance, so that side by side all but one would
+	// lose their race and read everything again.
+	turn chan struct{}
+}
+
+func newBooks(store Store, now func() time.Time) *books {
+	return &books{store: store, now: now, turn: make(chan struct{}, 1)}
+}
+
+// heldAt is an open hold with the version of its document; a nil hold means
+// that the job has none.
+type heldAt struct {
+	*ledger.Hold
+	version uint64
 }
 
 // change is what a mutation wants: the hold as it should be (nil ends it) and
@@ -63,40 +85,55 @@ type change struct {
 // errNoChange tells update that nothing needs to be written.
 var errNoChange = errors.New("no change")
 
-// update changes the hold of one job: mutate is given the open hold (nil if
-// there is none) and the balances of the paths asked for, and may run several
-// times. The hold and every balance it charges change in one commit.
-func (b *books) update(ctx context.Context, fence ledger.Fence, key string, paths []string, cal func() ledger.Calendar,
-	mutate func(h *ledger.Hold, books map[string]ledger.Balance) (change, error)) error {
+// mutation decides what becomes of a hold, given the balances by budget path.
+// It may run several times and must not keep what it is given.
+type mutation func(h heldAt, balances map[string]ledger.Balance) (change, error)
+
+// target is the hold to change and what is needed to do so.
+type target struct {
+	key string
+	// budget is the path whose balances the mutation needs; "" for none beyond
+	// those of the hold's own budget.
+	budget   string
+	calendar ledger.Calendar
+}
+
+// update changes the hold of one job. The hold and every balance it charges
+// change in one commit.
+func (b *books) update(ctx context.Context, fence ledger.Fence, t target, mutate mutation) error {
 	for attempt := 0; ; attempt++ {
-		err := b.tryUpdate(ctx, fence, key, paths, cal, mutate)
-		if !errors.Is(err, ledger.ErrConflict) || attempt == commitAttempts {
-			if errors.Is(err, errNoChange) {
-				return nil
-			}
+		err := b.tryUpdate(ctx, fence, t, mutate)
+		switch {
+		case errors.Is(err, errNoChange):
+			return nil
+		case !errors.Is(err, ledger.ErrConflict) || attempt == commitAttempts:
 			return err
 		}
-		pause := time.Duration(rand.Int64N(int64(min(attempt+1, 10)) * int64(5*time.Millisecond)))
-		select {
-		case <-ctx.Done():
+		pause(ctx, time.Duration(rand.Int64N(int64(min(attempt+1, 10))*int64(5*time.Millisecond))))
+		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", ledger.ErrUnavailable, ctx.Err())
-		case <-time.After(pause):
 		}
 	}
 }
 
-func (b *books) tryUpdate(ctx context.Context, fence ledger.Fence, key string, paths []string, cal func() ledger.Calendar,
-	mutate func(h *ledger.Hold, books map[string]ledger.Balance) (change, error)) error {
-	hold, record, err := b.readHold(ctx, key)
+func (b *books) tryUpdate(ctx context.Context, fence ledger.Fence, t target, mutate mutation) error {
+	if err := b.begin(ctx); err != nil {
+		return err
+	}
+	defer b.end()
+	hold, err := b.readHold(ctx, t.key)
 	if err != nil {
 		return err
 	}
-	need := slices.Clone(paths)
-	if hold != nil {
-		need = append(need, ledger.Ancestors(hold.Budget)...)
+	var paths []string
+	if t.budget != "" {
+		paths = ledger.Ancestors(t.budget)
 	}
-	slices.Sort(need)
-	balances, versions, err := b.readBalances(ctx, slices.Compact(need))
+	if hold.Hold != nil {
+		paths = append(paths, ledger.Ancestors(hold.Budget)...)
+	}
+	slices.Sort(paths)
+	balances, versions, err := b.readBalances(ctx, slices.Compact(paths))
 	if err != nil {
 		return err
 	}
@@ -104,26 +141,46 @@ func (b *books) tryUpdate(ctx context.Context, fence ledger.Fence, key string, p
 	if err != nil {
 		return err
 	}
-	writes, err := b.writes(key, record, hold, want, balances, versions, cal())
+	writes, err := b.writes(t, hold, want, balances, versions)
 	if err != nil {
 		return err
 	}
 	return b.store.Commit(ctx, fence, writes)
 }
 
-func (b *books) readHold(ctx context.Context, key string) (*ledger.Hold, ledger.Record, error) {
+// begin waits for this caller's turn.
+func (b *books) begin(ctx context.Context) error {
+	patience := time.NewTimer(turnWithin)
+	defer patience.Stop()
+	select {
+	case b.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ledger.ErrUnavailable, ctx.Err())
+	case <-patience.C:
+		return fmt.Errorf("%w: %v passed before this change had its turn", ledger.ErrUnavailable, turnWithin)
+	}
+}
+
+func (b *books) end() { <-b.turn }
+
+func (b *books) readHold(ctx context.Context, key string) (heldAt, error) {
 	records, err := b.store.Read(ctx, key)
 	if err != nil {
-		return nil, ledger.Record{}, fmt.Errorf("read hold: %w", err)
+		return heldAt{}, fmt.Errorf("read hold: %w", err)
 	}
 	if records[0].Version == 0 {
-		return nil, records[0], nil
+		return heldAt{}, nil
 	}
-	h, err := ledger.DecodeHold(records[0].Value)
+	return decodeHold(records[0])
+}
+
+func decodeHold(r ledger.Record) (heldAt, error) {
+	h, err := ledger.DecodeHold(r.Value)
 	if err != nil {
-		return nil, ledger.Record{}, fmt.Errorf("%s: %w", key, err)
+		return heldAt{}, fmt.Errorf("%s: %w", r.Key, err)
 	}
-	return &h, records[0], nil
+	return heldAt{Hold: &h, version: r.Version}, nil
 }
 
 func (b *books) readBalances(ctx context.Context, paths []string) (map[string]ledger.Balance, map[string]uint64, error) {
@@ -149,30 +206,46 @@ func (b *books) readBalances(ctx context.Context, paths []string) (map[string]le
 	return balances, versions, nil
 }
 
+// allBalances reads every balance, for any number of budgets.
+func (b *books) allBalances(ctx context.Context) (map[string]ledger.Balance, map[string]uint64, error) {
+	records, _, err := b.store.List(ctx, balancePrefix)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list balances: %w", err)
+	}
+	balances, versions := make(map[string]ledger.Balance, len(records)), make(map[string]uint64, len(records))
+	for _, r := range records {
+		balance, err := ledger.DecodeBalance(r.Value)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", r.Key, err)
+		}
+		path := strings.TrimPrefix(r.Key, balancePrefix)
+		balances[path], versions[path] = balance, r.Version
+	}
+	return balances, versions, nil
+}
+
 // writes turns a change into the documents to write: the hold, and each balance
 // with the old charge taken out, the new one put in, and the usage posted.
-func (b *books) writes(key string, record ledger.Record, old *ledger.Hold, want change,
-	balances map[string]ledger.Balance, versions map[string]uint64, cal ledger.Calendar) ([]ledger.Write, error) {
-	holdWrite := ledger.Write{Key: key, Version: record.Version}
-	owner := ""
+func (b *books) writes(t target, old heldAt, want change, balances map[string]ledger.Balance, versions map[string]uint64) ([]ledger.Write, error) {
+	if old.Hold == nil && want.hold == nil {
+		return nil, errNoChange
+	}
+	holdWrite, owner := ledger.Write{Key: t.key, Version: old.version}, ""
+	if old.Hold != nil {
+		owner = old.Budget
+	}
 	if want.hold != nil {
-		want.hold.Charged = ledger.Charges(*want.hold, cal)
+		want.hold.Charged = ledger.Charges(*want.hold, t.calendar)
 		value, err := ledger.EncodeHold(*want.hold)
 		if err != nil {
 			return nil, fmt.Errorf("encode hold: %w", err)
 		}
 		holdWrite.Value, owner = value, want.hold.Budget
 	}
-	if old != nil && owner == "" {
-		owner = old.Budget
-	}
-	if old == nil && want.hold == nil {
-		return nil, errNoChange
-	}
 	writes := []ledger.Write{holdWrite}
-	for _, path := range touched(old, want.hold) {
+	for _, path := range touched(old.Hold, want.hold) {
 		next := balances[path].Clone()
-		if old != nil && slices.Contains(ledger.Ancestors(old.Budget), path) {
+		if old.Hold != nil && slices.Contains(ledger.Ancestors(old.Budget), path) {
 			next.Held.AddAll(old.Charged, -1)
 		}
 		if want.hold != nil && slices.Contains(ledger.Ancestors(want.hold.Budget), path) {
@@ -203,21 +276,26 @@ func touched(old, next *ledger.Hold) []string {
 	return slices.Compact(paths)
 }
 
-// holds lists all open holds.
-func (b *books) holds(ctx context.Context) ([]ledger.Hold, uint64, error) {
-	records, index, err := b.store.List(ctx, holdPrefix)
+// holds lists all open holds, by namespace and job id. A document that cannot
+// be read is left out and reported in unreadable: it must not keep the others
+// from being metered.
+func (b *books) holds(ctx context.Context) (holds []heldAt, unreadable, err error) {
+	records, _, err := b.store.List(ctx, holdPrefix)
 	if err != nil {
-		return nil, 0, fmt.Errorf("list holds: %w", err)
+		return nil, nil, fmt.Errorf("list holds: %w", err)
 	}
-	holds := make([]ledger.Hold, 0, len(records))
 	for _, r := range records {
-		h, err := ledger.DecodeHold(r.Value)
+		h, err := decodeHold(r)
 		if err != nil {
-			return nil, 0, fmt.Errorf("%s: %w", r.Key, err)
+			unreadable = errors.Join(unreadable, err)
+			continue
 		}
 		holds = append(holds, h)
 	}
-	return holds, index, nil
+	slices.SortFunc(holds, func(a, b heldAt) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.JobID, b.JobID))
+	})
+	return holds, unreadable, nil
 }
 
 // calendar is the policy's.

@@ -2,11 +2,11 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +54,7 @@ const confirmWithin = 5 * time.Minute
 
 // Engine decides submissions and settles them. It is safe for concurrent use.
 type Engine struct {
-	books  books
+	books  *books
 	policy *PolicyKeeper
 	placer Placer
 	logger hclog.Logger
@@ -63,36 +63,82 @@ type Engine struct {
 	settled func(namespace, jobID string)
 }
 
-// NewEngine returns an engine over a store.
-func NewEngine(store Store, policy *PolicyKeeper, placer Placer, now func() time.Time, logger hclog.Logger, settled func(namespace, jobID string)) *Engine {
-	return &Engine{books: books{store: store, now: now}, policy: policy, placer: placer, logger: logger.Named("engine"),
-		now: now, settled: settled}
+func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, settled func(namespace, jobID string)) *Engine {
+	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled}
 }
 
 // errNotLoaded means that the policy was never read: nothing can be decided.
 var errNotLoaded = errors.New("the budgets have not been read from the store yet")
 
+// undecided is why no decision is possible, worded for the author of a job. The
+// cause may hold addresses and keys: it goes to the log only.
+type undecided struct{ cause error }
+
+// Error says what failed, and the stable reason.
+func (u *undecided) Error() string {
+	text := "an internal error, which the agent's log explains"
+	switch {
+	case errors.Is(u.cause, errNotLoaded):
+		text = errNotLoaded.Error()
+	case errors.Is(u.cause, ledger.ErrUnavailable):
+		text = "the ledger cannot be reached"
+	case errors.Is(u.cause, ledger.ErrConflict):
+		text = "too many changes of the same budgets at once"
+	case errors.Is(u.cause, errUnsettled):
+		text = errUnsettled.Error()
+	}
+	return fmt.Sprintf("%s (%s)", text, admission.LedgerUnavailable)
+}
+
+// Unwrap is the cause.
+func (u *undecided) Unwrap() error { return u.cause }
+
 // Admit implements gate.Admitter.
 func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, error) {
 	state := e.policy.State()
 	if !state.Loaded {
-		return gate.Verdict{}, unavailable(errNotLoaded)
+		return gate.Verdict{}, &undecided{errNotLoaded}
+	}
+	if s.Ask.GPUs() == 0 {
+		return e.admitNothing(ctx, s), nil
 	}
 	placed := e.place(ctx, s)
 	verdict, err := e.admitPlaced(ctx, state.Policy, s, placed)
 	if err != nil || verdict.Denied || verdict.Settle == nil {
 		placed.Release()
 	}
-	if err != nil {
-		return gate.Verdict{}, unavailable(err)
-	}
-	return verdict, nil
+	return verdict, e.undecided(s, err)
 }
 
-// unavailable words a failure for the author of a job; the cause goes to the log.
-func unavailable(err error) error {
-	return fmt.Errorf("governor cannot decide about GPU jobs now (%s): %w; running work is not affected, try again later",
-		admission.LedgerUnavailable, err)
+// undecided logs why no decision was possible and words it for the author.
+func (e *Engine) undecided(s gate.Submission, err error) error {
+	if err == nil {
+		return nil
+	}
+	e.logger.Warn("not decided", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "error", err)
+	return &undecided{err}
+}
+
+// admitNothing lets a job through that asks for no GPUs any more: whatever the
+// policy says about its namespace now, giving back is never refused. Nothing is
+// written before Nomad has accepted it.
+func (e *Engine) admitNothing(ctx context.Context, s gate.Submission) gate.Verdict {
+	verdict := gate.Verdict{Reason: string(admission.Fits)}
+	if s.Kind != gate.Register {
+		return verdict
+	}
+	key := holdKey(s.Ask.Namespace, s.Ask.JobID)
+	hold, err := e.books.readHold(ctx, key)
+	if err != nil {
+		// What the job holds is then given back when it ends.
+		e.logger.Warn("hold not read", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "error", err)
+	}
+	if hold.Hold != nil {
+		t := ticket{key: key, id: hold.ID, empty: true}
+		nothing := Placement{Release: func() {}}
+		verdict.Settle = func(ctx context.Context, o gate.Outcome) { e.settle(ctx, s, t, nothing, o) }
+	}
+	return verdict
 }
 
 // place asks for GPUs. A placement service that fails costs quality, not
@@ -175,54 +221,82 @@ func (e *Engine) admitUngoverned(s gate.Submission, placed Placement, p *budget.
 
 // preview decides without holding anything.
 func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
-	hold, _, err := e.books.readHold(ctx, holdKey(s.Ask.Namespace, s.Ask.JobID))
+	hold, err := e.books.readHold(ctx, holdKey(s.Ask.Namespace, s.Ask.JobID))
 	if err != nil {
 		return gate.Verdict{}, err
 	}
-	balances, _, err := e.books.readBalances(ctx, ledger.Ancestors(b.Path))
+	paths := ledger.Ancestors(b.Path)
+	if hold.Hold != nil {
+		paths = append(paths, ledger.Ancestors(hold.Budget)...)
+	}
+	slices.Sort(paths)
+	balances, _, err := e.books.readBalances(ctx, slices.Compact(paths))
 	if err != nil {
 		return gate.Verdict{}, err
 	}
-	d, _ := e.decide(p, b, s, lines, hold, balances)
+	d, _, err := e.decide(p, b, s, lines, hold.Hold, balances)
+	if err != nil {
+		return gate.Verdict{}, err
+	}
+	e.log(s, d)
 	return e.verdict(p, s, d, placed), nil
 }
 
 // decide is the one place where a submission meets the books. It also returns
 // the hold as it would be.
-func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, hold *ledger.Hold, balances map[string]ledger.Balance) (admission.Decision, ledger.Hold) {
-	now := e.now()
-	next := ledger.Hold{Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, Budget: b.Path, State: ledger.Held, CreatedMS: now.UnixMilli()}
-	if hold != nil {
-		next = *hold
-		if hold.Budget != b.Path {
-			next.Budget, next.Charged = b.Path, nil // all of it is new to the other budget
+func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, hold *ledger.Hold,
+	balances map[string]ledger.Balance) (admission.Decision, ledger.Hold, error) {
+	next, err := e.submitted(hold, s, lines)
+	if err != nil {
+		return admission.Decision{}, next, err
+	}
+	if next.Budget != b.Path {
+		// All of it is new to the other budget, and what it charged to ancestors
+		// that the two share goes away.
+		balances = without(balances, next)
+		next.Budget, next.Charged = b.Path, nil
+	}
+	d := admission.Decide(p, b, balances, next, lines, e.now())
+	next.Accessor, next.Identity, next.Estimate = s.Identity.Accessor, s.Identity.Names, d.Estimate
+	return d, next, nil
+}
+
+// without is the balances without what h charges to them.
+func without(balances map[string]ledger.Balance, h ledger.Hold) map[string]ledger.Balance {
+	if h.Budget == "" {
+		return balances
+	}
+	left := maps.Clone(balances)
+	for _, path := range ledger.Ancestors(h.Budget) {
+		if b, ok := left[path]; ok {
+			b = b.Clone()
+			b.Held.AddAll(h.Charged, -1)
+			left[path] = b
 		}
 	}
-	if s.Stored != nil && s.Stored.JobModifyIndex != nil {
-		next.StoredIndex = *s.Stored.JobModifyIndex
-	}
-	next = ledger.Submit(next, lines, now.Add(confirmWithin).UnixMilli())
-	d := admission.Decide(p, b, balances, next, lines, now)
-	next.Accessor, next.Identity, next.Estimate = s.Identity.Accessor, s.Identity.Names, d.Estimate
-	return d, next
+	return left
 }
 
 // hold decides and, if the job fits, holds its worst case in one commit.
 func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
 	var decision admission.Decision
-	err := e.books.update(ctx, ledger.Fence{}, holdKey(s.Ask.Namespace, s.Ask.JobID), ledger.Ancestors(b.Path),
-		func() ledger.Calendar { return calendar(p) },
-		func(hold *ledger.Hold, balances map[string]ledger.Balance) (change, error) {
-			d, next := e.decide(p, b, s, lines, hold, balances)
+	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
+	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, calendar: calendar(p)},
+		func(hold heldAt, balances map[string]ledger.Balance) (change, error) {
+			d, next, err := e.decide(p, b, s, lines, hold.Hold, balances)
+			if err != nil {
+				return change{}, err
+			}
 			decision = d
 			if d.Outcome == admission.Deny {
 				return change{}, errNoChange
 			}
-			if next.ID == "" {
-				next.ID = newHoldID()
-			}
 			if len(placed.Record) > 0 {
 				next.Placement = placed.Record
+			}
+			t.id, t.before = next.ID, b.Path
+			if hold.Hold != nil {
+				t.before = hold.Budget
 			}
 			return change{hold: &next}, nil
 		})
@@ -232,52 +306,9 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	e.log(s, decision)
 	verdict := e.verdict(p, s, decision, placed)
 	if !verdict.Denied {
-		verdict.Settle = func(ctx context.Context, o gate.Outcome) { e.settle(ctx, s, placed, o) }
+		verdict.Settle = func(ctx context.Context, o gate.Outcome) { e.settle(ctx, s, t, placed, o) }
 	}
 	return verdict, nil
-}
-
-func newHoldID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails since Go 1.24
-	return "h-" + hex.EncodeToString(b[:])
-}
-
-// settle confirms or voids a submission when Nomad has answered. What cannot be
-// settled now is settled by the meter's reconciliation.
-func (e *Engine) settle(ctx context.Context, s gate.Submission, placed Placement, o gate.Outcome) {
-	defer e.settled(s.Ask.Namespace, s.Ask.JobID)
-	if !o.Known {
-		e.logger.Warn("answer lost, reconciling", "job_id", s.Ask.JobID, "namespace", s.Ask.Namespace)
-		return
-	}
-	if !o.Accepted {
-		placed.Release()
-	}
-	err := e.books.update(ctx, ledger.Fence{}, holdKey(s.Ask.Namespace, s.Ask.JobID), nil,
-		func() ledger.Calendar { return calendar(e.policy.State().Policy) },
-		func(hold *ledger.Hold, _ map[string]ledger.Balance) (change, error) {
-			if hold == nil {
-				return change{}, errNoChange
-			}
-			if o.Accepted {
-				next := ledger.Confirm(*hold, o.JobModifyIndex)
-				return change{hold: &next}, nil
-			}
-			return voided(*hold), nil
-		})
-	if err != nil {
-		e.logger.Warn("submission not settled yet, reconciling", "job_id", s.Ask.JobID, "namespace", s.Ask.Namespace, "error", err)
-	}
-}
-
-// voided is the change that gives up an unconfirmed submission.
-func voided(h ledger.Hold) change {
-	next, remains := ledger.Void(h)
-	if !remains {
-		return change{}
-	}
-	return change{hold: &next}
 }
 
 func (e *Engine) verdict(p *budget.Policy, s gate.Submission, d admission.Decision, placed Placement) gate.Verdict {

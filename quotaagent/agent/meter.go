@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/nomad-governor/governor/quotaagent/admission"
-	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
-	"github.com/nomad-governor/governor/quotaagent/metering"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
 
@@ -30,15 +26,20 @@ const (
 	// tickEvery is how often open holds are looked at: jobs that ended,
 	// submissions that were never confirmed, leases to renew.
 	tickEvery = time.Second
-	// postEvery is how often running work is posted. What is held and what is
-	// posted move together, so this only bounds how coarse reports are.
-	postEvery = 10 * time.Second
-	// reconcileEvery is how often everything is compared with a full snapshot:
-	// well within Nomad's garbage collection (an hour for evaluations).
+	// reconcileEvery is how often everything is compared with a full snapshot and
+	// running work is posted: well within Nomad's garbage collection (an hour for
+	// evaluations). What is held and what is posted move together, so this only
+	// bounds how coarse reports are.
 	reconcileEvery = 30 * time.Second
 	// doubtAfter is how long an unconfirmed submission is left to the agent that
-	// admitted it before the meter asks Nomad about it.
+	// admitted it before the meter asks Nomad about it without being told to.
 	doubtAfter = 15 * time.Second
+	// lookAtMost is the longest pause between two questions to Nomad about a job
+	// of which nothing runs; the first comes at once, and the pause doubles.
+	lookAtMost = 15 * time.Second
+	// clockMargin is how far Nomad's clock may be behind ours. Running work is
+	// posted no further than this before the moment at which Nomad was asked.
+	clockMargin = 5 * time.Second
 	// queueSize bounds the facts waiting for the meter; more are dropped, for the
 	// next reconciliation finds them.
 	queueSize = 4096
@@ -47,46 +48,50 @@ const (
 // Meter posts what really runs. One meter is active at a time, in the leader;
 // its commits are fenced, so a deposed one cannot write.
 type Meter struct {
-	books   books
-	policy  *PolicyKeeper
-	nomad   nomadState
-	placer  Placer
-	logger  hclog.Logger
-	now     func() time.Time
-	facts   chan fact
-	mu      sync.Mutex
-	stray   map[string]nomadevents.Allocation // running GPU allocations without a hold, by id
-	checked map[string]Verification           // placement checks, by allocation id
-	leading bool
-}
+	books  *books
+	policy *PolicyKeeper
+	nomad  nomadState
+	placer Placer
+	logger hclog.Logger
+	now    func() time.Time
+	facts  chan fact
+	// rebuild has room for one request for a reconciliation.
+	rebuild chan struct{}
+	// holdsChanged says that the store has newer holds than open.
+	holdsChanged atomic.Bool
 
-// Verification is the comparison of one allocation with its offer.
-type Verification struct {
-	Namespace, JobID, Group, Alloc, Node string
-	IDs                                  []string
-	// Difference is "" when the allocation got exactly what was offered.
-	Difference string
+	mu      sync.Mutex
+	leading bool
+	stray   map[string]nomadevents.Allocation // running GPU allocations without a hold, by id
+	checked map[string]Verification           // placement checks of running allocations, by id
+	// followed are the namespaces that the event stream covers at least;
+	// endStream ends it, so that it is opened anew.
+	followed  map[string]bool
+	endStream context.CancelFunc
+
+	// What follows belongs to the goroutine of Lead.
+
+	open  []heldAt        // the open holds as last listed
+	looks map[string]look // when to ask about jobs of which nothing runs
+	// proven is the last moment of which Nomad has said what runs.
+	proven time.Time
+	outage outage
 }
 
 // fact is one thing that happened: an allocation changed, or a job did.
 type fact struct {
 	alloc            *nomadevents.Allocation
 	namespace, jobID string
-	reconcile        bool
 }
 
-// NewMeter returns a meter; Lead runs it.
-func NewMeter(store Store, policy *PolicyKeeper, nomad nomadState, placer Placer, now func() time.Time, logger hclog.Logger) *Meter {
-	return &Meter{books: books{store: store, now: now}, policy: policy, nomad: nomad, placer: placer, now: now,
-		logger: logger.Named("meter"), facts: make(chan fact, queueSize),
+func newMeter(b *books, policy *PolicyKeeper, nomad nomadState, placer Placer, logger hclog.Logger) *Meter {
+	return &Meter{books: b, policy: policy, nomad: nomad, placer: placer, now: b.now, logger: logger.Named("meter"),
+		facts: make(chan fact, queueSize), rebuild: make(chan struct{}, 1),
 		stray: make(map[string]nomadevents.Allocation), checked: make(map[string]Verification)}
 }
 
 // Touch asks the meter to look at a job soon. Any goroutine may call it.
 func (m *Meter) Touch(namespace, jobID string) { m.tell(fact{namespace: namespace, jobID: jobID}) }
-
-// Rebuild asks for a full reconciliation, after the policy changed.
-func (m *Meter) Rebuild() { m.tell(fact{reconcile: true}) }
 
 func (m *Meter) tell(f fact) {
 	if !m.Leading() {
@@ -98,369 +103,13 @@ func (m *Meter) tell(f fact) {
 	}
 }
 
-// Lead meters until ctx ends, which also happens when leadership is lost.
-func (m *Meter) Lead(ctx context.Context, fence ledger.Fence) {
-	m.setLeading(true)
-	defer m.setLeading(false)
-	ctx, cancel := context.WithCancel(ctx)
-	var streams sync.WaitGroup
-	streams.Go(func() { m.follow(ctx) })
-	defer streams.Wait()
-	defer cancel()
-	m.loop(ctx, fence)
-}
-
-func (m *Meter) setLeading(leading bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.leading = leading
-	if !leading {
-		m.stray = make(map[string]nomadevents.Allocation)
+// Rebuild asks for a full reconciliation: the policy changed, or something was
+// missed. Any goroutine may call it.
+func (m *Meter) Rebuild() {
+	select {
+	case m.rebuild <- struct{}{}:
+	default: // one is due already
 	}
-}
-
-// follow keeps an event stream open. Each time it stands, a snapshot is due:
-// what happened in between was missed.
-func (m *Meter) follow(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := m.nomad.Stream(ctx, m.Rebuild,
-			func(a nomadevents.Allocation) { m.tell(fact{alloc: &a}) }, m.Touch)
-		if ctx.Err() == nil && err != nil {
-			m.logger.Warn("event stream lost", "error", err)
-		}
-		pause(ctx, time.Second)
-	}
-}
-
-func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {
-	tick, reconcile := time.NewTicker(tickEvery), time.NewTicker(reconcileEvery)
-	defer tick.Stop()
-	defer reconcile.Stop()
-	lastPost := m.now()
-	for {
-		var err error
-		select {
-		case <-ctx.Done():
-			return
-		case f := <-m.facts:
-			err = m.handle(ctx, fence, f)
-		case <-reconcile.C:
-			err = m.reconcile(ctx, fence)
-		case <-tick.C:
-			post := m.now().Sub(lastPost) >= postEvery
-			if post {
-				lastPost = m.now()
-			}
-			err = m.tick(ctx, fence, post)
-		}
-		if err != nil && ctx.Err() == nil {
-			m.logger.Warn("metering delayed", "error", err)
-			pause(ctx, time.Second)
-		}
-	}
-}
-
-func (m *Meter) handle(ctx context.Context, fence ledger.Fence, f fact) error {
-	switch {
-	case f.alloc != nil:
-		return m.observe(ctx, fence, *f.alloc)
-	case f.reconcile:
-		return m.reconcile(ctx, fence)
-	}
-	return m.settleJob(ctx, fence, f.namespace, f.jobID)
-}
-
-// mutate changes one hold by a function of it and posts what the change says.
-func (m *Meter) mutate(ctx context.Context, fence ledger.Fence, namespace, jobID string, f func(p *budget.Policy, h ledger.Hold) (change, error)) error {
-	policy := m.policy.State().Policy
-	return m.books.update(ctx, fence, holdKey(namespace, jobID), nil, func() ledger.Calendar { return calendar(policy) },
-		func(hold *ledger.Hold, _ map[string]ledger.Balance) (change, error) {
-			if hold == nil {
-				return change{}, errNoHold
-			}
-			return f(policy, *hold)
-		})
-}
-
-// errNoHold means that the job has no open hold.
-var errNoHold = errors.New("no open hold")
-
-// observe takes in a fact about one allocation and posts what it used.
-func (m *Meter) observe(ctx context.Context, fence ledger.Fence, a nomadevents.Allocation) error {
-	err := m.mutate(ctx, fence, a.Namespace, a.JobID, func(p *budget.Policy, h ledger.Hold) (change, error) {
-		next, changed := ledger.Observe(h, m.observation(p, a), m.now().UnixMilli())
-		if !changed {
-			return change{}, errNoChange
-		}
-		m.verify(h, a)
-		next, posted := metering.Post(p, next, m.now())
-		return change{hold: &next, posted: posted}, nil
-	})
-	m.noteStray(a, errors.Is(err, errNoHold))
-	if err != nil && !errors.Is(err, errNoHold) {
-		return fmt.Errorf("observe allocation %s: %w", a.ID, err)
-	}
-	if a.Terminal && err == nil {
-		m.Touch(a.Namespace, a.JobID) // it may have been the last one
-	}
-	return nil
-}
-
-// unclassified is the class of GPUs that no gpu_class names: their time is
-// posted, without a price.
-const unclassified = "unclassified"
-
-func (m *Meter) observation(p *budget.Policy, a nomadevents.Allocation) ledger.Observation {
-	o := ledger.Observation{Alloc: a.ID, Name: a.Name, Group: a.Group, CreateIndex: a.CreateIndex,
-		StartMS: a.Created.UnixMilli(), Done: a.Done, Estimated: a.Estimated}
-	if a.Terminal {
-		o.EndMS = a.Ended.UnixMilli()
-	}
-	card, _ := p.RateAt(a.Created)
-	for _, d := range a.Devices {
-		class, ok := p.ClassOf(d.Name)
-		if !ok {
-			class = unclassified
-		}
-		o.GPUs = append(o.GPUs, ledger.TrackGPUs{Class: class, IDs: d.IDs, PerGPUHour: card.PerGPUHour[class]})
-	}
-	return o
-}
-
-// verify compares a new allocation with the offer that its job was pinned to.
-func (m *Meter) verify(h ledger.Hold, a nomadevents.Allocation) {
-	if a.Terminal || len(h.Placement) == 0 {
-		return
-	}
-	difference, known := m.placer.Verify(h.Placement, a.Group, a.NodeID, a.ByTask)
-	if !known {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, seen := m.checked[a.ID]; seen {
-		return
-	}
-	m.checked[a.ID] = Verification{Namespace: a.Namespace, JobID: a.JobID, Group: a.Group, Alloc: a.ID, Node: a.NodeName,
-		IDs: a.IDs(), Difference: difference}
-	if difference != "" {
-		m.logger.Warn("placement differs from offer", "namespace", a.Namespace, "job_id", a.JobID, "alloc_id", a.ID, "difference", difference)
-		return
-	}
-	m.logger.Info("placement verified", "namespace", a.Namespace, "job_id", a.JobID, "alloc_id", a.ID)
-}
-
-func (m *Meter) noteStray(a nomadevents.Allocation, stray bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if a.Terminal {
-		delete(m.checked, a.ID)
-	}
-	if !stray || a.Terminal {
-		delete(m.stray, a.ID)
-		return
-	}
-	if _, known := m.stray[a.ID]; !known {
-		m.logger.Warn("GPU allocation without a hold", "namespace", a.Namespace, "job_id", a.JobID, "alloc_id", a.ID, "gpus", len(a.IDs()))
-	}
-	m.stray[a.ID] = a
-}
-
-// reconcile compares everything with a snapshot. Holds are read after it, so
-// that an allocation can only be older than the hold it is matched with.
-func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
-	allocations, err := m.nomad.Snapshot(ctx)
-	if err != nil {
-		return fmt.Errorf("reconcile: %w", err)
-	}
-	holds, _, err := m.books.holds(ctx)
-	if err != nil {
-		return fmt.Errorf("reconcile: %w", err)
-	}
-	open := make(map[string]bool, len(holds))
-	for _, h := range holds {
-		open[h.JobKey()] = true
-	}
-	m.forgetStrays(allocations)
-	for _, a := range allocations {
-		if !open[a.Namespace+"\x00"+a.JobID] {
-			m.noteStray(a, true)
-			continue
-		}
-		if err := m.observe(ctx, fence, a); err != nil {
-			return err
-		}
-	}
-	for _, h := range holds {
-		if err := m.recharge(ctx, fence, h); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// forgetStrays drops strays that Nomad no longer lists.
-func (m *Meter) forgetStrays(allocations []nomadevents.Allocation) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for id := range m.stray {
-		if !slices.ContainsFunc(allocations, func(a nomadevents.Allocation) bool { return a.ID == id }) {
-			delete(m.stray, id)
-		}
-	}
-}
-
-// recharge recomputes what a hold charges: the windows in use may have changed
-// with the policy.
-func (m *Meter) recharge(ctx context.Context, fence ledger.Fence, h ledger.Hold) error {
-	err := m.mutate(ctx, fence, h.Namespace, h.JobID, func(p *budget.Policy, h ledger.Hold) (change, error) {
-		if len(ledger.Charges(h, calendar(p)).Minus(h.Charged)) == 0 {
-			return change{}, errNoChange
-		}
-		return change{hold: &h}, nil
-	})
-	if errors.Is(err, errNoHold) {
-		return nil
-	}
-	return err
-}
-
-// tick looks at every open hold.
-func (m *Meter) tick(ctx context.Context, fence ledger.Fence, post bool) error {
-	holds, _, err := m.books.holds(ctx)
-	if err != nil {
-		return err
-	}
-	for _, h := range holds {
-		if err := m.tickHold(ctx, fence, h, post); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (m *Meter) tickHold(ctx context.Context, fence ledger.Fence, h ledger.Hold, post bool) error {
-	doubtful := h.Pending != nil && m.now().UnixMilli()-(h.ExpiresMS-confirmWithin.Milliseconds()) > doubtAfter.Milliseconds()
-	if doubtful || len(h.Live()) == 0 {
-		return m.settleJob(ctx, fence, h.Namespace, h.JobID)
-	}
-	_, renew := ledger.Renew(h, m.now().UnixMilli())
-	if !post && !renew {
-		return nil
-	}
-	err := m.mutate(ctx, fence, h.Namespace, h.JobID, func(p *budget.Policy, h ledger.Hold) (change, error) {
-		next, _ := ledger.Renew(h, m.now().UnixMilli())
-		next, posted := metering.Post(p, next, m.now())
-		return change{hold: &next, posted: posted}, nil
-	})
-	if errors.Is(err, errNoHold) {
-		return nil
-	}
-	return err
-}
-
-// settleJob brings one hold in line with what Nomad says about its job: confirms
-// or expires a submission whose answer was lost, and ends the hold of a job of
-// which nothing runs or will run.
-func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jobID string) error {
-	hold, _, err := m.books.readHold(ctx, holdKey(namespace, jobID))
-	if err != nil || hold == nil {
-		return err
-	}
-	job, err := m.nomad.Job(ctx, namespace, jobID)
-	if err != nil {
-		return err
-	}
-	allocations, err := m.nomad.JobAllocations(ctx, namespace, jobID)
-	if err != nil {
-		return err
-	}
-	var ended *ledger.Hold
-	err = m.mutate(ctx, fence, namespace, jobID, func(p *budget.Policy, h ledger.Hold) (change, error) {
-		ended = nil
-		if h.ID != hold.ID || h.JobModifyIndex != hold.JobModifyIndex {
-			return change{}, errNoChange // a newer submission: job may be older than it
-		}
-		next, changed := m.resolve(h, job)
-		if next == nil {
-			return change{}, nil
-		}
-		for _, a := range allocations {
-			observed, moved := ledger.Observe(*next, m.observation(p, a), m.now().UnixMilli())
-			next, changed = &observed, changed || moved
-		}
-		posted, usage := metering.Post(p, *next, m.now())
-		if m.over(posted, job) {
-			ended = &posted
-			return change{posted: usage}, nil
-		}
-		if !changed {
-			return change{}, errNoChange
-		}
-		return change{hold: &posted, posted: usage}, nil
-	})
-	if errors.Is(err, errNoHold) {
-		return nil
-	}
-	if err == nil && ended != nil {
-		m.logger.Info("job settled", "namespace", namespace, "job_id", jobID, "budget", ended.Budget, "hold_id", ended.ID,
-			"receipt", admission.Receipt(m.policy.State().Policy, *ended))
-	}
-	return err
-}
-
-// resolve settles an unconfirmed submission by what Nomad has: a job newer than
-// the one stored at submission is the submission (or one that it covers); an
-// unchanged one means that it never arrived, once its time is up. A nil hold
-// means that nothing remains.
-func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job) (*ledger.Hold, bool) {
-	if h.Pending == nil {
-		return &h, false
-	}
-	if job.Exists && job.ModifyIndex > h.StoredIndex {
-		next := ledger.Confirm(h, job.ModifyIndex)
-		return &next, true
-	}
-	if m.now().UnixMilli() < h.ExpiresMS {
-		return &h, false
-	}
-	m.logger.Info("submission expired unconfirmed", "namespace", h.Namespace, "job_id", h.JobID, "hold_id", h.ID)
-	next, remains := ledger.Void(h)
-	if !remains {
-		return nil, true
-	}
-	return &next, true
-}
-
-// over reports whether the job of a confirmed hold has ended for good.
-func (m *Meter) over(h ledger.Hold, job nomadevents.Job) bool {
-	return h.State == ledger.Active && h.Pending == nil && job.Dead && len(h.Tracks) == 0
-}
-
-// Strays are the running GPU allocations that no hold covers, ordered by id.
-func (m *Meter) Strays() []nomadevents.Allocation {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	out := make([]nomadevents.Allocation, 0, len(m.stray))
-	for _, a := range m.stray {
-		out = append(out, a)
-	}
-	slices.SortFunc(out, func(a, b nomadevents.Allocation) int { return strings.Compare(a.ID, b.ID) })
-	return out
-}
-
-// Verified are the placement checks of running allocations of one job.
-func (m *Meter) Verified(namespace, jobID string) []Verification {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var out []Verification
-	for _, v := range m.checked {
-		if v.Namespace == namespace && v.JobID == jobID {
-			out = append(out, v)
-		}
-	}
-	slices.SortFunc(out, func(a, b Verification) int { return strings.Compare(a.Alloc, b.Alloc) })
-	return out
 }
 
 // Leading reports whether this agent is the leader.
@@ -468,4 +117,204 @@ func (m *Meter) Leading() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.leading
+}
+
+// Lead meters until ctx ends, which also happens when leadership is lost.
+func (m *Meter) Lead(ctx context.Context, fence ledger.Fence) {
+	ctx, cancel := context.WithCancel(ctx)
+	m.begin()
+	defer m.end()
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer cancel()
+	if err := m.refresh(ctx); err != nil {
+		m.failed(ctx, err)
+	}
+	m.followNamespaces()
+	watchers.Go(func() { m.follow(ctx) })
+	watchers.Go(func() { m.watchHolds(ctx) })
+	m.loop(ctx, fence)
+}
+
+// begin starts a term with nothing believed: facts from an earlier term are
+// history by now.
+func (m *Meter) begin() {
+	for len(m.facts) > 0 {
+		<-m.facts
+	}
+	m.open, m.looks, m.proven, m.outage = nil, make(map[string]look), time.Time{}, outage{}
+	m.holdsChanged.Store(true)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leading, m.followed = true, make(map[string]bool)
+}
+
+func (m *Meter) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leading, m.endStream = false, nil
+	m.stray = make(map[string]nomadevents.Allocation)
+	m.checked = make(map[string]Verification)
+}
+
+// follow keeps an event stream open. Each time it stands, a snapshot is due:
+// what happened in between was missed.
+func (m *Meter) follow(ctx context.Context) {
+	lost := false
+	for ctx.Err() == nil {
+		stream, end := context.WithCancel(ctx)
+		m.mu.Lock()
+		m.endStream = end
+		m.mu.Unlock()
+		ready := func() { lost = false; m.Rebuild() }
+		err := m.nomad.Stream(stream, ready, func(a nomadevents.Allocation) { m.tell(fact{alloc: &a}) }, m.Touch)
+		reopen := stream.Err() != nil
+		end()
+		if reopen {
+			continue // ended by us
+		}
+		if !lost {
+			m.logger.Warn("event stream lost, reconciling with snapshots until it is back", "error", err)
+			lost = true
+		}
+		pause(ctx, time.Second)
+	}
+}
+
+// followNamespaces opens the event stream anew when there are holds in a
+// namespace that it may not cover: Nomad resolves "all namespaces" once, when a
+// stream is opened (nomad/event_endpoint.go, validateACL).
+func (m *Meter) followNamespaces() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	missing := false
+	for _, h := range m.open {
+		if !m.followed[h.Namespace] {
+			m.followed[h.Namespace], missing = true, true
+		}
+	}
+	if missing && m.endStream != nil {
+		m.endStream()
+	}
+}
+
+// watchHolds notes that holds changed, so that a quiet ledger is not listed
+// every second.
+func (m *Meter) watchHolds(ctx context.Context) {
+	for index := uint64(0); ctx.Err() == nil; {
+		next, err := m.books.store.Watch(ctx, holdPrefix, index)
+		m.holdsChanged.Store(true)
+		if err != nil {
+			pause(ctx, tickEvery)
+			continue
+		}
+		index = next
+	}
+}
+
+// refresh lists the open holds if they changed since the last time.
+func (m *Meter) refresh(ctx context.Context) error {
+	if !m.holdsChanged.Swap(false) {
+		return nil
+	}
+	holds, unreadable, err := m.books.holds(ctx)
+	if err != nil {
+		m.holdsChanged.Store(true)
+		return err
+	}
+	m.open = holds
+	known := make(map[string]bool, len(holds))
+	for _, h := range holds {
+		known[h.JobKey()] = true
+	}
+	for key := range m.looks {
+		if !known[key] {
+			delete(m.looks, key)
+		}
+	}
+	return unreadable
+}
+
+func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {
+	tick, reconcile := time.NewTicker(tickEvery), time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	defer reconcile.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-m.facts:
+			err = m.handle(ctx, fence, f)
+		case <-m.rebuild:
+			err = m.reconcile(ctx, fence)
+		case <-reconcile.C:
+			err = m.reconcile(ctx, fence)
+		case <-tick.C:
+			if m.outage.due(m.now()) {
+				m.Rebuild()
+			}
+			err = m.tick(ctx, fence)
+		}
+		if err != nil {
+			m.failed(ctx, err)
+		}
+	}
+}
+
+func (m *Meter) handle(ctx context.Context, fence ledger.Fence, f fact) error {
+	if f.alloc != nil {
+		return m.observe(ctx, fence, *f.alloc)
+	}
+	return m.settleJob(ctx, fence, f.namespace, f.jobID)
+}
+
+// outage is a time in which something could not be metered. What was missed is
+// found by a reconciliation, tried less and less often.
+type outage struct {
+	open bool
+	wait time.Duration
+	next time.Time
+}
+
+func (o *outage) due(now time.Time) bool {
+	if !o.open || now.Before(o.next) {
+		return false
+	}
+	o.wait = min(2*o.wait, reconcileEvery)
+	o.next = now.Add(o.wait)
+	return true
+}
+
+// failed notes that facts were missed, and says so once.
+func (m *Meter) failed(ctx context.Context, err error) {
+	if ctx.Err() != nil || m.outage.open {
+		return
+	}
+	m.logger.Warn("metering delayed", "error", err)
+	m.outage = outage{open: true, wait: tickEvery, next: m.now().Add(tickEvery)}
+}
+
+// recovered ends an outage, after a reconciliation without an error.
+func (m *Meter) recovered() {
+	if m.outage.open {
+		m.logger.Info("metering caught up")
+		m.outage = outage{}
+	}
+}
+
+// each calls f for every hold. One that fails does not keep the others from
+// their turn, unless nothing can be written at all.
+func each(ctx context.Context, holds []heldAt, f func(h heldAt) error) error {
+	var failed error
+	for _, h := range holds {
+		err := f(h)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("job %q in namespace %q: %w", h.JobID, h.Namespace, err))
+		}
+		if ctx.Err() != nil || errors.Is(err, ledger.ErrUnavailable) {
+			break
+		}
+	}
+	return failed
 }

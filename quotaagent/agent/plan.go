@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/nomad-governor/governor/hcl/budgetspec"
 	"github.com/nomad-governor/governor/internal/quantity"
@@ -13,6 +14,10 @@ import (
 // Plan compares files with the policy in force and says what applying them
 // would do to the limits and to running work.
 func (e *Engine) Plan(ctx context.Context, files []budgetspec.File) (PlanEffect, error) {
+	files, err := checkUpload(files)
+	if err != nil {
+		return PlanEffect{}, err
+	}
 	next, diags := budgetspec.Parse(files)
 	if diags.HasErrors() {
 		return PlanEffect{}, &DiagnosticsError{Text: renderDiagnostics(files, diags)}
@@ -37,13 +42,12 @@ func (e *Engine) Plan(ctx context.Context, files []budgetspec.File) (PlanEffect,
 
 // over lists the limits that current holds and usage already exceed.
 func (e *Engine) over(ctx context.Context, next *budget.Policy, effect *PlanEffect) error {
-	var nodes []*budget.Budget
-	var paths []string
-	next.Walk(func(b *budget.Budget) { nodes, paths = append(nodes, b), append(paths, b.Path) })
-	balances, _, err := e.books.readBalances(ctx, paths)
+	balances, _, err := e.books.allBalances(ctx)
 	if err != nil {
 		return err
 	}
+	var nodes []*budget.Budget
+	next.Walk(func(b *budget.Budget) { nodes = append(nodes, b) })
 	for _, b := range nodes {
 		for _, l := range budgetStatus(next, b, balances[b.Path], e.now()).Limits {
 			if !l.Unlimited && l.Available < 0 {
@@ -72,15 +76,7 @@ func changes(old, next *budget.Policy) []string {
 			lines = append(lines, fmt.Sprintf("- %s: %s", key, text))
 		}
 	}
-	slices.SortFunc(lines, func(a, b string) int {
-		if a[2:] != b[2:] {
-			if a[2:] < b[2:] {
-				return -1
-			}
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(a[2:], b[2:]) })
 	return lines
 }
 

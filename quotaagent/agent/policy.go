@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,29 +89,33 @@ func (k *PolicyKeeper) State() *PolicyState { return k.state.Load() }
 
 // Run loads the policy and follows the store until ctx ends.
 func (k *PolicyKeeper) Run(ctx context.Context) {
-	index := uint64(0)
-	for ctx.Err() == nil {
-		if err := k.Load(ctx); err != nil {
-			k.logger.Warn("policy not read", "error", err)
-			pause(ctx, time.Second)
-			continue
+	reachable := true
+	for index := uint64(0); ctx.Err() == nil; {
+		err := k.Load(ctx)
+		if err == nil {
+			index, err = k.store.Watch(ctx, policyPrefix, index)
 		}
-		next, err := k.store.Watch(ctx, policyPrefix, index)
-		if err != nil {
-			if ctx.Err() == nil {
-				k.logger.Warn("policy not watched", "error", err)
-			}
-			pause(ctx, time.Second)
-			continue
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil && !reachable:
+			k.logger.Info("policy store answers again")
+		case err != nil && reachable: // once per outage, not per attempt
+			k.logger.Warn("policy not read, the last one stays in force", "error", err)
 		}
-		index = next
+		if reachable = err == nil; !reachable {
+			index = 0
+			pause(ctx, time.Second)
+		}
 	}
 }
 
 func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-	case <-time.After(d):
+	case <-timer.C:
 	}
 }
 
@@ -128,23 +131,26 @@ func (k *PolicyKeeper) Load(ctx context.Context) error {
 	files, revision := splitPolicy(records)
 	policy, diags := budgetspec.Parse(files)
 	previous := k.State()
-	next := &PolicyState{Revision: revision, Version: versionOf(records), Loaded: true, Since: k.now()}
+	next := &PolicyState{Policy: policy, Files: files, Revision: revision, Version: versionOf(records), Loaded: true, Since: k.now()}
 	switch {
 	case len(files) == 0:
 		next.Policy = noPolicy()
 	case diags.HasErrors():
-		next.Broken = renderDiagnostics(files, diags)
-		next.Policy, next.Files, next.Revision, next.Since = previous.Policy, previous.Files, previous.Revision, previous.Since
+		good := *previous
 		if !previous.Loaded {
-			next.Policy, next.Files = k.lastGood(ctx, next.Policy)
+			if good, err = k.lastGood(ctx); err != nil {
+				return err // a store that does not answer is no reason to forget the budgets
+			}
 		}
-	default:
-		next.Policy, next.Files = policy, files
-	}
-	if next.Broken == "" && len(files) > 0 && policy.Revision != revision.Digest {
+		next.Policy, next.Files, next.Revision, next.Since = good.Policy, good.Files, good.Revision, good.Since
+		next.Broken = renderDiagnostics(files, diags)
+	case policy.Revision != revision.Digest:
 		next.Revision = Revision{Digest: policy.Revision, Author: actorKVEdit, Time: k.now()}
 	}
 	changed := previous.Policy.Revision != next.Policy.Revision || !previous.Loaded
+	if !changed && next.Broken == "" {
+		next.Since = previous.Since
+	}
 	k.state.Store(next)
 	k.publish(ctx, previous, next, changed)
 	if changed && k.onChange != nil {
@@ -173,7 +179,7 @@ func splitPolicy(records []ledger.Record) ([]budgetspec.File, Revision) {
 			if json.Unmarshal(r.Value, &revision) != nil {
 				revision = Revision{}
 			}
-		case name != "" && strings.HasSuffix(name, ".hcl"):
+		case name != "" && strings.HasSuffix(name, policySuffix):
 			files = append(files, budgetspec.File{Name: name, Content: r.Value})
 		}
 	}
@@ -186,21 +192,28 @@ func renderDiagnostics(files []budgetspec.File, diags hcl.Diagnostics) string {
 	return out.String()
 }
 
-// publish logs the change and writes status documents for people who look at
-// the store. They are informative: failing to write them changes nothing.
+// remembered is the policy last in force, as the store keeps it.
+type remembered struct {
+	Revision Revision          `json:"revision"`
+	Files    []budgetspec.File `json:"files"`
+}
+
+// publish logs the change and writes status documents: for people who look at
+// the store, and for an agent that starts while the store holds a broken policy.
+// Failing to write them changes nothing now.
 func (k *PolicyKeeper) publish(ctx context.Context, previous, next *PolicyState, changed bool) {
 	if next.Broken != "" && next.Broken != previous.Broken {
 		k.logger.Error("policy in the store is broken, keeping the last good one", "diagnostics", next.Broken)
 	}
 	if changed {
 		k.logger.Info("policy in force", "revision", short(next.Policy.Revision), "author", next.Revision.Author, "files", len(next.Files))
-		if good, err := json.Marshal(next.Files); err == nil && len(good) < ledger.MaxValue && len(next.Files) > 0 {
-			k.overwrite(ctx, goodKey, good)
-		}
+	}
+	if changed && next.Broken == "" {
+		k.remember(ctx, next)
 	}
 	if changed || next.Broken != previous.Broken {
 		status, err := json.MarshalIndent(map[string]any{
-			"in_force": next.Policy.Revision, "author": next.Revision.Author, "broken": next.Broken != "", "diagnostics": next.Broken,
+			"in_force": next.Policy.Revision, "author": next.Revision.Author, "broken": next.Broken != "", "diagnostics": clip(next.Broken),
 		}, "", "  ")
 		if err == nil {
 			k.overwrite(ctx, statusKey, status)
@@ -208,18 +221,41 @@ func (k *PolicyKeeper) publish(ctx context.Context, previous, next *PolicyState,
 	}
 }
 
+// clip bounds diagnostics for a status document.
+func clip(text string) string {
+	const most = 64 << 10
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "\n(more follows: run `governor budget validate` on the files)\n"
+}
+
+func (k *PolicyKeeper) remember(ctx context.Context, s *PolicyState) {
+	good, err := json.Marshal(remembered{Revision: s.Revision, Files: s.Files})
+	if err != nil || len(good) > ledger.MaxValue {
+		k.logger.Warn("policy is too large to be remembered: if it breaks and the agent restarts, there will be none", "bytes", len(good))
+		return
+	}
+	k.overwrite(ctx, goodKey, good)
+}
+
 // overwrite writes a status document whatever is there.
 func (k *PolicyKeeper) overwrite(ctx context.Context, key string, value []byte) {
 	for range commitAttempts {
 		records, err := k.store.Read(ctx, key)
 		if err != nil {
+			k.logger.Warn("status document not written", "key", key, "error", err)
 			return
 		}
 		if bytes.Equal(records[0].Value, value) {
 			return
 		}
 		err = k.store.Commit(ctx, ledger.Fence{}, []ledger.Write{{Key: key, Value: value, Version: records[0].Version}})
+		if err == nil {
+			return
+		}
 		if !errors.Is(err, ledger.ErrConflict) {
+			k.logger.Warn("status document not written", "key", key, "error", err)
 			return
 		}
 	}
@@ -227,20 +263,22 @@ func (k *PolicyKeeper) overwrite(ctx context.Context, key string, value []byte) 
 
 // lastGood is the policy that was last in force, for an agent that starts while
 // the store holds a broken one.
-func (k *PolicyKeeper) lastGood(ctx context.Context, fallback *budget.Policy) (*budget.Policy, []budgetspec.File) {
+func (k *PolicyKeeper) lastGood(ctx context.Context) (PolicyState, error) {
+	none := PolicyState{Policy: noPolicy(), Since: k.now()}
 	records, err := k.store.Read(ctx, goodKey)
-	if err != nil || records[0].Version == 0 {
-		return fallback, nil
+	if err != nil {
+		return none, fmt.Errorf("read the last good policy: %w", err)
 	}
-	var files []budgetspec.File
-	if json.Unmarshal(records[0].Value, &files) != nil {
-		return fallback, nil
+	var good remembered
+	if records[0].Version == 0 || json.Unmarshal(records[0].Value, &good) != nil || len(good.Files) == 0 {
+		return none, nil
 	}
-	policy, diags := budgetspec.Parse(files)
+	policy, diags := budgetspec.Parse(good.Files)
 	if diags.HasErrors() {
-		return fallback, nil
+		k.logger.Error("the last good policy was good for another release only", "diagnostics", renderDiagnostics(good.Files, diags))
+		return none, nil
 	}
-	return policy, files
+	return PolicyState{Policy: policy, Files: good.Files, Revision: good.Revision, Since: k.now()}, nil
 }
 
 func short(digest string) string {
@@ -249,53 +287,3 @@ func short(digest string) string {
 	}
 	return digest
 }
-
-// ErrPolicyChanged: the policy in the store is not the one the caller saw.
-var ErrPolicyChanged = errors.New("the policy was changed by someone else since it was read")
-
-// Apply replaces all policy files in one transaction. expected is the Version
-// that the caller saw. Nothing is written unless everything is.
-func (k *PolicyKeeper) Apply(ctx context.Context, files []budgetspec.File, expected, author, commit string) error {
-	policy, diags := budgetspec.Parse(files)
-	if diags.HasErrors() {
-		return &DiagnosticsError{Text: renderDiagnostics(files, diags)}
-	}
-	records, _, err := k.store.List(ctx, policyPrefix)
-	if err != nil {
-		return fmt.Errorf("read policy: %w", err)
-	}
-	if versionOf(records) != expected {
-		return ErrPolicyChanged
-	}
-	versions := make(map[string]uint64, len(records))
-	for _, r := range records {
-		versions[r.Key] = r.Version
-	}
-	revision, err := json.Marshal(Revision{Digest: policy.Revision, Author: author, Commit: commit, Time: k.now().UTC()})
-	if err != nil {
-		return fmt.Errorf("encode revision: %w", err)
-	}
-	writes := []ledger.Write{{Key: revisionKey, Value: revision, Version: versions[revisionKey]}}
-	for _, f := range files {
-		writes = append(writes, ledger.Write{Key: policyPrefix + f.Name, Value: f.Content, Version: versions[policyPrefix+f.Name]})
-	}
-	for _, r := range records {
-		stale := !slices.ContainsFunc(files, func(f budgetspec.File) bool { return policyPrefix+f.Name == r.Key })
-		if r.Key != revisionKey && stale {
-			writes = append(writes, ledger.Write{Key: r.Key, Version: r.Version})
-		}
-	}
-	if err := k.store.Commit(ctx, ledger.Fence{}, writes); err != nil {
-		if errors.Is(err, ledger.ErrConflict) {
-			return ErrPolicyChanged
-		}
-		return fmt.Errorf("write policy: %w", err)
-	}
-	return k.Load(ctx)
-}
-
-// DiagnosticsError carries the rendered diagnostics of files that do not parse.
-type DiagnosticsError struct{ Text string }
-
-// Error is the whole rendered text.
-func (e *DiagnosticsError) Error() string { return e.Text }

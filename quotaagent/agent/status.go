@@ -87,27 +87,24 @@ type StrayStatus struct {
 func (e *Engine) Status(ctx context.Context, m *Meter) (Status, error) {
 	state := e.policy.State()
 	p := state.Policy
-	holds, _, err := e.books.holds(ctx)
+	holds, unreadable, err := e.books.holds(ctx)
 	if err != nil {
 		return Status{}, err
 	}
 	out := Status{Policy: policyStatus(state), Time: e.now(), Leader: m.Leading(),
 		Budgets: []BudgetStatus{}, Holds: []HoldStatus{}, Ungoverned: []StrayStatus{}}
-	var nodes []*budget.Budget
-	p.Walk(func(b *budget.Budget) { nodes = append(nodes, b) })
-	paths := make([]string, len(nodes))
-	for i, b := range nodes {
-		paths[i] = b.Path
+	if unreadable != nil {
+		e.logger.Error("holds left out of the status", "error", unreadable)
 	}
-	balances, _, err := e.books.readBalances(ctx, paths)
+	balances, _, err := e.books.allBalances(ctx)
 	if err != nil {
 		return Status{}, err
 	}
-	for _, b := range nodes {
+	p.Walk(func(b *budget.Budget) {
 		out.Budgets = append(out.Budgets, budgetStatus(p, b, balances[b.Path], e.now()))
-	}
+	})
 	for _, h := range holds {
-		out.Holds = append(out.Holds, holdStatus(h, m))
+		out.Holds = append(out.Holds, holdStatus(*h.Hold, m))
 	}
 	for _, a := range m.Strays() {
 		out.Ungoverned = append(out.Ungoverned, strayStatus(a))

@@ -1,0 +1,138 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nomad-governor/governor/hcl/budgetspec"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+)
+
+// ErrPolicyChanged: the policy in the store is not the one the caller saw.
+var ErrPolicyChanged = errors.New("the policy was changed by someone else since it was read")
+
+// Apply replaces all policy files in one transaction. expected is the Version
+// that the caller saw. Nothing is written unless everything is, and files that
+// are gone from the policy go from the store.
+func (k *PolicyKeeper) Apply(ctx context.Context, files []budgetspec.File, expected, author, commit string) error {
+	files, err := checkUpload(files)
+	if err != nil {
+		return err
+	}
+	policy, diags := budgetspec.Parse(files)
+	if diags.HasErrors() {
+		return &DiagnosticsError{Text: renderDiagnostics(files, diags)}
+	}
+	records, _, err := k.store.List(ctx, policyPrefix)
+	if err != nil {
+		return fmt.Errorf("read policy: %w", err)
+	}
+	if versionOf(records) != expected {
+		return ErrPolicyChanged
+	}
+	revision, err := json.Marshal(Revision{Digest: policy.Revision, Author: author, Commit: commit, Time: k.now().UTC()})
+	if err != nil {
+		return fmt.Errorf("encode revision: %w", err)
+	}
+	writes := replacement(records, files, revision)
+	if len(writes) > ledger.MaxWrites {
+		return &UploadError{fmt.Sprintf("this changes %d files in one transaction (new, replaced and removed), and at most %d fit; "+
+			"put more budgets into one file", len(writes)-1, ledger.MaxWrites-1)}
+	}
+	if err := k.store.Commit(ctx, ledger.Fence{}, writes); err != nil {
+		if errors.Is(err, ledger.ErrConflict) {
+			return ErrPolicyChanged
+		}
+		return fmt.Errorf("write policy: %w", err)
+	}
+	if err := k.Load(ctx); err != nil {
+		k.logger.Warn("policy applied, but not read back yet", "error", err)
+	}
+	return nil
+}
+
+// replacement is the writes that leave exactly these files. Files that are
+// already there are written again, so that the commit fails when one of them was
+// edited meanwhile.
+func replacement(records []ledger.Record, files []budgetspec.File, revision []byte) []ledger.Write {
+	versions := make(map[string]uint64, len(records))
+	for _, r := range records {
+		versions[r.Key] = r.Version
+	}
+	writes := []ledger.Write{{Key: revisionKey, Value: revision, Version: versions[revisionKey]}}
+	stays := make(map[string]bool, len(files))
+	for _, f := range files {
+		key := policyPrefix + f.Name
+		stays[key] = true
+		writes = append(writes, ledger.Write{Key: key, Value: f.Content, Version: versions[key]})
+	}
+	for _, r := range records {
+		if strings.HasSuffix(r.Key, policySuffix) && !stays[r.Key] {
+			writes = append(writes, ledger.Write{Key: r.Key, Version: r.Version})
+		}
+	}
+	return writes
+}
+
+// policySuffix is what the names of policy files end in. Other keys beside them
+// are left alone.
+const policySuffix = ".hcl"
+
+// nameMax bounds the name of a policy file, in bytes.
+const nameMax = 200
+
+// uploadMax bounds a policy, in bytes: it must fit into one transaction of
+// Consul (512 KiB, in base64), and into the document that remembers it.
+const uploadMax = 320 << 10
+
+// checkUpload refuses what could not be stored as it is, and makes empty
+// contents writable: to the store, nil means "delete".
+func checkUpload(files []budgetspec.File) ([]budgetspec.File, error) {
+	total, seen := 0, make(map[string]bool, len(files))
+	out := make([]budgetspec.File, 0, len(files))
+	for _, f := range files {
+		if err := checkName(f.Name); err != nil {
+			return nil, err
+		}
+		if seen[f.Name] {
+			return nil, &UploadError{fmt.Sprintf("two files are named %q; all files of a policy share one directory", f.Name)}
+		}
+		seen[f.Name] = true
+		total += len(f.Content)
+		out = append(out, budgetspec.File{Name: f.Name, Content: append([]byte{}, f.Content...)})
+	}
+	if total > uploadMax {
+		return nil, &UploadError{fmt.Sprintf("the policy has %d bytes, and at most %d fit into one transaction; shorten comments or split the installation", total, uploadMax)}
+	}
+	return out, nil
+}
+
+func checkName(name string) error {
+	plain := func(r rune) bool { return unicode.IsPrint(r) && r != '/' && r != '\\' }
+	switch {
+	case !strings.HasSuffix(name, policySuffix) || name == policySuffix:
+		return &UploadError{fmt.Sprintf("a policy file is named %.100q; its name must end in %s", name, policySuffix)}
+	case len(name) > nameMax:
+		return &UploadError{fmt.Sprintf("the file name %.40q... has %d bytes; at most %d are possible", name, len(name), nameMax)}
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) || strings.TrimSpace(name) != name:
+		return &UploadError{fmt.Sprintf("a policy file is named %.100q; a name has no slashes, no outer spaces and only printable characters", name)}
+	}
+	return nil
+}
+
+// UploadError is about the files of an apply as such, not about their contents.
+type UploadError struct{ Text string }
+
+// Error says what is wrong and what to do.
+func (e *UploadError) Error() string { return e.Text }
+
+// DiagnosticsError carries the rendered diagnostics of files that do not parse.
+type DiagnosticsError struct{ Text string }
+
+// Error is the whole rendered text.
+func (e *DiagnosticsError) Error() string { return e.Text }

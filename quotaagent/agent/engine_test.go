@@ -1,0 +1,311 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/shoenig/test/must"
+)
+
+func TestAdmissionHoldsTheWorstCaseAndConfirms(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	s := r.job("train", 2, 3)
+	v := r.admit(s)
+	must.False(t, v.Denied)
+	h := r.holdOf("default", "train")
+	must.Eq(t, ledger.Held, h.State)
+	must.Eq(t, 6, r.heldGPUs("acme"))
+	must.Eq(t, 1, r.placer.reserved)
+
+	index := r.accept(s, v, false)
+	h = r.holdOf("default", "train")
+	must.Eq(t, ledger.Active, h.State)
+	must.Eq(t, index, h.JobModifyIndex)
+	must.Nil(t, h.Pending)
+	must.Eq(t, "accessor-default", h.Accessor)
+	must.Eq(t, 6, r.heldGPUs("acme/research"))
+	r.checkBooks()
+}
+
+func TestNothingIsHeldForWhatIsNotRegistered(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		change func(r *rig, s *gate.Submission)
+		denied bool
+		reason string
+		says   []string
+	}{
+		"a plan that fits": {change: func(_ *rig, s *gate.Submission) { s.Kind = gate.Plan }, reason: "fits"},
+		"a validation":     {change: func(_ *rig, s *gate.Submission) { s.Kind = gate.Validate }, reason: "fits"},
+		"too many GPUs": {change: func(_ *rig, s *gate.Submission) { s.Ask.Groups[0].Count = 9 }, denied: true, reason: "exceeds_budget",
+			says: []string{"9 GPUs", "8 GPUs at the same time", "budgets.hcl:16", "short by", "finops@acme.example"}},
+		"a plan of too many GPUs": {change: func(_ *rig, s *gate.Submission) { s.Kind, s.Ask.Groups[0].Count = gate.Plan, 9 },
+			denied: true, reason: "exceeds_budget"},
+		"no budget claims it": {change: func(_ *rig, s *gate.Submission) { s.Ask.Namespace = "elsewhere" }, denied: true, reason: "unmatched",
+			says: []string{`namespace "elsewhere"`, "match rule"}},
+		"a budget that it may not name": {change: func(_ *rig, s *gate.Submission) { s.Ask.Meta["governor_budget"] = "acme" },
+			denied: true, reason: "budget_not_allowed"},
+		"no node could serve it": {change: func(r *rig, _ *gate.Submission) { r.placer.infeasible = "no node has 3 GPUs" },
+			denied: true, reason: "infeasible", says: []string{"no node has 3 GPUs"}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			s := r.job("train", 1, 1)
+			c.change(r, &s)
+			v := r.admit(s)
+			must.Eq(t, c.denied, v.Denied)
+			must.Eq(t, c.reason, v.Reason)
+			contains(t, v.Message, c.says...)
+			must.Nil(t, v.Settle)
+			must.SliceEmpty(t, r.open())
+			must.Eq(t, 0, r.placer.reserved)
+		})
+	}
+}
+
+func TestTheSameSubmissionTwiceIsOneHold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run(r.job("train", 1, 8))
+	first := r.balance("acme").Held
+	s := r.job("train", 1, 8)
+	v := r.admit(s)
+	must.False(t, v.Denied, must.Sprint(v.Message))
+	must.Eq(t, first, r.balance("acme").Held)
+	r.accept(s, v, true)
+	must.Eq(t, first, r.balance("acme").Held)
+	must.Len(t, 1, r.open())
+	must.True(t, r.admit(r.job("second", 1, 1)).Denied)
+}
+
+func TestARefusedSubmissionIsVoided(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	v := r.admit(r.job("train", 1, 4))
+	v.Settle(r.ctx, gate.Outcome{Known: true})
+	must.SliceEmpty(t, r.open())
+	must.Eq(t, 0, r.heldGPUs("acme"))
+	must.Eq(t, 0, r.placer.reserved)
+
+	r.run(r.job("train", 1, 4))
+	v = r.admit(r.job("train", 1, 6))
+	must.Eq(t, 6, r.heldGPUs("acme"))
+	v.Settle(r.ctx, gate.Outcome{Known: true})
+	must.Eq(t, 4, r.heldGPUs("acme"))
+	r.checkBooks()
+}
+
+// Two submissions of one job are on their way at once, one good and one that
+// Nomad refuses: the refusal must not end what the good one holds.
+func TestARefusedSubmissionLeavesAnotherOfTheSameJobAlone(t *testing.T) {
+	t.Parallel()
+	for name, goodFirst := range map[string]bool{"good first": true, "bad first": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			good, bad := r.job("train", 1, 4), r.job("train", 1, 2)
+			vGood, vBad := r.admit(good), r.admit(bad)
+			must.Eq(t, 4, r.heldGPUs("acme"))
+			index := r.nomad.register("default", "train", false)
+			accepted := gate.Outcome{Known: true, Accepted: true, JobModifyIndex: index}
+			if goodFirst {
+				vGood.Settle(r.ctx, accepted)
+				vBad.Settle(r.ctx, gate.Outcome{Known: true})
+			} else {
+				vBad.Settle(r.ctx, gate.Outcome{Known: true})
+				vGood.Settle(r.ctx, accepted)
+			}
+			h := r.holdOf("default", "train")
+			must.NotNil(t, h)
+			must.Eq(t, ledger.Active, h.State)
+			must.Nil(t, h.Pending)
+			must.Eq(t, 4, r.heldGPUs("acme"))
+			r.checkBooks()
+		})
+	}
+}
+
+func TestOverlappingSubmissionsAreBoundedByTheLargest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a, b := r.job("train", 1, 6), r.job("train", 1, 2)
+	va, vb := r.admit(a), r.admit(b)
+	ia, ib := r.nomad.register("default", "train", false), r.nomad.register("default", "train", false)
+	vb.Settle(r.ctx, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: ib})
+	must.Eq(t, 6, r.heldGPUs("acme"), must.Sprint("the other is still on its way"))
+	va.Settle(r.ctx, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: ia})
+	h := r.holdOf("default", "train")
+	must.Eq(t, ib, h.JobModifyIndex)
+	must.Nil(t, h.Pending)
+	must.Eq(t, 6, r.heldGPUs("acme"), must.Sprint("either may be in force: the larger stays held"))
+	r.checkBooks()
+}
+
+func TestARetryWithoutEndIsBounded(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var err error
+	for range unsettledMax + 1 {
+		if _, err = r.Engine.Admit(r.ctx, r.job("train", 1, 1)); err != nil {
+			break
+		}
+	}
+	must.ErrorIs(t, err, errUnsettled)
+	must.Eq(t, "too many submissions of this job have not been settled yet (ledger_unavailable)", err.Error())
+	must.Eq(t, 1, r.heldGPUs("acme"))
+}
+
+func TestAChangeOfBudgetOnResubmission(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run(r.job("train", 1, 6))
+	move := func(gpus int) gate.Submission {
+		s := r.job("train", 1, gpus)
+		s.Identity.Names = []string{"token:never"}
+		s.Ask.Meta["governor_budget"] = "acme/side"
+		return s
+	}
+	s := move(8)
+	v := r.admit(s) // fits only because what acme/research holds goes away
+	must.False(t, v.Denied, must.Sprint(v.Message))
+	must.Eq(t, []int64{8, 0, 8}, []int64{r.heldGPUs("acme"), r.heldGPUs("acme/research"), r.heldGPUs("acme/side")})
+	r.checkBooks()
+
+	v.Settle(r.ctx, gate.Outcome{Known: true}) // refused: back to where it was
+	must.Eq(t, []int64{6, 6, 0}, []int64{r.heldGPUs("acme"), r.heldGPUs("acme/research"), r.heldGPUs("acme/side")})
+	r.checkBooks()
+
+	s = move(2)
+	r.run(s)
+	must.Eq(t, []int64{2, 0, 2}, []int64{r.heldGPUs("acme"), r.heldGPUs("acme/research"), r.heldGPUs("acme/side")})
+	r.checkBooks()
+}
+
+func TestGivingBackGPUsIsNeverRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run(r.job("train", 1, 6))
+	r.edit(testPolicy(1, "1")) // far below what is held
+	s := r.job("train", 0, 0)
+	s.Stored = r.nomad.stored("default", "train")
+	v := r.run(s)
+	must.False(t, v.Denied)
+	must.Eq(t, 0, r.heldGPUs("acme"))
+
+	r.run(r.job("train2", 1, 1))
+	other := r.job("train", 0, 0)
+	other.Ask.Namespace = "nobodys"
+	must.False(t, r.admit(other).Denied)
+}
+
+func TestShadowModeHoldsAndBlocksNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.edit("governor { enforcement = \"shadow\" }\n" + testPolicy(2, "1000")[len("\ngovernor {\n  timezone = \"UTC\"\n  currency = \"USD\"\n}\n"):])
+	must.Eq(t, "", r.Keeper.State().Broken)
+	v := r.run(r.job("train", 1, 6))
+	must.False(t, v.Denied)
+	contains(t, v.Warnings[0], "shadow mode", "would be refused", "exceeds_budget")
+	must.Eq(t, 6, r.heldGPUs("acme"))
+
+	s := r.job("train", 1, 6)
+	s.Ask.Namespace = "elsewhere"
+	v = r.admit(s)
+	must.False(t, v.Denied)
+	contains(t, v.Warnings[0], "shadow mode", "unmatched")
+}
+
+func TestUnmatchedWorkMayBeAllowed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.edit("governor { unmatched = \"allow\" }\n" + testPolicy(2, "1000")[len("\ngovernor {\n  timezone = \"UTC\"\n  currency = \"USD\"\n}\n"):])
+	s := r.job("train", 9, 6)
+	s.Ask.Namespace = "elsewhere"
+	v := r.admit(s)
+	must.False(t, v.Denied)
+	must.Eq(t, "ungoverned", v.Reason)
+	must.Nil(t, v.Settle)
+	must.SliceEmpty(t, r.open())
+	must.Eq(t, 0, r.placer.reserved)
+}
+
+func TestPlacementThatFailsCostsNoAdmission(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.placer.err = errDown
+	v := r.run(r.job("train", 1, 1))
+	must.False(t, v.Denied)
+	contains(t, v.Warnings[1], "placement is not available")
+	must.Len(t, 1, r.open())
+}
+
+func TestNoDecisionWithoutLedgerAndNoAddressInTheAnswer(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	broken := &failing{Store: r.store, err: fmt.Errorf("%w: Get http://10.0.0.1:8500/v1/kv: refused", ledger.ErrUnavailable)}
+	r.start(broken)
+	_, err := r.Engine.Admit(r.ctx, r.job("train", 1, 1))
+	must.ErrorIs(t, err, errNotLoaded)
+
+	broken.pass = true
+	must.NoError(t, r.Keeper.Load(r.ctx))
+	broken.pass = false
+	_, err = r.Engine.Admit(r.ctx, r.job("train", 1, 1))
+	must.ErrorIs(t, err, ledger.ErrUnavailable)
+	must.Eq(t, "the ledger cannot be reached (ledger_unavailable)", err.Error())
+	must.Eq(t, 0, r.placer.reserved)
+
+	v := r.admit(r.job("train", 0, 0)) // gives back: needs no ledger
+	must.False(t, v.Denied)
+}
+
+// failing is a store that answers nothing but an error.
+type failing struct {
+	Store
+	err  error
+	pass bool
+}
+
+func (f *failing) Read(ctx context.Context, keys ...string) ([]ledger.Record, error) {
+	if f.pass {
+		return f.Store.Read(ctx, keys...)
+	}
+	return nil, f.err
+}
+
+func (f *failing) List(ctx context.Context, prefix string) ([]ledger.Record, uint64, error) {
+	if f.pass {
+		return f.Store.List(ctx, prefix)
+	}
+	return nil, 0, f.err
+}
+
+func (f *failing) Commit(ctx context.Context, fence ledger.Fence, writes []ledger.Write) error {
+	if f.pass {
+		return f.Store.Commit(ctx, fence, writes)
+	}
+	return f.err
+}
+
+func TestAStoreThatAlwaysConflictsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.start(&conflicting{Store: r.store})
+	ctx, cancel := context.WithTimeout(r.ctx, 20*time.Second)
+	defer cancel()
+	_, err := r.Engine.Admit(ctx, r.job("train", 1, 1))
+	must.True(t, errors.Is(err, ledger.ErrConflict))
+	contains(t, err.Error(), "too many changes")
+}
+
+type conflicting struct{ Store }
+
+func (c *conflicting) Commit(context.Context, ledger.Fence, []ledger.Write) error { return ledger.ErrConflict }

@@ -1,0 +1,341 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// clock is a clock that only moves when it is told to.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+// noon is far from every window boundary but that of the hour.
+var noon = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+
+func newClock() *clock { return &clock{at: noon} }
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+// fakeNomad is a Nomad with state: jobs with indexes, allocations that start,
+// end and are garbage collected, and an event stream that can be silent.
+type fakeNomad struct {
+	now func() time.Time
+
+	mu     sync.Mutex
+	index  uint64
+	jobs   map[string]*fakeJob
+	allocs map[string]*nomadevents.Allocation
+	down   error
+	// asked counts the questions about single jobs.
+	asked   int
+	streams map[chan event]bool
+	// used are the facts: GPU-milliseconds of ended allocations of governed jobs.
+	used map[string]int64
+}
+
+type fakeJob struct {
+	modifyIndex, statusIndex uint64
+	dead                     bool
+}
+
+type event struct {
+	alloc            *nomadevents.Allocation
+	namespace, jobID string
+}
+
+func newNomad(now func() time.Time) *fakeNomad {
+	return &fakeNomad{now: now, index: 10, jobs: map[string]*fakeJob{}, allocs: map[string]*nomadevents.Allocation{},
+		streams: map[chan event]bool{}, used: map[string]int64{}}
+}
+
+func jobKey(namespace, id string) string { return namespace + "\x00" + id }
+
+func (n *fakeNomad) emit(e event) {
+	for s := range n.streams {
+		select {
+		case s <- e:
+		default: // Nomad's buffer is bounded too
+		}
+	}
+}
+
+// stored is the job as the gate reads it.
+func (n *fakeNomad) stored(namespace, id string) *api.Job {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	j := n.jobs[jobKey(namespace, id)]
+	if j == nil {
+		return nil
+	}
+	return &api.Job{ID: &id, Namespace: &namespace, JobModifyIndex: &j.modifyIndex, ModifyIndex: &j.statusIndex}
+}
+
+// register stores a changed job; unchanged leaves it as it is.
+func (n *fakeNomad) register(namespace, id string, unchanged bool) uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.index++
+	key := jobKey(namespace, id)
+	if j := n.jobs[key]; j != nil && unchanged {
+		return j.modifyIndex
+	}
+	n.jobs[key] = &fakeJob{modifyIndex: n.index, statusIndex: n.index}
+	n.emit(event{namespace: namespace, jobID: id})
+	return n.index
+}
+
+// start places an allocation with so many GPUs and returns its id.
+func (n *fakeNomad) start(namespace, jobID string, slot, gpus int) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.index++
+	id := fmt.Sprintf("alloc-%04d", n.index)
+	a := &nomadevents.Allocation{ID: id, Name: fmt.Sprintf("%s.g[%d]", jobID, slot), Namespace: namespace, JobID: jobID, Group: "g",
+		NodeID: "n1", NodeName: "node-1", CreateIndex: n.index, Created: n.now(), ByTask: map[string][]string{}}
+	var ids []string
+	for i := range gpus {
+		ids = append(ids, fmt.Sprintf("GPU-%s-%d", id, i))
+	}
+	a.Devices = []nomadevents.Devices{{Name: "nvidia/gpu/V100", IDs: ids}}
+	a.ByTask["t"] = ids
+	n.allocs[id] = a
+	copied := *a
+	n.emit(event{alloc: &copied})
+	return id
+}
+
+// finish ends an allocation now; the job dies with its last one.
+func (n *fakeNomad) finish(id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a := n.allocs[id]
+	if a == nil || a.Terminal {
+		return
+	}
+	n.index++
+	a.Terminal, a.Ended, a.Done = true, n.now(), true
+	n.used[jobKey(a.Namespace, a.JobID)] += int64(len(a.IDs())) * (a.Ended.UnixMilli() - a.Created.UnixMilli())
+	running := false
+	for _, other := range n.allocs {
+		running = running || (other.Namespace == a.Namespace && other.JobID == a.JobID && !other.Terminal)
+	}
+	if j := n.jobs[jobKey(a.Namespace, a.JobID)]; j != nil && !running {
+		j.dead, j.statusIndex = true, n.index
+	}
+	copied := *a
+	n.emit(event{alloc: &copied})
+}
+
+// kill makes a job dead of which nothing runs.
+func (n *fakeNomad) kill(namespace, id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if j := n.jobs[jobKey(namespace, id)]; j != nil {
+		n.index++
+		j.dead, j.statusIndex = true, n.index
+	}
+}
+
+// collect is Nomad's garbage collection of ended allocations: no event.
+func (n *fakeNomad) collect() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.allocs, func(_ string, a *nomadevents.Allocation) bool { return a.Terminal })
+}
+
+func (n *fakeNomad) fail(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.down = err
+}
+
+func (n *fakeNomad) list(keep func(nomadevents.Allocation) bool) ([]nomadevents.Allocation, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.down != nil {
+		return nil, n.down
+	}
+	var out []nomadevents.Allocation
+	for _, id := range slices.Sorted(maps.Keys(n.allocs)) {
+		if keep(*n.allocs[id]) {
+			out = append(out, *n.allocs[id])
+		}
+	}
+	return out, nil
+}
+
+// Snapshot implements nomadState.
+func (n *fakeNomad) Snapshot(context.Context) ([]nomadevents.Allocation, error) {
+	return n.list(func(nomadevents.Allocation) bool { return true })
+}
+
+// JobAllocations implements nomadState.
+func (n *fakeNomad) JobAllocations(_ context.Context, namespace, jobID string) ([]nomadevents.Allocation, error) {
+	return n.list(func(a nomadevents.Allocation) bool { return a.Namespace == namespace && a.JobID == jobID })
+}
+
+// Job implements nomadState.
+func (n *fakeNomad) Job(_ context.Context, namespace, jobID string) (nomadevents.Job, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.asked++
+	if n.down != nil {
+		return nomadevents.Job{}, n.down
+	}
+	j := n.jobs[jobKey(namespace, jobID)]
+	if j == nil {
+		return nomadevents.Job{Dead: true}, nil
+	}
+	return nomadevents.Job{Exists: true, Dead: j.dead, ModifyIndex: j.modifyIndex}, nil
+}
+
+// Stream implements nomadState.
+func (n *fakeNomad) Stream(ctx context.Context, ready func(), onAllocation func(nomadevents.Allocation), onJob func(namespace, jobID string)) error {
+	n.mu.Lock()
+	if n.down != nil {
+		n.mu.Unlock()
+		return n.down
+	}
+	s := make(chan event, 100)
+	n.streams[s] = true
+	n.mu.Unlock()
+	defer func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.streams, s)
+	}()
+	ready()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e := <-s:
+			if e.alloc != nil {
+				onAllocation(*e.alloc)
+			} else {
+				onJob(e.namespace, e.jobID)
+			}
+		}
+	}
+}
+
+// fakePlacer offers what it is told to and compares allocations with it.
+type fakePlacer struct {
+	mu         sync.Mutex
+	infeasible string
+	err        error
+	record     string
+	reserved   int
+}
+
+// Place implements Placer.
+func (p *fakePlacer) Place(_ context.Context, _ gate.Submission, commit bool) (Placement, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return Placement{}, p.err
+	}
+	release := func() {}
+	if commit {
+		p.reserved++
+		release = sync.OnceFunc(func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.reserved--
+		})
+	}
+	return Placement{Infeasible: p.infeasible, Notice: "placed", Record: json.RawMessage(p.record), Release: release}, nil
+}
+
+// Verify implements Placer: the record is the node that was offered.
+func (p *fakePlacer) Verify(record json.RawMessage, _, node string, _ map[string][]string) (string, bool) {
+	var offered string
+	if json.Unmarshal(record, &offered) != nil {
+		return "", false
+	}
+	if offered != node {
+		return "offered " + offered + ", got " + node, true
+	}
+	return "", true
+}
+
+var errDown = errors.New("connection refused")
+
+// batch is a submission of a batch job with one group.
+func batch(n *fakeNomad, namespace, id string, count, gpus int, runtime time.Duration) gate.Submission {
+	ask := jobspec.Ask{Region: "global", Namespace: namespace, JobID: id, Type: "batch", Meta: map[string]string{}}
+	if runtime > 0 {
+		ask.Meta["governor_max_runtime"] = runtime.String()
+	}
+	if count > 0 {
+		ask.Groups = []jobspec.GroupAsk{{Name: "g", Count: count, Devices: []jobspec.DeviceAsk{{Task: "t", Name: "nvidia/gpu", Count: gpus}}}}
+	}
+	return gate.Submission{Kind: gate.Register, Ask: ask, Stored: n.stored(namespace, id),
+		Identity: gate.Identity{Accessor: "accessor-" + namespace, Names: []string{"token:" + namespace}}}
+}
+
+func testPolicy(gpus int, month string) string {
+	return strings.NewReplacer("GPUS", fmt.Sprint(gpus), "MONTH", month).Replace(`
+governor {
+  timezone = "UTC"
+  currency = "USD"
+}
+gpu_class "v100" {
+  devices = ["nvidia/gpu/V100"]
+}
+rate_card "r" {
+  effective_from = "2026-01-01T00:00:00Z"
+  gpu "v100" { per_hour = 3.6 }
+}
+budget "acme" {
+  owner = "finops@acme.example"
+  concurrent {
+    gpus = { any = GPUS }
+  }
+  limit "month" {
+    gpu_hours = MONTH
+    cost      = 100000
+  }
+  budget "research" {
+    match { namespaces = ["default"] }
+    per_job { default_runtime = "1h" }
+    lease = "2h"
+  }
+  budget "side" {
+    match {
+      namespaces = ["side", "default"]
+      identities = ["token:never", "token:side"]
+    }
+    per_job { default_runtime = "1h" }
+  }
+}
+`)
+}
