@@ -56,11 +56,11 @@ func (s *Scene) Play(ctx context.Context, step Step) error {
 	if len(s.differences) == 0 {
 		return nil
 	}
-	if s.Cluster.Consul != nil && !s.Cluster.Consul.Running() {
-		_ = s.Cluster.Consul.Start(ctx)
+	if s.Consul != nil && !s.Consul.Running() {
+		_ = s.Consul.Start(ctx)
 	}
-	if s.Cluster.Governor != nil && !s.Cluster.Governor.Running() {
-		_ = s.Cluster.Governor.Start(ctx)
+	if s.Governor != nil && !s.Governor.Running() {
+		_ = s.Governor.Start(ctx)
 	}
 	if cleanErr := s.stopAllJobs(ctx); cleanErr != nil {
 		s.differences = append(s.differences, cleanErr.Error())
