@@ -308,4 +308,6 @@ func TestAStoreThatAlwaysConflictsIsGivenUp(t *testing.T) {
 
 type conflicting struct{ Store }
 
-func (c *conflicting) Commit(context.Context, ledger.Fence, []ledger.Write) error { return ledger.ErrConflict }
+func (c *conflicting) Commit(context.Context, ledger.Fence, []ledger.Write) error {
+	return ledger.ErrConflict
+}

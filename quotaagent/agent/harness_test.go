@@ -12,6 +12,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
 	"github.com/shoenig/test/must"
 )
@@ -185,3 +186,5 @@ func contains(t must.T, text string, parts ...string) {
 		must.True(t, strings.Contains(text, part), must.Sprintf("%q is missing in:\n%s", part, text))
 	}
 }
+
+func everything(nomadevents.Allocation) bool { return true }
