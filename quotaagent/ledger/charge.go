@@ -84,14 +84,14 @@ func (r reading) superseded(t Track) bool {
 }
 
 // chargedWithSlot reports whether the allocation's time is charged together
-// with that of its possible successor.
+// with that of a further start or a successor.
 func (r reading) chargedWithSlot(t Track) bool {
 	line, ok := r.line(t.Group)
 	if !ok || line.Lease {
 		return false
 	}
 	newest, live := r.liveTrack(t.Name)
-	return live && newest.Alloc == t.Alloc && !r.current(t) && slices.Contains(r.slotNames(line), t.Name)
+	return live && newest.Alloc == t.Alloc && slices.Contains(r.slotNames(line), t.Name)
 }
 
 func (r reading) line(group string) (Line, bool) {
@@ -163,9 +163,7 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 			chargeGauge(v, left, 1)
 			chargeAny(v, left, 1, line.RuntimeMS, cal)
 		case running && r.current(live):
-			// Its run is charged where it falls; a further start may come at any time.
-			rest := r.remaining(line, name) - min(line.once(), r.remaining(line, name))
-			chargeAny(v, line.Needs, 1, rest, cal)
+			r.chargeRunning(v, line, live, cal)
 		case running:
 			r.chargeReplaceable(v, line, live, cal)
 		case r.slot(name).Done && !line.Lease:
@@ -186,6 +184,20 @@ func (r reading) updating(line Line) bool {
 	})
 }
 
+// chargeRunning charges a running allocation: its run where it falls, and a
+// further start, which may come at any time. Together they never charge a period
+// more than the slot did before it ran.
+func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
+	left := r.remaining(line, t.Name)
+	run, again, whole := Vector{}, Vector{}, Vector{}
+	chargePlaced(run, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
+	chargeAny(again, line.Needs, 1, left-min(line.once(), left), cal)
+	chargeAny(whole, line.Needs, 1, left, cal)
+	combine(v, run, again, func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount {
+		return min(placed, max(placed, whole.At(period, d)).Sub(again.At(period, d)))
+	})
+}
+
 // chargeReplaceable charges a running allocation of an earlier version and its
 // possible successor: the larger of the two in every period, as at most one of
 // them runs to its end.
@@ -194,20 +206,20 @@ func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
 	goesOn, startsAgain := Vector{}, Vector{}
 	chargePlaced(goesOn, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
 	chargeAny(startsAgain, line.Needs, 1, r.remaining(line, t.Name), cal)
-	for period, dims := range goesOn {
+	combine(v, goesOn, startsAgain, func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount {
+		return max(0, placed.Sub(startsAgain.At(period, d)))
+	})
+}
+
+// combine charges anywhere, which counts in any period, and of what is placed
+// beside it as much as beside says. beside is given the any-period key of the
+// placed amount's window.
+func combine(v, placed, anywhere Vector, beside func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount) {
+	v.AddAll(anywhere, 1)
+	for period, dims := range placed {
 		window, _, _ := strings.Cut(period, "/")
-		if period == window+"/"+anySuffix {
-			continue
-		}
-		for d, placed := range dims {
-			if anywhere := startsAgain.At(window+"/"+anySuffix, d); placed > anywhere {
-				v.Add(period, d, placed.Sub(anywhere))
-			}
-		}
-	}
-	for _, w := range cal.Windows {
-		for d, a := range larger(startsAgain.only(AnyPeriod(w)), goesOn.only(AnyPeriod(w)))[AnyPeriod(w)] {
-			v.Add(AnyPeriod(w), d, a)
+		for d, a := range dims {
+			v.Add(period, d, beside(window+"/"+anySuffix, d, a))
 		}
 	}
 }

@@ -64,14 +64,6 @@ func (v Vector) Clone() Vector {
 	return c
 }
 
-// only is the part of one period.
-func (v Vector) only(period string) Vector {
-	if dims, ok := v[period]; ok {
-		return Vector{period: dims}
-	}
-	return Vector{}
-}
-
 // larger is the larger amount of each period and dimension.
 func larger(v, w Vector) Vector {
 	out := v.Clone()
