@@ -56,7 +56,7 @@ func (d Decision) headline(p *budget.Policy) string {
 	case ExceedsJobCap:
 		return fmt.Sprintf("it asks for %s, and budget %s allows %s %s", need, name, limit, c.scope())
 	case ExceedsBudget:
-		return fmt.Sprintf("it needs %s, and all that budget %s allows %s is %s", need, name, c.scope(), limit)
+		return fmt.Sprintf("it needs %s, and budget %s never allows more than %s %s", need, name, limit, c.scope())
 	case BudgetExhausted:
 		return fmt.Sprintf("budget %s has used up its %s%s", name, limit, c.periodText(p))
 	default:
@@ -141,8 +141,8 @@ func describe(b *budget.Budget) string {
 	return b.Path
 }
 
-// Asked is the worst case in words: "2 x v100 for up to 2h1m10s (2 starts of
-// 1h) = 4.04 GPU-hours, 3.64 USD".
+// Asked is the worst case in words: "2 x v100 for up to 1h0m35s (1h, and 35s to
+// start and stop) = 2.0194 GPU-hours, 1.82 USD".
 func (d Decision) Asked(p *budget.Policy) string {
 	var parts []string
 	for _, line := range d.Lines {
@@ -164,10 +164,13 @@ func timeText(line ledger.Line) string {
 	switch {
 	case line.Lease:
 		return "held " + duration(line.RuntimeMS) + " ahead"
+	case line.OnceMS <= 0:
+		return "for up to " + duration(line.RuntimeMS)
 	case line.Starts > 1:
-		return fmt.Sprintf("for up to %s (%d starts of %s)", duration(line.RuntimeMS), line.Starts, duration(line.OnceMS))
+		around := duration(line.RuntimeMS/int64(line.Starts) - line.OnceMS)
+		return fmt.Sprintf("for up to %s (%d starts of %s, each with %s to start and stop)", duration(line.RuntimeMS), line.Starts, duration(line.OnceMS), around)
 	}
-	return "for up to " + duration(line.RuntimeMS)
+	return fmt.Sprintf("for up to %s (%s, and %s to start and stop)", duration(line.RuntimeMS), duration(line.OnceMS), duration(line.RuntimeMS-line.OnceMS))
 }
 
 // duration prints milliseconds as "72h", "10m", "1h0m35s".

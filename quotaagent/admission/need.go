@@ -150,8 +150,8 @@ func price(p *budget.Policy, line ledger.Line, d jobspec.DeviceAsk, offered Offe
 		rate, priced := metering.DearestRate(p, class, now, until)
 		if !priced && limitsCost(p) {
 			return ledger.Need{}, &Refusal{Reason: NoPrice,
-				Fact:   fmt.Sprintf("GPU class %q has no price on every rate card from now until %s, while budgets limit cost", class, until.In(p.Location).Format(timeLayout)),
-				Remedy: fmt.Sprintf("ask for GPUs of another class, or have gpu %q { per_hour = ... } added to each rate_card", class)}
+				Fact:   fmt.Sprintf("GPU class %q has no price on a rate card that is in force between now and %s, while budgets limit cost", class, until.In(p.Location).Format(timeLayout)),
+				Remedy: fmt.Sprintf("ask for GPUs of another class, or have gpu %q { per_hour = ... } added to that rate_card", class)}
 		}
 		need.PerGPUHour = max(need.PerGPUHour, rate)
 	}
