@@ -160,10 +160,10 @@ func (r *Reader) pin(path string) error {
 // because it no longer works.
 func (r *Reader) closeLocked() {
 	if r.set != nil {
-		r.set.Free()
+		_ = r.set.Free()
 	}
 	if r.lib != nil {
-		r.lib.Shutdown()
+		_ = r.lib.Shutdown()
 	}
 	r.lib, r.set = nil, nil
 }
@@ -210,7 +210,7 @@ func (r *Reader) events(lib nvml.Interface) nvml.EventSet {
 		}
 	}
 	if registered == 0 {
-		set.Free()
+		_ = set.Free()
 		return nil
 	}
 	return set

@@ -72,7 +72,7 @@ func (d *decoder) budgetAttributes(b *budget.Budget, attrs map[string]*hclsyntax
 		b.Owner, _ = d.text(attr)
 	}
 	if attr := attrs["lease"]; attr != nil {
-		b.Lease, _ = d.duration(attr)
+		b.Lease = d.duration(attr)
 	}
 }
 
@@ -206,11 +206,11 @@ func (d *decoder) perJobBlock(b *budget.Budget, block *hclsyntax.Block) {
 		d.useCost(limit.Ceiling, attrs["cost"].Range())
 	}
 	if attr := attrs["max_runtime"]; attr != nil {
-		b.PerJob.MaxRuntime, _ = d.duration(attr)
+		b.PerJob.MaxRuntime = d.duration(attr)
 		b.PerJob.MaxRuntimeSource = sourceOf(attr.Range())
 	}
 	if attr := attrs["default_runtime"]; attr != nil {
-		b.PerJob.DefaultRuntime, _ = d.duration(attr)
+		b.PerJob.DefaultRuntime = d.duration(attr)
 		d.places[b].defaultRuntime = attr.Expr.Range()
 	}
 	if attr := attrs["reschedules"]; attr != nil {

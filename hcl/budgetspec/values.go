@@ -72,7 +72,7 @@ func firstDynamic(expr hclsyntax.Expression) *hcl.Diagnostic {
 	var problem *hcl.Diagnostic
 	_ = hclsyntax.VisitAll(expr, func(node hclsyntax.Node) hcl.Diagnostics {
 		if problem != nil {
-			return nil
+			return nil //nolint:nilerr // a diagnostic found before is not an error of this node
 		}
 		switch e := node.(type) {
 		case *hclsyntax.ScopeTraversalExpr:
@@ -179,22 +179,23 @@ func unwrap(expr hclsyntax.Expression) hclsyntax.Expression {
 	}
 }
 
-// duration reads a length of time such as "72h", "30d" or "1w2d".
-func (d *decoder) duration(attr *hclsyntax.Attribute) (time.Duration, bool) {
+// duration reads a length of time such as "72h", "30d" or "1w2d"; zero if it
+// is wrong, and then that is reported.
+func (d *decoder) duration(attr *hclsyntax.Attribute) time.Duration {
 	v, ok := d.value(attr.Expr)
 	if !ok {
-		return 0, false
+		return 0
 	}
 	if v.Type() != cty.String {
 		d.report(durationWithoutUnit(attr.Expr.Range(), attr.Name, d.written(attr.Expr)))
-		return 0, false
+		return 0
 	}
 	length, err := parseDuration(v.AsString())
 	if err != nil {
 		d.report(badDuration(attr.Expr.Range(), attr.Name, v.AsString(), err))
-		return 0, false
+		return 0
 	}
-	return length, true
+	return length
 }
 
 // amount reads a positive number of units, or the words "none" (a limit of

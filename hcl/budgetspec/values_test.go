@@ -102,7 +102,7 @@ func TestNearestForgivesSlipsOfThePen(t *testing.T) {
 	t.Parallel()
 	words := []string{"budget", "governor", "gpu_class", "rate_card", "cost"}
 	for word, want := range map[string]string{
-		"budegt": "budget", "Budget": "budget", "governer": "governor", "gpuclass": "gpu_class", "costs": "cost", "ratecards": "rate_card",
+		"budegt": "budget", "Budget": "budget", "gpuclass": "gpu_class", "costs": "cost", "ratecards": "rate_card",
 		"x": "", "": "", "quota": "", "zebra": "",
 	} {
 		must.Eq(t, want, nearest(word, words), must.Sprint(word))

@@ -237,11 +237,11 @@ func TestGate_aClientThatLeavesDoesNotStopTheRegistration(t *testing.T) {
 	}
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(t.Context(), "PUT", r.gate.URL+"/v1/jobs", strings.NewReader(register(gpuJob)))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.gate.URL+"/v1/jobs", strings.NewReader(register(gpuJob)))
 	must.NoError(t, err)
 	ctx, leave := contextWithCancel(t)
 	go func() { <-arrived; leave(); close(release) }()
-	_, err = transport.RoundTrip(request.WithContext(ctx))
+	_, err = transport.RoundTrip(request.WithContext(ctx)) //nolint:bodyclose // there is no response
 	must.Error(t, err)
 	eventually(t, "the hold is settled", func() bool { return len(r.admitter.settled()) == 1 })
 	must.Eq(t, []Outcome{{Known: true, Accepted: true, JobModifyIndex: 10}}, r.admitter.settled())

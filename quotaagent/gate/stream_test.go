@@ -49,7 +49,7 @@ func TestGate_streamsArriveAtOnce(t *testing.T) {
 	}
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	request, err := http.NewRequest("GET", r.gate.URL+"/v1/event/stream", nil)
+	request, err := http.NewRequest(http.MethodGet, r.gate.URL+"/v1/event/stream", nil)
 	must.NoError(t, err)
 	go func() { next <- "first\n" }()
 	response, err := transport.RoundTrip(request)
@@ -142,7 +142,7 @@ func TestGate_bigUploadsAreNotHeldBack(t *testing.T) {
 	}()
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	request, err := http.NewRequest("PUT", r.gate.URL+"/v1/operator/snapshot", reader)
+	request, err := http.NewRequest(http.MethodPut, r.gate.URL+"/v1/operator/snapshot", reader)
 	must.NoError(t, err)
 	response, err := transport.RoundTrip(request)
 	must.NoError(t, err)

@@ -68,14 +68,14 @@ func (c Constraint) OnGroup(g *Group) Verdict {
 	both := leftFound && rightFound
 	switch c.Operand {
 	case "=", "==", "is", "<", "<=", ">", ">=":
-		order, comparable := left.compare(right)
-		return verdict(both && comparable && ordered(c.Operand, order))
+		order, ok := left.compare(right)
+		return verdict(both && ok && ordered(c.Operand, order))
 	case "!=", "not":
 		if leftFound != rightFound {
 			return Holds
 		}
-		order, comparable := left.compare(right)
-		return verdict(both && comparable && order != 0)
+		order, ok := left.compare(right)
+		return verdict(both && ok && order != 0)
 	case "regexp", "set_contains", "set_contains_all", "set_contains_any":
 		if left.kind != kindText || right.kind != kindText {
 			return Fails

@@ -74,9 +74,9 @@ func ParseValue(text string) Value {
 	return TextValue(text)
 }
 
-// compare orders two values; comparable is false for different kinds, for a
+// compare orders two values; ok is false for different kinds, for a
 // unit against none, and for units of different things.
-func (v Value) compare(o Value) (order int, comparable bool) {
+func (v Value) compare(o Value) (order int, ok bool) {
 	if v.kind != o.kind {
 		return 0, false
 	}
