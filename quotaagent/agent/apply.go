@@ -93,6 +93,10 @@ const uploadMax = 320 << 10
 // checkUpload refuses what could not be stored as it is, and makes empty
 // contents writable: to the store, nil means "delete".
 func checkUpload(files []budgetspec.File) ([]budgetspec.File, error) {
+	if len(files) > ledger.MaxWrites-1 {
+		return nil, &UploadError{fmt.Sprintf("the policy has %d files, and at most %d fit into one transaction; put more budgets into one file",
+			len(files), ledger.MaxWrites-1)}
+	}
 	total, seen := 0, make(map[string]bool, len(files))
 	out := make([]budgetspec.File, 0, len(files))
 	for _, f := range files {
