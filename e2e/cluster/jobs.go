@@ -48,26 +48,37 @@ type Result struct {
 // Output is stdout and stderr together, for messages that may be on either.
 func (r Result) Output() string { return r.Stdout + r.Stderr }
 
-// Nomad runs the stock Nomad CLI against addr.
+// Nomad runs the stock Nomad CLI against addr with the cluster's token.
 func (c *Cluster) Nomad(ctx context.Context, addr string, args ...string) (Result, error) {
-	env := []string{"NOMAD_ADDR=" + addr, "NOMAD_CLI_NO_COLOR=1"}
-	if c.Token != "" {
-		env = append(env, "NOMAD_TOKEN="+c.Token)
-	}
+	return c.NomadAs(ctx, c.Token, addr, args...)
+}
+
+// NomadAs runs the stock Nomad CLI against addr; an empty token is none.
+func (c *Cluster) NomadAs(ctx context.Context, token, addr string, args ...string) (Result, error) {
+	env := append([]string{"NOMAD_ADDR=" + addr, "NOMAD_CLI_NO_COLOR=1"}, tokenEnv(token)...)
 	return c.run(ctx, env, c.nomad, args...)
 }
 
-// GovernorCLI runs the governor CLI against the agent.
+// GovernorCLI runs the governor CLI against the agent with the cluster's token.
 func (c *Cluster) GovernorCLI(ctx context.Context, args ...string) (Result, error) {
+	return c.GovernorCLIAs(ctx, c.Token, args...)
+}
+
+// GovernorCLIAs runs the governor CLI against the agent; an empty token is none.
+func (c *Cluster) GovernorCLIAs(ctx context.Context, token string, args ...string) (Result, error) {
 	binary, err := c.binary("governor")
 	if err != nil {
 		return Result{}, err
 	}
-	env := []string{"GOVERNOR_ADDR=" + c.GovernorAddr, "NOMAD_ADDR=" + c.GovernorAddr, "NO_COLOR=1"}
-	if c.Token != "" {
-		env = append(env, "NOMAD_TOKEN="+c.Token, "GOVERNOR_TOKEN="+c.Token)
-	}
+	env := append([]string{"GOVERNOR_ADDR=" + c.GovernorAddr, "NOMAD_ADDR=" + c.GovernorAddr, "NO_COLOR=1"}, tokenEnv(token)...)
 	return c.run(ctx, env, binary, args...)
+}
+
+func tokenEnv(token string) []string {
+	if token == "" {
+		return nil
+	}
+	return []string{"NOMAD_TOKEN=" + token}
 }
 
 // run runs a command to its end. A command that exits non-zero is a result;

@@ -1,0 +1,206 @@
+package access_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-governor/governor/e2e/cluster"
+	"github.com/nomad-governor/governor/e2e/clustertest"
+	"github.com/nomad-governor/governor/e2e/story"
+	"github.com/nomad-governor/governor/e2e/toolchain"
+)
+
+// policy gives namespace default to one role, and nobody else.
+const policy = `
+gpu_class "v100" {
+  devices = ["nvidia/gpu/Tesla V100-SXM2-16GB"]
+}
+
+rate_card "2026" {
+  effective_from = "2026-01-01T00:00:00Z"
+  gpu "v100" { per_hour = 0.90 }
+}
+
+budget "acme" {
+  limit "month" {
+    cost = 1000
+  }
+
+  budget "ml" {
+    match {
+      namespaces = ["default"]
+      identities = ["role:ml-*"]
+    }
+
+    per_job {
+      default_runtime = "1h"
+    }
+  }
+}
+`
+
+// userRules let a user do everything with jobs in namespace default.
+const userRules = `
+namespace "default" {
+  policy = "write"
+}
+node {
+  policy = "read"
+}
+`
+
+func TestAccess(t *testing.T) {
+	c := clustertest.Start(t, cluster.Options{ACL: true, Governor: true,
+		Clients: []cluster.ClientOptions{{Name: "client1", Fixture: "dgx1v"}}})
+	ctx := t.Context()
+	admin, err := c.API(c.NomadAddr)
+	must.NoError(t, err)
+	defer admin.Close()
+	ml, other := tokens(t, admin)
+
+	policyFile, err := c.WriteFile("policy.hcl", policy)
+	must.NoError(t, err)
+	jobFile, err := c.WriteFile("job.nomad.hcl", story.Job{ID: "mine", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL())
+	must.NoError(t, err)
+
+	t.Run("changing budgets needs a management token", func(t *testing.T) {
+		for token, want := range map[string]string{ml: "management token", "": "token is needed"} {
+			result := governor(ctx, t, c, token, "budget", "apply", policyFile)
+			must.Eq(t, 1, result.ExitCode)
+			must.StrContains(t, result.Output(), want)
+		}
+		result := governor(ctx, t, c, c.Token, "budget", "apply", policyFile)
+		must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+	})
+	t.Run("a role that no budget names gets no GPUs", func(t *testing.T) {
+		result := run(ctx, t, c, other, "job", "run", "-detach", jobFile)
+		must.Eq(t, 1, result.ExitCode)
+		must.StrContains(t, result.Output(), "403")
+		must.StrContains(t, result.Output(), "(unmatched)")
+		must.StrContains(t, result.Output(), "role:web-team")
+		must.False(t, registered(t, admin, "mine"))
+	})
+	t.Run("nomad's own ACLs still decide", func(t *testing.T) {
+		result := run(ctx, t, c, "", "job", "run", "-detach", jobFile)
+		must.Eq(t, 1, result.ExitCode)
+		must.StrContains(t, result.Output(), "Permission denied")
+		result = run(ctx, t, c, "11111111-2222-3333-4444-555555555555", "job", "run", "-detach", jobFile)
+		must.Eq(t, 1, result.ExitCode)
+		must.StrContains(t, result.Output(), "403")
+		must.False(t, registered(t, admin, "mine"))
+		must.StrContains(t, governor(ctx, t, c, c.Token, "budget", "status").Stdout, "No job holds budget")
+	})
+	t.Run("the role that the budget names runs, and its own token stays on the job", func(t *testing.T) {
+		result := run(ctx, t, c, ml, "job", "run", "-detach", jobFile)
+		must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+		must.StrContains(t, result.Output(), "from budget acme/ml")
+		_, err := c.WaitAllocations(ctx, "mine", 1, api.AllocClientStatusRunning)
+		must.NoError(t, err)
+		must.StrContains(t, governor(ctx, t, c, ml, "job", "status", "mine").Stdout, "as offered")
+		must.NoError(t, c.StopJob(ctx, "mine"))
+	})
+	t.Run("a token in the body of the request counts, as in nomad", func(t *testing.T) {
+		body := fmt.Sprintf(`{"SecretID": %q, "Job": {"ID": "inbody", "Name": "inbody", "Type": "batch", "Datacenters": ["*"], "TaskGroups": [{"Name": "g",
+			"Tasks": [{"Name": "t", "Driver": "exec", "Config": {"command": "/bin/true"},
+			"Resources": {"Devices": [{"Name": "nvidia/gpu", "Count": 1}]}}]}]}}`, other)
+		must.Eq(t, http.StatusForbidden, put(ctx, t, c, body))
+		must.False(t, registered(t, admin, "inbody"))
+		must.Eq(t, http.StatusOK, put(ctx, t, c, strings.Replace(body, other, ml, 1)))
+		must.NoError(t, c.StopJob(ctx, "inbody"))
+	})
+	examples(ctx, t, c)
+}
+
+// examples runs every file of jobs/examples.
+func examples(ctx context.Context, t *testing.T, c *cluster.Cluster) {
+	root, err := toolchain.Root()
+	must.NoError(t, err)
+	files, err := filepath.Glob(filepath.Join(root, "jobs", "examples", "*.nomad.hcl"))
+	must.NoError(t, err)
+	must.SliceNotEmpty(t, files)
+	budgets, err := os.ReadFile(filepath.Join(root, "hcl", "examples", "budgets.hcl"))
+	must.NoError(t, err)
+	policyFile, err := c.WriteFile("budgets.hcl", string(budgets))
+	must.NoError(t, err)
+	applied := governor(ctx, t, c, c.Token, "budget", "apply", policyFile)
+	must.Eq(t, 0, applied.ExitCode, must.Sprint(applied.Output()))
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".nomad.hcl")
+		t.Run("example job "+name, func(t *testing.T) {
+			planned := run(ctx, t, c, c.Token, "job", "plan", file)
+			must.Eq(t, 1, planned.ExitCode, must.Sprint(planned.Output()))
+			must.StrContains(t, planned.Output(), "from budget acme/research")
+			result := run(ctx, t, c, c.Token, "job", "run", "-detach", file)
+			must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+			_, err := c.WaitAllocations(ctx, name, count(name), api.AllocClientStatusRunning)
+			must.NoError(t, err)
+			must.NoError(t, c.StopJob(ctx, name))
+		})
+	}
+}
+
+// count is how many allocations an example has.
+func count(name string) int {
+	if name == "inference" {
+		return 2
+	}
+	return 1
+}
+
+// tokens makes a user of role ml-team and one of role web-team.
+func tokens(t *testing.T, admin *api.Client) (ml, other string) {
+	t.Helper()
+	_, err := admin.ACLPolicies().Upsert(&api.ACLPolicy{Name: "user", Rules: userRules}, nil)
+	must.NoError(t, err)
+	made := make([]string, 0, 2)
+	for _, role := range []string{"ml-team", "web-team"} {
+		r, _, err := admin.ACLRoles().Create(&api.ACLRole{Name: role, Policies: []*api.ACLRolePolicyLink{{Name: "user"}}}, nil)
+		must.NoError(t, err)
+		token, _, err := admin.ACLTokens().Create(&api.ACLToken{Name: role, Type: "client", Roles: []*api.ACLTokenRoleLink{{ID: r.ID}}}, nil)
+		must.NoError(t, err)
+		made = append(made, token.SecretID)
+	}
+	return made[0], made[1]
+}
+
+// run runs the stock Nomad CLI through the gate with a token.
+func run(ctx context.Context, t *testing.T, c *cluster.Cluster, token string, args ...string) cluster.Result {
+	t.Helper()
+	result, err := c.NomadAs(ctx, token, c.GovernorAddr, args...)
+	must.NoError(t, err)
+	return result
+}
+
+// governor runs the governor CLI with a token.
+func governor(ctx context.Context, t *testing.T, c *cluster.Cluster, token string, args ...string) cluster.Result {
+	t.Helper()
+	result, err := c.GovernorCLIAs(ctx, token, args...)
+	must.NoError(t, err)
+	return result
+}
+
+// put registers a job without any token in the header.
+func put(ctx context.Context, t *testing.T, c *cluster.Cluster, body string) int {
+	t.Helper()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, c.GovernorAddr+"/v1/jobs", strings.NewReader(body))
+	must.NoError(t, err)
+	response, err := http.DefaultClient.Do(request)
+	must.NoError(t, err)
+	must.NoError(t, response.Body.Close())
+	return response.StatusCode
+}
+
+func registered(t *testing.T, admin *api.Client, id string) bool {
+	t.Helper()
+	jobs, _, err := admin.Jobs().PrefixList(id)
+	must.NoError(t, err)
+	return len(jobs) > 0
+}
