@@ -198,7 +198,9 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, err
 	}
-	own := api.Handler(a.Backend(), authorize(g))
+	own := api.Handler(a.Backend(), authorize(g), func(r *http.Request, err error) {
+		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// No ServeMux here: it would redirect job ids that look like unclean paths.
 		if strings.HasPrefix(r.URL.Path, api.Prefix) {

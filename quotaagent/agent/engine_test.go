@@ -149,6 +149,22 @@ func TestOverlappingSubmissionsAreBoundedByTheLargest(t *testing.T) {
 	r.checkBooks()
 }
 
+// The answer to the first submission is lost and its allocation starts and ends
+// before anybody looks; a second one is confirmed meanwhile.
+func TestWhatALostSubmissionStartedIsPosted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	v := r.admit(r.job("train", 1, 1))
+	r.nomad.register("default", "train", false)
+	v.Settle(r.ctx, gate.Outcome{})
+	alloc := r.nomad.start("default", "train", 0, 1)
+	r.run(r.job("train", 1, 2))
+	r.clock.advance(time.Minute)
+	r.nomad.finish(alloc)
+	must.NoError(t, r.settle())
+	must.Eq(t, int64(60_000), r.posted("acme"))
+}
+
 func TestARetryWithoutEndIsBounded(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -113,10 +113,14 @@ func accept(h ledger.Hold, t ticket, index uint64) ledger.Hold {
 
 // confirm is ledger.Confirm for a job id that may have had an earlier life: its
 // allocations were posted then, and the index of a job that is registered again
-// without a change is older than they are.
+// without a change is older than they are. While another submission is on its
+// way, it may be registered already, and what it started belongs to this hold.
 func confirm(h ledger.Hold, index uint64) ledger.Hold {
 	next := ledger.Confirm(h, index)
 	next.FirstIndex = max(h.FirstIndex, next.FirstIndex)
+	if h.State == ledger.Held && h.InFlight > 1 {
+		next.FirstIndex = h.FirstIndex
+	}
 	return next
 }
 
