@@ -3,6 +3,7 @@ package ledger
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
@@ -64,17 +65,35 @@ func (v Vector) Clone() Vector {
 	return c
 }
 
-// larger is the larger amount of each period and dimension.
+// larger is the least vector by which every period and dimension holds as much
+// as by either, what may fall into any period included.
 func larger(v, w Vector) Vector {
-	out := v.Clone()
-	for period, dims := range w {
-		for d, a := range dims {
-			if have := out.At(period, d); a > have {
-				out.Add(period, d, a.Sub(have))
+	out := Vector{}
+	for _, either := range []Vector{v, w} {
+		for period, dims := range either {
+			for d := range dims {
+				if _, done := out[period][d]; !done {
+					out.Add(period, d, max(v.heldIn(period, d), w.heldIn(period, d)).Sub(max(v.anywhere(period, d), w.anywhere(period, d))))
+				}
 			}
 		}
 	}
 	return out
+}
+
+// anywhere is what may fall into any period of the window that a key belongs to;
+// nothing for the key of any period itself and for gauges.
+func (v Vector) anywhere(period string, d budget.Dimension) quantity.Amount {
+	window, _, _ := strings.Cut(period, "/")
+	if key := window + "/" + anySuffix; key != period {
+		return v.At(key, d)
+	}
+	return 0
+}
+
+// heldIn is all that counts in the period with this key.
+func (v Vector) heldIn(period string, d budget.Dimension) quantity.Amount {
+	return v.At(period, d).Add(v.anywhere(period, d))
 }
 
 // Minus is v - w as a new vector.
