@@ -29,6 +29,8 @@ type run struct {
 type cluster struct {
 	*world
 	runs []*run
+	// changed says that some job was changed while it ran.
+	changed bool
 }
 
 func (c *cluster) admit(t *rapid.T, n int) {
@@ -37,6 +39,32 @@ func (c *cluster) admit(t *rapid.T, n int) {
 	if c.submit(job, rapid.SampledFrom([]string{"org", "org/x", "org/y"}).Draw(t, "budget"), lines).Outcome == admission.Deny {
 		return
 	}
+	c.register(t, job, lines)
+}
+
+// change submits a job that runs with other lines. Nomad then stops what runs
+// and starts all of it anew.
+func (c *cluster) change(t *rapid.T) {
+	job := rapid.SampledFrom(c.runs).Draw(t, "changes").job
+	lines := anyLines(t, c.policy)
+	if c.submit(job, c.holds[job].Budget, lines).Outcome == admission.Deny {
+		return
+	}
+	var others []*run
+	for _, r := range c.runs {
+		switch {
+		case r.job != job:
+			others = append(others, r)
+		case r.live:
+			defer c.end(r) // after the job is registered, in the same instant
+		}
+	}
+	c.runs = others
+	c.changed = true
+	c.register(t, job, lines)
+}
+
+func (c *cluster) register(t *rapid.T, job string, lines []ledger.Line) {
 	c.confirm(job)
 	for _, l := range lines {
 		for i := range l.Count {
@@ -52,7 +80,7 @@ func (c *cluster) start(r *run) {
 	c.index++
 	r.started++
 	r.startsLeft--
-	r.id = fmt.Sprintf("%s#%d", r.name, r.started)
+	r.id = fmt.Sprintf("%s#%d", r.name, c.index)
 	r.start, r.end, r.live = c.now, c.now.Add(time.Duration(r.once)*time.Millisecond), true
 	c.observe(r.job, r.observation(c.index))
 }
@@ -113,7 +141,7 @@ func TestNothingAdmittedOverspends(t *testing.T) {
 		// the whole.
 		tolerance := func() quantity.Amount { return quantity.Amount(20 * (len(c.runs) + 1)) }
 		for n := range steps {
-			switch rapid.IntRange(0, 5).Draw(t, "what") {
+			switch rapid.IntRange(0, 6).Draw(t, "what") {
 			case 0, 1:
 				for more := range 4 {
 					before := len(c.runs)
@@ -133,6 +161,10 @@ func TestNothingAdmittedOverspends(t *testing.T) {
 					c.advance(c.toEdge(t))
 				} else {
 					c.advance(time.Duration(rapid.Int64Range(1, 30*3_600_000).Draw(t, "ms")) * time.Millisecond)
+				}
+			case 6:
+				if len(c.runs) > 0 {
+					c.change(t)
 				}
 			case 5:
 				for _, r := range c.runs {
@@ -162,6 +194,9 @@ func TestNothingAdmittedOverspends(t *testing.T) {
 // has started again after a failure may hold a little more than it can use, but
 // never an admission more than fits.
 func (c *cluster) excessOfGrowth(t *rapid.T, tolerance quantity.Amount) string {
+	if c.changed {
+		return c.excess(true, tolerance)
+	}
 	for _, r := range c.runs {
 		if r.started > 0 && r.startsLeft+r.started > 1 {
 			return c.excess(true, tolerance)
