@@ -50,6 +50,9 @@ func agentCommand(env environment) command {
   and CONSUL_HTTP_TOKEN.`,
 		run: func(args []string) int {
 			config, err := agentFlags(env, args)
+			if errors.Is(err, errUsage) {
+				return 1
+			}
 			if err != nil {
 				return env.fail(err)
 			}
@@ -60,7 +63,7 @@ func agentCommand(env environment) command {
 		}}
 }
 
-// errUsage was already explained.
+// errUsage stands for a mistake that was explained already.
 var errUsage = errors.New("the agent was not started")
 
 func agentFlags(env environment, args []string) (agentconfig.Config, error) {
@@ -218,17 +221,33 @@ func awaitRegion(ctx context.Context, n *agentconfig.Nomad, client *nomad.Client
 		return n.Region, nil
 	}
 	for {
-		region, err := client.Agent().Region()
+		region, err := askRegion(ctx, client)
 		if err == nil {
 			return region, nil
 		}
-		logger.Warn("waiting for nomad", "address", n.Address, "error", err)
+		logger.Warn("waiting for nomad to say its region; set nomad.region if the agent's token may not read agents",
+			"address", n.Address, "error", err)
 		select {
 		case <-ctx.Done():
 			return "", fmt.Errorf("nomad at %s did not say its region: %w", n.Address, err)
 		case <-time.After(2 * time.Second):
 		}
 	}
+}
+
+// askRegion asks once. Unlike the client's own call it ends with ctx.
+func askRegion(ctx context.Context, client *nomad.Client) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	var self nomad.AgentSelf
+	if _, err := client.Raw().Query("/v1/agent/self", &self, (&nomad.QueryOptions{}).WithContext(ctx)); err != nil {
+		return "", fmt.Errorf("ask nomad about itself: %w", err)
+	}
+	region, ok := self.Config["Region"].(string)
+	if !ok || region == "" {
+		return "", errors.New("nomad's answer names no region")
+	}
+	return region, nil
 }
 
 // authorize lets anyone read whose token Nomad accepts, and management tokens

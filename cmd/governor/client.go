@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -55,19 +56,34 @@ func flags(name string) *flag.FlagSet {
 func parse(env environment, fs *flag.FlagSet, args []string, least, most int) bool {
 	err := fs.Parse(args)
 	switch n := fs.NArg(); {
-	case errors.Is(err, flag.ErrHelp):
-		err = errors.New("see the help below")
 	case err != nil:
+		err = explainFlag(fs, err)
 	case n < least:
-		err = fmt.Errorf("%d arguments given, at least %d needed", n, least)
+		err = errors.New("an argument is missing")
+	case n > most && strings.HasPrefix(fs.Arg(most), "-"):
+		err = fmt.Errorf("%s is too late: options come before arguments", fs.Arg(most))
 	case n > most:
-		err = fmt.Errorf("%d arguments given, at most %d taken: %q is too many", n, most, fs.Arg(most))
+		err = fmt.Errorf("%q is one argument too many", fs.Arg(most))
 	}
 	if err != nil {
 		fmt.Fprintf(env.stderr, "Error: %v\nTry: governor %s -help\n", err, fs.Name())
 		return false
 	}
 	return true
+}
+
+// explainFlag says which options there are when one was not found.
+func explainFlag(fs *flag.FlagSet, err error) error {
+	name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: ")
+	if !unknown {
+		return err
+	}
+	var known []string
+	fs.VisitAll(func(f *flag.Flag) { known = append(known, "-"+f.Name) })
+	if len(known) == 0 {
+		return fmt.Errorf("there is no option %s; this command has none", name)
+	}
+	return fmt.Errorf("there is no option %s; there are: %s", name, strings.Join(known, ", "))
 }
 
 // call makes one request and decodes the JSON answer into out.
@@ -80,6 +96,10 @@ func (c *client) call(method, path string, body, out any) error {
 		}
 		reader = bytes.NewReader(encoded)
 	}
+	base, err := url.Parse(c.address)
+	if err != nil || (base.Scheme != "http" && base.Scheme != "https") || base.Host == "" {
+		return fmt.Errorf("the address %q is not a URL such as %s (set -address or %s)", c.address, defaultAddress, envAddress)
+	}
 	req, err := http.NewRequestWithContext(c.env.ctx, method, strings.TrimSuffix(c.address, "/")+path, reader)
 	if err != nil {
 		return fmt.Errorf("address %q is not usable: %w", c.address, err)
@@ -89,7 +109,11 @@ func (c *client) call(method, path string, body, out any) error {
 	}
 	resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
 	if err != nil {
-		return fmt.Errorf("no agent answers at %s (set -address or %s): %w", c.address, envAddress, err)
+		var detail *url.Error
+		if errors.As(err, &detail) {
+			err = detail.Err // the rest repeats the address
+		}
+		return fmt.Errorf("no governor agent answers at %s: %w\nSet its address with -address or %s", c.address, err, envAddress)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
@@ -98,8 +122,11 @@ func (c *client) call(method, path string, body, out any) error {
 	}
 	if resp.StatusCode != http.StatusOK {
 		text := strings.TrimSpace(string(answer))
-		if text == "" {
-			text = resp.Status
+		if own := strings.TrimPrefix(text, "governor: "); own != text {
+			return errors.New(own)
+		}
+		if text == "" || resp.StatusCode == http.StatusNotFound || strings.HasPrefix(text, "<") {
+			text = fmt.Sprintf("%s answers %q: is that a governor agent?", c.address, resp.Status)
 		}
 		return errors.New(text)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/hashicorp/cli"
@@ -24,6 +25,10 @@ func main() {
 // done, 1 failed or refused, 127 unknown command.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	env := environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") && commands(env)[args[0]] == nil {
+		fmt.Fprintf(stderr, "Error: there is no command %q\nTry: governor -help\n", args[0])
+		return 127
+	}
 	c := &cli.CLI{
 		Name: "governor", Version: version.String(), Args: args, Autocomplete: true,
 		Commands: commands(env), HelpFunc: cli.BasicHelpFunc("governor"), HelpWriter: stdout, ErrorWriter: stderr,
@@ -53,16 +58,22 @@ func (e environment) fail(err error) int {
 func commands(env environment) map[string]cli.CommandFactory {
 	list := map[string]command{
 		"agent":           agentCommand(env),
-		"budget":          groupCommand("Validate, plan, apply and show budgets", "governor budget <subcommand> [options]"),
+		"budget":          groupCommand(env, "budget", "Validate, plan, apply and show budgets"),
 		"budget validate": validateCommand(env),
 		"budget fmt":      fmtCommand(env),
 		"budget plan":     planCommand(env),
 		"budget apply":    applyCommand(env),
 		"budget status":   statusCommand(env),
-		"job":             groupCommand("Show what Governor knows about a job", "governor job <subcommand> [options]"),
+		"job":             groupCommand(env, "job", "Show what Governor knows about a job"),
 		"job status":      jobStatusCommand(env),
 		"version": {synopsis: "Print the version", help: "Usage: governor version",
-			run: func([]string) int { fmt.Fprintln(env.stdout, version.String()); return 0 }},
+			run: func(args []string) int {
+				if !parse(env, flags("version"), args, 0, 0) {
+					return 1
+				}
+				fmt.Fprintln(env.stdout, version.String())
+				return 0
+			}},
 	}
 	factories := make(map[string]cli.CommandFactory, len(list))
 	for name, c := range list {
@@ -86,7 +97,13 @@ func (c command) Help() string { return c.help }
 // Run implements cli.Command.
 func (c command) Run(args []string) int { return c.run(args) }
 
-func groupCommand(synopsis, usage string) command {
-	return command{synopsis: synopsis, help: "Usage: " + usage + "\n\n  " + synopsis + ".",
-		run: func([]string) int { return cli.RunResultHelp }}
+func groupCommand(env environment, name, synopsis string) command {
+	return command{synopsis: synopsis, help: fmt.Sprintf("Usage: governor %s <subcommand> [options]\n\n  %s.", name, synopsis),
+		run: func(args []string) int {
+			if len(args) == 0 {
+				return cli.RunResultHelp
+			}
+			fmt.Fprintf(env.stderr, "Error: there is no command %q\nTry: governor %s -help\n", name+" "+args[0], name)
+			return 1
+		}}
 }

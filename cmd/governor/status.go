@@ -57,24 +57,14 @@ func fetchStatus(c *client) (agent.Status, []byte, error) {
 
 func printStatus(env environment, s agent.Status, under string) int {
 	printPolicy(env.stdout, s.Policy)
+	if len(s.Budgets) == 0 && len(s.Holds) == 0 && len(s.Ungoverned) == 0 && under == "" {
+		return 0
+	}
 	inside := func(path string) bool { return under == "" || path == under || strings.HasPrefix(path, under+"/") }
 	if under != "" && !slices.ContainsFunc(s.Budgets, func(b agent.BudgetStatus) bool { return b.Path == under }) {
 		return env.fail(fmt.Errorf("there is no budget %q; `governor budget status` lists all", under))
 	}
-	t := tabwriter.NewWriter(env.stdout, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "\nBUDGET\tWINDOW\tWHAT\tLIMIT\tUSED\tHELD\tLEFT\tSET AT")
-	for _, b := range s.Budgets {
-		if !inside(b.Path) {
-			continue
-		}
-		if len(b.Limits) == 0 {
-			fmt.Fprintf(t, "%s\t-\tno limit of its own\t\t\t\t\t\n", b.Path)
-		}
-		for _, l := range b.Limits {
-			fmt.Fprintln(t, strings.Join(limitRow(b.Path, s.Policy.Currency, l), "\t"))
-		}
-	}
-	_ = t.Flush()
+	printLimits(env.stdout, s, inside)
 	printHolds(env.stdout, s, inside)
 	printUngoverned(env.stdout, s)
 	return 0
@@ -82,10 +72,10 @@ func printStatus(env environment, s agent.Status, under string) int {
 
 func printPolicy(w io.Writer, p agent.PolicyStatus) {
 	if p.Revision == "" {
-		fmt.Fprintln(w, "Policy: none applied; every GPU job is refused. Apply budgets with `governor budget apply <dir>`.")
+		fmt.Fprintln(w, "No budgets are applied yet, so every GPU job is refused. Apply some with `governor budget apply <dir>`.")
 	} else {
-		fmt.Fprintf(w, "Policy: revision %.12s, %s, by %s%s, in force since %s\n", p.Revision, p.Enforcement, orDash(p.Author),
-			commitText(p.Commit), p.Since.Format("2006-01-02 15:04:05 MST"))
+		fmt.Fprintf(w, "Policy      revision %.12s (%s), in force since %s\n", p.Revision, p.Enforcement, p.Since.Format("2006-01-02 15:04:05 MST"))
+		fmt.Fprintf(w, "Applied by  %s%s\n", orDash(p.Author), commitText(p.Commit))
 	}
 	if p.Broken != "" {
 		fmt.Fprintf(w, "\nThe files in the store are broken; the last good policy stays in force:\n\n%s\n", p.Broken)
@@ -106,52 +96,96 @@ func commitText(commit string) string {
 	return fmt.Sprintf(" (commit %.12s)", commit)
 }
 
-func limitRow(path, currency string, l agent.LimitStatus) []string {
-	d := budget.Dimension(l.Dimension)
-	amount := func(a quantity.Amount) string { return agent.FormatDimension(currency, d, a) }
-	window := l.Window
-	if l.Start != nil {
-		window += " from " + l.Start.Format("2006-01-02 15:04")
+func printLimits(w io.Writer, s agent.Status, inside func(string) bool) {
+	t := newTable("WINDOW", "WHAT", ">LIMIT", ">USED", ">HELD", ">LEFT", "SET AT")
+	for _, b := range s.Budgets {
+		if !inside(b.Path) {
+			continue
+		}
+		if len(b.Limits) == 0 {
+			t.row(b.Path + "  (no limit of its own)")
+			continue
+		}
+		t.row(b.Path)
+		for _, l := range b.Limits {
+			t.row(limitRow(s.Policy.Currency, l)...)
+		}
 	}
-	limit, left := amount(l.Limit), amount(l.Available)
+	fmt.Fprintln(w)
+	t.write(w)
+}
+
+func limitRow(currency string, l agent.LimitStatus) []string {
+	d := budget.Dimension(l.Dimension)
+	limit, left, used := number(d, l.Limit), number(d, l.Available), number(d, l.Posted)
 	if l.Unlimited {
 		limit, left = "unlimited", "-"
 	}
-	used := amount(l.Posted)
 	if d.IsGPUs() {
-		used = "-"
+		used = "-" // GPUs at once are held, never used up
 	}
-	return []string{path, window, what(d), limit, used, amount(l.Held), left, l.Source}
+	return []string{period(l), what(currency, d), limit, used, number(d, l.Held), left, l.Source}
 }
 
-func what(d budget.Dimension) string {
-	if d == budget.Cost {
-		return "cost"
+// period names the present period of a limit: "month 2026-03".
+func period(l agent.LimitStatus) string {
+	if l.Start == nil {
+		return l.Window
+	}
+	layouts := map[string]string{budget.Hour.String(): "2006-01-02 15:04", budget.Month.String(): "2006-01", budget.Year.String(): "2006"}
+	layout, ok := layouts[l.Window]
+	switch {
+	case l.Window == budget.Quarter.String():
+		return fmt.Sprintf("%s %d-Q%d", l.Window, l.Start.Year(), (int(l.Start.Month())+2)/3)
+	case !ok:
+		layout = "2006-01-02"
+	}
+	return l.Window + " " + l.Start.Format(layout)
+}
+
+// number prints an amount without its unit, which what names.
+func number(d budget.Dimension, a quantity.Amount) string {
+	switch {
+	case d == budget.Cost:
+		return quantity.FormatMoney(a)
+	case d.IsGPUTime():
+		return quantity.FormatHours(a)
+	}
+	return fmt.Sprint(int64(a))
+}
+
+// what names a dimension with its unit: "h100 GPU-hours", "cost in USD".
+func what(currency string, d budget.Dimension) string {
+	unit := "GPUs"
+	switch {
+	case d == budget.Cost:
+		return "cost in " + currency
+	case d.IsGPUTime():
+		unit = "GPU-hours"
 	}
 	if d.Class() == budget.AnyClass {
-		return "any GPU"
+		return unit
 	}
-	return d.Class()
+	return d.Class() + " " + unit
 }
 
 func printHolds(w io.Writer, s agent.Status, inside func(string) bool) {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	header := "\nNAMESPACE\tJOB\tBUDGET\tSTATE\tALLOCS\tUSED\tSTILL HELD\tPLACEMENT"
+	t := newTable("JOB", "BUDGET", "STATE", ">ALLOCS", ">GPU-HOURS USED", ">HELD", ">"+s.Policy.Currency+" USED", ">HELD", "PLACEMENT")
 	for _, h := range s.Holds {
-		if !inside(h.Budget) {
-			continue
+		if inside(h.Budget) {
+			t.row(h.Namespace+"/"+h.JobID, h.Budget, h.State, fmt.Sprint(len(h.Allocations)),
+				quantity.FormatHours(h.Posted.Total()), quantity.FormatHours(h.Held.GPUTime[budget.AnyClass]),
+				quantity.FormatMoney(h.Posted.Cost), quantity.FormatMoney(h.Held.Cost), placementText(h.Placement))
 		}
-		if header != "" {
-			fmt.Fprintln(t, header)
-			header = ""
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s, %s\t%s, %s\t%s\n", h.Namespace, h.JobID, h.Budget, h.State, len(h.Allocations),
-			hours(h.Posted.Total()), money(s.Policy.Currency, h.Posted.Cost), hours(h.Held.Total()), money(s.Policy.Currency, h.Held.Cost),
-			placementText(h.Placement))
 	}
-	_ = t.Flush()
-	if header != "" {
+	if len(t.rows) == 0 {
 		fmt.Fprintln(w, "\nNo job holds budget.")
+		return
+	}
+	fmt.Fprintln(w, "\nJobs that hold budget")
+	t.write(w)
+	if !s.Leader {
+		fmt.Fprintln(w, "\nThis agent is not the leader, which alone knows placement and ungoverned work.")
 	}
 }
 
@@ -232,7 +266,7 @@ func printJob(w io.Writer, currency string, h agent.HoldStatus) {
 		{"Job", h.Namespace + "/" + h.JobID}, {"Hold", h.ID + " (" + h.State + ")"}, {"Budget", h.Budget},
 		{"Estimate", hours(h.Estimate.GPUTime[budget.AnyClass]) + ", " + money(currency, h.Estimate.Cost) + " at most"},
 		{"Used", hours(h.Posted.Total()) + ", " + money(currency, h.Posted.Cost)},
-		{"Still held", hours(h.Held.Total()) + ", " + money(currency, h.Held.Cost)},
+		{"Still held", hours(h.Held.GPUTime[budget.AnyClass]) + ", " + money(currency, h.Held.Cost)},
 	} {
 		fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])
 	}

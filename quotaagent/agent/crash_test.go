@@ -200,6 +200,9 @@ func TestModelOfTheEngine(t *testing.T) {
 				job, _ := r.nomad.Job(r.ctx, "default", id)
 				if job.Exists && !job.Dead && len(running[id]) == 0 {
 					running[id] = append(running[id], r.nomad.start("default", id, 0, current[id]))
+					// Seen at once: a resubmission that asks for less, confirmed before the
+					// ledger knows of the running allocation, would undercount it until then.
+					must.NoError(rt, r.settle())
 				}
 			case "end":
 				for _, alloc := range running[id] {

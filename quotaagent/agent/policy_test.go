@@ -186,7 +186,7 @@ func TestPlanTellsTheEffectOnRunningWork(t *testing.T) {
 	effect, err := r.Engine.Plan(r.ctx, files(next))
 	must.NoError(t, err)
 	must.Eq(t, []string{
-		"~ acme concurrent gpus/any: 8 GPUs -> 4 GPUs",
+		"~ acme concurrent GPUs: 8 GPUs -> 4 GPUs",
 		"- acme/research per_job default_runtime: 1h0m0s",
 		"+ acme/science per_job default_runtime: 1h0m0s"}, effect.Changes)
 	must.Len(t, 1, effect.Over)

@@ -152,7 +152,7 @@ func holdStatus(h ledger.Hold, m *Meter) HoldStatus {
 	return s
 }
 
-// heldNow is what the hold still holds over all time.
+// heldNow is what the hold still holds over all time, by class and for any.
 func heldNow(h ledger.Hold) ledger.Usage {
 	cal := ledger.Calendar{Location: time.UTC, Windows: []budget.Window{budget.Total}}
 	v := ledger.Charges(h, cal)
@@ -162,7 +162,7 @@ func heldNow(h ledger.Hold) ledger.Usage {
 			switch {
 			case d == budget.Cost:
 				u.Cost = u.Cost.Add(a)
-			case d.IsGPUTime() && d.Class() != budget.AnyClass:
+			case d.IsGPUTime():
 				u.GPUTime[d.Class()] = u.GPUTime[d.Class()].Add(a)
 			}
 		}

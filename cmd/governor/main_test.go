@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/hcl/agentconfig"
+	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/agent"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
+	"github.com/nomad-governor/governor/quotaagent/sqlite"
+	"github.com/nomad-governor/governor/scheduler/nomadstate"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden output in testdata/script")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"governor": main})
+}
+
+// now is the instant of the status in the golden files.
+var now = time.Date(2026, 3, 10, 12, 30, 0, 0, time.UTC)
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script", UpdateScripts: *update,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("GOVERNOR_ADDR", "http://127.0.0.1:1") // nobody listens there
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			// agent starts an agent for this script. Tokens: "root" manages, "user"
+			// reads. With the argument -jobs two jobs hold budget.
+			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Setenv("GOVERNOR_ADDR", startAgent(t, ts, len(args) > 0 && args[0] == "-jobs"))
+			},
+			// web starts a server that is no agent.
+			"web": func(ts *testscript.TestScript, _ bool, _ []string) {
+				server := httptest.NewServer(http.NotFoundHandler())
+				ts.Defer(server.Close)
+				ts.Setenv("GOVERNOR_ADDR", server.URL)
+			},
+		},
+	})
+}
+
+// startAgent runs an agent on an embedded store in front of a Nomad that only
+// knows who its callers are.
+func startAgent(t *testing.T, ts *testscript.TestScript, jobs bool) string {
+	ts.Logf("starting an agent")
+	nomadServer := httptest.NewServer(http.HandlerFunc(stubNomad))
+	ts.Defer(nomadServer.Close)
+	store, err := sqlite.Open(filepath.Join(t.TempDir(), "governor.db"))
+	ts.Check(err)
+	config := agentconfig.Default()
+	config.Nomad.Address, config.Nomad.Token = nomadServer.URL, "root"
+	client, err := nomadClient(config.Nomad)
+	ts.Check(err)
+	a := agent.New(agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client), Logger: hclog.NewNullLogger(),
+		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, true), Now: func() time.Time { return now }})
+	ctx, cancel := context.WithCancel(context.Background())
+	handler, err := newHandler(ctx, config, client, a, hclog.NewNullLogger())
+	ts.Check(err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx, listener, handler) }()
+	ts.Defer(func() {
+		cancel()
+		ts.Check(<-done)
+	})
+	for !a.Keeper.State().Loaded || !a.Meter.Leading() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if jobs {
+		holdJobs(ts, store)
+	}
+	return "http://" + listener.Addr().String()
+}
+
+// holdJobs writes two holds into the store, as if their jobs had been admitted.
+func holdJobs(ts *testscript.TestScript, store *sqlite.Store) {
+	for _, h := range []ledger.Hold{
+		{ID: "h-2", Namespace: "research", JobID: "train", State: ledger.Active, Posted: ledger.Usage{GPUTime: map[string]quantity.Amount{"h100": 9_000_000}, Cost: 7_250_000}},
+		{ID: "h-1", Namespace: "default", JobID: "team/eval", State: ledger.Held},
+	} {
+		h.Budget, h.ExpiresMS, h.InFlight = "acme/research", now.Add(time.Hour).UnixMilli(), 1
+		line := ledger.Line{Group: "g", Count: 1, RuntimeMS: 7_200_000, Needs: []ledger.Need{{Classes: []string{"h100"}, GPUs: 2, PerGPUHour: 2_900_000}}}
+		h.Pending = []ledger.Line{line}
+		value, err := ledger.EncodeHold(h)
+		ts.Check(err)
+		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "hold/" + h.ID, Value: value}}))
+	}
+}
+
+func stubNomad(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Nomad-Index", "7")
+	switch r.URL.Path {
+	case "/v1/agent/self":
+		_, _ = w.Write([]byte(`{"config":{"Region":"global"}}`))
+	case "/v1/acl/token/self":
+		switch r.Header.Get("X-Nomad-Token") {
+		case "root":
+			_, _ = w.Write([]byte(`{"AccessorID":"11111111-root","Name":"root","Type":"management"}`))
+		case "user":
+			_, _ = w.Write([]byte(`{"AccessorID":"22222222-user","Name":"user","Type":"client"}`))
+		default:
+			http.Error(w, "ACL token not found", http.StatusForbidden)
+		}
+	case "/v1/allocations", "/v1/nodes", "/v1/jobs":
+		_, _ = w.Write([]byte(`[]`))
+	case "/v1/event/stream":
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	default:
+		http.NotFound(w, r)
+	}
+}
