@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -53,10 +54,9 @@ func (a Allocation) IDs() []string {
 type Job struct {
 	Exists bool
 	// Dead says that nothing of it runs or will run.
-	Dead        bool
+	Dead bool
+	// ModifyIndex is its JobModifyIndex: the last change of its specification.
 	ModifyIndex uint64
-	// Spec is the registered specification; nil unless Exists.
-	Spec *api.Job
 }
 
 // Client reads Nomad with the agent's own token.
@@ -172,8 +172,11 @@ func byTask(r *api.AllocatedResources) map[string][]string {
 	return ids
 }
 
-// Job reads one job.
+// Job reads one job. A job that Nomad does not know is dead.
 func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) {
+	if strings.Contains(jobID, "/") {
+		return c.listedJob(ctx, namespace, jobID)
+	}
 	spec, _, err := c.nomad.Jobs().Info(jobID, (&api.QueryOptions{Namespace: namespace}).WithContext(ctx))
 	var unexpected api.UnexpectedResponseError
 	if errors.As(err, &unexpected) && unexpected.StatusCode() == http.StatusNotFound {
@@ -182,12 +185,31 @@ func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) 
 	if err != nil {
 		return Job{}, fmt.Errorf("read job %q: %w", jobID, err)
 	}
-	job := Job{Exists: true, Spec: spec}
+	job := Job{Exists: true}
 	if spec.JobModifyIndex != nil {
 		job.ModifyIndex = *spec.JobModifyIndex
 	}
-	job.Dead = spec.Status != nil && *spec.Status == "dead"
+	job.Dead = spec.Status != nil && *spec.Status == statusDead
 	return job, nil
+}
+
+// statusDead is the status of a job of which nothing runs or will run.
+const statusDead = "dead"
+
+// listedJob finds a job in the list of jobs: Nomad routes by the end of the
+// decoded path, so that GET /v1/job/<id> of the job "team/summary" would answer
+// with the summary of the job "team".
+func (c *Client) listedJob(ctx context.Context, namespace, jobID string) (Job, error) {
+	stubs, _, err := c.nomad.Jobs().List((&api.QueryOptions{Namespace: namespace, Prefix: jobID}).WithContext(ctx))
+	if err != nil {
+		return Job{}, fmt.Errorf("list job %q: %w", jobID, err)
+	}
+	for _, s := range stubs {
+		if s.ID == jobID {
+			return Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex}, nil
+		}
+	}
+	return Job{Dead: true}, nil
 }
 
 // Stream calls onAllocation for every change of an allocation with GPUs and

@@ -1,0 +1,180 @@
+package nomadevents
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/shoenig/test/must"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// serve is a client of a stub of Nomad; the client's idle connections end with
+// the test.
+func serve(t *testing.T, h http.HandlerFunc) *Client {
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	client, err := api.NewClient(&api.Config{Address: server.URL, HttpClient: &http.Client{Transport: transport}})
+	must.NoError(t, err)
+	return New(client)
+}
+
+func gpus(ids ...string) *api.AllocatedResources {
+	return &api.AllocatedResources{Tasks: map[string]*api.AllocatedTaskResources{
+		"t": {Devices: []*api.AllocatedDeviceResource{{Vendor: "nvidia", Type: "gpu", Name: "V100", DeviceIDs: ids}}},
+		"sidecar": {Devices: []*api.AllocatedDeviceResource{{Vendor: "nvidia", Type: "gpu", Name: "A40", DeviceIDs: []string{"a"}},
+			{Vendor: "intel", Type: "fpga", Name: "F", DeviceIDs: []string{"f"}}}},
+	}}
+}
+
+var created = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+
+func TestHowAnAllocationEnds(t *testing.T) {
+	t.Parallel()
+	finished := func(at time.Time) map[string]*api.TaskState {
+		return map[string]*api.TaskState{"t": {FinishedAt: at}, "never": nil}
+	}
+	hour := created.Add(time.Hour)
+	cases := map[string]struct {
+		status, jobType           string
+		tasks                     map[string]*api.TaskState
+		terminal, done, estimated bool
+		ended                     time.Time
+	}{
+		"pending holds its GPUs":       {status: "pending"},
+		"running":                      {status: "running"},
+		"unknown still holds them":     {status: "unknown"},
+		"complete batch":               {status: "complete", jobType: "batch", terminal: true, done: true, ended: hour},
+		"complete service is replaced": {status: "complete", jobType: "service", terminal: true, ended: hour},
+		"failed may start again":       {status: "failed", jobType: "batch", terminal: true, ended: hour},
+		"lost":                         {status: "lost", jobType: "batch", terminal: true, ended: hour},
+		"seen as it ended": {status: "complete", jobType: "batch", tasks: finished(hour.Add(-time.Second)),
+			terminal: true, done: true, ended: hour},
+		"changed long after it ended": {status: "complete", jobType: "batch", tasks: finished(hour.Add(-time.Minute)),
+			terminal: true, done: true, estimated: true, ended: hour.Add(-time.Minute)},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				must.Eq(t, "*", r.URL.Query().Get("namespace"))
+				must.Eq(t, "true", r.URL.Query().Get("resources"))
+				_ = json.NewEncoder(w).Encode([]*api.AllocationListStub{
+					{ID: "cpu", ClientStatus: "running", AllocatedResources: &api.AllocatedResources{}},
+					{ID: "a", Name: "j.g[0]", Namespace: "ns", JobID: "j", JobType: c.jobType, TaskGroup: "g", NodeID: "n", NodeName: "node",
+						CreateIndex: 7, CreateTime: created.UnixNano(), ModifyTime: hour.UnixNano(), ClientStatus: c.status,
+						TaskStates: c.tasks, AllocatedResources: gpus("2", "1")}})
+			})
+			got, err := client.Snapshot(t.Context())
+			must.NoError(t, err)
+			must.Len(t, 1, got)
+			a := got[0]
+			must.Eq(t, c.terminal, a.Terminal)
+			must.Eq(t, c.done, a.Done)
+			must.Eq(t, c.estimated, a.Estimated)
+			must.True(t, c.ended.Equal(a.Ended), must.Sprint(a.Ended))
+			must.True(t, created.Equal(a.Created))
+			must.Eq(t, []Devices{{Name: "nvidia/gpu/A40", IDs: []string{"a"}}, {Name: "nvidia/gpu/V100", IDs: []string{"1", "2"}}}, a.Devices)
+			must.Eq(t, []string{"1", "2", "a"}, a.IDs())
+			must.Eq(t, []string{"2", "1"}, a.ByTask["t"])
+		})
+	}
+}
+
+func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
+	t.Parallel()
+	index, running, dead := uint64(42), "running", "dead"
+	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		must.Eq(t, "ns", r.URL.Query().Get("namespace"))
+		switch {
+		case r.URL.Path == "/v1/job/train":
+			_ = json.NewEncoder(w).Encode(api.Job{Status: &running, JobModifyIndex: &index})
+		case r.URL.Path == "/v1/job/old":
+			_ = json.NewEncoder(w).Encode(api.Job{Status: &dead, JobModifyIndex: &index})
+		case r.URL.Path == "/v1/job/secret":
+			http.Error(w, "Permission denied", http.StatusForbidden)
+		case r.URL.Path == "/v1/jobs" && r.URL.Query().Get("prefix") == "team/summary":
+			_ = json.NewEncoder(w).Encode([]api.JobListStub{{ID: "team/summary2", Status: "dead"}, {ID: "team/summary", Status: "running", JobModifyIndex: 43}})
+		case r.URL.Path == "/v1/jobs":
+			_, _ = w.Write([]byte("[]"))
+		default:
+			http.Error(w, "job not found", http.StatusNotFound)
+		}
+	})
+	for id, want := range map[string]Job{
+		"train":        {Exists: true, ModifyIndex: 42},
+		"old":          {Exists: true, Dead: true, ModifyIndex: 42},
+		"none":         {Dead: true},
+		"team/summary": {Exists: true, ModifyIndex: 43},
+		"team/none":    {Dead: true},
+	} {
+		got, err := client.Job(t.Context(), "ns", id)
+		must.NoError(t, err)
+		must.Eq(t, want, got, must.Sprint(id))
+	}
+	_, err := client.Job(t.Context(), "ns", "secret")
+	must.ErrorContains(t, err, `read job "secret"`)
+}
+
+func TestAllocationsOfAJobAreFilteredByItsQuotedID(t *testing.T) {
+	t.Parallel()
+	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		must.Eq(t, `JobID == "a\"b/c"`, r.URL.Query().Get("filter"))
+		_, _ = w.Write([]byte("[]"))
+	})
+	got, err := client.JobAllocations(t.Context(), "ns", `a"b/c`)
+	must.NoError(t, err)
+	must.SliceEmpty(t, got)
+}
+
+func TestStreamTellsOfGPUsAndJobsAndEnds(t *testing.T) {
+	t.Parallel()
+	hold := make(chan struct{})
+	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		must.Eq(t, "*", r.URL.Query().Get("namespace"))
+		batch := api.Events{Index: 9, Events: []api.Event{
+			{Topic: api.TopicAllocation, Payload: map[string]any{"Allocation": map[string]any{"ID": "cpu", "ClientStatus": "running"}}},
+			{Topic: api.TopicAllocation, Payload: map[string]any{"Allocation": map[string]any{"ID": "a", "Namespace": "ns", "JobID": "j",
+				"ClientStatus": "complete", "ModifyTime": created.UnixNano(), "AllocatedResources": gpus("1")}}},
+			{Topic: api.TopicJob, Payload: map[string]any{"Job": map[string]any{"ID": "j", "Namespace": "ns"}}},
+		}}
+		_ = json.NewEncoder(w).Encode(batch)
+		fmt.Fprintln(w, "{}") // a heartbeat
+		w.(http.Flusher).Flush()
+		select {
+		case <-r.Context().Done():
+		case <-hold:
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var told []string
+	err := client.Stream(ctx, func() { told = append(told, "ready") },
+		func(a Allocation) { told = append(told, fmt.Sprint(a.ID, a.Terminal)) },
+		func(namespace, id string) { told = append(told, namespace+"/"+id); cancel() })
+	must.ErrorIs(t, err, context.Canceled)
+	must.Eq(t, []string{"ready", "atrue", "ns/j"}, told)
+	close(hold)
+}
+
+func TestAStreamThatCannotBeOpenedIsAnError(t *testing.T) {
+	t.Parallel()
+	client := serve(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Permission denied", http.StatusForbidden) })
+	err := client.Stream(t.Context(), func() { t.Error("ready") }, nil, nil)
+	must.ErrorContains(t, err, "open event stream")
+}
+
+func TestABrokenStreamEnds(t *testing.T) {
+	t.Parallel()
+	client := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{\"Index\":")) })
+	err := client.Stream(t.Context(), func() {}, func(Allocation) {}, func(string, string) {})
+	must.ErrorContains(t, err, "read event stream")
+}
