@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -105,19 +106,22 @@ func (c *Config) merge(o Config) {
 	}
 	c.LogJSON, c.Dev = c.LogJSON || o.LogJSON, c.Dev || o.Dev
 	if o.Nomad != nil {
-		n := *o.Nomad
-		if n.Address == "" {
-			n.Address = c.Nomad.Address
+		n := *c.Nomad
+		for _, pair := range []struct{ to, from *string }{
+			{&n.Address, &o.Nomad.Address}, {&n.Token, &o.Nomad.Token}, {&n.Region, &o.Nomad.Region}, {&n.CAFile, &o.Nomad.CAFile},
+			{&n.CertFile, &o.Nomad.CertFile}, {&n.KeyFile, &o.Nomad.KeyFile}, {&n.TLSServerName, &o.Nomad.TLSServerName},
+		} {
+			override(pair.to, *pair.from)
 		}
 		c.Nomad = &n
 	}
 	if o.Consul != nil {
-		k := *o.Consul
-		if k.Address == "" {
-			k.Address = c.Consul.Address
-		}
-		if k.Prefix == "" {
-			k.Prefix = c.Consul.Prefix
+		k := *c.Consul
+		for _, pair := range []struct{ to, from *string }{
+			{&k.Address, &o.Consul.Address}, {&k.Token, &o.Consul.Token}, {&k.Datacenter, &o.Consul.Datacenter},
+			{&k.Prefix, &o.Consul.Prefix}, {&k.CAFile, &o.Consul.CAFile}, {&k.CertFile, &o.Consul.CertFile}, {&k.KeyFile, &o.Consul.KeyFile},
+		} {
+			override(pair.to, *pair.from)
 		}
 		c.Consul = &k
 	}
@@ -142,7 +146,7 @@ func override(to *string, from string) {
 func (c Config) Validate() error {
 	var problems []string
 	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	if _, _, err := net.SplitHostPort(c.Bind); err != nil {
+	if _, port, err := net.SplitHostPort(c.Bind); err != nil || !validPort(port) {
 		complain("bind is %q; it must be host:port, for example 127.0.0.1:4640", c.Bind)
 	}
 	if !oneOf(c.LogLevel, "trace", "debug", "info", "warn", "error") {
@@ -152,10 +156,12 @@ func (c Config) Validate() error {
 		complain("the embedded store needs data_dir, a directory for its file")
 	}
 	checkURL(complain, "nomad.address", c.Nomad.Address)
+	checkPair(complain, "nomad", c.Nomad.CertFile, c.Nomad.KeyFile)
 	if !c.Dev {
 		checkURL(complain, "consul.address", c.Consul.Address)
-		if !strings.HasSuffix(c.Consul.Prefix, "/") {
-			complain("consul.prefix is %q; it must end in a slash", c.Consul.Prefix)
+		checkPair(complain, "consul", c.Consul.CertFile, c.Consul.KeyFile)
+		if !strings.HasSuffix(c.Consul.Prefix, "/") || strings.HasPrefix(c.Consul.Prefix, "/") {
+			complain("consul.prefix is %q; it must end in a slash and not begin with one, for example governor/", c.Consul.Prefix)
 		}
 	}
 	if !oneOf(c.Gate.UnknownWrites, "deny", "allow") {
@@ -181,7 +187,25 @@ func oneOf(text string, allowed ...string) bool {
 
 func checkURL(complain func(string, ...any), name, text string) {
 	u, err := url.Parse(text)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+	switch {
+	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
 		complain("%s is %q; it must be a URL, for example http://127.0.0.1:4646", name, text)
+	case u.User != nil:
+		complain("%s holds a user or password; use token instead", name) // and is not repeated here
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		complain("%s is %q; it must be a URL without a path, for example http://127.0.0.1:4646", name, text)
 	}
+}
+
+// checkPair: a certificate is of no use without its key, nor a key without its
+// certificate.
+func checkPair(complain func(string, ...any), block, cert, key string) {
+	if (cert == "") != (key == "") {
+		complain("%s sets only one of cert_file and key_file; set both or neither", block)
+	}
+}
+
+func validPort(text string) bool {
+	port, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && (port > 0 || text == "0") // 0 picks a free port
 }

@@ -1,0 +1,129 @@
+package agentconfig
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/shoenig/test/must"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func TestTheDefaultsAreValid(t *testing.T) {
+	t.Parallel()
+	must.NoError(t, Default().Validate())
+}
+
+// Diagnostics that people read, one golden file for each mistake.
+func TestMistakesAreExplained(t *testing.T) {
+	t.Parallel()
+	cases := map[string]string{
+		"unknown_attribute": "bind = \"127.0.0.1:4640\"\nbindd = \"x\"\n",
+		"unknown_in_block":  "nomad {\n  adress = \"http://127.0.0.1:4646\"\n}\n",
+		"unknown_block":     "vault {\n}\n",
+		"block_twice":       "gate {\n}\ngate {\n}\n",
+		"wrong_type":        "log_json = \"perhaps\"\n",
+		"missing_attribute": "tls {\n  cert_file = \"a.pem\"\n}\n",
+		"variable":          "name = host\n",
+		"not_hcl":           "{ \"name\": \"x\" \n",
+	}
+	for name, text := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base := Default()
+			got, diags := Parse("agent.hcl", []byte(text), base)
+			must.True(t, diags.HasErrors())
+			must.Eq(t, base, got, must.Sprint("a broken file changes nothing"))
+			var out bytes.Buffer
+			writer := hcl.NewDiagnosticTextWriter(&out, map[string]*hcl.File{"agent.hcl": {Bytes: []byte(text)}}, 100, false)
+			must.NoError(t, writer.WriteDiagnostics(diags))
+			golden(t, name, out.Bytes())
+		})
+	}
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	path := filepath.Join("testdata", name+".txt")
+	if *update {
+		must.NoError(t, os.WriteFile(path, got, 0o600))
+	}
+	want, err := os.ReadFile(path)
+	must.NoError(t, err)
+	must.Eq(t, string(want), string(got))
+}
+
+func TestAFileChangesOnlyWhatItNames(t *testing.T) {
+	t.Parallel()
+	base := Default()
+	base.Nomad.Token, base.Nomad.Region = "from the environment", "eu"
+	got, diags := Parse("agent.hcl", []byte(`
+name      = "one"
+log_level = "debug"
+nomad { ca_file = "ca.pem" }
+consul { token = "t" }
+gate { infeasible = "allow" }
+tls {
+  cert_file = "c"
+  key_file  = "k"
+}
+`), base)
+	must.False(t, diags.HasErrors(), must.Sprint(diags.Error()))
+	must.NoError(t, got.Validate())
+	want := Default()
+	want.Name, want.LogLevel = "one", "debug"
+	want.Nomad = &Nomad{Address: "http://127.0.0.1:4646", Token: "from the environment", Region: "eu", CAFile: "ca.pem"}
+	want.Consul.Token, want.Gate.Infeasible = "t", "allow"
+	want.TLS = &TLS{CertFile: "c", KeyFile: "k"}
+	must.Eq(t, want, got)
+	must.Eq(t, Default().Gate, base.Gate, must.Sprint("the base is not changed"))
+	must.Eq(t, "", base.Consul.Token)
+}
+
+func TestValidateSaysAllThatIsWrong(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"bind without a port":    {func(c *Config) { c.Bind = "localhost" }, `bind is "localhost"; it must be host:port`},
+		"bind with a name":       {func(c *Config) { c.Bind = "localhost:http" }, `bind is "localhost:http"`},
+		"bind beyond the ports":  {func(c *Config) { c.Bind = ":70000" }, `bind is ":70000"`},
+		"level":                  {func(c *Config) { c.LogLevel = "loud" }, `log_level is "loud"`},
+		"dev without a place":    {func(c *Config) { c.Dev = true }, "needs data_dir"},
+		"an address of no kind":  {func(c *Config) { c.Nomad.Address = "127.0.0.1:4646" }, `nomad.address is "127.0.0.1:4646"`},
+		"an address with a path": {func(c *Config) { c.Nomad.Address = "http://h/nomad" }, "without a path"},
+		"a password":             {func(c *Config) { c.Consul.Address = "http://u:hunter2@h" }, "consul.address holds a user or password"},
+		"a prefix without end":   {func(c *Config) { c.Consul.Prefix = "governor" }, "must end in a slash"},
+		"a prefix with a slash":  {func(c *Config) { c.Consul.Prefix = "/governor/" }, "not begin with one"},
+		"a key without its cert": {func(c *Config) { c.Nomad.KeyFile = "k" }, "nomad sets only one of cert_file and key_file"},
+		"unknown writes":         {func(c *Config) { c.Gate.UnknownWrites = "ask" }, `gate.unknown_writes is "ask"`},
+		"infeasible":             {func(c *Config) { c.Gate.Infeasible = "" }, `gate.infeasible is ""`},
+	}
+	all := Default()
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			config := Default()
+			c.change(&config)
+			err := config.Validate()
+			must.ErrorContains(t, err, c.want)
+			must.StrNotContains(t, err.Error(), "hunter2")
+		})
+		if name == "level" || name == "infeasible" {
+			c.change(&all)
+		}
+	}
+	err := all.Validate()
+	must.ErrorContains(t, err, "log_level")
+	must.ErrorContains(t, err, "gate.infeasible")
+}
+
+func TestAnEmbeddedStoreNeedsNoConsul(t *testing.T) {
+	t.Parallel()
+	c := Default()
+	c.Dev, c.DataDir, c.Consul.Address = true, "/tmp/x", "nonsense"
+	must.NoError(t, c.Validate())
+}
