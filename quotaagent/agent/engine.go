@@ -234,7 +234,8 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 	if err != nil {
 		return gate.Verdict{}, err
 	}
-	d, _, err := e.decide(p, b, s, lines, hold.Hold, balances)
+	same := unchanged(s.Job, s.Stored, placed.Patch)
+	d, _, err := e.decide(p, b, s, lines, same, hold.Hold, balances)
 	if err != nil {
 		return gate.Verdict{}, err
 	}
@@ -243,10 +244,10 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 }
 
 // decide is the one place where a submission meets the books. It also returns
-// the hold as it would be.
-func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, hold *ledger.Hold,
+// the hold as it would be. same says that the job is registered already.
+func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, same bool, hold *ledger.Hold,
 	balances map[string]ledger.Balance) (admission.Decision, ledger.Hold, error) {
-	next, err := e.submitted(hold, s, lines)
+	next, err := e.submitted(hold, s, lines, same)
 	if err != nil {
 		return admission.Decision{}, next, err
 	}
@@ -280,10 +281,11 @@ func without(balances map[string]ledger.Balance, h ledger.Hold) map[string]ledge
 // hold decides and, if the job fits, holds its worst case in one commit.
 func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
 	var decision admission.Decision
+	same := unchanged(s.Job, s.Stored, placed.Patch)
 	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
 	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, calendar: calendar(p)},
 		func(hold heldAt, balances map[string]ledger.Balance) (change, error) {
-			d, next, err := e.decide(p, b, s, lines, hold.Hold, balances)
+			d, next, err := e.decide(p, b, s, lines, same, hold.Hold, balances)
 			if err != nil {
 				return change{}, err
 			}

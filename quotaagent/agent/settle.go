@@ -30,7 +30,8 @@ type ticket struct {
 }
 
 // submitted records a submission on the open hold of its job, or on a new one.
-func (e *Engine) submitted(hold *ledger.Hold, s gate.Submission, lines []ledger.Line) (ledger.Hold, error) {
+// same says that it is the job which is registered already.
+func (e *Engine) submitted(hold *ledger.Hold, s gate.Submission, lines []ledger.Line, same bool) (ledger.Hold, error) {
 	now, stored := e.now(), storedIndexes(s)
 	next := ledger.Hold{ID: newHoldID(), Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, State: ledger.Held,
 		CreatedMS: now.UnixMilli(), FirstIndex: stored.modified, StoredIndex: stored.job}
@@ -44,7 +45,11 @@ func (e *Engine) submitted(hold *ledger.Hold, s gate.Submission, lines []ledger.
 	if next.InFlight >= unsettledMax {
 		return next, errUnsettled
 	}
-	return ledger.Submit(next, lines, now.Add(confirmWithin).UnixMilli()), nil
+	submit := ledger.Submit
+	if same {
+		submit = ledger.SubmitUnchanged
+	}
+	return submit(next, lines, now.Add(confirmWithin).UnixMilli()), nil
 }
 
 // indexes are those of the stored job; 0 when there is none.
