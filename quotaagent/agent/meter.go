@@ -75,7 +75,9 @@ type Meter struct {
 	looks map[string]look // when to ask about jobs of which nothing runs
 	// proven is the last moment of which Nomad has said what runs.
 	proven time.Time
-	outage outage
+	// watchedTo is proven as of the last reconciliation that went through.
+	watchedTo time.Time
+	outage    outage
 }
 
 // fact is one thing that happened: an allocation changed, or a job did.
@@ -142,7 +144,8 @@ func (m *Meter) begin() {
 	for len(m.facts) > 0 {
 		<-m.facts
 	}
-	m.open, m.looks, m.proven, m.outage = nil, make(map[string]look), time.Time{}, outage{}
+	m.open, m.looks, m.outage = nil, make(map[string]look), outage{}
+	m.proven, m.watchedTo = time.Time{}, time.Time{}
 	m.holdsChanged.Store(true)
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -153,6 +153,24 @@ func TestAnAllocationCollectedUnseenEndsAtTheLastSignOfIt(t *testing.T) {
 	must.Eq(t, 0, r.heldGPUs("acme"))
 }
 
+// Nomad forgets a purged job together with its allocations.
+func TestAPurgedJobIsBilledToTheMomentItIsMissed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	must.NoError(t, r.settle())
+	r.run(r.job("train", 1, 4))
+	r.nomad.start("default", "train", 0, 4)
+	must.NoError(t, r.settle())
+	r.clock.advance(2 * time.Second)
+	r.nomad.mu.Lock()
+	clear(r.nomad.jobs)
+	clear(r.nomad.allocs)
+	r.nomad.mu.Unlock()
+	must.NoError(t, r.Meter.settleJob(r.ctx, ledger.Fence{}, "default", "train"))
+	must.SliceEmpty(t, r.open())
+	must.Eq(t, int64(8000), r.posted("acme"))
+}
+
 func TestWorkWithoutAHoldIsAStrayUntilItEnds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -54,6 +54,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	if err := errors.Join(unreadable, failed); err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
+	m.watchedTo = m.proven
 	m.recovered()
 	return nil
 }
@@ -224,7 +225,7 @@ func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jo
 		if changed = h.version != seen.version; changed {
 			return change{}, errNoChange
 		}
-		next, usage, moved := m.settled(p, *h.Hold, job, allocations, proof(began))
+		next, usage, moved := m.settled(p, *h.Hold, job, allocations, began)
 		switch {
 		case next == nil:
 			return change{}, nil // never registered: nothing to post
@@ -253,7 +254,7 @@ const finishedKept = 256
 
 // settled is the hold as it should be, and the usage to post. A nil hold means
 // that nothing remains of a submission that never arrived.
-func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, allocations []nomadevents.Allocation, until time.Time) (*ledger.Hold, ledger.Vector, bool) {
+func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, allocations []nomadevents.Allocation, began time.Time) (*ledger.Hold, ledger.Vector, bool) {
 	next, moved := m.resolve(h, job, allocations)
 	if next == nil {
 		return nil, nil, true
@@ -265,18 +266,31 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, al
 		next, moved = &observed, moved || changed
 	}
 	for _, t := range vanished(*next, allocations) {
-		m.logger.Warn("allocation gone before its end was seen, posted to the last sign of it", "namespace", h.Namespace,
-			"job_id", h.JobID, "alloc_id", t.Alloc)
-		observed, changed := ledger.Observe(*next, ledger.Observation{Alloc: t.Alloc, EndMS: t.MarkMS, Estimated: true}, nowMS)
+		end := m.lastSign(t, began)
+		m.logger.Warn("allocation gone before its end was seen", "namespace", h.Namespace, "job_id", h.JobID, "alloc_id", t.Alloc,
+			"posted_to", time.UnixMilli(end).UTC())
+		observed, changed := ledger.Observe(*next, ledger.Observation{Alloc: t.Alloc, EndMS: end, Estimated: true}, nowMS)
 		next, moved = &observed, moved || changed
 	}
-	posted, usage := metering.Post(p, *next, until)
+	posted, usage := metering.Post(p, *next, proof(began))
 	if len(posted.Finished) > finishedKept {
 		posted.Finished = slices.DeleteFunc(posted.Finished, func(id string) bool {
 			return !slices.ContainsFunc(allocations, func(a nomadevents.Allocation) bool { return a.ID == id })
 		})
 	}
 	return &posted, usage, moved || len(usage) > 0
+}
+
+// lastSign is until when an allocation ran that Nomad no longer knows. As long as
+// Nomad is watched without a gap, it was there a moment ago: purging a job takes
+// its allocations away at once, and must not be a way around the bill. After a
+// gap (an agent that was down, a Nomad that could not be reached) the watermark
+// is the last proof.
+func (m *Meter) lastSign(t ledger.Track, began time.Time) int64 {
+	if m.watchedTo.IsZero() || began.Sub(m.watchedTo) > 2*reconcileEvery {
+		return t.MarkMS
+	}
+	return max(t.MarkMS, began.UnixMilli())
 }
 
 // resolve settles unconfirmed submissions by what Nomad has: a job newer than
