@@ -171,6 +171,22 @@ func TestAPurgedJobIsBilledToTheMomentItIsMissed(t *testing.T) {
 	must.Eq(t, int64(8000), r.posted("acme"))
 }
 
+// A new event stream begins with old events.
+func TestOldNewsOfEndedWorkIsNoStray(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.nomad.register("default", "around", false)
+	id := r.nomad.start("default", "around", 0, 2)
+	ran := *r.nomad.allocs[id]
+	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, ran))
+	must.Len(t, 1, r.Meter.Strays())
+	r.nomad.finish(id)
+	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, *r.nomad.allocs[id]))
+	must.SliceEmpty(t, r.Meter.Strays())
+	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, ran))
+	must.SliceEmpty(t, r.Meter.Strays())
+}
+
 func TestWorkWithoutAHoldIsAStrayUntilItEnds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

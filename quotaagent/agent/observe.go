@@ -56,11 +56,30 @@ func (m *Meter) observe(ctx context.Context, fence ledger.Fence, a nomadevents.A
 	if err != nil && !errors.Is(err, errNoHold) {
 		return fmt.Errorf("observe allocation %s: %w", a.ID, err)
 	}
-	m.note(a, errors.Is(err, errNoHold))
+	stray := errors.Is(err, errNoHold)
+	if stray && !a.Terminal && !m.runs(ctx, a) {
+		return nil
+	}
+	m.note(a, stray)
 	if doubtful || (a.Terminal && err == nil) {
 		m.Touch(a.Namespace, a.JobID) // it may have been the last one
 	}
 	return nil
+}
+
+// runs asks Nomad whether an allocation without a hold is still there. A new
+// event stream begins with what Nomad's buffer still has, so that old news come
+// again (nomad/stream/event_broker.go, Subscribe); for a hold the ledger knows
+// what it has seen, but without one nothing else tells old news from a stray.
+func (m *Meter) runs(ctx context.Context, a nomadevents.Allocation) bool {
+	m.mu.Lock()
+	_, known := m.stray[a.ID]
+	m.mu.Unlock()
+	if known {
+		return true
+	}
+	now, err := m.nomad.JobAllocations(ctx, a.Namespace, a.JobID)
+	return err == nil && slices.ContainsFunc(now, func(b nomadevents.Allocation) bool { return b.ID == a.ID && !b.Terminal })
 }
 
 // dated reports whether a fact needs a second look: an allocation that is said
