@@ -58,7 +58,7 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	if len(patch.Kept) > 0 && len(offer.Groups) == 0 {
 		return out, nil // nothing new was offered: the record of the old offer stays
 	}
-	if out.Record, err = json.Marshal(offer); err != nil {
+	if out.Record, err = json.Marshal(record{ask.Namespace, ask.JobID, offer}); err != nil {
 		return agent.Placement{}, fmt.Errorf("encode offer: %w", err)
 	}
 	if commit {
@@ -88,16 +88,25 @@ func notice(patch rewrite.Patch, why place.Explanation) string {
 	return "governor: placement: " + strings.Join(texts, "\n")
 }
 
-// Verify implements agent.Placer.
-func (p *placer) Verify(record json.RawMessage, group, node string, byTask map[string][]string) (string, bool) {
-	var offer cluster.Offer
-	if json.Unmarshal(record, &offer) != nil {
+// record is what the ledger keeps of an offer until its allocations are there.
+type record struct {
+	Namespace string
+	JobID     string
+	Offer     cluster.Offer
+}
+
+// Verify implements agent.Placer. An allocation that is there needs no GPUs
+// spared for it any more.
+func (p *placer) Verify(kept json.RawMessage, group, node string, byTask map[string][]string) (string, bool) {
+	var r record
+	if json.Unmarshal(kept, &r) != nil {
 		return "", false
 	}
-	if found := offer.Find(group); found == nil || len(found.Nodes) == 0 {
+	if found := r.Offer.Find(group); found == nil || len(found.Nodes) == 0 {
 		return "", false
 	}
-	v := cluster.Verify(offer, cluster.Allocation{Group: group, NodeID: node, Devices: byTask})
+	p.spared.Placed(r.Namespace, r.JobID, group)
+	v := cluster.Verify(r.Offer, cluster.Allocation{Group: group, NodeID: node, Devices: byTask})
 	return strings.Join(v.Mismatches, "; "), true
 }
 

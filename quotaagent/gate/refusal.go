@@ -22,7 +22,7 @@ const (
 	// ReasonUnknownRoute is a write that the gate does not know.
 	ReasonUnknownRoute = "unknown_route"
 	// ReasonUndecided is GPU work while budgets or ledger cannot be read.
-	ReasonUndecided = "undecided"
+	ReasonUndecided = "ledger_unavailable"
 	// ReasonNomadUnreachable is an answer that Nomad did not give.
 	ReasonNomadUnreachable = "nomad_unreachable"
 	// ReasonInternal is a bug in Governor.

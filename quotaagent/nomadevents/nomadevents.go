@@ -213,14 +213,18 @@ func (c *Client) listedJob(ctx context.Context, namespace, jobID string) (Job, e
 }
 
 // Stream calls onAllocation for every change of an allocation with GPUs and
-// onJob for every change of a job, until the stream breaks or ctx ends. It calls
-// ready once the stream stands: a snapshot taken then misses nothing that the
-// stream will not show.
+// onJob for every change of a job from now on, until the stream breaks or ctx
+// ends. It calls ready once the stream stands: a snapshot taken then misses
+// nothing that the stream will not show.
 func (c *Client) Stream(ctx context.Context, ready func(), onAllocation func(Allocation), onJob func(namespace, jobID string)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	from, err := c.index(ctx)
+	if err != nil {
+		return err
+	}
 	topics := map[api.Topic][]string{api.TopicAllocation: {"*"}, api.TopicJob: {"*"}}
-	events, err := c.nomad.EventStream().Stream(ctx, topics, 0, (&api.QueryOptions{Namespace: "*"}).WithContext(ctx))
+	events, err := c.nomad.EventStream().Stream(ctx, topics, from+1, (&api.QueryOptions{Namespace: "*"}).WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("open event stream: %w", err)
 	}
@@ -236,6 +240,17 @@ func (c *Client) Stream(ctx context.Context, ready func(), onAllocation func(All
 		}
 	}
 	return ctx.Err()
+}
+
+// index is the one that allocations have reached. A stream that begins at 0
+// would first repeat the servers' whole buffer: old news, which by now may be
+// wrong.
+func (c *Client) index(ctx context.Context) (uint64, error) {
+	_, meta, err := c.nomad.Allocations().List((&api.QueryOptions{Namespace: "*", PerPage: 1}).WithContext(ctx))
+	if err != nil {
+		return 0, fmt.Errorf("read nomad's index: %w", err)
+	}
+	return meta.LastIndex, nil
 }
 
 func dispatch(e *api.Event, onAllocation func(Allocation), onJob func(namespace, jobID string)) error {

@@ -141,6 +141,10 @@ func TestStreamTellsOfGPUsAndJobsAndEnds(t *testing.T) {
 	hold := make(chan struct{})
 	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		must.Eq(t, "*", r.URL.Query().Get("namespace"))
+		if atIndex(w, r, 8) {
+			return
+		}
+		must.Eq(t, "9", r.URL.Query().Get("index")) // nothing that is older than the stream
 		batch := api.Events{Index: 9, Events: []api.Event{
 			{Topic: api.TopicAllocation, Payload: map[string]any{"Allocation": map[string]any{"ID": "cpu", "ClientStatus": "running"}}},
 			{Topic: api.TopicAllocation, Payload: map[string]any{"Allocation": map[string]any{"ID": "a", "Namespace": "ns", "JobID": "j",
@@ -167,14 +171,32 @@ func TestStreamTellsOfGPUsAndJobsAndEnds(t *testing.T) {
 
 func TestAStreamThatCannotBeOpenedIsAnError(t *testing.T) {
 	t.Parallel()
-	client := serve(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Permission denied", http.StatusForbidden) })
+	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if !atIndex(w, r, 8) {
+			http.Error(w, "Permission denied", http.StatusForbidden)
+		}
+	})
 	err := client.Stream(t.Context(), func() { t.Error("ready") }, nil, nil)
 	must.ErrorContains(t, err, "open event stream")
 }
 
 func TestABrokenStreamEnds(t *testing.T) {
 	t.Parallel()
-	client := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{\"Index\":")) })
+	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if !atIndex(w, r, 8) {
+			_, _ = w.Write([]byte("{\"Index\":"))
+		}
+	})
 	err := client.Stream(t.Context(), func() {}, func(Allocation) {}, func(string, string) {})
 	must.ErrorContains(t, err, "read event stream")
+}
+
+// atIndex answers the question for the index at which a stream is to begin.
+func atIndex(w http.ResponseWriter, r *http.Request, index uint64) bool {
+	if r.URL.Path != "/v1/allocations" {
+		return false
+	}
+	w.Header().Set("X-Nomad-Index", fmt.Sprint(index))
+	_, _ = w.Write([]byte("[]"))
+	return true
 }

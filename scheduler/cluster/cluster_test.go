@@ -208,6 +208,12 @@ func TestReservationsLiveUntilTheAllocationOrTheirEnd(t *testing.T) {
 	released.Release("default", "train")
 	must.Eq(t, none, reservedOf(released.Mark(s, "default", "other", start)))
 
+	seen := fresh()
+	seen.Placed("default", "train", "other group")
+	must.Eq(t, reserved, reservedOf(seen.Mark(s, "default", "other", start)))
+	seen.Placed("default", "train", "g")
+	must.Eq(t, none, reservedOf(seen.Mark(s, "default", "other", start)))
+
 	replaced := fresh()
 	replaced.Reserve(ask, offer("GPU-2", "GPU-4"), start)
 	must.Eq(t, []bool{false, true, false, true},

@@ -66,6 +66,14 @@ func (r *Reservations) Release(namespace, jobID string) {
 	r.release(namespace, jobID)
 }
 
+// Placed forgets what was reserved for one group of the job: an allocation of
+// it is there, and holds its devices by itself.
+func (r *Reservations) Placed(namespace, jobID, group string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.entries, reservationKey{namespace, jobID, group})
+}
+
 func (r *Reservations) release(namespace, jobID string) {
 	for key := range r.entries {
 		if key.namespace == namespace && key.job == jobID {
