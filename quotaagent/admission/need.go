@@ -68,7 +68,8 @@ func Need(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, offered Offered, 
 }
 
 func unsupported(ask jobspec.Ask) *Refusal {
-	kind, remedy := "", "submit it as a batch or service job"
+	var kind string
+	remedy := "submit it as a batch or service job"
 	switch {
 	case ask.Periodic:
 		kind = "periodic"

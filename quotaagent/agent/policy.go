@@ -270,7 +270,13 @@ func (k *PolicyKeeper) lastGood(ctx context.Context) (PolicyState, error) {
 		return none, fmt.Errorf("read the last good policy: %w", err)
 	}
 	var good remembered
-	if records[0].Version == 0 || json.Unmarshal(records[0].Value, &good) != nil || len(good.Files) == 0 {
+	if records[0].Version == 0 {
+		return none, nil
+	}
+	if err := json.Unmarshal(records[0].Value, &good); err != nil {
+		k.logger.Error("the last good policy cannot be read", "error", err)
+	}
+	if len(good.Files) == 0 {
 		return none, nil
 	}
 	policy, diags := budgetspec.Parse(good.Files)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -156,7 +157,7 @@ func TestUploadsThatCannotBeStoredAreRefused(t *testing.T) {
 			must.NoError(t, err)
 			err = r.Keeper.Apply(r.ctx, c.files, r.Keeper.State().Version, "me", "")
 			var upload *UploadError
-			must.True(t, errorsAs(err, &upload), must.Sprintf("%v", err))
+			must.True(t, errors.As(err, &upload), must.Sprintf("%v", err))
 			contains(t, err.Error(), c.says)
 			after, _, err := r.store.List(r.ctx, policyPrefix)
 			must.NoError(t, err)
@@ -170,12 +171,6 @@ func TestUploadsThatCannotBeStoredAreRefused(t *testing.T) {
 		must.Len(t, 2, r.Keeper.State().Files)
 		must.Eq(t, "me", r.Keeper.State().Revision.Author)
 	})
-}
-
-func errorsAs(err error, to **UploadError) bool {
-	u, ok := err.(*UploadError)
-	*to = u
-	return ok
 }
 
 func TestPlanTellsTheEffectOnRunningWork(t *testing.T) {
