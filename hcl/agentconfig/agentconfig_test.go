@@ -23,7 +23,7 @@ func TestMistakesAreExplained(t *testing.T) {
 	t.Parallel()
 	cases := map[string]string{
 		"unknown_attribute": "bind = \"127.0.0.1:4640\"\nbindd = \"x\"\n",
-		"unknown_in_block":  "nomad {\n  addres = \"http://127.0.0.1:4646\"\n}\n",
+		"unknown_in_block":  "nomad {\n  addresz = \"http://127.0.0.1:4646\"\n}\n",
 		"unknown_block":     "vault {\n}\n",
 		"block_twice":       "gate {\n}\ngate {\n}\n",
 		"wrong_type":        "log_json = \"perhaps\"\n",

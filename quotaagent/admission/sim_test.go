@@ -214,11 +214,10 @@ func anyLimits(t *rapid.T, name string) []budget.Limit {
 	for range rapid.IntRange(0, 3).Draw(t, name+" limits") {
 		w := rapid.SampledFrom([]budget.Window{budget.Concurrent, budget.Hour, budget.Day, budget.Week, budget.Month, budget.Total}).Draw(t, "window")
 		l := budget.Limit{Window: w, Source: budget.Source{File: "p.hcl", Line: 1 + len(limits)}}
-		switch w {
-		case budget.Concurrent:
+		if w == budget.Concurrent {
 			l.Dimension = rapid.SampledFrom([]budget.Dimension{budget.GPUs("any"), budget.GPUs("a")}).Draw(t, "gauge")
 			l.Ceiling = quantity.LimitOf(quantity.Amount(rapid.Int64Range(0, 8).Draw(t, "gpus")))
-		default:
+		} else {
 			l.Dimension = rapid.SampledFrom([]budget.Dimension{budget.GPUTime("any"), budget.GPUTime("a"), budget.GPUTime("b"), budget.Cost}).Draw(t, "dimension")
 			hours := rapid.Int64Range(0, map[bool]int64{true: 4, false: 24}[w == budget.Hour]).Draw(t, "hours")
 			l.Ceiling = quantity.LimitOf(quantity.GPUHour.Mul(hours))
