@@ -114,7 +114,7 @@ func advantage(a, b *candidate) string {
 	case a.quality.NUMANodes != b.quality.NUMANodes:
 		return before + "fewer NUMA nodes"
 	case a.freeLeft != b.freeLeft:
-		return fmt.Sprintf("%sbest fit, %d GPUs stay free against %d", before, a.freeLeft, b.freeLeft)
+		return fmt.Sprintf("%sbest fit, free GPUs left there: %d against %d", before, a.freeLeft, b.freeLeft)
 	case a.damage != b.damage:
 		return before + "what stays free is worth more"
 	}
