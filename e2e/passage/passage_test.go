@@ -78,8 +78,8 @@ func TestPassage(t *testing.T) {
 
 // followLogs checks that lines arrive while the task writes them.
 func followLogs(t *testing.T, c *cluster.Cluster, alloc string) {
-	response := open(t, c.GovernorAddr+"/v1/client/fs/logs/"+alloc+"?task=t&type=stdout&follow=true&plain=true")
-	lines := bufio.NewScanner(response.Body)
+	stream := open(t, c.GovernorAddr+"/v1/client/fs/logs/"+alloc+"?task=t&type=stdout&follow=true&plain=true")
+	lines := bufio.NewScanner(stream)
 	began := time.Now()
 	for i := 1; i <= 8; i++ {
 		must.True(t, lines.Scan(), must.Sprint(lines.Err()))
@@ -89,7 +89,7 @@ func followLogs(t *testing.T, c *cluster.Cluster, alloc string) {
 }
 
 // open starts a request whose answer does not end; the test's end closes it.
-func open(t *testing.T, address string) *http.Response {
+func open(t *testing.T, address string) io.Reader {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
@@ -99,7 +99,7 @@ func open(t *testing.T, address string) *http.Response {
 	must.NoError(t, err)
 	t.Cleanup(func() { response.Body.Close() })
 	must.Eq(t, http.StatusOK, response.StatusCode)
-	return response
+	return response.Body
 }
 
 func blockingQuery(t *testing.T, c *cluster.Cluster) {
@@ -130,10 +130,10 @@ func blockingQuery(t *testing.T, c *cluster.Cluster) {
 }
 
 func eventStream(t *testing.T, c *cluster.Cluster) {
-	response := open(t, c.GovernorAddr+"/v1/event/stream?topic=Job:third&namespace=default")
+	stream := open(t, c.GovernorAddr+"/v1/event/stream?topic=Job:third&namespace=default")
 	seen := make(chan string, 1)
 	go func() {
-		lines := bufio.NewScanner(response.Body)
+		lines := bufio.NewScanner(stream)
 		lines.Buffer(nil, 4<<20)
 		for lines.Scan() {
 			if strings.Contains(lines.Text(), `"Key":"third"`) {
