@@ -147,6 +147,12 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusMethodNotAllowed, ReasonUnknownRoute, "Governor is not a forward proxy.").write(w)
 		return
 	}
+	if r.URL.Opaque != "" {
+		// "x:http://nomad/v1/jobs" has no path here, but Nomad would read one.
+		refuse(http.StatusBadRequest, ReasonBadRequest,
+			"The target of this request is not a path. Nothing was changed. Send a path such as /v1/jobs.").write(w)
+		return
+	}
 	route := Classify(r.Method, r.URL.Path)
 	g.logger.Trace("request", "method", r.Method, "path", r.URL.Path, "route", route.Kind.String())
 	switch {
@@ -195,12 +201,21 @@ func (g *Gate) recover(w http.ResponseWriter, r *http.Request) {
 		"Governor failed on this request because of a bug; its log has the details.").write(w)
 }
 
-// readBody reads the body of a governed request.
+// readBody reads the body of a request that Nomad reads as JSON.
 func (g *Gate) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
 		return nil, refuse(http.StatusUnsupportedMediaType, ReasonBodyEncoding,
 			"The body of this request has Content-Encoding %q, which Nomad does not read. Send the job uncompressed.", e)
 	}
+	body, err := g.readRaw(w, r)
+	if err == nil && len(body) == 0 {
+		err = refuse(http.StatusBadRequest, ReasonBadRequest, "The body of this request is empty. Nothing was changed.")
+	}
+	return body, err
+}
+
+// readRaw reads a body, which may be empty, to its end.
+func (g *Gate) readRaw(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	// Other routes may take as long as they like; here a slow body would hold
 	// memory. A recorder in a test has no deadline to set.
 	control := http.NewResponseController(w)
@@ -223,8 +238,6 @@ func (g *Gate) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) 
 	case err != nil:
 		return nil, refuse(http.StatusBadRequest, ReasonBadRequest,
 			"Governor could not read the body of this request to its end. Nothing was changed.")
-	case len(body) == 0:
-		return nil, refuse(http.StatusBadRequest, ReasonBadRequest, "The body of this request is empty. Nothing was changed.")
 	}
 	return body, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
@@ -38,6 +39,9 @@ func (g *Gate) governed(w http.ResponseWriter, r *http.Request, route Route) err
 	if err != nil {
 		return err
 	}
+	if err := s.bind(); err != nil {
+		return err
+	}
 	if !wantsGPU {
 		g.pass(w, r, s.doc.Encode(), s.token)
 		return nil
@@ -53,7 +57,10 @@ func (g *Gate) governed(w http.ResponseWriter, r *http.Request, route Route) err
 
 // decide asks the Admitter.
 func (g *Gate) decide(ctx context.Context, s *submission) (Verdict, error) {
-	if len(s.ask.Groups) > 0 && s.scope.region != g.config.Region {
+	if s.scope.region != g.config.Region {
+		if len(s.ask.Groups) == 0 {
+			return Verdict{}, nil // a job of the same id may be held here: it is another one
+		}
 		refused := refuseRegion(s.ask.JobID, s.scope.region, g.config.Region)
 		return Verdict{Denied: true, Reason: refused.reason, Message: refused.text}, nil
 	}
@@ -184,18 +191,31 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 
 // patch writes the placement into the document that is forwarded.
 func (g *Gate) patch(s *submission, v Verdict) error {
-	if err := jobspec.Apply(s.doc, v.Patch); err != nil {
+	patch := v.Patch
+	if s.request.PreserveResources {
+		// The devices are those of the stored job, and so are their pins: Nomad
+		// would throw away what is written here, and the block may not exist.
+		patch.Groups = slices.Clone(patch.Groups)
+		for i := range patch.Groups {
+			patch.Groups[i].Devices = nil
+		}
+	}
+	if err := jobspec.Apply(s.doc, patch); err != nil {
 		g.logger.Error("could not write placement into job", "job_id", s.ask.JobID, "error", err)
 		return refuseUndecided(s.ask.JobID, err)
 	}
-	if s.kind != Register || s.request.EnforceIndex || (!s.request.PreserveCounts && !s.request.PreserveResources) {
+	return nil
+}
+
+// bind makes Nomad refuse a registration that keeps stored values if the job
+// has changed since it was judged, for then it would become something else.
+func (s *submission) bind() error {
+	if s.kind != Register || (!s.request.PreserveCounts && !s.request.PreserveResources) {
 		return nil
 	}
-	// What the job becomes depends on the stored job that was judged: Nomad
-	// must refuse if it has changed since then.
-	index := uint64(0)
-	if s.stored != nil && s.stored.JobModifyIndex != nil {
-		index = *s.stored.JobModifyIndex
+	index := jobModifyIndex(s.stored)
+	if s.request.EnforceIndex && s.request.JobModifyIndex != index {
+		return conflictingIndex(s.request.JobModifyIndex, index)
 	}
 	s.doc.SetBool("EnforceIndex", true)
 	s.doc.SetUint("JobModifyIndex", index)

@@ -16,6 +16,7 @@ type Request struct {
 	PreserveCounts    bool
 	PreserveResources bool
 	EnforceIndex      bool
+	JobModifyIndex    uint64
 	api.WriteRequest
 }
 
@@ -28,7 +29,8 @@ func ParseRegister(data []byte) (*Document, Request, error) {
 	}
 	return doc, Request{
 		Job: r.Job, PolicyOverride: r.PolicyOverride, PreserveCounts: r.PreserveCounts,
-		PreserveResources: r.PreserveResources, EnforceIndex: r.EnforceIndex, WriteRequest: r.WriteRequest,
+		PreserveResources: r.PreserveResources, EnforceIndex: r.EnforceIndex,
+		JobModifyIndex: r.JobModifyIndex, WriteRequest: r.WriteRequest,
 	}, checkJob(r.Job)
 }
 
