@@ -6,8 +6,12 @@ import (
 )
 
 // connectProxyPrefix starts the name of the task that Nomad adds for a Consul
-// Connect sidecar (nomad/structs/connect.go).
-const connectProxyPrefix = "connect-proxy-"
+// Connect sidecar (nomad/structs/connect.go); all that it adds, gateways too,
+// start with connectPrefix.
+const (
+	connectPrefix      = "connect-"
+	connectProxyPrefix = connectPrefix + "proxy-"
+)
 
 // Apply adds the patch's constraints and affinities to the job in a register,
 // plan or validate document, at the end of the lists that are there. Nothing

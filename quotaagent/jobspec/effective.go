@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/nomad/api"
 )
@@ -162,16 +163,48 @@ func effectiveGroup(g, prev *api.TaskGroup, preserve Preserve) *api.TaskGroup {
 			out.Tasks[i] = &copied
 		}
 	}
-	// A sidecar's task is added by Nomad before the stored values are kept, so
-	// it keeps its resources too although the submission does not name it.
+	// A Connect task is added by Nomad before the stored values are kept, so it
+	// keeps its resources too although the submission does not list it.
 	out.Services = slices.Clone(g.Services)
 	for i, s := range g.Services {
-		r, ok := stored[connectProxyPrefix+s.Name]
-		if ok && s.Connect != nil && !submitted[connectProxyPrefix+s.Name] {
+		if r := keptSidecar(s, prev, submitted); r != nil {
 			out.Services[i] = withSidecarResources(s, r)
 		}
 	}
 	return &out
+}
+
+// keptSidecar is what the task that Nomad adds for a service would keep of a
+// stored task of the same name, or nil. Nomad fills variables into the service's
+// name first; then every task that it could have added counts, as one.
+func keptSidecar(s *api.Service, prev *api.TaskGroup, submitted map[string]bool) *api.Resources {
+	if s.Connect == nil {
+		return nil
+	}
+	var kept *api.Resources
+	for _, t := range prev.Tasks {
+		if t == nil || t.Resources == nil || submitted[t.Name] || !addedFor(s, t.Name) {
+			continue
+		}
+		if kept == nil {
+			kept = t.Resources
+			continue
+		}
+		both := *kept
+		both.Devices = slices.Concat(kept.Devices, t.Resources.Devices)
+		kept = &both
+	}
+	return kept
+}
+
+// addedFor reports whether Nomad could give the task that it adds for a service
+// this name: the one in sidecar_task, or connect-<kind>-<service>, where the
+// kind is proxy, ingress, terminating or mesh (nomad/structs/connect.go).
+func addedFor(s *api.Service, task string) bool {
+	if t := s.Connect.SidecarTask; t != nil && t.Name != "" {
+		return t.Name == task
+	}
+	return strings.HasPrefix(task, connectPrefix) && (strings.Contains(s.Name, "$") || strings.HasSuffix(task, "-"+s.Name))
 }
 
 func withSidecarResources(s *api.Service, r *api.Resources) *api.Service {

@@ -52,6 +52,30 @@ func TestEffective_keepsTheResourcesOfASidecar(t *testing.T) {
 	must.EqOp(t, 0, gpusOf(t, Effective(submitted, stored, Preserve{Counts: true})))
 }
 
+func TestEffective_keepsTheResourcesOfEveryTaskThatNomadAdds(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		service, stored string
+		want            int
+	}{
+		"a gateway":                     {`{"Name":"web","Connect":{"Gateway":{}}}`, "connect-ingress-web", 2},
+		"a service name with variables": {`{"Name":"${NOMAD_JOB_NAME}-web","Connect":{"SidecarService":{}}}`, "connect-proxy-a-web", 2},
+		"a sidecar of another name":     {`{"Name":"web","Connect":{"SidecarService":{},"SidecarTask":{"Name":"envoy"}}}`, "envoy", 2},
+		"another service":               {`{"Name":"web","Connect":{"SidecarService":{}}}`, "connect-proxy-other", 0},
+		"no Connect":                    {`{"Name":"web"}`, "connect-proxy-web", 0},
+		"a task that is submitted":      {`{"Name":"web","Connect":{"SidecarService":{},"SidecarTask":{"Name":"t"}}}`, "t", 2},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			submitted := parseJob(t, `{"ID":"a","TaskGroups":[{"Name":"g","Tasks":[{"Name":"t"}],"Services":[`+tc.service+`]}]}`)
+			stored := parseJob(t, `{"ID":"a","TaskGroups":[{"Name":"g","Tasks":[{"Name":"`+tc.stored+
+				`","Resources":{"Devices":[{"Name":"gpu","Count":2}]}}]}]}`)
+			must.EqOp(t, tc.want, gpusOf(t, Effective(submitted, stored, Preserve{Resources: true})))
+		})
+	}
+}
+
 func TestEffective_changesNeitherJob(t *testing.T) {
 	t.Parallel()
 	submitted, stored := parseJob(t, submittedCPU), parseJob(t, storedGPU)
