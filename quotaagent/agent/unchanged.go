@@ -41,7 +41,11 @@ func unchanged(submitted, stored *api.Job, patch jobspec.Patch) bool {
 			}
 		}
 	}
-	return reflect.DeepEqual(prune(ours), prune(theirs))
+	var a, b api.Job
+	if convert(ours, &a) != nil || convert(theirs, &b) != nil {
+		return false
+	}
+	return alike(reflect.ValueOf(a), reflect.ValueOf(b))
 }
 
 // plain is a job as JSON, without what the servers add.
@@ -96,38 +100,48 @@ func appendAll[T any](object map[string]any, list string, items []T) error {
 	return nil
 }
 
-// prune drops what is empty, for Nomad and its client write nothing, null and
-// an empty list for the same thing.
-func prune(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for key, value := range v {
-			if v[key] = prune(value); v[key] == nil {
-				delete(v, key)
+// alike reports whether two values of one type mean the same to Nomad. A field
+// that is missing, null or empty is the same thing, for Nomad and its client
+// write one for the other. An entry of a map is not: variables, metadata and
+// driver settings that are there and empty change a job.
+func alike(a, b reflect.Value) bool {
+	switch a.Kind() {
+	case reflect.Pointer:
+		return a.IsNil() && b.IsNil() || alike(pointedTo(a), pointedTo(b))
+	case reflect.Struct:
+		for i := range a.NumField() {
+			if a.Type().Field(i).IsExported() && !alike(a.Field(i), b.Field(i)) {
+				return false
 			}
 		}
-		if len(v) == 0 {
-			return nil
+		return true
+	case reflect.Slice:
+		if a.Len() != b.Len() {
+			return false
 		}
-	case []any:
-		if len(v) == 0 {
-			return nil
+		for i := range a.Len() {
+			if !alike(a.Index(i), b.Index(i)) {
+				return false
+			}
 		}
-		for i := range v {
-			v[i] = prune(v[i])
+		return true
+	case reflect.Map:
+		if a.Len() != b.Len() {
+			return false
 		}
-	case string:
-		if v == "" {
-			return nil
+		for _, key := range a.MapKeys() {
+			if other := b.MapIndex(key); !other.IsValid() || !alike(a.MapIndex(key), other) {
+				return false
+			}
 		}
-	case bool:
-		if !v {
-			return nil
-		}
-	case float64:
-		if v == 0 {
-			return nil
-		}
+		return true
 	}
-	return v
+	return reflect.DeepEqual(a.Interface(), b.Interface())
+}
+
+func pointedTo(v reflect.Value) reflect.Value {
+	if v.IsNil() {
+		return reflect.Zero(v.Type().Elem())
+	}
+	return v.Elem()
 }

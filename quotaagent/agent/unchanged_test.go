@@ -25,6 +25,20 @@ func specOf(image string, pinned bool) *api.Job {
 	return job
 }
 
+// with adds an entry that is empty, which Nomad takes for a change all the same.
+func with(job *api.Job, field string) *api.Job {
+	task := job.TaskGroups[0].Tasks[0]
+	switch field {
+	case "Env":
+		task.Env = map[string]string{"X": ""}
+	case "Config":
+		task.Config["privileged"] = false
+	case "Meta":
+		job.Meta = map[string]string{"x": ""}
+	}
+	return job
+}
+
 func patchOf() jobspec.Patch {
 	return jobspec.Patch{Groups: []jobspec.GroupPatch{{Group: "g",
 		Constraints: []jobspec.Constraint{{LTarget: "${node.unique.id}", Operand: "is_set"}},
@@ -60,6 +74,11 @@ func TestUnchanged(t *testing.T) {
 		"another image":                {specOf("b", false), registered(specOf("a", true)), patchOf(), false},
 		"a patch that fits nowhere":    {specOf("a", false), registered(specOf("a", true)), lost, false},
 		"stopped meanwhile":            {specOf("a", false), stopped, patchOf(), false},
+		"an empty variable more":       {with(specOf("a", false), "Env"), registered(specOf("a", false)), jobspec.Patch{}, false},
+		"an empty variable less":       {specOf("a", false), registered(with(specOf("a", false), "Env")), jobspec.Patch{}, false},
+		"an empty setting more":        {with(specOf("a", false), "Config"), registered(specOf("a", false)), jobspec.Patch{}, false},
+		"empty metadata more":          {with(specOf("a", false), "Meta"), registered(specOf("a", false)), jobspec.Patch{}, false},
+		"the same empty variable":      {with(specOf("a", false), "Env"), registered(with(specOf("a", false), "Env")), jobspec.Patch{}, true},
 		"nothing registered":           {specOf("a", false), nil, patchOf(), false},
 	}
 	for name, c := range cases {
