@@ -51,6 +51,11 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 		return out, nil
 	}
 	patch := rewrite.Rewrite(rewrite.Input{Submitted: s.Job, Stored: s.Stored, StoredRunning: running, Offer: offer})
+	if s.KeepsResources {
+		for i := range patch.Groups {
+			patch.Groups[i].Devices = nil
+		}
+	}
 	out.Patch = convert(patch)
 	out.Offered = offered(offer, patch, snapshot)
 	out.Notice = notice(patch, why)
@@ -110,19 +115,20 @@ func (p *placer) Verify(kept json.RawMessage, group, node string, byTask map[str
 	return strings.Join(v.Mismatches, "; "), true
 }
 
-// offered tells which device names a block can end up with: those of the offer,
-// or for a pin that is kept those of the pinned devices.
+// offered tells which device names a block can end up with: those of its pin.
+// A block without one goes wherever Nomad finds room, so nothing is known of it.
 func offered(offer cluster.Offer, patch rewrite.Patch, snapshot cluster.Snapshot) func(string, jobspec.DeviceAsk) []string {
 	return func(group string, d jobspec.DeviceAsk) []string {
-		var names []string
-		if slices.Contains(patch.Kept, group) {
-			for _, g := range patch.Groups {
-				if g.Group == group {
-					return pinnedNames(g, d, snapshot)
-				}
-			}
+		at := slices.IndexFunc(patch.Groups, func(g rewrite.GroupPatch) bool {
+			return g.Group == group && slices.ContainsFunc(g.Devices, func(p rewrite.DevicePatch) bool { return p.Task == d.Task && p.Index == d.Index })
+		})
+		if at < 0 {
 			return nil
 		}
+		if slices.Contains(patch.Kept, group) {
+			return pinnedNames(patch.Groups[at], d, snapshot)
+		}
+		var names []string
 		if found := offer.Find(group); found != nil {
 			for _, node := range found.Nodes {
 				for _, set := range node.Sets {

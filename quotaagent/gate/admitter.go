@@ -27,6 +27,9 @@ type Submission struct {
 	// Stored is the job now registered under this id, or nil.
 	Stored   *api.Job
 	Identity Identity
+	// KeepsResources says that tasks of the stored job keep their devices and the
+	// constraints on them: Nomad throws away what a patch adds there.
+	KeepsResources bool
 	// PolicyOverride is the flag of `nomad job run -policy-override`.
 	PolicyOverride bool
 }

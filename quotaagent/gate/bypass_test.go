@@ -117,6 +117,7 @@ func TestGate_pinsOfKeptDevicesDoNotFailTheJob(t *testing.T) {
 	}}}}
 	a := r.do(t, "PUT", "/v1/jobs", `{"Job":`+noGPUJob+`,"PreserveResources":true}`)
 	must.EqOp(t, http.StatusOK, a.status, must.Sprint(a.body))
+	must.True(t, r.admitter.asked[0].KeepsResources)
 	must.StrContains(t, r.nomad.writes()[0].body, "node.unique.id")
 	must.StrNotContains(t, r.nomad.writes()[0].body, "device.ids")
 }

@@ -70,7 +70,7 @@ func (g *Gate) decide(ctx context.Context, s *submission) (Verdict, error) {
 	}
 	verdict, err := g.config.Admitter.Admit(ctx, Submission{
 		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: s.stored, Identity: identity,
-		PolicyOverride: s.request.PolicyOverride,
+		KeepsResources: s.request.PreserveResources, PolicyOverride: s.request.PolicyOverride,
 	})
 	if err == nil {
 		return verdict, nil
