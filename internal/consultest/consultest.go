@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -126,8 +127,37 @@ func (s *Server) Stop() {
 }
 
 // Pause freezes the server: connections open but nothing answers, as behind a
-// partition. Resume or Stop ends it.
-func (s *Server) Pause() { s.proc.signal(syscall.SIGSTOP) }
+// partition. Resume or Stop ends it. When Pause returns, the server has stopped:
+// the kernel delivers the signal to its threads one by one, and until then a
+// request could still be answered.
+func (s *Server) Pause() {
+	s.proc.signal(syscall.SIGSTOP)
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if stopped(s.proc.handle.Pid) {
+			return
+		}
+	}
+}
+
+// stopped reports whether every thread of a process has stopped, by
+// /proc/<pid>/task/<tid>/stat, whose third field then is T.
+func stopped(pid int) bool {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil {
+		return false
+	}
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		if err != nil {
+			continue // the thread has ended
+		}
+		_, state, _ := strings.Cut(string(text), ") ")
+		if !strings.HasPrefix(state, "T") {
+			return false
+		}
+	}
+	return true
+}
 
 // Resume lets a paused server go on.
 func (s *Server) Resume() { s.proc.signal(syscall.SIGCONT) }

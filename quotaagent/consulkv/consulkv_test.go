@@ -171,7 +171,7 @@ func TestALeaderWhoseLockIsTakenAwayStopsAtOnce(t *testing.T) {
 	for _, c := range cases {
 		fence := await(t, 5*time.Second, "a term before "+c.name, gained)
 		operate(t, c.method, "http://"+server.Addr+fmt.Sprintf(c.path, fence.Session), "", "")
-		must.Eq(t, fence, await(t, time.Second, "the end of the term after "+c.name, lost))
+		must.Eq(t, fence, await(t, 5*time.Second, "the end of the term after "+c.name, lost))
 		must.ErrorIs(t, store.Commit(t.Context(), fence, someWrite), ledger.ErrConflict, must.Sprint(c.name))
 	}
 	await(t, 5*time.Second, "a last term", gained)
