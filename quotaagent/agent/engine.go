@@ -234,7 +234,7 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 	if err != nil {
 		return gate.Verdict{}, err
 	}
-	same := unchanged(s.Job, s.Stored, placed.Patch)
+	same := unchanged(s, placed.Patch)
 	d, _, err := e.decide(p, b, s, lines, same, hold.Hold, balances)
 	if err != nil {
 		return gate.Verdict{}, err
@@ -281,7 +281,7 @@ func without(balances map[string]ledger.Balance, h ledger.Hold) map[string]ledge
 // hold decides and, if the job fits, holds its worst case in one commit.
 func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
 	var decision admission.Decision
-	same := unchanged(s.Job, s.Stored, placed.Patch)
+	same := unchanged(s, placed.Patch)
 	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
 	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, calendar: calendar(p)},
 		func(hold heldAt, balances map[string]ledger.Balance) (change, error) {

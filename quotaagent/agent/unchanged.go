@@ -3,22 +3,27 @@ package agent
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 )
 
 // serverFields are what Nomad's servers write into a registered job, and what
 // says nothing about what runs.
 var serverFields = [...]string{"Status", "StatusDescription", "Stable", "Version", "SubmitTime", "CreateIndex", "ModifyIndex",
-	"JobModifyIndex", "Dispatched", "ConsulToken", "VaultToken", "NomadTokenID", "VersionTag", "Stop"}
+	"JobModifyIndex", "Dispatched", "DispatchIdempotencyToken", "ConsulToken", "VaultToken", "NomadTokenID", "Stop"}
 
 // unchanged reports whether a submission, with the placement that it will get,
 // is the job that is registered already. Nomad then keeps what runs and starts
-// nothing again. It may say no for a job that is the same: that only holds more
-// until Nomad has answered.
-func unchanged(submitted, stored *api.Job, patch jobspec.Patch) bool {
-	if submitted == nil || stored == nil || (stored.Stop != nil && *stored.Stop) {
+// nothing again; any difference makes it start a finished batch job again, even
+// another submitter (nomad/structs, Job.SpecChanged). It may say no for a job
+// that is the same: that only holds more until Nomad has answered.
+func unchanged(s gate.Submission, patch jobspec.Patch) bool {
+	submitted, stored := s.Job, s.Stored
+	if submitted == nil || stored == nil || (stored.Stop != nil && *stored.Stop) || submitterOf(stored) != tokenID(s.Identity) {
 		return false
 	}
 	ours, err := plain(submitted)
@@ -45,7 +50,60 @@ func unchanged(submitted, stored *api.Job, patch jobspec.Patch) bool {
 	if convert(ours, &a) != nil || convert(theirs, &b) != nil {
 		return false
 	}
+	asStored(&a)
+	asStored(&b)
 	return alike(reflect.ValueOf(a), reflect.ValueOf(b))
+}
+
+func submitterOf(stored *api.Job) string {
+	if stored.NomadTokenID == nil {
+		return ""
+	}
+	return *stored.NomadTokenID
+}
+
+// tokenID is what Nomad will write into the job about its submitter
+// (nomad/job_endpoint.go, doRegister).
+func tokenID(id gate.Identity) string {
+	if id.Accessor == "" && slices.Contains(id.Names, gate.NameAnonymous) {
+		return "anonymous"
+	}
+	return id.Accessor
+}
+
+// asStored fills in the defaults that Nomad's servers add to what its client
+// library fills in, as seen on 1.11.3.
+func asStored(job *api.Job) {
+	if len(job.Datacenters) == 0 {
+		job.Datacenters = []string{"*"}
+	}
+	if job.NodePool == nil || *job.NodePool == "" {
+		pool := api.NodePoolDefault
+		job.NodePool = &pool
+	}
+	// All but these two live in the groups.
+	var stagger time.Duration
+	var parallel int
+	if u := job.Update; u != nil && u.MaxParallel != nil && *u.MaxParallel > 0 {
+		parallel = *u.MaxParallel
+		if u.Stagger != nil {
+			stagger = *u.Stagger
+		}
+	}
+	job.Update = &api.UpdateStrategy{Stagger: &stagger, MaxParallel: &parallel}
+	for _, g := range job.TaskGroups {
+		for _, t := range g.Tasks {
+			if t.Identity == nil {
+				t.Identity = &api.WorkloadIdentity{}
+			}
+			if t.Identity.Name == "" {
+				t.Identity.Name = "default"
+			}
+			if len(t.Identity.Audience) == 0 {
+				t.Identity.Audience = []string{"nomadproject.io"}
+			}
+		}
+	}
 }
 
 // plain is a job as JSON, without what the servers add.
@@ -100,23 +158,22 @@ func appendAll[T any](object map[string]any, list string, items []T) error {
 	return nil
 }
 
-// alike reports whether two values of one type mean the same to Nomad. A field
-// that is missing, null or empty is the same thing, for Nomad and its client
-// write one for the other. An entry of a map is not: variables, metadata and
-// driver settings that are there and empty change a job.
+// alike reports whether two values of one type mean the same to Nomad, which
+// does not tell a list or map that is missing from an empty one, nor a missing
+// true-or-false from false. It does tell a block that is missing from an empty
+// one (ui, consul, disconnect), and an empty variable, metadata entry or driver
+// setting from none.
 func alike(a, b reflect.Value) bool {
-	switch a.Kind() {
+	switch a.Kind() { //nolint:exhaustive // the rest is compared as it is
 	case reflect.Pointer:
+		if a.Type().Elem().Kind() != reflect.Bool && a.IsNil() != b.IsNil() {
+			return false
+		}
 		return a.IsNil() && b.IsNil() || alike(pointedTo(a), pointedTo(b))
 	case reflect.Struct:
-		for i := range a.NumField() {
-			if a.Type().Field(i).IsExported() && !alike(a.Field(i), b.Field(i)) {
-				return false
-			}
-		}
-		return true
+		return alikeFields(a, b)
 	case reflect.Slice:
-		if a.Len() != b.Len() {
+		if a.Len() != b.Len() || a.Type().Elem().Kind() == reflect.Uint8 && a.IsNil() != b.IsNil() {
 			return false
 		}
 		for i := range a.Len() {
@@ -137,6 +194,23 @@ func alike(a, b reflect.Value) bool {
 		return true
 	}
 	return reflect.DeepEqual(a.Interface(), b.Interface())
+}
+
+// alikeFields compares two structs. The amounts in Resources are plain numbers
+// to Nomad.
+func alikeFields(a, b reflect.Value) bool {
+	amounts := a.Type() == reflect.TypeFor[api.Resources]()
+	for i := range a.NumField() {
+		field := a.Type().Field(i)
+		x, y := a.Field(i), b.Field(i)
+		if amounts && field.Type == reflect.TypeFor[*int]() {
+			x, y = pointedTo(x), pointedTo(y)
+		}
+		if field.IsExported() && !alike(x, y) {
+			return false
+		}
+	}
+	return true
 }
 
 func pointedTo(v reflect.Value) reflect.Value {

@@ -1,10 +1,14 @@
 package agent
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/shoenig/test/must"
 )
@@ -84,8 +88,49 @@ func TestUnchanged(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			must.Eq(t, c.want, unchanged(c.submitted, c.stored, c.patch))
+			must.Eq(t, c.want, unchanged(gate.Submission{Job: c.submitted, Stored: c.stored}, c.patch))
 		})
+	}
+}
+
+// The pairs are what `nomad job run -output` printed and what Nomad 1.11.3 then
+// had registered. Each edit makes that Nomad register a new version.
+func TestUnchangedOnWhatNomadRegisters(t *testing.T) {
+	t.Parallel()
+	parallel, delay := 2, time.Duration(0)
+	edits := map[string]struct {
+		edit func(s *gate.Submission)
+		want bool
+	}{
+		"nothing":           {func(*gate.Submission) {}, true},
+		"an empty list":     {func(s *gate.Submission) { s.Job.Constraints = append([]*api.Constraint{}, s.Job.Constraints...) }, true},
+		"an empty map":      {func(s *gate.Submission) { s.Job.TaskGroups[0].Meta = map[string]string{} }, true},
+		"another submitter": {func(s *gate.Submission) { s.Identity.Accessor = "b" }, false},
+		"no token":          {func(s *gate.Submission) { s.Identity = gate.Identity{Names: []string{gate.NameAnonymous}} }, false},
+		"an empty block":    {func(s *gate.Submission) { s.Job.UI = &api.JobUIConfig{} }, false},
+		"an empty tag":      {func(s *gate.Submission) { s.Job.VersionTag = &api.JobVersionTag{} }, false},
+		"a tag is gone":     {func(s *gate.Submission) { s.Stored.VersionTag = &api.JobVersionTag{Name: "v1"} }, false},
+		"an empty payload":  {func(s *gate.Submission) { s.Job.Payload = []byte{} }, false},
+		"a delay of zero":   {func(s *gate.Submission) { s.Job.TaskGroups[0].ShutdownDelay = &delay }, false},
+		"an empty argument": {func(s *gate.Submission) { s.Job.TaskGroups[0].Tasks[0].Config["args"] = []any{} }, false},
+		"a null setting":    {func(s *gate.Submission) { s.Job.TaskGroups[0].Tasks[0].Config["x"] = nil }, false},
+		"other updates":     {func(s *gate.Submission) { s.Job.Update = &api.UpdateStrategy{MaxParallel: &parallel} }, false},
+	}
+	for _, kind := range []string{"batch", "service"} {
+		for name, c := range edits {
+			t.Run(kind+" "+name, func(t *testing.T) {
+				t.Parallel()
+				raw, err := os.ReadFile(filepath.Join("testdata", "again_"+kind+".json"))
+				must.NoError(t, err)
+				var pair struct{ Submitted, Stored *api.Job }
+				must.NoError(t, json.Unmarshal(raw, &pair))
+				pair.Submitted.Namespace, pair.Submitted.Region = pair.Stored.Namespace, pair.Stored.Region // as the gate resolves them
+				pair.Submitted.Canonicalize()
+				s := gate.Submission{Job: pair.Submitted, Stored: pair.Stored}
+				c.edit(&s)
+				must.Eq(t, c.want, unchanged(s, jobspec.Patch{}))
+			})
+		}
 	}
 }
 
@@ -106,6 +151,7 @@ func TestTheSameFileAgainNeedsNoRoomForASecondRun(t *testing.T) {
 	again := r.job("train", 1, 8)
 	again.Job = specOf("a", false)
 	stored := registered(specOf("a", false))
+	stored.NomadTokenID = &again.Identity.Accessor
 	stored.JobModifyIndex, stored.ModifyIndex = again.Stored.JobModifyIndex, again.Stored.ModifyIndex
 	again.Stored = stored
 	v := r.admit(again)
