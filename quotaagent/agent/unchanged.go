@@ -164,7 +164,7 @@ func appendAll[T any](object map[string]any, list string, items []T) error {
 // one (ui, consul, disconnect), and an empty variable, metadata entry or driver
 // setting from none.
 func alike(a, b reflect.Value) bool {
-	switch a.Kind() { //nolint:exhaustive // the rest is compared as it is
+	switch a.Kind() {
 	case reflect.Pointer:
 		if a.Type().Elem().Kind() != reflect.Bool && a.IsNil() != b.IsNil() {
 			return false
