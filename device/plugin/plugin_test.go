@@ -420,3 +420,22 @@ func TestGuardRefusesASecondCallWhileOneHangs(t *testing.T) {
 	must.Eq(t, 4, got)
 	must.True(t, g.wait(10*time.Second))
 }
+
+type worded struct{ error }
+
+func (worded) Reason() string { return "nvml_worker: it ended" }
+
+func TestErrorThatIsAHealthDescriptionIsUsedAsItIs(t *testing.T) {
+	n := newNode(1)
+	f := fingerprint(t, start(t, n, nil))
+	eventually(t, f, map[string]string{id(0): ""})
+	n.set(func() { n.err = fmt.Errorf("read: %w", worded{errors.New("signal: killed")}) })
+	eventually(t, f, map[string]string{id(0): "nvml_worker: it ended"})
+}
+
+func TestProcessesOfThePluginAreNoPlugins(t *testing.T) {
+	t.Parallel()
+	environ := []string{"PATH=/bin", base.Handshake.MagicCookieKey + "=" + base.Handshake.MagicCookieValue, "PLUGIN_MIN_PORT=1", "NVIDIA_X=y"}
+	must.Eq(t, []string{"PATH=/bin", "NVIDIA_X=y"}, WithoutHandshake(environ))
+	must.Len(t, 4, environ)
+}
