@@ -23,6 +23,7 @@ type source interface {
 	Sample() ([]inventory.Sample, error)
 	// Wait waits for XIDs; eventless says that none can be waited for.
 	Wait(timeout time.Duration) (events []inventory.Event, eventless bool, err error)
+	// Close ends the source and makes calls that are under way return.
 	Close()
 }
 
@@ -270,11 +271,11 @@ func (m *monitor) sample(ctx context.Context) ([]inventory.Sample, error) {
 	return got, nil
 }
 
-// close ends the source. A call that hangs is left behind: the process ends.
+// close ends the source, and with it the calls that are under way.
 func (m *monitor) close() error {
+	m.source.Close()
 	if !m.guard.wait(closeTimeout) {
 		return errors.New("a call into NVML hangs and was abandoned")
 	}
-	m.source.Close()
 	return nil
 }

@@ -439,3 +439,29 @@ func TestProcessesOfThePluginAreNoPlugins(t *testing.T) {
 	must.Eq(t, []string{"PATH=/bin", "NVIDIA_X=y"}, WithoutHandshake(environ))
 	must.Len(t, 4, environ)
 }
+
+// closing is a node whose Close lets go of the calls that hang, as killing a
+// worker does.
+type closing struct {
+	*node
+	release func()
+}
+
+func (c closing) Close() {
+	c.release()
+	c.node.Close()
+}
+
+func TestCloseEndsCallsThatHang(t *testing.T) {
+	n := newNode(1)
+	hang := make(chan struct{})
+	source := closing{n, sync.OnceFunc(func() { close(hang) })}
+	p := New(hclog.NewNullLogger(), func(string) Source { return source }, time.Now)
+	p.callTimeout = 100 * time.Millisecond
+	f := fingerprint(t, p)
+	eventually(t, f, map[string]string{id(0): ""})
+	n.set(func() { n.hang = hang })
+	eventually(t, f, map[string]string{id(0): "nvml_hang: a call into the driver does not return"})
+	must.NoError(t, p.Close())
+	must.True(t, n.closed)
+}

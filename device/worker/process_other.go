@@ -8,7 +8,7 @@ import (
 )
 
 // NVIDIA's driver and Nomad's device plugins are for Linux; elsewhere the
-// program builds, finds no library, and the worker ends with its pipe.
+// program only builds.
 const selfPath = ""
 
 func attributes() *syscall.SysProcAttr { return nil }
