@@ -70,7 +70,7 @@ func supervise(program string, logger hclog.Logger) func(libraryPath string) plu
 		return worker.New(worker.Options{
 			Path: program, Args: []string{plugin.Name, worker.Argument, libraryPath},
 			Env:    plugin.WithoutHandshake(os.Environ()),
-			Jitter: rand.Float64, Now: time.Now, Logger: logger.Named("worker")})
+			Jitter: rand.Float64, Now: time.Now, Logger: logger.Named(plugin.Name + ".worker")})
 	}
 }
 

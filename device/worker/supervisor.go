@@ -206,10 +206,10 @@ func (s *Supervisor) account() {
 	}
 	s.accounted = true
 	s.unreported = !planned
+	facts := []any{"reason", cause}
 	var f *Failure
-	var detail error
-	if errors.As(cause, &f) {
-		detail = f.detail
+	if errors.As(cause, &f) && f.detail != nil {
+		facts = append(facts, "detail", f.detail)
 	}
 	if s.options.Now().Sub(s.process.started) >= steadyAfter {
 		s.inRow = 0
@@ -218,7 +218,7 @@ func (s *Supervisor) account() {
 	if planned && s.inRow == 1 {
 		s.notBefore, delay = s.options.Now(), 0
 	}
-	s.options.Logger.Warn("the NVML worker ended", "reason", cause, "detail", detail, "restart_after", delay)
+	s.options.Logger.Warn("the NVML worker ended", append(facts, "restart_after", delay.String())...)
 }
 
 // fail sets back the next start. The caller holds the lock.
@@ -284,7 +284,7 @@ func (s *Supervisor) begin() (*process, error) {
 	if err != nil {
 		failure := &Failure{reason: "nvml_worker: the process that reads NVML cannot be started: " + innermost(err), detail: err}
 		delay := s.fail(failure)
-		o.Logger.Error("the NVML worker cannot be started", "error", err, "restart_after", delay)
+		o.Logger.Error("the NVML worker cannot be started", "error", err, "restart_after", delay.String())
 		return nil, failure
 	}
 	s.process, s.accounted = p, false
