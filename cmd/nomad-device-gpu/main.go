@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/nomad-governor/governor/device/nvml"
 	"github.com/nomad-governor/governor/device/plugin"
+	"github.com/nomad-governor/governor/device/worker"
 	"github.com/nomad-governor/governor/internal/version"
 )
 
@@ -43,13 +45,16 @@ func main() {
 	if len(os.Args) == 1 && plugin.StartedByNomad(os.Getenv) {
 		os.Exit(serve())
 	}
+	if len(os.Args) > 1 && os.Args[1] == worker.Argument {
+		os.Exit(work(os.Args[2:], os.Stderr))
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // serve runs until Nomad ends the plugin.
 func serve() int {
 	logger := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true, Output: os.Stderr})
-	p := plugin.New(logger, open, time.Now)
+	p := plugin.New(logger, supervise("", logger), time.Now)
 	plugin.Serve(p, logger)
 	if err := p.Close(); err != nil {
 		logger.Warn("the plugin did not stop cleanly", "error", err)
@@ -58,7 +63,32 @@ func serve() int {
 	return 0
 }
 
-func open(libraryPath string) plugin.Source { return nvml.New(libraryPath, time.Now) }
+// supervise reads GPUs through a worker process: program, or this program when
+// it is empty, started again.
+func supervise(program string, logger hclog.Logger) func(libraryPath string) plugin.Source {
+	return func(libraryPath string) plugin.Source {
+		return worker.New(worker.Options{
+			Path: program, Args: []string{plugin.Name, worker.Argument, libraryPath},
+			Env:    plugin.WithoutHandshake(os.Environ()),
+			Jitter: rand.Float64, Now: time.Now, Logger: logger.Named(plugin.Name + ".worker")})
+	}
+}
+
+// work is the worker process. It ends when its supervisor does.
+func work(args []string, stderr io.Writer) int {
+	requests, answers, err := worker.Pipes()
+	if err == nil && len(args) != 1 {
+		err = fmt.Errorf("%s takes the library's path, got %q", worker.Argument, args)
+	}
+	if err == nil {
+		err = worker.Serve(nvml.New(args[0], time.Now), requests, answers)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", worker.Argument, err)
+		return 1
+	}
+	return 0
+}
 
 // run is the command line.
 func run(args []string, stdout, stderr io.Writer) int {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,14 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
-	"github.com/shoenig/test/wait"
 
-	"github.com/nomad-governor/governor/device/fakenvml/control"
-	"github.com/nomad-governor/governor/device/nvml"
 	"github.com/nomad-governor/governor/device/plugin"
 )
 
@@ -180,56 +174,6 @@ func TestLibraryOfAnOldDriverIsReadAsFarAsItGoes(t *testing.T) {
 			must.Zero(t, code, must.Sprint(stderr))
 		})
 	}
-}
-
-// The parts together, in this process: a GPU lost in the fake is unhealthy in
-// the stream within seconds, refused by Reserve, and healthy again afterwards.
-func TestPluginFollowsTheLibrary(t *testing.T) {
-	c, err := control.New(filepath.Join(t.TempDir(), "control"))
-	must.NoError(t, err)
-	t.Setenv("FAKENVML_FIXTURE", flat("dgx1v"))
-	t.Setenv("FAKENVML_CONTROL", c.Path())
-	open := func(string) plugin.Source { return nvml.New(library(), time.Now) }
-	p := plugin.New(hclog.NewNullLogger(), open, time.Now)
-	ctx, cancel := context.WithCancel(context.Background())
-	stream, err := p.Fingerprint(ctx)
-	must.NoError(t, err)
-	defer func() {
-		cancel()
-		for range stream { // ends
-		}
-		must.NoError(t, p.Close())
-	}()
-
-	latest := <-stream
-	must.Len(t, 8, latest.Devices[0].Devices)
-	victim := latest.Devices[0].Devices[3].ID
-	health := func(want string) {
-		t.Helper()
-		must.Wait(t, wait.InitialSuccess(wait.BoolFunc(func() bool {
-			select {
-			case latest = <-stream:
-			default:
-			}
-			d := latest.Devices[0].Devices[3] // the order never changes
-			return d.ID == victim && d.HealthDesc == want && d.Healthy == (want == "")
-		}), wait.Timeout(10*time.Second), wait.Gap(10*time.Millisecond)))
-	}
-	must.NoError(t, c.SetGPULost(3))
-	health("gpu_lost: the GPU has fallen off the bus (NVML code 15)")
-	_, err = p.Reserve([]string{victim})
-	must.ErrorContains(t, err, "gpu_lost")
-	must.NoError(t, c.ClearLost(3))
-	health("")
-	must.NoError(t, c.RecoveryAction(3, 1))
-	must.NoError(t, c.XID(3, 95))
-	health("the driver asks to reset the GPU after XID 95")
-	must.NoError(t, c.RecoveryAction(3, 0))
-	health("XID 95: the GPU must be reset")
-	health("")
-	r, err := p.Reserve([]string{victim})
-	must.NoError(t, err)
-	must.Eq(t, victim, r.Envs["CUDA_VISIBLE_DEVICES"])
 }
 
 func TestNomadsCookieIsWhatMakesItAPlugin(t *testing.T) {

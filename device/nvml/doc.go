@@ -10,5 +10,6 @@
 // the next read.
 //
 // The Reader's reads are safe for concurrent use. A call into the library can
-// hang; callers that must not hang run the Reader in their own goroutine.
+// hang, and a process keeps the library that it loaded first: device/worker runs
+// the Reader in a process that can be ended, and Outdated says when it must be.
 package nvml

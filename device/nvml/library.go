@@ -22,6 +22,9 @@ var (
 	// ErrNotReady means that the library loaded but does not answer: the
 	// kernel driver is not loaded, or its version differs.
 	ErrNotReady = errors.New("NVML does not answer")
+	// ErrMismatch means that the library is not of the loaded kernel
+	// driver's version; it is also ErrNotReady.
+	ErrMismatch = errors.New("driver version mismatch")
 )
 
 // libraryDirs are where distributions, containers, WSL and NixOS keep the
@@ -45,6 +48,29 @@ func Locate(name string) string {
 		}
 	}
 	return ""
+}
+
+// identity tells one state of a file from another: a driver's installer renames
+// a new file over the library or writes into it.
+type identity struct {
+	path string
+	info os.FileInfo // nil when there is no file
+}
+
+func identify(path string) identity {
+	info, err := os.Stat(path)
+	if err != nil {
+		return identity{path: path}
+	}
+	return identity{path: path, info: info}
+}
+
+func (i identity) equal(o identity) bool {
+	if i.info == nil || o.info == nil {
+		return i.path == o.path && i.info == nil && o.info == nil
+	}
+	return i.path == o.path && os.SameFile(i.info, o.info) &&
+		i.info.Size() == o.info.Size() && i.info.ModTime().Equal(o.info.ModTime())
 }
 
 var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}

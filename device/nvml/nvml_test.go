@@ -347,3 +347,33 @@ func TestBrokenControlFileChangesNothing(t *testing.T) {
 	must.NoError(t, c.Reset())
 	must.Eq(t, "", read(t, r).GPUs[1].Failure)
 }
+
+func TestReplacedLibraryOrAnotherDriversCallsForAFreshProcess(t *testing.T) {
+	_, c := node(t, "l40s-x4")
+	path := filepath.Join(t.TempDir(), nvml.DefaultLibrary)
+	whole, err := os.ReadFile(library)
+	must.NoError(t, err)
+	must.NoError(t, os.WriteFile(path, whole, 0o755))
+	r := nvml.New(path, time.Now)
+	t.Cleanup(r.Close)
+	must.Eq(t, "", r.Outdated(nil), must.Sprint("nothing is loaded yet"))
+	read(t, r)
+	must.Eq(t, "", r.Outdated(nil))
+	must.Eq(t, "", r.Outdated(nvml.ErrNotReady))
+	before, err := os.Stat(path)
+	must.NoError(t, err)
+	must.NoError(t, os.WriteFile(path+".new", whole, 0o755))
+	must.NoError(t, os.Chtimes(path+".new", before.ModTime(), before.ModTime()))
+	must.NoError(t, os.Rename(path+".new", path))
+	must.Eq(t, "the driver's library was replaced", r.Outdated(nil), must.Sprint("by one of the same size and time"))
+	must.NoError(t, os.Remove(path))
+	must.Eq(t, "the driver's library was replaced", r.Outdated(nil))
+
+	other := nvml.New(library, time.Now)
+	t.Cleanup(other.Close)
+	must.NoError(t, c.CallError(control.CodeVersionMismatch))
+	_, err = other.Probe()
+	must.ErrorIs(t, err, nvml.ErrNotReady)
+	must.ErrorIs(t, err, nvml.ErrMismatch)
+	must.Eq(t, "the loaded library is not the kernel driver's", other.Outdated(err))
+}

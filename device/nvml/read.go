@@ -30,7 +30,7 @@ func (r *Reader) Read() (inventory.Readings, error) {
 	count, ret := lib.DeviceGetCount()
 	if ret != nvml.SUCCESS {
 		r.setStale(true)
-		return inventory.Readings{}, fmt.Errorf("%w: count the GPUs: %s", ErrNotReady, describe(ret))
+		return inventory.Readings{}, notReady("count the GPUs", ret)
 	}
 	readings := inventory.Readings{CUDAVersion: r.cudaVersion(lib)}
 	if version, ret := lib.SystemGetDriverVersion(); ret == nvml.SUCCESS {

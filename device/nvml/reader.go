@@ -41,6 +41,7 @@ type Reader struct {
 
 	broken sync.Mutex // guards the fields below
 	stale  bool       // the library is to be opened again
+	loaded *identity  // the library's file when it was loaded; nil before
 	uuids  map[nvml.Device]string
 }
 
@@ -76,6 +77,43 @@ func describe(ret nvml.Return) string {
 		text = "error"
 	}
 	return fmt.Sprintf("%s (NVML code %d)", text, int(ret))
+}
+
+// notReady is the error of a call without which nothing can be read.
+func notReady(doing string, ret nvml.Return) error {
+	if ret == nvml.ERROR_LIB_RM_VERSION_MISMATCH {
+		return mismatchError{fmt.Errorf("%w: %s: %s", ErrNotReady, doing, describe(ret))}
+	}
+	return fmt.Errorf("%w: %s: %s", ErrNotReady, doing, describe(ret))
+}
+
+// mismatchError is also ErrMismatch; its text has no need to say so twice.
+type mismatchError struct{ error }
+
+// Unwrap implements what errors.Is needs for both.
+func (e mismatchError) Unwrap() []error { return []error{e.error, ErrMismatch} }
+
+// Outdated says why only a fresh process can go on reading, given the error of
+// the call before, if any; empty when this one can. A process that has loaded a
+// library keeps it, whatever file takes its place.
+func (r *Reader) Outdated(err error) string {
+	if errors.Is(err, ErrMismatch) {
+		return "the loaded library is not the kernel driver's"
+	}
+	r.broken.Lock()
+	loaded := r.loaded
+	r.broken.Unlock()
+	if loaded == nil {
+		return ""
+	}
+	path := Locate(r.name)
+	if path == "" {
+		path = r.name
+	}
+	if identify(path).equal(*loaded) {
+		return ""
+	}
+	return "the driver's library was replaced"
 }
 
 // session returns the open library; the caller calls done when it has
@@ -123,7 +161,7 @@ func (r *Reader) reopen() error {
 	}
 	lib := nvml.New(nvml.WithLibraryPath(path))
 	if ret := lib.Init(); ret != nvml.SUCCESS {
-		return fmt.Errorf("%w: %s: %s", ErrNotReady, path, describe(ret))
+		return notReady(path, ret)
 	}
 	r.lib, r.opened = lib, r.now()
 	r.symbols = newSymbols(lib)
@@ -138,6 +176,7 @@ func (r *Reader) pin(path string) error {
 	if r.pinned != nil {
 		return nil
 	}
+	before := identify(path)
 	library := dl.New(path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
 	if err := library.Open(); err != nil {
 		if Locate(r.name) == "" {
@@ -153,6 +192,9 @@ func (r *Reader) pin(path string) error {
 		}
 	}
 	r.pinned = library
+	r.broken.Lock()
+	defer r.broken.Unlock()
+	r.loaded = &before
 	return nil
 }
 
@@ -249,7 +291,7 @@ func (r *Reader) Wait(timeout time.Duration) (found []inventory.Event, eventless
 	case ret == nvml.ERROR_TIMEOUT:
 		return nil, false, nil
 	case ret != nvml.SUCCESS:
-		return nil, true, fmt.Errorf("%w: wait for events: %s", ErrNotReady, describe(ret))
+		return nil, true, notReady("wait for events", ret)
 	case data.EventType != nvml.EventTypeXidCriticalError:
 		return nil, false, nil
 	}

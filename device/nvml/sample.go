@@ -19,7 +19,7 @@ func (r *Reader) Probe() (string, error) {
 	count, ret := lib.DeviceGetCount()
 	if ret != nvml.SUCCESS {
 		r.setStale(true)
-		return "", fmt.Errorf("%w: count the GPUs: %s", ErrNotReady, describe(ret))
+		return "", notReady("count the GPUs", ret)
 	}
 	state := fmt.Sprintf("%d", count)
 	for index := range count {
@@ -44,7 +44,7 @@ func (r *Reader) Sample() ([]inventory.Sample, error) {
 	count, ret := lib.DeviceGetCount()
 	if ret != nvml.SUCCESS {
 		r.setStale(true)
-		return nil, fmt.Errorf("%w: count the GPUs: %s", ErrNotReady, describe(ret))
+		return nil, notReady("count the GPUs", ret)
 	}
 	var samples []inventory.Sample
 	for index := range count {

@@ -11,8 +11,8 @@ import (
 	"github.com/nomad-governor/governor/device/inventory"
 )
 
-// source is where readings come from: NVML in this process today. Its methods
-// may hang; the monitor guards each call.
+// source is where readings come from: a worker process that owns NVML. Its
+// methods may hang; the monitor guards each call.
 type source interface {
 	// Read reads every GPU; an error means that none can be read.
 	Read() (inventory.Readings, error)
@@ -23,6 +23,7 @@ type source interface {
 	Sample() ([]inventory.Sample, error)
 	// Wait waits for XIDs; eventless says that none can be waited for.
 	Wait(timeout time.Duration) (events []inventory.Event, eventless bool, err error)
+	// Close ends the source and makes calls that are under way return.
 	Close()
 }
 
@@ -32,6 +33,21 @@ const (
 	retryMost    = 30 * time.Second
 	closeTimeout = 2 * time.Second
 )
+
+// reasoned is an error that is a health description of its own.
+type reasoned interface {
+	error
+	Reason() string
+}
+
+// reason is what is wrong with every device when NVML as a whole fails.
+func reason(err error) string {
+	var r reasoned
+	if errors.As(err, &r) {
+		return r.Reason()
+	}
+	return "nvml_unavailable: " + err.Error()
+}
 
 var errHangs = errors.New("nvml_hang: a call into the driver does not return")
 
@@ -131,15 +147,15 @@ func (m *monitor) read(ctx context.Context, failures int) int {
 		m.store(inventory.Fail(prev, err.Error()))
 		failures = 1 // asking again is free while the call is out
 	default:
-		m.store(inventory.Fail(prev, "nvml_unavailable: "+err.Error()))
+		m.store(inventory.Fail(prev, reason(err)))
 		failures++
 	}
 	m.readyOnce.Do(func() { close(m.ready) })
 	return failures
 }
 
-// follow waits for XIDs. Where there are none to wait for it asks again each
-// fingerprint period, because a driver may be loaded later.
+// follow waits for XIDs. Where a driver has none to wait for it asks again each
+// fingerprint period, because another driver may be loaded later.
 func (m *monitor) follow(ctx context.Context, out chan<- []inventory.Event) {
 	type answer struct {
 		events    []inventory.Event
@@ -156,7 +172,10 @@ func (m *monitor) follow(ctx context.Context, out chan<- []inventory.Event) {
 			case <-ctx.Done():
 			}
 		}
-		if err != nil || got.eventless {
+		switch {
+		case err != nil: // soon again: an XID that nobody waits for is lost
+			sleep(ctx, m.config.healthPeriod)
+		case got.eventless:
 			sleep(ctx, m.config.fingerprintPeriod)
 		}
 	}
@@ -252,11 +271,11 @@ func (m *monitor) sample(ctx context.Context) ([]inventory.Sample, error) {
 	return got, nil
 }
 
-// close ends the source. A call that hangs is left behind: the process ends.
+// close ends the source, and with it the calls that are under way.
 func (m *monitor) close() error {
+	m.source.Close()
 	if !m.guard.wait(closeTimeout) {
 		return errors.New("a call into NVML hangs and was abandoned")
 	}
-	m.source.Close()
 	return nil
 }

@@ -46,7 +46,7 @@ type Plugin struct {
 
 var _ device.DevicePlugin = (*Plugin)(nil)
 
-// Source is what the plugin reads GPUs from; nvml.Reader is one.
+// Source is what the plugin reads GPUs from; worker.Supervisor is one.
 type Source = source
 
 // New returns a plugin that reads GPUs from what open returns.
@@ -65,6 +65,15 @@ func Serve(p *Plugin, logger hclog.Logger) { device.Serve(p, logger) }
 // StartedByNomad reports whether Nomad started this process as a plugin.
 func StartedByNomad(getenv func(string) string) bool {
 	return getenv(base.Handshake.MagicCookieKey) == base.Handshake.MagicCookieValue
+}
+
+// WithoutHandshake is an environment without what makes a process a plugin of
+// Nomad's, for processes that the plugin starts.
+func WithoutHandshake(environ []string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return name == base.Handshake.MagicCookieKey || strings.HasPrefix(name, "PLUGIN_")
+	})
 }
 
 // PluginInfo implements base.BasePlugin.

@@ -420,3 +420,48 @@ func TestGuardRefusesASecondCallWhileOneHangs(t *testing.T) {
 	must.Eq(t, 4, got)
 	must.True(t, g.wait(10*time.Second))
 }
+
+type worded struct{ error }
+
+func (worded) Reason() string { return "nvml_worker: it ended" }
+
+func TestErrorThatIsAHealthDescriptionIsUsedAsItIs(t *testing.T) {
+	n := newNode(1)
+	f := fingerprint(t, start(t, n, nil))
+	eventually(t, f, map[string]string{id(0): ""})
+	n.set(func() { n.err = fmt.Errorf("read: %w", worded{errors.New("signal: killed")}) })
+	eventually(t, f, map[string]string{id(0): "nvml_worker: it ended"})
+}
+
+func TestProcessesOfThePluginAreNoPlugins(t *testing.T) {
+	t.Parallel()
+	environ := []string{"PATH=/bin", base.Handshake.MagicCookieKey + "=" + base.Handshake.MagicCookieValue, "PLUGIN_MIN_PORT=1", "NVIDIA_X=y"}
+	must.Eq(t, []string{"PATH=/bin", "NVIDIA_X=y"}, WithoutHandshake(environ))
+	must.Len(t, 4, environ)
+}
+
+// closing is a node whose Close lets go of the calls that hang, as killing a
+// worker does.
+type closing struct {
+	*node
+	release func()
+}
+
+func (c closing) Close() {
+	c.release()
+	c.node.Close()
+}
+
+func TestCloseEndsCallsThatHang(t *testing.T) {
+	n := newNode(1)
+	hang := make(chan struct{})
+	source := closing{n, sync.OnceFunc(func() { close(hang) })}
+	p := New(hclog.NewNullLogger(), func(string) Source { return source }, time.Now)
+	p.callTimeout = 100 * time.Millisecond
+	f := fingerprint(t, p)
+	eventually(t, f, map[string]string{id(0): ""})
+	n.set(func() { n.hang = hang })
+	eventually(t, f, map[string]string{id(0): "nvml_hang: a call into the driver does not return"})
+	must.NoError(t, p.Close())
+	must.True(t, n.closed)
+}

@@ -38,7 +38,7 @@ func (p *Plugin) streamStats(ctx context.Context, m *monitor, interval time.Dura
 		samples, err := m.sample(ctx)
 		failure := ""
 		if err != nil {
-			failure = "nvml_unavailable: " + err.Error()
+			failure = reason(err)
 		}
 		response := &device.StatsResponse{Groups: statsGroups(m.current(), samples, failure, p.now())}
 		select {

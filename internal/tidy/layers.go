@@ -56,7 +56,7 @@ func purePackages() []string {
 
 func adapterPackages() []string {
 	return []string{
-		"device/nvml", "device/inject", "device/plugin",
+		"device/nvml", "device/inject", "device/plugin", "device/worker",
 		"scheduler/nomadstate",
 		"quotaagent/gate", "quotaagent/consulkv", "quotaagent/sqlite",
 		"quotaagent/nomadevents", "quotaagent/report", "quotaagent/audit",
