@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -107,6 +108,31 @@ func TestAccess(t *testing.T) {
 		must.StrContains(t, governor(ctx, t, c, ml, "job", "status", "mine").Stdout, "as offered")
 		must.NoError(t, c.StopJob(ctx, "mine"))
 	})
+	t.Run("more GPUs than any node has", func(t *testing.T) {
+		file, err := c.WriteFile("toobig.nomad.hcl", story.Job{ID: "toobig", GPUs: 9, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL())
+		must.NoError(t, err)
+		result := run(ctx, t, c, ml, "job", "run", "-detach", file)
+		must.Eq(t, 1, result.ExitCode)
+		must.StrContains(t, result.Output(), "(infeasible)")
+		must.StrContains(t, result.Output(), "the largest matching node, client1, has 8")
+		must.False(t, registered(t, admin, "toobig"))
+	})
+	t.Run("budgets with a mistake are refused whole", func(t *testing.T) {
+		before := governor(ctx, t, c, c.Token, "budget", "status", "-json")
+		for name, mistake := range map[string][2]string{
+			"a limit of zero": {"cost = 1000", "cost = 0"}, "a negative limit": {"cost = 1000", "cost = -1"},
+			"an unknown name": {"per_job {", "per_jobs {"}, "a class without a price": {`gpu "v100" {`, `gpu "v200" {`},
+			"broken syntax": {`budget "ml" {`, `budget "ml" {{`},
+		} {
+			file, err := c.WriteFile("wrong.hcl", strings.Replace(policy, mistake[0], mistake[1], 1))
+			must.NoError(t, err)
+			result := governor(ctx, t, c, c.Token, "budget", "apply", file)
+			must.Eq(t, 1, result.ExitCode, must.Sprint(name))
+			must.StrContains(t, result.Output(), "wrong.hcl line ", must.Sprint(name))
+		}
+		after := governor(ctx, t, c, c.Token, "budget", "status", "-json")
+		must.Eq(t, revision(t, before), revision(t, after))
+	})
 	t.Run("a token in the body of the request counts, as in nomad", func(t *testing.T) {
 		body := fmt.Sprintf(`{"SecretID": %q, "Job": {"ID": "inbody", "Name": "inbody", "Type": "batch", "Datacenters": ["*"], "TaskGroups": [{"Name": "g",
 			"Tasks": [{"Name": "t", "Driver": "exec", "Config": {"command": "/bin/true"},
@@ -196,6 +222,19 @@ func put(ctx context.Context, t *testing.T, c *cluster.Cluster, body string) int
 	must.NoError(t, err)
 	must.NoError(t, response.Body.Close())
 	return response.StatusCode
+}
+
+// revision is the policy in force according to a status document.
+func revision(t *testing.T, status cluster.Result) string {
+	t.Helper()
+	var s struct {
+		Policy struct {
+			Revision string `json:"revision"`
+		} `json:"policy"`
+	}
+	must.NoError(t, json.Unmarshal([]byte(status.Stdout), &s))
+	must.NotEq(t, "", s.Policy.Revision)
+	return s.Policy.Revision
 }
 
 func registered(t *testing.T, admin *api.Client, id string) bool {

@@ -296,10 +296,16 @@ func consulDown(ctx context.Context, s *Scene) error {
 	}
 	s.Check(result.ExitCode != 0, "exit code for the GPU job", "not 0", fmt.Sprint(result.ExitCode))
 	s.Says("the answer to the GPU job", result, "503", "ledger")
-	if _, err := s.mustRun(ctx, Job{ID: "cpu"}); err != nil {
+	none, err := s.stockCLI(ctx, "job", "status", gpuJob.ID)
+	if err != nil {
 		return err
 	}
-	s.Equal("the CPU job", "runs", "runs")
+	s.Says("the refused GPU job", none, "No job(s) with prefix or ID")
+	cpu, err := s.mustRun(ctx, Job{ID: "cpu"})
+	if err != nil {
+		return err
+	}
+	s.Equal("the CPU job", api.AllocClientStatusRunning, cpu.ClientStatus)
 	for _, path := range []string{"/v1/jobs", "/v1/nodes", "/v1/job/cpu", "/v1/job/cpu/allocations", "/ui/"} {
 		code, err := statusOf(ctx, s.Addr()+path)
 		if err != nil {
@@ -321,10 +327,16 @@ func consulDown(ctx context.Context, s *Scene) error {
 	if err != nil {
 		return fmt.Errorf("run the GPU job once Consul is back: %w", err)
 	}
-	if _, err := s.WaitAllocations(ctx, gpuJob.ID, 1, api.AllocClientStatusRunning); err != nil {
+	back, err := s.WaitAllocations(ctx, gpuJob.ID, 1, api.AllocClientStatusRunning)
+	if err != nil {
 		return err
 	}
-	s.Equal("the GPU job once Consul is back", "runs", "runs")
+	s.Equal("GPUs of the GPU job once Consul is back", gpuJob.GPUs, len(devices(back[0])))
+	held, err := s.fetch(ctx)
+	if err != nil {
+		return err
+	}
+	s.Equal("jobs that hold budget", []string{gpuJob.ID}, held.held())
 	return s.endJob(ctx, gpuJob.ID)
 }
 
