@@ -2,25 +2,6 @@ package inventory
 
 import "slices"
 
-// Sample is the numbers that move, of one GPU at one time.
-type Sample struct {
-	// UUID names the GPU. Failure says why it did not answer.
-	UUID, Failure string
-
-	MemoryUsedMiB, MemoryTotalMiB          Maybe[int64]
-	BAR1UsedMiB, BAR1TotalMiB              Maybe[int64]
-	PowerMilliW, PowerLimitMilliW          Maybe[int64]
-	EnergyMilliJ                           Maybe[int64] // since the driver was loaded
-	GPUPercent, MemoryPercent              Maybe[int64]
-	EncoderPercent, DecoderPercent         Maybe[int64]
-	TemperatureC, SlowdownC, FanPercent    Maybe[int64]
-	GraphicsMHz, SMMHz, MemoryMHz          Maybe[int64]
-	ThrottleReasons, PerformanceState      Maybe[int64]
-	ECCCorrected, ECCUncorrected           Maybe[int64] // since the driver was loaded
-	PCIeReplays, PCIeGeneration, PCIeLanes Maybe[int64]
-	RemapPending                           Maybe[bool]
-}
-
 // Metric is one entry of a device's stats. With a denominator it is a
 // fraction; with a text the numbers do not count.
 type Metric struct {
