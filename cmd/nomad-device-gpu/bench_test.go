@@ -22,7 +22,7 @@ func BenchmarkWorker(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.Setenv("FAKENVML_FIXTURE", filepath.Join(fake, "fixtures", "dgxh100.flat"))
-			s := supervise(program, hclog.NewNullLogger())(library())
+			s := supervise(program, hclog.NewNullLogger())(plugin.Settings{LibraryPath: library()})
 			defer s.Close()
 			_, err := s.Read()
 			must.NoError(b, err)

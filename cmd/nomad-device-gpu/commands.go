@@ -64,7 +64,7 @@ func fingerprint(o options, stdout, stderr io.Writer) int {
 	if !ok {
 		return 1
 	}
-	groups := inv.Groups()
+	groups := inv.Groups(inventory.Layout{})
 	if o.json {
 		encoder := json.NewEncoder(stdout)
 		encoder.SetIndent("", "  ")
@@ -83,11 +83,7 @@ func fingerprint(o options, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stdout, "  %-22s %s\n", name, g.Attributes[name])
 		}
 		for _, d := range g.Instances {
-			health := "healthy"
-			if !d.Healthy {
-				health = "unhealthy: " + d.HealthDesc
-			}
-			fmt.Fprintf(stdout, "  %s  %s  %s\n", d.ID, d.PCIBusID, health)
+			fmt.Fprintf(stdout, "  %s  %s  %s\n", d.ID, d.PCIBusID, d.Health())
 		}
 	}
 	if len(groups) == 0 {
@@ -210,9 +206,9 @@ func doctor(o options, stdout, _ io.Writer) int {
 	inv := inventory.Observe(inventory.Inventory{}, readings)
 	say(len(readings.GPUs) > 0, fmt.Sprintf("%d GPUs", len(readings.GPUs)),
 		"The driver is loaded and sees no GPU. Check lspci -d 10de: and the kernel log.")
-	for _, d := range inv.Devices {
-		reason := d.Reason()
-		say(reason == "", fmt.Sprintf("%s  %s  %s  %s", d.GPU.PCIBusID, d.GPU.UUID, d.GPU.Name, reason),
+	for _, u := range inv.Units(inventory.Layout{}) {
+		reason := u.Reason()
+		say(reason == "", fmt.Sprintf("%s  %s  %s  %s", u.Device.GPU.PCIBusID, u.ID, u.Name, reason),
 			"Nomad will not use this GPU until the cause is gone.")
 	}
 	for _, failure := range inv.Unidentified {

@@ -54,7 +54,7 @@ func main() {
 // serve runs until Nomad ends the plugin.
 func serve() int {
 	logger := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true, Output: os.Stderr})
-	p := plugin.New(logger, supervise("", logger), time.Now)
+	p := plugin.New(logger, plugin.Parts{Source: supervise("", logger)}, time.Now)
 	plugin.Serve(p, logger)
 	if err := p.Close(); err != nil {
 		logger.Warn("the plugin did not stop cleanly", "error", err)
@@ -65,10 +65,10 @@ func serve() int {
 
 // supervise reads GPUs through a worker process: program, or this program when
 // it is empty, started again.
-func supervise(program string, logger hclog.Logger) func(libraryPath string) plugin.Source {
-	return func(libraryPath string) plugin.Source {
+func supervise(program string, logger hclog.Logger) func(plugin.Settings) plugin.Source {
+	return func(s plugin.Settings) plugin.Source {
 		return worker.New(worker.Options{
-			Path: program, Args: []string{plugin.Name, worker.Argument, libraryPath},
+			Path: program, Args: []string{plugin.Name, worker.Argument, s.LibraryPath},
 			Env:    plugin.WithoutHandshake(os.Environ()),
 			Jitter: rand.Float64, Now: time.Now, Logger: logger.Named(plugin.Name + ".worker")})
 	}

@@ -3,6 +3,7 @@ package inventory
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nomad-governor/governor/internal/gpu"
@@ -26,8 +27,19 @@ func Number(n int64, unit string) Value { return Value{Number: n, Unit: unit} }
 type Instance struct {
 	ID         string // UUID
 	Healthy    bool
-	HealthDesc string // empty when healthy
+	HealthDesc string // empty when healthy and whole
 	PCIBusID   string // sysfs form
+}
+
+// Health is the instance's health in words.
+func (i Instance) Health() string {
+	switch {
+	case !i.Healthy:
+		return "unhealthy: " + i.HealthDesc
+	case i.HealthDesc != "":
+		return i.HealthDesc
+	}
+	return "healthy"
 }
 
 // Group is the devices that share vendor, type and name.
@@ -37,33 +49,47 @@ type Group struct {
 	Instances          []Instance // by PCI bus id
 }
 
-// Groups returns one group for each model name, by name. A group's identity
-// is its name alone: it must not change while allocations use its devices.
-func (inv Inventory) Groups() []Group {
-	members := map[string][]Device{}
-	for _, d := range inv.Devices {
-		members[d.GPU.Name] = append(members[d.GPU.Name], d)
-	}
+// Groups returns the device groups, by type and name. A group's identity is its
+// type and name alone: it must not change while allocations use its devices.
+func (inv Inventory) Groups(l Layout) []Group {
 	groups := []Group{}
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		groups = append(groups, inv.group(name, members[name]))
+	units := inv.Units(l)
+	for start := 0; start < len(units); {
+		end := start
+		for end < len(units) && units[end].Type == units[start].Type && units[end].Name == units[start].Name {
+			end++
+		}
+		groups = append(groups, inv.group(units[start:end]))
+		start = end
 	}
 	return groups
 }
 
-func (inv Inventory) group(name string, devices []Device) Group {
-	g := Group{Vendor: gpu.Vendor, Type: gpu.TypeGPU, Name: name, Attributes: map[string]Value{}}
-	var healthy int64
-	for _, d := range devices {
-		reason := d.Reason()
-		if reason == "" {
+func (inv Inventory) group(units []Unit) Group {
+	first := units[0]
+	g := Group{Vendor: gpu.Vendor, Type: first.Type, Name: first.Name, Attributes: map[string]Value{}}
+	var healthy, degraded int64
+	var devices []Device
+	for _, u := range units {
+		reason := u.Reason()
+		switch {
+		case reason == "" && u.Degradation() != "":
+			degraded++
+			healthy++
+		case reason == "":
 			healthy++
 		}
 		g.Instances = append(g.Instances, Instance{
-			ID: d.GPU.UUID, Healthy: reason == "", HealthDesc: reason, PCIBusID: d.GPU.PCIBusID})
+			ID: u.ID, Healthy: reason == "", HealthDesc: u.HealthDesc(), PCIBusID: u.Device.GPU.PCIBusID})
+		if len(devices) == 0 || devices[len(devices)-1].GPU.UUID != u.Device.GPU.UUID {
+			devices = append(devices, u.Device)
+		}
 	}
-	g.Attributes[gpu.AttrUUIDCount] = Number(int64(len(devices)), "")
+	g.Attributes[gpu.AttrGPUCount] = Number(int64(len(devices)), "")
 	g.Attributes[gpu.AttrHealthyCount] = Number(healthy, "")
+	if degraded > 0 {
+		g.Attributes[gpu.AttrDegradedCount] = Number(degraded, "")
+	}
 	if inv.DriverVersion != "" {
 		g.Attributes[gpu.AttrDriverVersion] = Text(inv.DriverVersion)
 	}
@@ -71,8 +97,78 @@ func (inv Inventory) group(name string, devices []Device) Group {
 		g.Attributes[gpu.AttrCUDAVersion] = Text(inv.CUDAVersion)
 	}
 	hardware(g.Attributes, devices)
-	links(g.Attributes, inv.matrix(devices), devices)
+	fabric(g.Attributes, devices)
+	switch {
+	case first.MIG != nil:
+		slicesOf(g.Attributes, units)
+	case first.Share != nil:
+		shares(g.Attributes, units)
+	default:
+		links(g.Attributes, inv.matrix(devices), devices)
+	}
+	if first.Island != "" {
+		g.Attributes[gpu.AttrTopologyGroup] = Text(first.Island)
+	}
 	return g
+}
+
+// shares adds what tells a share from a GPU. Its memory is its equal part, which
+// MPS enforces and time-slicing does not.
+func shares(attrs map[string]Value, units []Unit) {
+	share := units[0].Share
+	attrs[gpu.AttrDeviceCount] = Number(int64(len(units)), "")
+	attrs[gpu.AttrSharingStrategy] = Text(string(share.Strategy))
+	attrs[gpu.AttrShareCount] = Number(int64(share.Replicas), "")
+	delete(attrs, gpu.AttrMemory)
+	if m := leastOf(units, Unit.MemoryMiB); m.Known {
+		attrs[gpu.AttrMemory] = Number(m.Value, "MiB")
+		attrs[gpu.AttrShareMemory] = Number(m.Value, "MiB")
+	}
+}
+
+// slicesOf adds what a MIG instance has, in place of what its GPU has.
+func slicesOf(attrs map[string]Value, units []Unit) {
+	attrs[gpu.AttrDeviceCount] = Number(int64(len(units)), "")
+	attrs[gpu.AttrMIGProfile] = Text(units[0].MIG.Profile)
+	for _, attr := range []string{gpu.AttrMemory, gpu.AttrBAR1, gpu.AttrPower, gpu.AttrCores} {
+		delete(attrs, attr)
+	}
+	for _, n := range []struct {
+		attr, unit string
+		of         func(MIGInstance) Maybe[int64]
+	}{
+		{gpu.AttrMemory, "MiB", func(m MIGInstance) Maybe[int64] { return m.MemoryMiB }},
+		{gpu.AttrMIGComputeSlices, "", func(m MIGInstance) Maybe[int64] { return m.ComputeSlices }},
+		{gpu.AttrMIGGPUSlices, "", func(m MIGInstance) Maybe[int64] { return m.GPUSlices }},
+		{gpu.AttrMultiprocessors, "", func(m MIGInstance) Maybe[int64] { return m.Multiprocessors }},
+		{gpu.AttrMIGCopyEngines, "", func(m MIGInstance) Maybe[int64] { return m.CopyEngines }},
+		{gpu.AttrMIGDecoders, "", func(m MIGInstance) Maybe[int64] { return m.Decoders }},
+		{gpu.AttrMIGEncoders, "", func(m MIGInstance) Maybe[int64] { return m.Encoders }},
+		{gpu.AttrMIGJPEGEngines, "", func(m MIGInstance) Maybe[int64] { return m.JPEGEngines }},
+		{gpu.AttrMIGOFAEngines, "", func(m MIGInstance) Maybe[int64] { return m.OFAEngines }},
+	} {
+		if v := leastOf(units, func(u Unit) Maybe[int64] { return n.of(u.MIG.MIGInstance) }); v.Known {
+			attrs[n.attr] = Number(v.Value, n.unit)
+		}
+	}
+}
+
+// fabric adds the multi-node NVLink domain. The cluster and the clique together
+// name the GPUs that reach each other by NVLink across hosts.
+func fabric(attrs map[string]Value, devices []Device) {
+	multi := true
+	for _, d := range devices {
+		multi = multi && d.GPU.Fabric.MultiNode()
+	}
+	if !multi {
+		return
+	}
+	cluster := same(devices, func(g GPU) string { return g.Fabric.ClusterUUID })
+	clique := same(devices, func(g GPU) string { return strconv.FormatInt(g.Fabric.Clique, 10) })
+	if cluster != "" && clique != "" {
+		attrs[gpu.AttrFabricCluster] = Text(cluster)
+		attrs[gpu.AttrFabricClique] = Number(devices[0].GPU.Fabric.Clique, "")
+	}
 }
 
 // hardware adds what each member has. Members of one name can differ (a lower
@@ -93,6 +189,7 @@ func hardware(attrs map[string]Value, devices []Device) {
 		{gpu.AttrCores, "", func(g GPU) Maybe[int64] { return g.Cores }},
 		{gpu.AttrPCIeGeneration, "", func(g GPU) Maybe[int64] { return g.PCIeGeneration }},
 		{gpu.AttrPCIeWidth, "", func(g GPU) Maybe[int64] { return g.PCIeWidth }},
+		{gpu.AttrC2CBandwidth, "MB/s", func(g GPU) Maybe[int64] { return g.C2CMBps }},
 	}
 	for _, n := range numbers {
 		if v := least(devices, n.of); v.Known {
@@ -105,6 +202,9 @@ func hardware(attrs map[string]Value, devices []Device) {
 	}{
 		{gpu.AttrComputeCapability, func(g GPU) string { return g.ComputeCapability }},
 		{gpu.AttrArchitecture, func(g GPU) string { return g.Architecture }},
+		{gpu.AttrBrand, func(g GPU) string { return g.Brand }},
+		{gpu.AttrAddressing, func(g GPU) string { return g.Addressing }},
+		{gpu.AttrVirtualization, func(g GPU) string { return g.Virtualization }},
 		{gpu.AttrDisplayState, func(g GPU) string { return enabled(g.DisplayEnabled) }},
 		{gpu.AttrPersistenceMode, func(g GPU) string { return enabled(g.Persistence) }},
 		{gpu.AttrECCMode, func(g GPU) string { return enabled(g.ECC) }},
@@ -119,9 +219,13 @@ func hardware(attrs map[string]Value, devices []Device) {
 
 // least is the smallest value, or unknown if any member's is.
 func least(devices []Device, of func(GPU) Maybe[int64]) Maybe[int64] {
+	return leastOf(devices, func(d Device) Maybe[int64] { return of(d.GPU) })
+}
+
+func leastOf[T any](members []T, of func(T) Maybe[int64]) Maybe[int64] {
 	var result Maybe[int64]
-	for i, d := range devices {
-		v := of(d.GPU)
+	for i, member := range members {
+		v := of(member)
 		if !v.Known {
 			return Maybe[int64]{}
 		}
@@ -178,9 +282,11 @@ func Equal(a, b []Group) bool {
 	})
 }
 
-// Change is one difference between two fingerprints, for the log.
+// Change is one difference between two fingerprints, for the log. Subject is an
+// attribute's name or, for a Device, its id.
 type Change struct {
 	Group, Subject, Before, After string
+	Device                        bool
 }
 
 // Diff lists what changed, in a fixed order.
@@ -190,7 +296,8 @@ func Diff(prev, next []Group) []Change {
 	for _, key := range slices.Sorted(maps.Keys(merged(before, after))) {
 		if before[key] != after[key] {
 			group, subject, _ := strings.Cut(key, "\x00")
-			changes = append(changes, Change{group, subject, before[key], after[key]})
+			subject, isDevice := strings.CutPrefix(subject, "\x00")
+			changes = append(changes, Change{group, subject, before[key], after[key], isDevice})
 		}
 	}
 	return changes
@@ -210,11 +317,7 @@ func facts(groups []Group) map[string]string {
 			flat[g.Name+"\x00"+name] = v.String()
 		}
 		for _, i := range g.Instances {
-			health := "healthy"
-			if !i.Healthy {
-				health = "unhealthy: " + i.HealthDesc
-			}
-			flat[g.Name+"\x00"+i.ID] = health
+			flat[g.Name+"\x00\x00"+i.ID] = i.Health()
 		}
 	}
 	return flat

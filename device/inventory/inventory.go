@@ -10,6 +10,8 @@ import (
 // reading of each GPU ever seen, and its health. It is a value: the functions
 // below return a new one and change nothing.
 type Inventory struct {
+	// Policy says what makes a GPU degraded or unhealthy.
+	Policy                     Policy
 	DriverVersion, CUDAVersion string
 	// Devices are sorted by PCI bus id, then UUID.
 	Devices []Device
@@ -23,16 +25,33 @@ type Inventory struct {
 type Device struct {
 	GPU    GPU // the latest good reading
 	Health Health
+	// MIG are its MIG instances, in the reading's order.
+	MIG []MIGDevice
+	// LinksSeen is the most NVLinks that were ever active; Switched says
+	// that some led to NVSwitch.
+	LinksSeen int64
+	Switched  bool
+}
+
+// MIGDevice is one MIG instance. What befalls the GPU befalls it too; its own
+// Health has what the driver reported for it alone.
+type MIGDevice struct {
+	MIGInstance
+
+	Health Health
 }
 
 // Observe merges a pass over the GPUs into the inventory. A GPU that failed or
-// is missing keeps its last reading and becomes unhealthy.
+// is missing keeps its last reading and becomes unhealthy. A MIG instance that
+// its GPU no longer has is gone: it could only be destroyed while unused.
 func Observe(prev Inventory, r Readings) Inventory {
 	next := Inventory{
+		Policy:        prev.Policy,
 		DriverVersion: cmp.Or(r.DriverVersion, prev.DriverVersion),
 		CUDAVersion:   cmp.Or(r.CUDAVersion, prev.CUDAVersion),
 		Paths:         mergePaths(prev.Paths, r.Paths),
 	}
+	reloaded := prev.DriverVersion != "" && next.DriverVersion != prev.DriverVersion
 	known := map[string]Device{}
 	for _, d := range prev.Devices {
 		known[d.GPU.UUID] = d
@@ -43,8 +62,7 @@ func Observe(prev Inventory, r Readings) Inventory {
 			continue
 		}
 		seen[gpu.UUID] = true
-		d := known[gpu.UUID]
-		next.Devices = append(next.Devices, Device{GPU: gpu, Health: d.Health.answered(gpu.RecoveryAction)})
+		next.Devices = append(next.Devices, known[gpu.UUID].read(gpu, reloaded))
 	}
 	failures := failuresByIndex(r.GPUs)
 	for _, d := range prev.Devices {
@@ -57,7 +75,8 @@ func Observe(prev Inventory, r Readings) Inventory {
 		} else {
 			reason = "gpu_lost: NVML does not report the GPU any more"
 		}
-		next.Devices = append(next.Devices, Device{GPU: d.GPU, Health: d.Health.lose(reason)})
+		d.Health = d.Health.lose(reason)
+		next.Devices = append(next.Devices, d)
 	}
 	for _, gpu := range r.GPUs {
 		if reason, left := failures[gpu.Index]; left {
@@ -69,7 +88,53 @@ func Observe(prev Inventory, r Readings) Inventory {
 	slices.SortFunc(next.Devices, func(a, b Device) int {
 		return cmp.Or(strings.Compare(a.GPU.PCIBusID, b.GPU.PCIBusID), strings.Compare(a.GPU.UUID, b.GPU.UUID))
 	})
+	next.diagnose(prev.Devices, seen, reloaded)
 	return next
+}
+
+// read replaces the device's reading. Its health follows in diagnose, when the
+// other GPUs are known too.
+func (d Device) read(g GPU, reloaded bool) Device {
+	next := Device{GPU: g, Health: d.Health, LinksSeen: d.LinksSeen, Switched: d.Switched}
+	if reloaded {
+		next.LinksSeen, next.Switched = 0, false
+	}
+	next.LinksSeen = max(next.LinksSeen, activeLinks(g).Value)
+	next.Switched = next.Switched || switchLinks(g) > 0
+	for _, instance := range g.Instances {
+		m := MIGDevice{MIGInstance: instance}
+		if i := slices.IndexFunc(d.MIG, func(o MIGDevice) bool { return o.UUID == instance.UUID }); i >= 0 {
+			m.Health = d.MIG[i].Health
+		}
+		next.MIG = append(next.MIG, m)
+	}
+	return next
+}
+
+// diagnose brings the health of each device that answered up to date.
+func (inv *Inventory) diagnose(before []Device, answered map[string]bool, reloaded bool) {
+	peers := slices.Clone(inv.Devices)
+	for i := range inv.Devices {
+		d := &inv.Devices[i]
+		if !answered[d.GPU.UUID] {
+			continue
+		}
+		reset := reloaded
+		for _, old := range before {
+			reset = reset || old.GPU.UUID == d.GPU.UUID && wasReset(old.GPU, d.GPU)
+		}
+		recovery := d.GPU.RecoveryAction
+		d.Health = d.Health.answered(inv.Policy, symptoms(inv.Policy, *d, peers), recovery, reset)
+		for k := range d.MIG {
+			d.MIG[k].Health = d.MIG[k].Health.answered(inv.Policy, nil, recovery, reset)
+		}
+	}
+}
+
+// wasReset reports whether a counter that only a reset sets back was set back.
+func wasReset(old, now GPU) bool {
+	fell := func(a, b Maybe[int64]) bool { return a.Known && b.Known && b.Value < a.Value }
+	return fell(old.EnergyMilliJ, now.EnergyMilliJ) || fell(old.ECCUncorrected, now.ECCUncorrected)
 }
 
 func failuresByIndex(gpus []GPU) map[int]string {
@@ -117,24 +182,45 @@ func Fail(prev Inventory, reason string) Inventory {
 }
 
 // Note records XIDs. One that names no GPU is recorded for all: which GPU it
-// concerns cannot be known, and using a broken one is the worse mistake.
+// concerns cannot be known, and using a broken one is the worse mistake. One
+// that names a MIG instance concerns that instance alone, unless it is unknown.
 func Note(prev Inventory, events []Event) Inventory {
 	next := prev
 	next.Devices = slices.Clone(prev.Devices)
 	for _, e := range events {
+		if e.XID == 0 {
+			continue
+		}
 		for i := range next.Devices {
 			if e.UUID == "" || e.UUID == next.Devices[i].GPU.UUID {
-				next.Devices[i].Health = next.Devices[i].Health.xid(e.XID)
+				next.Devices[i] = next.Devices[i].note(prev.Policy, e)
 			}
 		}
 	}
 	return next
 }
 
-// Healthy reports whether every device may be used.
-func (inv Inventory) Healthy() bool {
+func (d Device) note(p Policy, e Event) Device {
+	d.MIG = slices.Clone(d.MIG)
+	hit := false
+	for i, m := range d.MIG {
+		if e.GPUInstance.Known && e.GPUInstance.Value == m.GPUInstance &&
+			(!e.ComputeInstance.Known || e.ComputeInstance.Value == m.ComputeInstance) {
+			d.MIG[i].Health = m.Health.xid(p, e.XID)
+			hit = true
+		}
+	}
+	if !hit {
+		d.Health = d.Health.xid(p, e.XID)
+	}
+	return d
+}
+
+// Settled reports whether nothing is about to begin or to end, so that the next
+// reading can wait.
+func (inv Inventory) Settled() bool {
 	for _, d := range inv.Devices {
-		if d.Reason() != "" {
+		if d.Health.unsettled() || slices.ContainsFunc(d.MIG, func(m MIGDevice) bool { return m.Health.unsettled() }) {
 			return false
 		}
 	}
@@ -149,13 +235,4 @@ func (inv Inventory) Device(uuid string) (Device, bool) {
 		}
 	}
 	return Device{}, false
-}
-
-// Without returns the inventory less the devices with these UUIDs.
-func (inv Inventory) Without(uuids []string) Inventory {
-	next := inv
-	next.Devices = slices.DeleteFunc(slices.Clone(inv.Devices), func(d Device) bool {
-		return slices.Contains(uuids, d.GPU.UUID)
-	})
-	return next
 }

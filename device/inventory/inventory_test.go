@@ -52,10 +52,13 @@ func observe(gpus ...inventory.GPU) inventory.Inventory {
 		DriverVersion: "550.54.15", CUDAVersion: "12.4", GPUs: gpus})
 }
 
+// whole is the layout of one device for each GPU.
+var whole = inventory.Layout{}
+
 func reasons(inv inventory.Inventory) []string {
 	list := []string{}
-	for _, d := range inv.Devices {
-		list = append(list, d.Reason())
+	for _, u := range inv.Units(whole) {
+		list = append(list, u.Reason())
 	}
 	return list
 }
@@ -76,7 +79,7 @@ func TestGroupAttributes(t *testing.T) {
 				gpu.AttrCoresClock: "1980 MHz", gpu.AttrMemoryClock: "2619 MHz", gpu.AttrPCIBandwidth: "63000 MB/s",
 				gpu.AttrDisplayState: "Disabled", gpu.AttrPersistenceMode: "Enabled", gpu.AttrDriverVersion: "550.54.15",
 				gpu.AttrCUDAVersion: "12.4", gpu.AttrComputeCapability: "9.0", gpu.AttrArchitecture: "hopper",
-				gpu.AttrUUIDCount: "1", gpu.AttrHealthyCount: "1", gpu.AttrNUMANodes: "1", gpu.AttrECCMode: "Enabled",
+				gpu.AttrGPUCount: "1", gpu.AttrHealthyCount: "1", gpu.AttrNUMANodes: "1", gpu.AttrECCMode: "Enabled",
 				gpu.AttrMIGMode: "Disabled", gpu.AttrNVLinkTopology: "none", gpu.AttrNVLinkIslandSize: "1",
 				gpu.AttrNVLinkLinks: "0", gpu.AttrNVLinkBandwidth: "", gpu.AttrNVLinkVersion: "",
 			},
@@ -86,7 +89,7 @@ func TestGroupAttributes(t *testing.T) {
 			want: map[string]string{
 				gpu.AttrMemory: "", gpu.AttrBAR1: "", gpu.AttrPower: "", gpu.AttrCoresClock: "", gpu.AttrPCIBandwidth: "",
 				gpu.AttrDisplayState: "", gpu.AttrComputeCapability: "", gpu.AttrNUMANodes: "", gpu.AttrNVLinkTopology: "",
-				gpu.AttrNVLinkLinks: "", gpu.AttrUUIDCount: "1",
+				gpu.AttrNVLinkLinks: "", gpu.AttrGPUCount: "1",
 			},
 		},
 		"two bridged pairs": {
@@ -111,7 +114,7 @@ func TestGroupAttributes(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			groups := observe(tc.gpus...).Groups()
+			groups := observe(tc.gpus...).Groups(whole)
 			must.Len(t, 1, groups)
 			for attr, want := range tc.want {
 				v, found := groups[0].Attributes[attr]
@@ -131,14 +134,14 @@ func TestPCIBandwidthIsOneWayOfTheWholeLink(t *testing.T) {
 	for generation, bandwidth := range want {
 		g := card(0)
 		g.PCIeGeneration = inventory.Known(generation)
-		must.Eq(t, bandwidth, observe(g).Groups()[0].Attributes[gpu.AttrPCIBandwidth].String())
+		must.Eq(t, bandwidth, observe(g).Groups(whole)[0].Attributes[gpu.AttrPCIBandwidth].String())
 	}
 	narrow := card(0)
 	narrow.PCIeGeneration, narrow.PCIeWidth = inventory.Known[int64](4), inventory.Known[int64](8)
-	must.Eq(t, "15750 MB/s", observe(narrow).Groups()[0].Attributes[gpu.AttrPCIBandwidth].String())
+	must.Eq(t, "15750 MB/s", observe(narrow).Groups(whole)[0].Attributes[gpu.AttrPCIBandwidth].String())
 	future := card(0)
 	future.PCIeGeneration = inventory.Known[int64](9)
-	must.MapNotContainsKey(t, observe(future).Groups()[0].Attributes, gpu.AttrPCIBandwidth)
+	must.MapNotContainsKey(t, observe(future).Groups(whole)[0].Attributes, gpu.AttrPCIBandwidth)
 }
 
 func TestSwitchedLinksAreTheLesserSides(t *testing.T) {
@@ -150,7 +153,7 @@ func TestSwitchedLinksAreTheLesserSides(t *testing.T) {
 		}
 	}
 	list[1].Links[0].Active = false
-	g := observe(list...).Groups()[0]
+	g := observe(list...).Groups(whole)[0]
 	m, err := topology.Parse(g.Attributes[gpu.AttrTopology].Text)
 	must.NoError(t, err)
 	must.True(t, m.Switched())
@@ -173,7 +176,7 @@ func TestGroupsAreByNameAndInstancesByPCIAddress(t *testing.T) {
 	list := cards(4)
 	list[0].Name, list[2].Name = "Card B", "Card B"
 	list[0].PCIBusID, list[2].PCIBusID = busID(9), busID(8)
-	groups := observe(list...).Groups()
+	groups := observe(list...).Groups(whole)
 	must.Eq(t, []string{"Card A", "Card B"}, []string{groups[0].Name, groups[1].Name})
 	must.Eq(t, uuid(2), groups[1].Instances[0].ID)
 	must.Eq(t, "nvidia", groups[0].Vendor)
@@ -183,18 +186,18 @@ func TestGroupsAreByNameAndInstancesByPCIAddress(t *testing.T) {
 func TestLostGPUKeepsItsIdentityAndHidesNoOther(t *testing.T) {
 	t.Parallel()
 	inv := observe(cards(3)...)
-	before := inv.Groups()
+	before := inv.Groups(whole)
 	list := cards(3)
 	list[1] = inventory.GPU{Index: 1, Failure: "gpu_lost: fell off"}
 	lost := inventory.Observe(inv, inventory.Readings{GPUs: list})
 	must.Eq(t, []string{"", "gpu_lost: fell off", ""}, reasons(lost))
-	must.Eq(t, "2", lost.Groups()[0].Attributes[gpu.AttrHealthyCount].String())
-	must.Eq(t, "3", lost.Groups()[0].Attributes[gpu.AttrUUIDCount].String())
+	must.Eq(t, "2", lost.Groups(whole)[0].Attributes[gpu.AttrHealthyCount].String())
+	must.Eq(t, "3", lost.Groups(whole)[0].Attributes[gpu.AttrGPUCount].String())
 	must.Eq(t, "550.54.15", lost.DriverVersion)
-	must.False(t, lost.Healthy())
+	must.False(t, lost.Settled())
 
 	back := inventory.Observe(lost, inventory.Readings{GPUs: cards(3)})
-	must.True(t, inventory.Equal(before, back.Groups()), must.Sprint("a GPU that is back must leave no trace"))
+	must.True(t, inventory.Equal(before, back.Groups(whole)), must.Sprint("a GPU that is back must leave no trace"))
 
 	gone := inventory.Observe(inv, inventory.Readings{GPUs: cards(2)})
 	must.Eq(t, []string{"", "", "gpu_lost: NVML does not report the GPU any more"}, reasons(gone))
@@ -207,7 +210,7 @@ func TestGPUThatNeverAnsweredIsReportedWithoutIdentity(t *testing.T) {
 	inv := observe(list...)
 	must.Len(t, 1, inv.Devices)
 	must.Eq(t, []string{"gpu_lost: fell off"}, inv.Unidentified)
-	must.False(t, inv.Healthy())
+	must.False(t, inv.Settled())
 }
 
 func TestHealthByXIDAndRecoveryAction(t *testing.T) {
@@ -218,22 +221,22 @@ func TestHealthByXIDAndRecoveryAction(t *testing.T) {
 	must.Eq(t, 31, harmless.Devices[0].Health.LastXID)
 
 	fatal := inventory.Note(inv, []inventory.Event{{UUID: uuid(1), XID: 95}})
-	must.Eq(t, []string{"", "XID 95: the GPU must be reset"}, reasons(fatal))
+	must.Eq(t, []string{"", "xid_95: uncontained memory error"}, reasons(fatal))
 
 	list := cards(2)
 	list[1].RecoveryAction = inventory.Known[int64](1)
 	asked := inventory.Observe(fatal, inventory.Readings{GPUs: list})
-	must.Eq(t, []string{"", "the driver asks to reset the GPU after XID 95"}, reasons(asked))
+	must.Eq(t, []string{"", "recovery_action: the driver asks to reset the GPU; xid_95: uncontained memory error"}, reasons(asked))
 
 	clean := asked
 	for read := range 10 {
-		must.NotEq(t, "", clean.Devices[1].Reason(), must.Sprintf("trusted again after only %d reads", read))
+		must.NotEq(t, "", reasons(clean)[1], must.Sprintf("trusted again after only %d reads", read))
 		clean = inventory.Observe(clean, inventory.Readings{GPUs: cards(2)})
 	}
 	must.Eq(t, []string{"", ""}, reasons(clean))
 
 	unknown := inventory.Note(inv, []inventory.Event{{XID: 79}})
-	must.Eq(t, []string{"XID 79: the GPU must be reset", "XID 79: the GPU must be reset"}, reasons(unknown))
+	must.Eq(t, []string{"xid_79: the GPU has fallen off the bus", "xid_79: the GPU has fallen off the bus"}, reasons(unknown))
 }
 
 func TestXIDWithoutRecoveryReportStaysUntilTheGPUWasAway(t *testing.T) {
@@ -244,9 +247,9 @@ func TestXIDWithoutRecoveryReportStaysUntilTheGPUWasAway(t *testing.T) {
 	for range 50 {
 		inv = inventory.Observe(inv, inventory.Readings{GPUs: []inventory.GPU{old}})
 	}
-	must.Eq(t, []string{"XID 48: the GPU must be reset"}, reasons(inv))
+	must.Eq(t, []string{"xid_48: double-bit memory error"}, reasons(inv))
 	hung := inventory.Observe(inventory.Fail(inv, "nvml_hang"), inventory.Readings{GPUs: []inventory.GPU{old}})
-	must.Eq(t, []string{"XID 48: the GPU must be reset"}, reasons(hung), must.Sprint("NVML being away resets no GPU"))
+	must.Eq(t, []string{"xid_48: double-bit memory error"}, reasons(hung), must.Sprint("NVML being away resets no GPU"))
 	away := inventory.Observe(inv, inventory.Readings{GPUs: []inventory.GPU{{Index: 0, Failure: "gpu_lost"}}})
 	must.Eq(t, []string{""}, reasons(inventory.Observe(away, inventory.Readings{GPUs: []inventory.GPU{old}})))
 }
@@ -258,7 +261,7 @@ func TestDiffNamesEveryKindOfChange(t *testing.T) {
 	list[0].Persistence, list[1].Persistence = inventory.Known(false), inventory.Known(false)
 	changed := inventory.Fail(inventory.Observe(base, inventory.Readings{DriverVersion: "560", GPUs: list}), "nvml_unavailable: x")
 	got := []string{}
-	for _, c := range inventory.Diff(base.Groups(), changed.Groups()) {
+	for _, c := range inventory.Diff(base.Groups(whole), changed.Groups(whole)) {
 		got = append(got, strings.Join([]string{c.Group, c.Subject, c.Before, c.After}, "|"))
 	}
 	must.Eq(t, []string{
@@ -268,17 +271,17 @@ func TestDiffNamesEveryKindOfChange(t *testing.T) {
 		"Card A|healthy_count|2|0",
 		"Card A|persistence_mode|Enabled|Disabled",
 	}, got)
-	must.False(t, inventory.Equal(base.Groups(), changed.Groups()))
-	must.Len(t, 0, inventory.Diff(base.Groups(), base.Groups()))
+	must.False(t, inventory.Equal(base.Groups(whole), changed.Groups(whole)))
+	must.Len(t, 0, inventory.Diff(base.Groups(whole), base.Groups(whole)))
 }
 
 func TestMetricsAreSortedCompleteAndTolerant(t *testing.T) {
 	t.Parallel()
-	d := observe(card(0)).Devices[0]
-	summary, all := inventory.Metrics(d, inventory.Sample{UUID: uuid(0),
+	u := observe(card(0)).Units(whole)[0]
+	summary, all := inventory.Metrics(u, inventory.Figures{GPU: inventory.Sample{UUID: uuid(0),
 		MemoryUsedMiB: inventory.Known[int64](10), MemoryTotalMiB: inventory.Known[int64](100),
 		PowerMilliW: inventory.Known[int64](43900), PowerLimitMilliW: inventory.Known[int64](300000),
-		GPUPercent: inventory.Known[int64](7)})
+		ThrottleReasons: inventory.Known[int64](0x24), GPUPercent: inventory.Known[int64](7)}})
 	must.Eq(t, int64(10), summary.Value.Value)
 	must.Eq(t, int64(100), summary.Denominator.Value)
 	must.Eq(t, "MiB", summary.Unit)
@@ -290,16 +293,24 @@ func TestMetricsAreSortedCompleteAndTolerant(t *testing.T) {
 	}
 	must.True(t, slices.IsSorted(keys))
 	must.Eq(t, []string{"gpu.utilization", "health", "memory.used", "numa.node", "nvlink.active",
-		"pci.bus_id", "power.usage", "xid.count"}, keys)
+		"pci.bus_id", "power.usage", "throttle", "throttle.reasons", "xid.count"}, keys)
 
-	nothing, all := inventory.Metrics(d, inventory.Sample{})
+	nothing, all := inventory.Metrics(u, inventory.Figures{})
 	must.Eq(t, "healthy", nothing.Text)
 	must.SliceNotEmpty(t, all)
 
-	unified, _ := inventory.Metrics(d, inventory.Sample{GPUPercent: inventory.Known[int64](7)})
+	unified, _ := inventory.Metrics(u, inventory.Figures{GPU: inventory.Sample{GPUPercent: inventory.Known[int64](7)}})
 	must.Eq(t, "%", unified.Unit)
 
-	d.Health.Failure = "gpu_lost: fell off"
-	broken, _ := inventory.Metrics(d, inventory.Sample{})
+	u.Device.Health.Failure = "gpu_lost: fell off"
+	broken, _ := inventory.Metrics(u, inventory.Figures{})
 	must.Eq(t, "unhealthy: gpu_lost: fell off", broken.Text)
+}
+
+func TestThrottleReasonsInWords(t *testing.T) {
+	t.Parallel()
+	for mask, want := range map[int64]string{0: "none", 1: "idle", 0x4c: "power cap, hardware slowdown, hardware thermal slowdown",
+		0x200: "reason 0x200"} {
+		must.Eq(t, want, inventory.ThrottleWords(mask))
+	}
 }

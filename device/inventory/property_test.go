@@ -3,6 +3,7 @@ package inventory_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/shoenig/test/must"
@@ -27,6 +28,9 @@ func genNode(t *rapid.T) inventory.Readings {
 		g.NUMANode = inventory.Maybe[int64]{Value: rapid.Int64Range(0, 3).Draw(t, "node"), Known: rapid.Bool().Draw(t, "node known")}
 		g.PCIeWidth = inventory.Maybe[int64]{Value: 16, Known: rapid.Bool().Draw(t, "width known")}
 		g.LinksKnown = rapid.Bool().Draw(t, "links known")
+		if rapid.Bool().Draw(t, "split") {
+			g = split(g, rapid.IntRange(0, 7).Draw(t, "instances"))
+		}
 		r.GPUs = append(r.GPUs, g)
 	}
 	for i := range n {
@@ -43,6 +47,32 @@ func genNode(t *rapid.T) inventory.Readings {
 		}
 	}
 	return r
+}
+
+// split turns MIG mode on and makes n instances, of two profiles in turn.
+func split(g inventory.GPU, n int) inventory.GPU {
+	g.MIG = inventory.Known(true)
+	for k := range n {
+		g.Instances = append(g.Instances, inventory.MIGInstance{
+			UUID: fmt.Sprintf("MIG-%d-%d", g.Index, k), GPUInstance: int64(k), Profile: []string{"1g.10gb", "2g.20gb"}[k%2],
+			MemoryMiB: inventory.Known[int64](9728)})
+	}
+	return g
+}
+
+// genLayout draws how the node's GPUs become devices.
+func genLayout(t *rapid.T) inventory.Layout {
+	l := inventory.Layout{MIG: rapid.SampledFrom([]inventory.MIGStrategy{"", inventory.MIGNone, inventory.MIGSingle, inventory.MIGMixed}).Draw(t, "mig")}
+	for range rapid.IntRange(0, 2).Draw(t, "rules") {
+		l.Sharing = append(l.Sharing, inventory.ShareRule{
+			GPUs:     []string{rapid.SampledFrom([]string{uuid(0), uuid(3), "Card A", "Card *", "*", "[", busID(1)}).Draw(t, "pattern")},
+			Strategy: rapid.SampledFrom([]inventory.SharingStrategy{inventory.TimeSlicing, inventory.MPS}).Draw(t, "strategy"),
+			Replicas: rapid.IntRange(2, 5).Draw(t, "replicas")})
+	}
+	if rapid.Bool().Draw(t, "no mps") {
+		l.MPSProblem = "mps_daemon: not running"
+	}
+	return l
 }
 
 func maybe(t *rapid.T, label string) inventory.Maybe[int64] {
@@ -62,52 +92,67 @@ func shuffled(t *rapid.T, r inventory.Readings) inventory.Readings {
 }
 
 // check holds for every inventory that saw the whole node once.
-func check(t *rapid.T, node inventory.Readings, inv inventory.Inventory) {
-	seen := 0
-	names := []string{}
-	for _, g := range inv.Groups() {
-		names = append(names, g.Name)
-		seen += len(g.Instances)
-		healthy := 0
+func check(t *rapid.T, node inventory.Readings, inv inventory.Inventory, l inventory.Layout) {
+	gpus, ids, names := map[string]bool{}, map[string]bool{}, []string{}
+	for _, g := range inv.Groups(l) {
+		names = append(names, g.Type+"/"+g.Name)
+		healthy, degraded := 0, 0
 		for _, i := range g.Instances {
+			must.False(t, ids[i.ID], must.Sprint("a device is listed once: ", i.ID))
+			ids[i.ID] = true
+			gpus[i.PCIBusID] = true
+			less := strings.HasPrefix(i.HealthDesc, "degraded: ")
+			must.Eq(t, i.Healthy, i.HealthDesc == "" || less)
 			if i.Healthy {
 				healthy++
 			}
-			must.Eq(t, i.Healthy, i.HealthDesc == "")
-		}
-		must.Eq(t, int64(len(g.Instances)), g.Attributes[gpu.AttrUUIDCount].Number)
-		must.Eq(t, int64(healthy), g.Attributes[gpu.AttrHealthyCount].Number)
-		must.True(t, slices.IsSortedFunc(g.Instances, func(a, b inventory.Instance) int {
-			if a.PCIBusID < b.PCIBusID {
-				return -1
+			if less {
+				degraded++
 			}
-			return 1
-		}))
-		m, err := topology.Parse(g.Attributes[gpu.AttrTopology].Text)
-		must.NoError(t, err)
-		must.Eq(t, len(g.Instances), m.Size())
+		}
+		must.Eq(t, int64(healthy), g.Attributes[gpu.AttrHealthyCount].Number)
+		must.Eq(t, int64(degraded), g.Attributes[gpu.AttrDegradedCount].Number)
+		must.True(t, slices.IsSortedFunc(g.Instances, func(a, b inventory.Instance) int { return strings.Compare(a.PCIBusID, b.PCIBusID) }))
+		if text := g.Attributes[gpu.AttrTopology]; text.IsText {
+			m, err := topology.Parse(text.Text)
+			must.NoError(t, err)
+			must.Eq(t, len(g.Instances), m.Size())
+		}
 	}
-	must.Eq(t, len(node.GPUs), seen, must.Sprint("a GPU that was seen is never forgotten"))
+	must.Eq(t, len(node.GPUs), len(gpus), must.Sprint("a GPU that was seen is never forgotten"))
 	must.True(t, slices.IsSorted(names))
+	must.Eq(t, len(names), len(slices.Compact(slices.Clone(names))), must.Sprint("two groups of one name hide each other in Nomad"))
 }
 
-func identity(inv inventory.Inventory) []string {
+func identity(inv inventory.Inventory, l inventory.Layout) []string {
 	ids := []string{}
-	for _, g := range inv.Groups() {
+	for _, g := range inv.Groups(l) {
 		for _, i := range g.Instances {
-			ids = append(ids, g.Name+"/"+i.ID+"/"+i.PCIBusID)
+			ids = append(ids, g.Type+"/"+g.Name+"/"+i.ID+"/"+i.PCIBusID)
 		}
 	}
 	return ids
 }
 
+// observed is the inventory after enough readings for everything that a
+// reading can show to be in force.
+func observed(inv inventory.Inventory, node inventory.Readings) inventory.Inventory {
+	for range 12 {
+		inv = inventory.Observe(inv, node)
+	}
+	return inv
+}
+
 func TestPropertyOrderOfReadingsDoesNotMatter(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		node := genNode(t)
+		node, l := genNode(t), genLayout(t)
 		a := inventory.Observe(inventory.Inventory{}, node)
 		b := inventory.Observe(inventory.Inventory{}, shuffled(t, node))
-		must.True(t, inventory.Equal(a.Groups(), b.Groups()), must.Sprint(inventory.Diff(a.Groups(), b.Groups())))
+		must.True(t, inventory.Equal(a.Groups(l), b.Groups(l)), must.Sprint(inventory.Diff(a.Groups(l), b.Groups(l))))
+		one, _ := inventory.Identity{}.Adopt(a, inventory.GroupNUMA)
+		other, _ := inventory.Identity{}.Adopt(b, inventory.GroupNUMA)
+		must.Eq(t, one, other)
 	})
 }
 
@@ -117,29 +162,27 @@ func TestPropertyOrderOfReadingsDoesNotMatter(t *testing.T) {
 func TestPropertyFaultsNeverChangeIdentityAndAlwaysHeal(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		node := genNode(t)
-		first := inventory.Observe(inventory.Inventory{}, node)
-		check(t, node, first)
+		node, l := genNode(t), genLayout(t)
+		first := observed(inventory.Inventory{}, node)
+		check(t, node, first, l)
 		inv := first
 		for step := range rapid.IntRange(1, 12).Draw(t, "steps") {
 			inv = fault(t, node, inv, step)
-			check(t, node, inv)
-			must.Eq(t, identity(first), identity(inv))
+			check(t, node, inv, l)
+			must.Eq(t, identity(first, l), identity(inv, l))
 		}
-		for range 11 {
-			inv = inventory.Observe(inv, node)
-		}
-		must.True(t, inv.Healthy())
-		must.True(t, inventory.Equal(first.Groups(), inv.Groups()), must.Sprint(inventory.Diff(first.Groups(), inv.Groups())))
+		inv = observed(inv, node)
+		must.True(t, inv.Settled())
+		must.True(t, inventory.Equal(first.Groups(l), inv.Groups(l)), must.Sprint(inventory.Diff(first.Groups(l), inv.Groups(l))))
 	})
 }
 
 func fault(t *rapid.T, node inventory.Readings, inv inventory.Inventory, step int) inventory.Inventory {
-	switch rapid.SampledFrom([]string{"lose", "vanish", "fail", "xid", "reload"}).Draw(t, "fault") {
+	switch rapid.SampledFrom([]string{"lose", "vanish", "fail", "xid", "reload", "symptom"}).Draw(t, "fault") {
 	case "fail":
 		next := inventory.Fail(inv, "nvml_unavailable")
-		for _, d := range next.Devices {
-			must.Eq(t, "nvml_unavailable", d.Reason())
+		for _, u := range next.Units(whole) {
+			must.Eq(t, "nvml_unavailable", u.Reason())
 		}
 		return next
 	case "xid":
@@ -147,9 +190,12 @@ func fault(t *rapid.T, node inventory.Readings, inv inventory.Inventory, step in
 			return inv
 		}
 		hit := rapid.SampledFrom(node.GPUs).Draw(t, "hit").UUID
-		return inventory.Note(inv, []inventory.Event{{UUID: hit, XID: rapid.SampledFrom([]int64{13, 48, 79}).Draw(t, "xid")}})
+		return inventory.Note(inv, []inventory.Event{{UUID: hit, XID: rapid.SampledFrom([]int64{13, 48, 79, 0, 74}).Draw(t, "xid"),
+			GPUInstance: inventory.Maybe[int64]{Value: rapid.Int64Range(0, 7).Draw(t, "instance"), Known: rapid.Bool().Draw(t, "instance known")}}})
 	case "reload":
 		return inventory.Observe(inv, shuffled(t, node))
+	case "symptom":
+		return inventory.Observe(inv, sick(t, node))
 	case "vanish":
 		r := node
 		r.GPUs = slices.Clone(node.GPUs)[:rapid.IntRange(0, len(node.GPUs)).Draw(t, "left")]
@@ -157,26 +203,77 @@ func fault(t *rapid.T, node inventory.Readings, inv inventory.Inventory, step in
 		for _, g := range node.GPUs[len(r.GPUs):] {
 			d, found := next.Device(g.UUID)
 			must.True(t, found)
-			must.NotEq(t, "", d.Reason())
+			must.NotEq(t, "", d.Health.Failure)
 		}
 		return next
 	}
+	return lose(t, node, inv, step)
+}
+
+// sick is the node with things that a reading can show.
+func sick(t *rapid.T, node inventory.Readings) inventory.Readings {
+	node.GPUs = slices.Clone(node.GPUs)
+	for i := range node.GPUs {
+		g := &node.GPUs[i]
+		g.RecoveryAction = inventory.Known(rapid.Int64Range(0, 9).Draw(t, "action"))
+		g.RemapPending = inventory.Known(rapid.Bool().Draw(t, "pending"))
+		g.ThrottleReasons = inventory.Known(rapid.Int64Range(0, 1<<10).Draw(t, "throttle"))
+		g.Fabric = inventory.Fabric{State: inventory.FabricState(rapid.IntRange(0, 3).Draw(t, "fabric")),
+			HealthMask: inventory.Known(rapid.Int64Range(0, 1<<16).Draw(t, "mask")), Summary: rapid.Int64Range(0, 3).Draw(t, "summary")}
+		if len(g.Links) > 0 && rapid.Bool().Draw(t, "cut") {
+			g.Links = g.Links[1:]
+		}
+	}
+	return node
+}
+
+// lose makes some GPUs answer nothing.
+func lose(t *rapid.T, node inventory.Readings, inv inventory.Inventory, step int) inventory.Inventory {
 	r := node
 	r.GPUs = slices.Clone(node.GPUs)
 	lost := map[string]bool{}
 	for i := range r.GPUs {
 		if rapid.Bool().Draw(t, "lost") {
 			lost[r.GPUs[i].UUID] = true
-			r.GPUs[i] = inventory.GPU{Index: i, Failure: fmt.Sprintf("gpu_lost at step %d", step)}
+			r.GPUs[i] = inventory.GPU{Index: r.GPUs[i].Index, Failure: fmt.Sprintf("gpu_lost at step %d", step)}
 		}
 	}
 	next := inventory.Observe(inv, r)
 	for _, d := range next.Devices {
 		if lost[d.GPU.UUID] {
-			must.StrHasPrefix(t, "gpu_lost", d.Reason())
+			must.StrHasPrefix(t, "gpu_lost", d.Health.Failure)
 		} else {
 			must.Eq(t, "", d.Health.Failure)
 		}
 	}
 	return next
+}
+
+// Whatever is seen, in whatever state and order, a GPU keeps the topology group
+// that it was given first.
+func TestPropertyTopologyGroupsAreForGood(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		node := genNode(t)
+		groupings := []inventory.Grouping{inventory.GroupOff, inventory.GroupNVLink, inventory.GroupNUMA, inventory.GroupPCIe, inventory.GroupAuto}
+		var id inventory.Identity
+		given := map[string]string{}
+		inv := inventory.Inventory{}
+		for range rapid.IntRange(1, 6).Draw(t, "steps") {
+			part := node
+			part.GPUs = slices.Clone(node.GPUs)[:rapid.IntRange(0, len(node.GPUs)).Draw(t, "present")]
+			if inv = inventory.Observe(inv, part); rapid.Bool().Draw(t, "sick") {
+				inv = inventory.Observe(inv, sick(t, part))
+			}
+			id, _ = id.Adopt(inv, rapid.SampledFrom(groupings).Draw(t, "grouping"))
+			for gpuUUID, name := range given {
+				must.Eq(t, name, id.Islands[gpuUUID])
+			}
+			for _, d := range inv.Devices {
+				name, has := id.Islands[d.GPU.UUID]
+				must.True(t, has)
+				given[d.GPU.UUID] = name
+			}
+		}
+	})
 }

@@ -87,8 +87,9 @@ type GPU struct {
 	// RetiredPending says that memory pages wait for a reset to be retired
 	// (GPUs before Ampere).
 	RetiredPending Maybe[bool]
-	// ECCUncorrected counts since the driver was loaded.
-	ECCUncorrected Maybe[int64]
+	// ECCUncorrected counts, and EnergyMilliJ sums, since the driver was
+	// loaded or the GPU was reset: either that falls tells of a reset.
+	ECCUncorrected, EnergyMilliJ Maybe[int64]
 	// ThrottleReasons is NVML's mask of clocks event reasons.
 	ThrottleReasons Maybe[int64]
 	// Fabric is the GPU's place in a multi-node NVLink fabric.
@@ -172,7 +173,8 @@ type Link struct {
 }
 
 // Event is an XID error that the driver reported for the GPU with this UUID,
-// or for an unknown GPU when it is empty. GPUInstance and ComputeInstance name
+// or for an unknown GPU when it is empty; or, with XID 0, another report that
+// calls for a reading. GPUInstance and ComputeInstance name
 // the MIG instance; unknown when the whole GPU is meant.
 type Event struct {
 	UUID                         string

@@ -18,13 +18,17 @@ type Sample struct {
 	EncoderPercent, DecoderPercent Maybe[int64]
 	JPEGPercent, OFAPercent        Maybe[int64]
 
-	TemperatureC, MemoryTemperatureC   Maybe[int64]
-	SlowdownC, FanPercent              Maybe[int64]
-	GraphicsMHz, SMMHz, MemoryMHz      Maybe[int64]
-	VideoMHz                           Maybe[int64]
-	ThrottleReasons, PerformanceState  Maybe[int64]
-	ECCCorrected, ECCUncorrected       Maybe[int64] // since the driver was loaded
-	ECCCorrectedAll, ECCUncorrectedAll Maybe[int64] // over the board's life
+	TemperatureC, MemoryTemperatureC  Maybe[int64]
+	SlowdownC, FanPercent             Maybe[int64]
+	GraphicsMHz, SMMHz, MemoryMHz     Maybe[int64]
+	VideoMHz                          Maybe[int64]
+	ThrottleReasons, PerformanceState Maybe[int64]
+	ECCCorrected, ECCUncorrected      Maybe[int64] // since the driver was loaded
+	// By place, since the driver was loaded: L1 and L2 cache, and memory.
+	ECCCorrectedL1, ECCUncorrectedL1         Maybe[int64]
+	ECCCorrectedL2, ECCUncorrectedL2         Maybe[int64]
+	ECCCorrectedMemory, ECCUncorrectedMemory Maybe[int64]
+	ECCCorrectedAll, ECCUncorrectedAll       Maybe[int64] // over the board's life
 
 	PCIeReplays, PCIeGeneration, PCIeLanes Maybe[int64]
 	PCIeSentKBps, PCIeReceivedKBps         Maybe[int64] // over the last 20 ms

@@ -1,37 +1,10 @@
 package nvml
 
 import (
-	"encoding/binary"
-
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"github.com/nomad-governor/governor/device/inventory"
 )
-
-// Value types of a field (nvmlValueType_t).
-const (
-	typeUnsignedInt   = 1
-	typeUnsignedLong  = 2
-	typeUnsigned64    = 3
-	typeSigned64      = 4
-	typeSignedInt     = 5
-	typeUnsignedShort = 6
-)
-
-func fieldNumber(f nvml.FieldValue) inventory.Maybe[int64] {
-	raw := binary.NativeEndian.Uint64(f.Value[:])
-	switch f.ValueType {
-	case typeUnsignedInt:
-		return inventory.Known(int64(uint32(raw)))
-	case typeSignedInt:
-		return inventory.Known(int64(int32(raw)))
-	case typeUnsignedShort:
-		return inventory.Known(int64(uint16(raw)))
-	case typeUnsignedLong, typeUnsigned64, typeSigned64:
-		return inventory.Known(int64(raw))
-	}
-	return inventory.Maybe[int64]{}
-}
 
 // linkVersions are NVML's codes for NVLink generations (nvmlNvlinkVersion_t).
 var linkVersions = map[uint32]string{1: "1.0", 2: "2.0", 3: "2.2", 4: "3.0", 5: "3.1", 6: "4.0", 7: "5.0", 8: "6.0"}
@@ -48,12 +21,17 @@ func (r *Reader) links(device nvml.Device, g *inventory.GPU) {
 		return
 	}
 	g.LinksKnown = true
+	facts := r.fields(device, fieldID{id: nvml.FI_DEV_NVLINK_LINK_COUNT}, fieldID{id: nvml.FI_DEV_NVSWITCH_CONNECTED_LINK_COUNT},
+		fieldID{id: nvml.FI_DEV_NVLINK_SPEED_MBPS_COMMON}, fieldID{id: nvml.FI_DEV_C2C_LINK_COUNT}, fieldID{id: nvml.FI_DEV_C2C_LINK_GET_MAX_BW})
 	count := nvml.NVLINK_MAX_LINKS
-	if n := r.field(device, nvml.FI_DEV_NVLINK_LINK_COUNT, 0); n.Known && n.Value < int64(count) {
+	if n := facts[0]; n.Known && n.Value < int64(count) {
 		count = int(n.Value)
 	}
-	switched := r.field(device, nvml.FI_DEV_NVSWITCH_CONNECTED_LINK_COUNT, 0).Value > 0
-	common := r.field(device, nvml.FI_DEV_NVLINK_SPEED_MBPS_COMMON, 0)
+	switched, common := facts[1].Value > 0, facts[2]
+	if c2c := facts[3]; c2c.Known && c2c.Value > 0 {
+		g.C2CLinks = c2c
+		g.C2CMBps = inventory.Maybe[int64]{Value: facts[4].Value * c2c.Value, Known: facts[4].Known}
+	}
 	for index := range count {
 		active, ret := device.GetNvLinkState(index)
 		if ret != nvml.SUCCESS {

@@ -11,14 +11,6 @@ import (
 
 const mebi = 1 << 20
 
-var architectures = map[nvml.DeviceArchitecture]string{
-	nvml.DEVICE_ARCH_KEPLER: "kepler", nvml.DEVICE_ARCH_MAXWELL: "maxwell",
-	nvml.DEVICE_ARCH_PASCAL: "pascal", nvml.DEVICE_ARCH_VOLTA: "volta",
-	nvml.DEVICE_ARCH_TURING: "turing", nvml.DEVICE_ARCH_AMPERE: "ampere",
-	nvml.DEVICE_ARCH_ADA: "ada", nvml.DEVICE_ARCH_HOPPER: "hopper",
-	nvml.DEVICE_ARCH_BLACKWELL: "blackwell",
-}
-
 // Read reads every GPU. An error means that NVML as a whole does not answer;
 // one GPU that does not is an entry with a Failure.
 func (r *Reader) Read() (inventory.Readings, error) {
@@ -90,8 +82,12 @@ func (r *Reader) gpu(lib nvml.Interface, index int) (inventory.GPU, nvml.Device)
 		return g, nil
 	}
 	g.PCIBusID = busID(pci)
+	r.identity(device, &g)
 	r.hardware(device, &g)
 	r.links(device, &g)
+	r.fabric(device, &g)
+	r.mig(device, &g)
+	r.state(device, &g)
 	// The last word: identity can come from a cache, this asks the GPU.
 	if ret := r.alive(device); ret != nvml.SUCCESS {
 		g.Failure = failure("ask the GPU", ret)
@@ -129,11 +125,6 @@ func (r *Reader) hardware(device nvml.Device, g *inventory.GPU) {
 			g.ComputeCapability = fmt.Sprintf("%d.%d", major, minor)
 		}
 	}
-	if s.has("nvmlDeviceGetArchitecture") {
-		if arch, ret := device.GetArchitecture(); ret == nvml.SUCCESS {
-			g.Architecture = architectures[arch]
-		}
-	}
 	if s.has("nvmlDeviceGetMemoryInfo") {
 		if m, ret := device.GetMemoryInfo(); ret == nvml.SUCCESS {
 			g.MemoryMiB = inventory.Known(int64(m.Total / mebi))
@@ -159,18 +150,8 @@ func (r *Reader) hardware(device nvml.Device, g *inventory.GPU) {
 		current, _, ret := device.GetEccMode()
 		return current, ret
 	})
-	mig := ask(s, "nvmlDeviceGetMigMode", func() (int, nvml.Return) {
-		current, _, ret := device.GetMigMode()
-		return current, ret
-	})
-	g.MIG = inventory.Maybe[bool]{Value: mig.Value == nvml.DEVICE_MIG_ENABLE, Known: mig.Known}
 	g.NUMANode = r.numaNode(device)
-	g.RecoveryAction = r.field(device, nvml.FI_DEV_GET_GPU_RECOVERY_ACTION, 0)
-	if s.has("nvmlDeviceGetRemappedRows") {
-		if _, _, _, failed, ret := device.GetRemappedRows(); ret == nvml.SUCCESS {
-			g.RemapFailure = inventory.Known(failed)
-		}
-	}
+	g.MemoryNUMANode = ask(s, "nvmlDeviceGetNumaNodeId", device.GetNumaNodeId)
 }
 
 func (r *Reader) powerLimit(device nvml.Device) inventory.Maybe[int64] {
@@ -204,18 +185,6 @@ func (r *Reader) numaNode(device nvml.Device) inventory.Maybe[int64] {
 		}
 	}
 	return node
-}
-
-// field reads one field value as a number.
-func (r *Reader) field(device nvml.Device, id, scope uint32) inventory.Maybe[int64] {
-	if !r.symbols.has("nvmlDeviceGetFieldValues") {
-		return inventory.Maybe[int64]{}
-	}
-	values := []nvml.FieldValue{{FieldId: id, ScopeId: scope}}
-	if ret := device.GetFieldValues(values); ret != nvml.SUCCESS || nvml.Return(values[0].NvmlReturn) != nvml.SUCCESS {
-		return inventory.Maybe[int64]{}
-	}
-	return fieldNumber(values[0])
 }
 
 var levels = map[nvml.GpuTopologyLevel]topology.Path{

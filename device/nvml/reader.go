@@ -39,6 +39,9 @@ type Reader struct {
 	opened  time.Time
 	symbols symbols
 
+	profiling sync.Mutex      // guards gpms
+	gpms      map[string]*gpm // by GPU UUID, of the open library
+
 	broken sync.Mutex // guards the fields below
 	stale  bool       // the library is to be opened again
 	loaded *identity  // the library's file when it was loaded; nil before
@@ -204,10 +207,15 @@ func (r *Reader) closeLocked() {
 	if r.set != nil {
 		_ = r.set.Free()
 	}
+	for _, g := range r.gpms {
+		if g.last != nil {
+			_ = g.last.Free()
+		}
+	}
 	if r.lib != nil {
 		_ = r.lib.Shutdown()
 	}
-	r.lib, r.set = nil, nil
+	r.lib, r.set, r.gpms = nil, nil, map[string]*gpm{}
 }
 
 // Close ends the session with the library.
@@ -224,6 +232,11 @@ func (r *Reader) Path() string {
 	}
 	return r.name
 }
+
+// eventTypes are what the plugin wants to hear of: XIDs, and what calls for a
+// look at the GPU at once. Events that come with every load are not among them.
+const eventTypes = nvml.EventTypeXidCriticalError | nvml.EventTypeDoubleBitEccError | nvml.EventTypeDramRetirementEvent |
+	nvml.EventTypeDramRetirementFailure | nvml.EventTypeGpuUnavailableError | nvml.EventTypeGpuRecoveryAction
 
 // events registers for XIDs on every GPU that can report them; nil when none
 // can.
@@ -247,7 +260,7 @@ func (r *Reader) events(lib nvml.Interface) nvml.EventSet {
 		if ret != nvml.SUCCESS || types&nvml.EventTypeXidCriticalError == 0 {
 			continue
 		}
-		if device.RegisterEvents(nvml.EventTypeXidCriticalError, set) == nvml.SUCCESS {
+		if device.RegisterEvents(types&eventTypes, set) == nvml.SUCCESS {
 			registered++
 		}
 	}
@@ -292,10 +305,12 @@ func (r *Reader) Wait(timeout time.Duration) (found []inventory.Event, eventless
 		return nil, false, nil
 	case ret != nvml.SUCCESS:
 		return nil, true, notReady("wait for events", ret)
-	case data.EventType != nvml.EventTypeXidCriticalError:
-		return nil, false, nil
 	}
-	event := inventory.Event{XID: int64(data.EventData)}
+	event := inventory.Event{}
+	if data.EventType == nvml.EventTypeXidCriticalError {
+		event.XID = int64(data.EventData)
+		event.GPUInstance, event.ComputeInstance = instanceID(data.GpuInstanceId), instanceID(data.ComputeInstanceId)
+	}
 	if uuid, ret := data.Device.GetUUID(); ret == nvml.SUCCESS {
 		event.UUID = uuid
 	} else {

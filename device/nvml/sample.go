@@ -1,15 +1,17 @@
 package nvml
 
 import (
-	"fmt"
+	"strconv"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"github.com/nomad-governor/governor/device/inventory"
 )
 
-// Probe asks each GPU one cheap question. The result is one word a GPU, equal
-// between two calls while nothing changed; a different one calls for a Read.
+// Probe asks each GPU a few cheap questions. The result is some words a GPU,
+// equal between two calls while nothing changed; a different one calls for a
+// Read. Of the reasons for low clocks only those that hardware has count: the
+// others come and go with every load.
 func (r *Reader) Probe() (string, error) {
 	lib, done, err := r.session()
 	if err != nil {
@@ -21,20 +23,33 @@ func (r *Reader) Probe() (string, error) {
 		r.setStale(true)
 		return "", notReady("count the GPUs", ret)
 	}
-	state := fmt.Sprintf("%d", count)
+	digest := strconv.AppendInt(nil, int64(count), 10)
 	for index := range count {
+		var facts [4]int64
 		device, ret := lib.DeviceGetHandleByIndex(index)
-		var recovery int64
 		if ret == nvml.SUCCESS {
 			ret = r.alive(device)
-			recovery = r.field(device, nvml.FI_DEV_GET_GPU_RECOVERY_ACTION, 0).Value
 		}
-		state += fmt.Sprintf(" %d/%d", int(ret), recovery)
+		if ret == nvml.SUCCESS {
+			asked := r.fields(device, fieldID{id: nvml.FI_DEV_GET_GPU_RECOVERY_ACTION},
+				fieldID{id: nvml.FI_DEV_REMAPPED_PENDING}, fieldID{id: nvml.FI_DEV_REMAPPED_FAILURE})
+			facts = [4]int64{asked[0].Value, asked[1].Value, asked[2].Value, r.throttle(device).Value & hardwareReasons}
+		}
+		digest = strconv.AppendInt(append(digest, ' '), int64(ret), 10)
+		for _, fact := range facts {
+			digest = strconv.AppendInt(append(digest, '/'), fact, 10)
+		}
 	}
-	return state, nil
+	return string(digest), nil
 }
 
-// Sample reads the numbers that move, of every GPU that answers with a UUID.
+// hardwareReasons are the clocks event reasons by which hardware slows a GPU
+// down: slowdown, thermal and power brake.
+const hardwareReasons = nvml.ClocksThrottleReasonHwSlowdown | nvml.ClocksThrottleReasonHwThermalSlowdown |
+	nvml.ClocksThrottleReasonHwPowerBrakeSlowdown
+
+// Sample reads the numbers that move, of every GPU that answers with a UUID and
+// of its MIG instances.
 func (r *Reader) Sample() ([]inventory.Sample, error) {
 	lib, done, err := r.session()
 	if err != nil {
@@ -60,34 +75,54 @@ func (r *Reader) Sample() ([]inventory.Sample, error) {
 		r.memory(device, &sample)
 		r.load(device, &sample)
 		r.condition(device, &sample)
+		r.traffic(device, &sample)
+		r.processes(device, &sample)
+		r.profile(lib, device, &sample)
 		samples = append(samples, sample)
+		samples = append(samples, r.migSamples(device)...)
 	}
 	return samples, nil
 }
 
+// migSamples reads what MIG instances have of their own: memory. The rest NVML
+// gives of the whole GPU alone.
+func (r *Reader) migSamples(device nvml.Device) []inventory.Sample {
+	if !r.symbols.has("nvmlDeviceGetMigMode") {
+		return nil
+	}
+	if current, _, ret := device.GetMigMode(); ret != nvml.SUCCESS || current != nvml.DEVICE_MIG_ENABLE {
+		return nil
+	}
+	var samples []inventory.Sample
+	for _, instance := range r.migDevices(device) {
+		uuid, ret := instance.GetUUID()
+		if ret != nvml.SUCCESS {
+			continue
+		}
+		sample := inventory.Sample{UUID: uuid}
+		r.memory(instance, &sample)
+		samples = append(samples, sample)
+	}
+	return samples
+}
+
 // memory prefers the call that keeps the driver's own reserve apart.
 func (r *Reader) memory(device nvml.Device, s *inventory.Sample) {
+	known := func(bytes uint64) inventory.Maybe[int64] { return inventory.Known(int64(bytes / mebi)) }
 	if r.symbols.has("nvmlDeviceGetMemoryInfo_v2") {
 		if m, ret := device.GetMemoryInfo_v2(); ret == nvml.SUCCESS {
-			s.MemoryUsedMiB = inventory.Known(int64(m.Used / mebi))
-			s.MemoryTotalMiB = inventory.Known(int64(m.Total / mebi))
+			s.MemoryUsedMiB, s.MemoryTotalMiB = known(m.Used), known(m.Total)
+			s.MemoryFreeMiB, s.MemoryReservedMiB = known(m.Free), known(m.Reserved)
 		}
 	}
 	if !s.MemoryTotalMiB.Known && r.symbols.has("nvmlDeviceGetMemoryInfo") {
 		if m, ret := device.GetMemoryInfo(); ret == nvml.SUCCESS {
-			s.MemoryUsedMiB = inventory.Known(int64(m.Used / mebi))
-			s.MemoryTotalMiB = inventory.Known(int64(m.Total / mebi))
+			s.MemoryUsedMiB, s.MemoryTotalMiB, s.MemoryFreeMiB = known(m.Used), known(m.Total), known(m.Free)
 		}
 	}
 	if r.symbols.has("nvmlDeviceGetBAR1MemoryInfo") {
 		if m, ret := device.GetBAR1MemoryInfo(); ret == nvml.SUCCESS {
-			s.BAR1UsedMiB = inventory.Known(int64(m.Bar1Used / mebi))
-			s.BAR1TotalMiB = inventory.Known(int64(m.Bar1Total / mebi))
-		}
-	}
-	if r.symbols.has("nvmlDeviceGetRemappedRows") {
-		if _, _, pending, _, ret := device.GetRemappedRows(); ret == nvml.SUCCESS {
-			s.RemapPending = inventory.Known(pending)
+			s.BAR1UsedMiB, s.BAR1TotalMiB = known(m.Bar1Used), known(m.Bar1Total)
 		}
 	}
 }
@@ -95,25 +130,24 @@ func (r *Reader) memory(device nvml.Device, s *inventory.Sample) {
 func (r *Reader) load(device nvml.Device, s *inventory.Sample) {
 	if r.symbols.has("nvmlDeviceGetUtilizationRates") {
 		if u, ret := device.GetUtilizationRates(); ret == nvml.SUCCESS {
-			s.GPUPercent = inventory.Known(int64(u.Gpu))
-			s.MemoryPercent = inventory.Known(int64(u.Memory))
+			s.GPUPercent, s.MemoryPercent = inventory.Known(int64(u.Gpu)), inventory.Known(int64(u.Memory))
 		}
 	}
-	first := func(call func() (uint32, uint32, nvml.Return)) func() (uint32, nvml.Return) {
-		return func() (uint32, nvml.Return) {
+	percent := func(symbol string, call func() (uint32, uint32, nvml.Return)) inventory.Maybe[int64] {
+		return ask(r.symbols, symbol, func() (uint32, nvml.Return) {
 			v, _, ret := call()
 			return v, ret
-		}
+		})
 	}
-	s.EncoderPercent = ask(r.symbols, "nvmlDeviceGetEncoderUtilization", first(device.GetEncoderUtilization))
-	s.DecoderPercent = ask(r.symbols, "nvmlDeviceGetDecoderUtilization", first(device.GetDecoderUtilization))
+	s.EncoderPercent = percent("nvmlDeviceGetEncoderUtilization", device.GetEncoderUtilization)
+	s.DecoderPercent = percent("nvmlDeviceGetDecoderUtilization", device.GetDecoderUtilization)
+	s.JPEGPercent = percent("nvmlDeviceGetJpgUtilization", device.GetJpgUtilization)
+	s.OFAPercent = percent("nvmlDeviceGetOfaUtilization", device.GetOfaUtilization)
 	clock := func(kind nvml.ClockType) inventory.Maybe[int64] {
 		return ask(r.symbols, "nvmlDeviceGetClockInfo", func() (uint32, nvml.Return) { return device.GetClockInfo(kind) })
 	}
-	s.GraphicsMHz, s.SMMHz, s.MemoryMHz = clock(nvml.CLOCK_GRAPHICS), clock(nvml.CLOCK_SM), clock(nvml.CLOCK_MEM)
-	s.PCIeGeneration = ask(r.symbols, "nvmlDeviceGetCurrPcieLinkGeneration", device.GetCurrPcieLinkGeneration)
-	s.PCIeLanes = ask(r.symbols, "nvmlDeviceGetCurrPcieLinkWidth", device.GetCurrPcieLinkWidth)
-	s.PCIeReplays = ask(r.symbols, "nvmlDeviceGetPcieReplayCounter", device.GetPcieReplayCounter)
+	s.GraphicsMHz, s.SMMHz = clock(nvml.CLOCK_GRAPHICS), clock(nvml.CLOCK_SM)
+	s.MemoryMHz, s.VideoMHz = clock(nvml.CLOCK_MEM), clock(nvml.CLOCK_VIDEO)
 }
 
 func (r *Reader) condition(device nvml.Device, s *inventory.Sample) {
@@ -127,20 +161,107 @@ func (r *Reader) condition(device nvml.Device, s *inventory.Sample) {
 	s.FanPercent = ask(r.symbols, "nvmlDeviceGetFanSpeed", device.GetFanSpeed)
 	s.PerformanceState = ask(r.symbols, "nvmlDeviceGetPerformanceState", device.GetPerformanceState)
 	s.ThrottleReasons = r.throttle(device)
-	s.ECCCorrected = r.ecc(device, nvml.MEMORY_ERROR_TYPE_CORRECTED)
-	s.ECCUncorrected = r.ecc(device, nvml.MEMORY_ERROR_TYPE_UNCORRECTED)
-}
-
-// throttle asks under the function's new name, then under its old one.
-func (r *Reader) throttle(device nvml.Device) inventory.Maybe[int64] {
-	if v := ask(r.symbols, "nvmlDeviceGetCurrentClocksEventReasons", device.GetCurrentClocksEventReasons); v.Known {
-		return v
+	s.ECCCorrected = r.ecc(device, nvml.MEMORY_ERROR_TYPE_CORRECTED, nvml.VOLATILE_ECC)
+	s.ECCUncorrected = r.ecc(device, nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC)
+	s.ECCCorrectedAll = r.ecc(device, nvml.MEMORY_ERROR_TYPE_CORRECTED, nvml.AGGREGATE_ECC)
+	s.ECCUncorrectedAll = r.ecc(device, nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.AGGREGATE_ECC)
+	r.eccPlaces(device, s)
+	if r.symbols.has("nvmlDeviceGetRemappedRows") {
+		if corrected, uncorrected, pending, failed, ret := device.GetRemappedRows(); ret == nvml.SUCCESS {
+			s.RemappedCorrectable, s.RemappedUncorrectable = inventory.Known(int64(corrected)), inventory.Known(int64(uncorrected))
+			s.RemapPending, s.RemapFailure = inventory.Known(pending), inventory.Known(failed)
+		}
 	}
-	return ask(r.symbols, "nvmlDeviceGetCurrentClocksThrottleReasons", device.GetCurrentClocksThrottleReasons)
+	retired := func(cause nvml.PageRetirementCause) inventory.Maybe[int64] {
+		return ask(r.symbols, "nvmlDeviceGetRetiredPages", func() (int, nvml.Return) {
+			pages, ret := device.GetRetiredPages(cause)
+			return len(pages), ret
+		})
+	}
+	s.RetiredPagesSingleBit = retired(nvml.PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS)
+	s.RetiredPagesDoubleBit = retired(nvml.PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR)
 }
 
-func (r *Reader) ecc(device nvml.Device, kind nvml.MemoryErrorType) inventory.Maybe[int64] {
-	return ask(r.symbols, "nvmlDeviceGetTotalEccErrors", func() (uint64, nvml.Return) {
-		return device.GetTotalEccErrors(kind, nvml.VOLATILE_ECC)
-	})
+// eccPlaces reads the error counts by place, as far as the GPU tells them apart.
+func (r *Reader) eccPlaces(device nvml.Device, s *inventory.Sample) {
+	count := func(kind nvml.MemoryErrorType, place nvml.MemoryLocation) inventory.Maybe[int64] {
+		return ask(r.symbols, "nvmlDeviceGetMemoryErrorCounter", func() (uint64, nvml.Return) {
+			return device.GetMemoryErrorCounter(kind, nvml.VOLATILE_ECC, place)
+		})
+	}
+	s.ECCCorrectedL1 = count(nvml.MEMORY_ERROR_TYPE_CORRECTED, nvml.MEMORY_LOCATION_L1_CACHE)
+	s.ECCCorrectedL2 = count(nvml.MEMORY_ERROR_TYPE_CORRECTED, nvml.MEMORY_LOCATION_L2_CACHE)
+	s.ECCCorrectedMemory = count(nvml.MEMORY_ERROR_TYPE_CORRECTED, nvml.MEMORY_LOCATION_DEVICE_MEMORY)
+	s.ECCUncorrectedL1 = count(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.MEMORY_LOCATION_L1_CACHE)
+	s.ECCUncorrectedL2 = count(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.MEMORY_LOCATION_L2_CACHE)
+	s.ECCUncorrectedMemory = count(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.MEMORY_LOCATION_DEVICE_MEMORY)
 }
+
+// traffic reads the links to the host and to other GPUs.
+func (r *Reader) traffic(device nvml.Device, s *inventory.Sample) {
+	s.PCIeGeneration = ask(r.symbols, "nvmlDeviceGetCurrPcieLinkGeneration", device.GetCurrPcieLinkGeneration)
+	s.PCIeLanes = ask(r.symbols, "nvmlDeviceGetCurrPcieLinkWidth", device.GetCurrPcieLinkWidth)
+	s.PCIeReplays = ask(r.symbols, "nvmlDeviceGetPcieReplayCounter", device.GetPcieReplayCounter)
+	numbers := r.fields(device, fieldID{id: nvml.FI_DEV_MEMORY_TEMP},
+		fieldID{nvml.FI_DEV_NVLINK_THROUGHPUT_DATA_TX, allLinks}, fieldID{nvml.FI_DEV_NVLINK_THROUGHPUT_DATA_RX, allLinks},
+		fieldID{id: nvml.FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL}, fieldID{id: nvml.FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL},
+		fieldID{id: nvml.FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL}, fieldID{id: nvml.FI_DEV_NVLINK_LINK_COUNT})
+	s.MemoryTemperatureC = numbers[0]
+	s.NVLinkSentKiB, s.NVLinkReceivedKiB = numbers[1], numbers[2]
+	s.NVLinkReplays, s.NVLinkRecoveries, s.NVLinkCRC = numbers[3], numbers[4], numbers[5]
+	if links := numbers[6]; !s.NVLinkReplays.Known && links.Known && links.Value > 0 {
+		r.linkErrors(device, min(uint32(links.Value), nvml.NVLINK_MAX_LINKS), s)
+	}
+}
+
+// linkErrors sums the errors of each link, where the driver (Hopper and newer)
+// has no sum.
+func (r *Reader) linkErrors(device nvml.Device, links uint32, s *inventory.Sample) {
+	kinds := []struct {
+		id  uint32
+		sum *inventory.Maybe[int64]
+	}{
+		{nvml.FI_DEV_NVLINK_ERROR_DL_REPLAY, &s.NVLinkReplays},
+		{nvml.FI_DEV_NVLINK_ERROR_DL_RECOVERY, &s.NVLinkRecoveries},
+		{nvml.FI_DEV_NVLINK_ERROR_DL_CRC, &s.NVLinkCRC},
+	}
+	var ids []fieldID
+	for _, kind := range kinds {
+		for link := range links {
+			ids = append(ids, fieldID{kind.id, link})
+		}
+	}
+	for i, number := range r.fields(device, ids...) {
+		if sum := kinds[i/int(links)].sum; number.Known {
+			*sum = inventory.Known(sum.Value + number.Value)
+		}
+	}
+}
+
+// processes lists who has a compute context on the GPU.
+func (r *Reader) processes(device nvml.Device, s *inventory.Sample) {
+	add := func(symbol string, mps bool, list func() ([]nvml.ProcessInfo, nvml.Return)) {
+		if !r.symbols.has(symbol) {
+			return
+		}
+		infos, ret := list()
+		if ret != nvml.SUCCESS {
+			return
+		}
+		s.ProcessesKnown = true
+		for _, info := range infos {
+			p := inventory.Process{PID: int64(info.Pid), MPS: mps,
+				GPUInstance: instanceID(info.GpuInstanceId), ComputeInstance: instanceID(info.ComputeInstanceId)}
+			if info.UsedGpuMemory != unknownMemory {
+				p.MemoryMiB = inventory.Known(int64(info.UsedGpuMemory / mebi))
+			}
+			s.Processes = append(s.Processes, p)
+		}
+	}
+	// Only this version of the call has a layout that is the same in all drivers.
+	add("nvmlDeviceGetComputeRunningProcesses_v3", false, device.GetComputeRunningProcesses)
+	add("nvmlDeviceGetMPSComputeRunningProcesses_v3", true, device.GetMPSComputeRunningProcesses)
+}
+
+// unknownMemory is NVML_VALUE_NOT_AVAILABLE: the driver cannot say how much.
+const unknownMemory = ^uint64(0)

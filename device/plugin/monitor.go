@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -54,18 +55,25 @@ var errHangs = errors.New("nvml_hang: a call into the driver does not return")
 // monitor reads the GPUs and keeps the inventory. Its fields below mu may be
 // read from any goroutine; only run changes them.
 type monitor struct {
-	source source
-	config config
-	logger hclog.Logger
-	guard  *guard
-	now    func() time.Time
+	source   source
+	injector injector
+	settings Settings
+	logger   hclog.Logger
+	guard    *guard
+	now      func() time.Time
 	// callTimeout is how long one call into the source may take.
 	callTimeout time.Duration
+	// warned says that a topology_groups that is not in force was reported.
+	warned bool
 
 	mu        sync.Mutex
+	identity  inventory.Identity
+	layout    inventory.Layout
 	inventory inventory.Inventory // every device, ignored ones too
+	units     []inventory.Unit    // what is offered
 	groups    []inventory.Group   // what Nomad is told
 	samples   []inventory.Sample  // the latest
+	sampled   time.Time
 	lastError string
 	changed   chan struct{} // closed and replaced when groups change
 
@@ -73,8 +81,9 @@ type monitor struct {
 	readyOnce sync.Once
 }
 
-func newMonitor(s source, c config, logger hclog.Logger, now func() time.Time, callTimeout time.Duration) *monitor {
-	return &monitor{source: s, config: c, logger: logger, guard: newGuard(now), now: now, callTimeout: callTimeout,
+func newMonitor(s source, i injector, settings Settings, id inventory.Identity, logger hclog.Logger, now func() time.Time, callTimeout time.Duration) *monitor {
+	return &monitor{source: s, injector: i, settings: settings, layout: settings.Layout, identity: id,
+		inventory: inventory.Inventory{Policy: settings.Policy}, logger: logger, guard: newGuard(now), now: now, callTimeout: callTimeout,
 		groups: []inventory.Group{}, changed: make(chan struct{}), ready: make(chan struct{})}
 }
 
@@ -94,7 +103,7 @@ func (m *monitor) run(ctx context.Context) {
 			failures = m.read(ctx, failures)
 			nextRead = m.now().Add(m.nextPeriod(failures))
 		}
-		timer := time.NewTimer(min(m.config.healthPeriod, max(0, nextRead.Sub(m.now()))))
+		timer := time.NewTimer(min(m.settings.HealthPeriod, max(0, nextRead.Sub(m.now()))))
 		select {
 		case <-ctx.Done():
 		case batch := <-events:
@@ -120,10 +129,10 @@ func (m *monitor) nextPeriod(failures int) time.Duration {
 	if failures > 0 {
 		return min(retryLeast<<min(failures-1, 10), retryMost)
 	}
-	if !m.current().Healthy() {
-		return m.config.healthPeriod
+	if !m.all().Settled() {
+		return m.settings.HealthPeriod
 	}
-	return m.config.fingerprintPeriod
+	return m.settings.FingerprintPeriod
 }
 
 // read makes one full reading and returns how many in a row have failed.
@@ -162,8 +171,8 @@ func (m *monitor) follow(ctx context.Context, out chan<- []inventory.Event) {
 		eventless bool
 	}
 	for ctx.Err() == nil {
-		got, err := call(ctx, m.guard, "wait", m.callTimeout+m.config.healthPeriod, func() (answer, error) {
-			events, eventless, err := m.source.Wait(m.config.healthPeriod)
+		got, err := call(ctx, m.guard, "wait", m.callTimeout+m.settings.HealthPeriod, func() (answer, error) {
+			events, eventless, err := m.source.Wait(m.settings.HealthPeriod)
 			return answer{events, eventless}, err
 		})
 		if len(got.events) > 0 {
@@ -174,9 +183,9 @@ func (m *monitor) follow(ctx context.Context, out chan<- []inventory.Event) {
 		}
 		switch {
 		case err != nil: // soon again: an XID that nobody waits for is lost
-			sleep(ctx, m.config.healthPeriod)
+			sleep(ctx, m.settings.HealthPeriod)
 		case got.eventless:
-			sleep(ctx, m.config.fingerprintPeriod)
+			sleep(ctx, m.settings.FingerprintPeriod)
 		}
 	}
 }
@@ -192,7 +201,14 @@ func sleep(ctx context.Context, d time.Duration) {
 
 func (m *monitor) note(events []inventory.Event) {
 	for _, e := range events {
-		m.logger.Warn("the driver reported an XID error", "device_id", e.UUID, "xid", e.XID)
+		if e.XID == 0 {
+			continue
+		}
+		facts := []any{"device_id", e.UUID, "xid", e.XID}
+		if e.GPUInstance.Known {
+			facts = append(facts, "gpu_instance", e.GPUInstance.Value, "compute_instance", e.ComputeInstance.Value)
+		}
+		m.logger.Warn("the driver reported an XID error", facts...)
 	}
 	m.store(inventory.Note(m.all(), events))
 }
@@ -204,24 +220,67 @@ func (m *monitor) all() inventory.Inventory {
 	return m.inventory
 }
 
-// current is the inventory without ignored devices.
-func (m *monitor) current() inventory.Inventory { return m.all().Without(m.config.ignored) }
+// offered is the devices that tasks can get, and what is known about the node.
+func (m *monitor) offered() ([]inventory.Unit, inventory.Inventory) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.units, m.inventory
+}
 
 // store keeps a new inventory and wakes the streams if Nomad would see a
 // difference.
 func (m *monitor) store(next inventory.Inventory) {
-	groups := next.Without(m.config.ignored).Groups()
+	m.adopt(next)
+	m.layout.MPSProblem = m.mpsProblem()
+	units, groups := next.Units(m.layout), next.Groups(m.layout)
 	m.mu.Lock()
 	prev := m.groups
-	m.inventory, m.groups = next, groups
+	reloaded := m.inventory.DriverVersion != next.DriverVersion
+	m.inventory, m.units, m.groups = next, units, groups
 	same := inventory.Equal(prev, groups)
+	m.mu.Unlock()
+	if m.injector != nil && (!same || reloaded) {
+		m.injector.Observe(next, units) // before Nomad can ask for what is new
+	}
 	if !same {
+		m.mu.Lock()
 		close(m.changed)
 		m.changed = make(chan struct{})
+		m.mu.Unlock()
 	}
+	m.report(inventory.Diff(prev, groups))
+}
+
+// report logs what changed: health for operators, the rest for the curious.
+func (m *monitor) report(changes []inventory.Change) {
+	for _, c := range changes {
+		switch {
+		case !c.Device:
+			m.logger.Debug("attribute changed", "group", c.Group, "attribute", c.Subject, "before", c.Before, "after", c.After)
+		case c.Before == "" || c.After == "healthy":
+			m.logger.Info("device", "group", c.Group, "device_id", c.Subject, "health", c.After)
+		default:
+			m.logger.Warn("device", "group", c.Group, "device_id", c.Subject, "health", c.After, "before", c.Before)
+		}
+	}
+}
+
+// adopt gives new GPUs their topology group and keeps it for good.
+func (m *monitor) adopt(inv inventory.Inventory) {
+	id, ok := m.identity.Adopt(inv, m.settings.Grouping)
+	if !ok && !m.warned {
+		m.warned = true
+		m.logger.Warn("topology_groups is not in force: this node's groups were made otherwise, and GPUs must not change their group while allocations use them; drain the node, remove the file and restart the client",
+			"topology_groups", m.settings.Grouping, "in_force", id.Grouping, "file", IdentityPath(m.settings.StateDir))
+	}
+	if maps.Equal(id.Islands, m.identity.Islands) && id.Grouping == m.identity.Grouping {
+		return
+	}
+	m.mu.Lock()
+	m.identity, m.layout.Islands = id, id.Islands
 	m.mu.Unlock()
-	for _, c := range inventory.Diff(prev, groups) {
-		m.logger.Debug("device changed", "group", c.Group, "subject", c.Subject, "before", c.Before, "after", c.After)
+	if err := saveIdentity(m.settings.StateDir, id); err != nil {
+		m.logger.Warn("the groups of this node's GPUs cannot be kept: they may differ after the next start", "error", err)
 	}
 }
 
@@ -267,8 +326,24 @@ func (m *monitor) sample(ctx context.Context) ([]inventory.Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.samples = got
+	m.samples, m.sampled = got, m.now()
 	return got, nil
+}
+
+// view is everything about the devices, with figures no older than maxAge.
+func (m *monitor) view(ctx context.Context, maxAge time.Duration) View {
+	m.mu.Lock()
+	samples, at := m.samples, m.sampled
+	m.mu.Unlock()
+	failure := ""
+	if samples == nil || m.now().Sub(at) > maxAge {
+		var err error
+		if samples, err = m.sample(ctx); err != nil {
+			failure = reason(err)
+		}
+	}
+	units, inv := m.offered()
+	return View{Inventory: inv, Units: units, Samples: samples, Failure: failure, At: m.now()}
 }
 
 // close ends the source, and with it the calls that are under way.

@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/device"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
+	"github.com/nomad-governor/governor/device/inventory"
 	"github.com/nomad-governor/governor/internal/gpu"
 	"github.com/nomad-governor/governor/internal/version"
 )
@@ -31,17 +33,19 @@ const statsLeast = 100 * time.Millisecond
 // Plugin is the device plugin. It is safe for concurrent use.
 type Plugin struct {
 	logger hclog.Logger
-	open   func(libraryPath string) source
+	parts  Parts
 	now    func() time.Time
 	// callTimeout is how long one call into NVML may take.
 	callTimeout time.Duration
 
-	mu      sync.Mutex
-	config  config
-	monitor *monitor
-	cancel  context.CancelFunc
-	done    chan struct{} // closed when the monitor has ended
-	closed  bool
+	mu        sync.Mutex
+	settings  Settings
+	monitor   *monitor
+	injector  injector
+	occupants occupants
+	cancel    context.CancelFunc
+	running   sync.WaitGroup // the monitor and the listener
+	closed    bool
 }
 
 var _ device.DevicePlugin = (*Plugin)(nil)
@@ -49,13 +53,13 @@ var _ device.DevicePlugin = (*Plugin)(nil)
 // Source is what the plugin reads GPUs from; worker.Supervisor is one.
 type Source = source
 
-// New returns a plugin that reads GPUs from what open returns.
-func New(logger hclog.Logger, open func(libraryPath string) Source, now func() time.Time) *Plugin {
-	c, err := decodeConfig(nil)
+// New returns a plugin of these parts.
+func New(logger hclog.Logger, parts Parts, now func() time.Time) *Plugin {
+	s, err := decodeConfig(nil)
 	if err != nil {
 		panic(err) // the defaults are constants
 	}
-	return &Plugin{logger: logger.Named(Name), open: open, now: now, callTimeout: callTimeout, config: c}
+	return &Plugin{logger: logger.Named(Name), parts: parts, now: now, callTimeout: callTimeout, settings: s}
 }
 
 // Serve serves the plugin until Nomad ends the process. It must be called only
@@ -93,13 +97,36 @@ func (p *Plugin) SetConfig(c *base.Config) error {
 	if err != nil {
 		return err
 	}
+	return p.Configure(decoded)
+}
+
+// Configure sets what counts when the plugin starts, once.
+func (p *Plugin) Configure(s Settings) error {
+	if err := checkIdentity(s); err != nil {
+		return err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.monitor != nil {
 		p.logger.Warn("the plugin block changed while the plugin runs; it counts from the next start of the client")
 		return nil
 	}
-	p.config = decoded
+	p.settings = s
+	return nil
+}
+
+// checkIdentity makes sure that group identities can be read and, where groups
+// are made, kept.
+func checkIdentity(s Settings) error {
+	id, err := LoadIdentity(s.StateDir)
+	if err != nil {
+		return err
+	}
+	if s.Enabled && s.Grouping != inventory.GroupOff {
+		if err := saveIdentity(s.StateDir, id); err != nil {
+			return fmt.Errorf("topology_groups is %q and needs a state_dir that can be written: %w", s.Grouping, err)
+		}
+	}
 	return nil
 }
 
@@ -107,36 +134,68 @@ func (p *Plugin) SetConfig(c *base.Config) error {
 func (p *Plugin) start() (*monitor, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.config.enabled {
+	if !p.settings.Enabled {
 		return nil, device.ErrPluginDisabled
 	}
 	if p.closed {
 		return nil, fmt.Errorf("%s is stopping", Name)
 	}
-	if p.monitor == nil {
-		ctx, cancel := context.WithCancel(context.Background())
-		m := newMonitor(p.open(p.config.libraryPath), p.config, p.logger, p.now, p.callTimeout)
-		done := make(chan struct{})
-		p.monitor, p.cancel, p.done = m, cancel, done
-		go func() {
-			defer close(done)
-			m.run(ctx)
-		}()
+	if p.monitor != nil {
+		return p.monitor, nil
 	}
-	return p.monitor, nil
+	s := p.settings
+	id, err := LoadIdentity(s.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	s.Layout.Islands = id.Islands
+	if p.parts.Injector != nil {
+		if p.injector, err = p.parts.Injector(s); err != nil {
+			return nil, err
+		}
+	}
+	if p.parts.Occupants != nil {
+		if p.occupants, err = p.parts.Occupants(s); err != nil {
+			p.logger.Warn("who uses the GPUs is not watched", "error", err)
+			p.occupants = nil
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m := newMonitor(p.parts.Source(s), p.injector, s, id, p.logger, p.now, p.callTimeout)
+	p.monitor, p.cancel = m, cancel
+	p.running.Go(func() { m.run(ctx) })
+	if p.parts.Listen != nil && s.PrometheusAddress != "" {
+		p.running.Go(func() { p.listen(ctx, s, m) })
+	}
+	return m, nil
+}
+
+// viewAge is how old the figures of a scrape may be.
+const viewAge = time.Second
+
+// listen serves metrics. Whatever becomes of it, the GPUs are offered: an
+// address that is taken is tried again.
+func (p *Plugin) listen(ctx context.Context, s Settings, m *monitor) {
+	view := func(ctx context.Context) View { return m.view(ctx, viewAge) }
+	for ctx.Err() == nil {
+		if err := p.parts.Listen(ctx, s, view, p.logger); err != nil {
+			p.logger.Error("metrics are not served; trying again", "address", s.PrometheusAddress, "error", err)
+		}
+		sleep(ctx, retryMost)
+	}
 }
 
 // Close ends the monitor and the session with NVML, and waits for both.
 func (p *Plugin) Close() error {
 	p.mu.Lock()
-	m, cancel, done := p.monitor, p.cancel, p.done
+	m, cancel := p.monitor, p.cancel
 	p.closed = true
 	p.mu.Unlock()
 	if m == nil {
 		return nil
 	}
 	cancel()
-	<-done
+	p.running.Wait()
 	return m.close()
 }
 
@@ -194,31 +253,69 @@ func (p *Plugin) Reserve(ids []string) (*device.ContainerReservation, error) {
 	case <-m.ready:
 	case <-time.After(firstFingerprint):
 	}
-	inv := m.current()
-	var unknown, unhealthy, chosen []string
+	units, _ := m.offered()
+	chosen, err := choose(units, ids)
+	if err != nil {
+		return nil, err
+	}
+	r := Reservation{Envs: visible(chosen)}
+	if p.injector != nil {
+		if r, err = p.injector.Reserve(chosen); err != nil {
+			return nil, fmt.Errorf("reserve GPU %s: %w", strings.Join(ids, ", "), err)
+		}
+	}
+	if p.occupants != nil {
+		granted, err := p.occupants.Grant(ids)
+		if err != nil {
+			return nil, fmt.Errorf("reserve GPU %s: %w", strings.Join(ids, ", "), err)
+		}
+		maps.Copy(r.Envs, granted)
+	}
+	return containerReservation(r), nil
+}
+
+// visible is the environment that every task gets at least.
+func visible(units []inventory.Unit) map[string]string {
+	var ids []string
+	for _, u := range units {
+		ids = append(ids, u.VisibleID())
+	}
+	list := strings.Join(ids, ",")
+	return map[string]string{gpu.EnvNVIDIAVisible: list, gpu.EnvCUDAVisible: list}
+}
+
+// choose finds the devices with these ids, in the order in which they are
+// published, and refuses what a task cannot use.
+func choose(units []inventory.Unit, ids []string) ([]inventory.Unit, error) {
+	var chosen []inventory.Unit
+	var unknown, unhealthy []string
 	for i, id := range ids {
-		d, found := inv.Device(id)
+		at := slices.IndexFunc(units, func(u inventory.Unit) bool { return u.ID == id })
 		switch {
 		case slices.Contains(ids[:i], id):
 			return nil, fmt.Errorf("reserve GPU %s: it is asked for twice", id)
-		case !found:
+		case at < 0:
 			unknown = append(unknown, id)
-		case d.Reason() != "":
-			unhealthy = append(unhealthy, fmt.Sprintf("%s (%s)", id, d.Reason()))
+		case units[at].Reason() != "":
+			unhealthy = append(unhealthy, fmt.Sprintf("%s (%s)", id, units[at].Reason()))
 		}
 	}
 	if len(unknown) > 0 {
-		return nil, fmt.Errorf("reserve GPU %s: this node has no such GPU; it has %s", strings.Join(unknown, ", "), list(inv))
+		return nil, fmt.Errorf("reserve GPU %s: this node has no such GPU; it has %s", strings.Join(unknown, ", "), list(units))
 	}
 	if len(unhealthy) > 0 {
 		return nil, fmt.Errorf("reserve GPU %s: unhealthy; Nomad will place the allocation again", strings.Join(unhealthy, ", "))
 	}
-	for _, d := range inv.Devices { // in the order of the published topology
-		if slices.Contains(ids, d.GPU.UUID) {
-			chosen = append(chosen, d.GPU.UUID)
+	for _, u := range units {
+		if !slices.Contains(ids, u.ID) {
+			continue
 		}
+		for _, other := range chosen {
+			if other.Device.GPU.UUID == u.Device.GPU.UUID && u.Share != nil {
+				return nil, fmt.Errorf("reserve GPU %s and %s: both are shares of one GPU, and two shares give a task no more than one; ask for a count of 1, or for whole GPUs", other.ID, u.ID)
+			}
+		}
+		chosen = append(chosen, u)
 	}
-	visible := strings.Join(chosen, ",")
-	return &device.ContainerReservation{Envs: map[string]string{
-		gpu.EnvNVIDIAVisible: visible, gpu.EnvCUDAVisible: visible}}, nil
+	return chosen, nil
 }

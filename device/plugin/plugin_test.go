@@ -116,15 +116,19 @@ func (n *node) Wait(timeout time.Duration) ([]inventory.Event, bool, error) {
 
 func (n *node) Close() { n.set(func() { n.closed = true }) }
 
+// parts are a plugin's with nothing but a source.
+func parts(s Source) Parts { return Parts{Source: func(Settings) Source { return s }} }
+
 // start serves the node with short periods; the test's end checks that Close
 // leaves no goroutine.
 func start(t *testing.T, n *node, change func(*wireConfig)) *Plugin {
 	t.Helper()
-	wire := wireConfig{Enabled: true, FingerprintPeriod: "1s", HealthPeriod: "100ms", Stats: true}
+	wire := defaultConfig()
+	wire.FingerprintPeriod, wire.HealthPeriod, wire.StateDir = "1s", "100ms", t.TempDir()
 	if change != nil {
 		change(&wire)
 	}
-	p := New(hclog.NewNullLogger(), func(string) Source { return n }, time.Now)
+	p := New(hclog.NewNullLogger(), parts(n), time.Now)
 	must.NoError(t, p.SetConfig(&base.Config{PluginConfig: encode(t, wire)}))
 	t.Cleanup(func() {
 		must.NoError(t, p.Close())
@@ -259,7 +263,7 @@ func TestXIDMakesItsGPUUnhealthyAtOnce(t *testing.T) {
 	f := fingerprint(t, start(t, n, nil))
 	eventually(t, f, map[string]string{id(0): "", id(1): ""})
 	n.xids <- inventory.Event{UUID: id(0), XID: 79}
-	eventually(t, f, map[string]string{id(0): "XID 79: the GPU must be reset", id(1): ""})
+	eventually(t, f, map[string]string{id(0): "xid_79: the GPU has fallen off the bus", id(1): ""})
 	eventually(t, f, map[string]string{id(0): "", id(1): ""}) // the driver asks for nothing
 }
 
@@ -378,25 +382,47 @@ func TestDisabledPluginSaysSo(t *testing.T) {
 	must.ErrorIs(t, err, device.ErrPluginDisabled)
 }
 
+func share(strategy string, replicas int, gpus ...string) func(*wireConfig) {
+	return func(c *wireConfig) { c.Sharing = []wireSharing{{gpus, strategy, replicas}} }
+}
+
+func health(h wireHealth) func(*wireConfig) { return func(c *wireConfig) { c.Health = &h } }
+
 func TestConfigThatIsWrongIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		change func(*wireConfig)
 		text   string
 	}{
-		"no unit":     {func(c *wireConfig) { c.FingerprintPeriod = "10" }, `fingerprint_period is "10", which is not a duration; write it with a unit, such as "10s"`},
-		"too short":   {func(c *wireConfig) { c.FingerprintPeriod = "1ms" }, "fingerprint_period is 1ms; it must be between 1s and 1h0m0s"},
-		"negative":    {func(c *wireConfig) { c.HealthPeriod = "-1s" }, "health_period is -1s; it must be between 100ms and 1h0m0s"},
-		"not a UUID":  {func(c *wireConfig) { c.IgnoredGPUIDs = []string{"0"} }, `ignored_gpu_ids has "0", which is not a GPU UUID`},
-		"broken wire": {nil, "decode the plugin block"},
+		"no unit":                  {func(c *wireConfig) { c.FingerprintPeriod = "10" }, `fingerprint_period is "10", which is not a duration; write it with a unit, such as "10s"`},
+		"too short":                {func(c *wireConfig) { c.FingerprintPeriod = "1ms" }, "fingerprint_period is 1ms; it must be between 1s and 1h0m0s"},
+		"negative":                 {func(c *wireConfig) { c.HealthPeriod = "-1s" }, "health_period is -1s; it must be between 100ms and 1h0m0s"},
+		"not a UUID":               {func(c *wireConfig) { c.IgnoredGPUIDs = []string{"0"} }, `ignored_gpu_ids has "0", which is not a GPU UUID`},
+		"no strategy of MIG":       {func(c *wireConfig) { c.MIGStrategy = "all" }, `mig_strategy is "all"; it must be one of "none", "single", "mixed"`},
+		"no grouping":              {func(c *wireConfig) { c.TopologyGroups = "rack" }, `topology_groups is "rack"; it must be one of "off", "nvlink", "numa", "pcie", "auto"`},
+		"no injection":             {func(c *wireConfig) { c.Injection = "env" }, `injection is "env"; it must be one of "auto", "runtime", "devices", "cdi"`},
+		"relative state directory": {func(c *wireConfig) { c.StateDir = "state" }, `state_dir is "state"; it must be an absolute path`},
+		"relative driver root":     {func(c *wireConfig) { c.DriverRoot = "x" }, `driver_root is "x"; it must be an absolute path`},
+		"channel":                  {func(c *wireConfig) { c.IMEXChannels = []int{5000} }, "imex_channels has 5000; channels are numbered 0 to 2047"},
+		"address":                  {func(c *wireConfig) { c.PrometheusAddress = "9400" }, `prometheus_address is "9400"; write host:port, such as "127.0.0.1:9400"`},
+		"one replica":              {share("time-slicing", 1, "*"), "sharing block 1: replicas is 1; it must be between 2 and 48"},
+		"no GPUs":                  {share("mps", 2), `sharing block 1: gpus is empty; list UUIDs, PCI addresses, indices or model names, or "*" for every GPU`},
+		"sharing strategy":         {share("magic", 2, "*"), `sharing block 1: strategy is "magic"; it must be one of "time-slicing", "mps"`},
+		"open bracket":             {share("mps", 2, "NVIDIA ["), `sharing block 1: gpus has "NVIDIA [", which no GPU can match`},
+		"no readings":              {health(wireHealth{}), "health: clean_readings is 0; it must be between 1 and 1000"},
+		"XID without a number":     {health(wireHealth{CleanReadings: 1, Ignore: []string{"xid_x"}}), `health: ignore has "xid_x"; an XID is written xid_79`},
+		"unknown condition":        {health(wireHealth{CleanReadings: 1, Degraded: []string{"smoke"}}), `health: degraded has "smoke", which is not a condition; they are xid_<number>, ecc_uncorrected, `},
+		"condition in two lists":   {health(wireHealth{CleanReadings: 1, Degraded: []string{"nvlink_down"}, Ignore: []string{"nvlink_down"}}), `health: "nvlink_down" is listed twice`},
+		"XID in one list twice":    {health(wireHealth{CleanReadings: 1, Unhealthy: []string{"xid_94", "xid_94"}}), `health: "xid_94" is listed twice`},
+		"broken wire":              {nil, "decode the plugin block"},
 	} {
-		wire := wireConfig{FingerprintPeriod: "1s", HealthPeriod: "1s"}
+		wire := defaultConfig()
 		raw := []byte{0xc1}
 		if tc.change != nil {
 			tc.change(&wire)
 			raw = encode(t, wire)
 		}
-		p := New(hclog.NewNullLogger(), nil, time.Now)
+		p := New(hclog.NewNullLogger(), Parts{}, time.Now)
 		must.ErrorContains(t, p.SetConfig(&base.Config{PluginConfig: raw}), tc.text, must.Sprint(name))
 	}
 }
@@ -456,7 +482,8 @@ func TestCloseEndsCallsThatHang(t *testing.T) {
 	n := newNode(1)
 	hang := make(chan struct{})
 	source := closing{n, sync.OnceFunc(func() { close(hang) })}
-	p := New(hclog.NewNullLogger(), func(string) Source { return source }, time.Now)
+	p := New(hclog.NewNullLogger(), parts(source), time.Now)
+	p.settings.StateDir = t.TempDir()
 	p.callTimeout = 100 * time.Millisecond
 	f := fingerprint(t, p)
 	eventually(t, f, map[string]string{id(0): ""})

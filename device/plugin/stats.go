@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/device"
+
+	"github.com/nomad-governor/governor/device/inventory"
 )
 
 // Stats implements device.DevicePlugin. A message always lists every device; a
@@ -23,7 +25,7 @@ func (p *Plugin) Stats(ctx context.Context, interval time.Duration) (<-chan *dev
 }
 
 func (p *Plugin) streamStats(ctx context.Context, m *monitor, interval time.Duration, out chan<- *device.StatsResponse) {
-	if !m.config.stats {
+	if !m.settings.Stats {
 		<-ctx.Done()
 		return
 	}
@@ -35,12 +37,7 @@ func (p *Plugin) streamStats(ctx context.Context, m *monitor, interval time.Dura
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
-		samples, err := m.sample(ctx)
-		failure := ""
-		if err != nil {
-			failure = reason(err)
-		}
-		response := &device.StatsResponse{Groups: statsGroups(m.current(), samples, failure, p.now())}
+		response := &device.StatsResponse{Groups: statsGroups(m.figures(ctx, p.occupants))}
 		select {
 		case out <- response:
 		case <-ctx.Done():
@@ -52,4 +49,18 @@ func (p *Plugin) streamStats(ctx context.Context, m *monitor, interval time.Dura
 			return
 		}
 	}
+}
+
+// figures samples the GPUs.
+func (m *monitor) figures(ctx context.Context, o occupants) ([]inventory.Unit, figures) {
+	samples, err := m.sample(ctx)
+	f := figures{samples: samples, now: m.now()}
+	if err != nil {
+		f.failure = reason(err)
+	}
+	units, _ := m.offered()
+	if o != nil && err == nil {
+		f.processes = o.Metrics(units, samples)
+	}
+	return units, f
 }

@@ -35,35 +35,42 @@ func deviceGroups(groups []inventory.Group) []*device.DeviceGroup {
 	return out
 }
 
+// figures are what stats are made of.
+type figures struct {
+	samples   []inventory.Sample
+	failure   string // why there are no samples; empty when there are
+	processes map[string][]inventory.Metric
+	now       time.Time
+}
+
 // statsGroups gives every published device an entry: Nomad's CLI dereferences
-// the entry of each (command/helper_devices.go).
-func statsGroups(inv inventory.Inventory, samples []inventory.Sample, failure string, now time.Time) []*device.DeviceGroupStats {
-	byUUID := map[string]inventory.Sample{}
-	for _, s := range samples {
+// the entry of each (command/helper_devices.go). Units come by group.
+func statsGroups(units []inventory.Unit, f figures) []*device.DeviceGroupStats {
+	byUUID := make(map[string]inventory.Sample, len(f.samples))
+	for _, s := range f.samples {
 		byUUID[s.UUID] = s
 	}
 	out := []*device.DeviceGroupStats{}
-	for _, g := range inv.Groups() {
-		group := &device.DeviceGroupStats{Vendor: g.Vendor, Type: g.Type, Name: g.Name,
-			InstanceStats: make(map[string]*device.DeviceStats, len(g.Instances))}
-		for _, i := range g.Instances {
-			d, _ := inv.Device(i.ID) // every instance is a device
-			s, answered := byUUID[i.ID]
-			if !answered {
-				s.Failure = "the GPU did not answer"
-			}
-			if failure != "" {
-				s.Failure = failure
-			}
-			group.InstanceStats[i.ID] = deviceStats(d, s, now)
+	for i, u := range units {
+		if i == 0 || units[i-1].Type != u.Type || units[i-1].Name != u.Name {
+			out = append(out, &device.DeviceGroupStats{Vendor: gpu.Vendor, Type: u.Type, Name: u.Name,
+				InstanceStats: map[string]*device.DeviceStats{}})
 		}
-		out = append(out, group)
+		sample, answered := byUUID[u.Device.GPU.UUID]
+		it := inventory.Figures{GPU: sample, Failure: f.failure, Processes: f.processes[u.ID]}
+		if u.MIG != nil {
+			it.Instance, answered = byUUID[u.MIG.UUID]
+		}
+		if !answered && it.Failure == "" {
+			it.Failure = "the GPU did not answer"
+		}
+		out[len(out)-1].InstanceStats[u.ID] = deviceStats(u, it, f.now)
 	}
 	return out
 }
 
-func deviceStats(d inventory.Device, s inventory.Sample, now time.Time) *device.DeviceStats {
-	summary, all := inventory.Metrics(d, s)
+func deviceStats(u inventory.Unit, f inventory.Figures, now time.Time) *device.DeviceStats {
+	summary, all := inventory.Metrics(u, f)
 	stats := &structs.StatObject{Attributes: make(map[string]*structs.StatValue, len(all))}
 	for _, m := range all {
 		stats.Attributes[m.Key] = statValue(m)
@@ -84,13 +91,24 @@ func statValue(m inventory.Metric) *structs.StatValue {
 	return v
 }
 
-func list(inv inventory.Inventory) string {
-	if len(inv.Devices) == 0 {
+func containerReservation(r Reservation) *device.ContainerReservation {
+	out := &device.ContainerReservation{Envs: r.Envs}
+	for _, m := range r.Mounts {
+		out.Mounts = append(out.Mounts, &device.Mount{TaskPath: m.TaskPath, HostPath: m.HostPath, ReadOnly: !m.Writable})
+	}
+	for _, d := range r.Devices {
+		out.Devices = append(out.Devices, &device.DeviceSpec{TaskPath: d.TaskPath, HostPath: d.HostPath, CgroupPerms: d.Permissions})
+	}
+	return out
+}
+
+func list(units []inventory.Unit) string {
+	if len(units) == 0 {
 		return "none"
 	}
 	ids := []string{}
-	for _, d := range inv.Devices {
-		ids = append(ids, gpu.DeviceName(gpu.Vendor, gpu.TypeGPU, d.GPU.Name)+"["+d.GPU.UUID+"]")
+	for _, u := range units {
+		ids = append(ids, gpu.DeviceName(gpu.Vendor, u.Type, u.Name)+"["+u.ID+"]")
 	}
 	return strings.Join(ids, ", ")
 }

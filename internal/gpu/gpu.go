@@ -26,8 +26,10 @@ const (
 
 // Attributes that Governor adds.
 const (
-	AttrUUIDCount         = "gpu_count"           // GPUs in the group, int
-	AttrHealthyCount      = "healthy_count"       // healthy GPUs in the group, int
+	AttrGPUCount          = "gpu_count"           // physical GPUs in the group, int
+	AttrDeviceCount       = "device_count"        // shares or MIG instances in the group, int
+	AttrHealthyCount      = "healthy_count"       // healthy devices in the group, int
+	AttrDegradedCount     = "degraded_count"      // healthy, and less than they should be; absent for none, int
 	AttrComputeCapability = "compute_capability"  // "9.0"
 	AttrArchitecture      = "architecture"        // "hopper"
 	AttrCUDAVersion       = "cuda_driver_version" // "12.8"
@@ -42,6 +44,27 @@ const (
 	AttrNVLinkIslandSize  = "nvlink_island_size"  // GPUs in the largest NVLink-connected island, int
 	AttrECCMode           = "ecc_mode"            // "Enabled" or "Disabled"
 	AttrMIGMode           = "mig_mode"            // "Enabled" or "Disabled"
+	AttrBrand             = "brand"               // "nvidia", "geforce_rtx", …
+	AttrAddressing        = "addressing_mode"     // how the GPU sees host memory: "none", "hmm" or "ats"
+	AttrVirtualization    = "virtualization"      // "none", "passthrough", "vgpu", "host_vgpu" or "host_vsga"
+	AttrC2CBandwidth      = "c2c_bandwidth"       // NVLink-C2C to the host's processor, one way, MB/s
+	AttrFabricCluster     = "fabric_cluster"      // UUID of the multi-node NVLink domain's cluster
+	AttrFabricClique      = "fabric_clique"       // clique within the cluster, int
+	AttrTopologyGroup     = "topology_group"      // "nvlink0": the island that is this group
+
+	AttrMIGProfile       = "mig_profile"        // "1g.10gb"
+	AttrMIGComputeSlices = "mig_compute_slices" // of the GPU's seven, int
+	AttrMIGGPUSlices     = "mig_gpu_slices"     // of the GPU's seven, the GPU instance's, int
+	AttrMultiprocessors  = "multiprocessors"    // streaming multiprocessors of a MIG instance, int
+	AttrMIGCopyEngines   = "mig_copy_engines"   // int
+	AttrMIGDecoders      = "mig_decoders"       // int
+	AttrMIGEncoders      = "mig_encoders"       // int
+	AttrMIGJPEGEngines   = "mig_jpeg_engines"   // int
+	AttrMIGOFAEngines    = "mig_ofa_engines"    // optical flow, int
+
+	AttrSharingStrategy = "sharing_strategy" // "time-slicing" or "mps"
+	AttrShareCount      = "share_count"      // shares of each GPU, int
+	AttrShareMemory     = "share_memory"     // an equal part of the GPU's, MiB
 	// AttrTopology is the compact link matrix of the group, see package
 	// topology. The prefix keeps it out of Nomad's computed node class.
 	AttrTopology = "unique.topology"

@@ -1,0 +1,72 @@
+package nvml
+
+import (
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"github.com/nomad-governor/governor/device/inventory"
+)
+
+// profileMetrics are the performance counters that are read, and where they go.
+var profileMetrics = []struct {
+	id nvml.GpmMetricId
+	to func(*inventory.Sample) *inventory.Maybe[int64]
+}{
+	{nvml.GPM_METRIC_GRAPHICS_UTIL, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.GraphicsActivePermille }},
+	{nvml.GPM_METRIC_SM_UTIL, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.SMActivePermille }},
+	{nvml.GPM_METRIC_ANY_TENSOR_UTIL, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.TensorActivePermille }},
+	{nvml.GPM_METRIC_DRAM_BW_UTIL, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.DRAMActivePermille }},
+}
+
+// gpm holds the counters of one GPU at the sample before. A metric is the
+// difference of two.
+type gpm struct {
+	unsupported bool
+	last        nvml.GpmSample
+}
+
+// profile reads the performance counters since the sample before; the first
+// sample of a GPU has none.
+func (r *Reader) profile(lib nvml.Interface, device nvml.Device, s *inventory.Sample) {
+	if !r.symbols.all("nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmSampleGet", "nvmlGpmMetricsGet") {
+		return
+	}
+	r.profiling.Lock()
+	defer r.profiling.Unlock()
+	g := r.gpms[s.UUID]
+	if g == nil {
+		support, ret := device.GpmQueryDeviceSupport()
+		g = &gpm{unsupported: ret != nvml.SUCCESS || support.IsSupportedDevice == 0}
+		r.gpms[s.UUID] = g
+	}
+	if g.unsupported {
+		return
+	}
+	now, ret := lib.GpmSampleAlloc()
+	if ret != nvml.SUCCESS {
+		return
+	}
+	if device.GpmSampleGet(now) != nvml.SUCCESS {
+		_ = now.Free() // it holds nothing
+		return
+	}
+	if g.last != nil {
+		counters(lib, g.last, now, s)
+		_ = g.last.Free() // no longer needed
+	}
+	g.last = now
+}
+
+func counters(lib nvml.Interface, before, now nvml.GpmSample, s *inventory.Sample) {
+	get := nvml.GpmMetricsGetType{NumMetrics: uint32(len(profileMetrics)), Sample1: before, Sample2: now}
+	for i, m := range profileMetrics {
+		get.Metrics[i].MetricId = uint32(m.id)
+	}
+	if lib.GpmMetricsGet(&get) != nvml.SUCCESS {
+		return
+	}
+	for i, m := range profileMetrics {
+		if metric := get.Metrics[i]; nvml.Return(metric.NvmlReturn) == nvml.SUCCESS {
+			*m.to(s) = inventory.Known(int64(metric.Value*10 + 0.5)) // of per cent
+		}
+	}
+}
