@@ -19,6 +19,7 @@ import (
 
 	"github.com/nomad-governor/governor/device/fakenvml/control"
 	"github.com/nomad-governor/governor/device/plugin"
+	"github.com/nomad-governor/governor/hcl/deviceconfig"
 )
 
 // client is what Nomad would see: the plugin of this test's process, which
@@ -48,8 +49,8 @@ func connect(t *testing.T, name string) *client {
 	t.Setenv("FAKENVML_FIXTURE", filepath.Join(dir, "node.flat"))
 	t.Setenv("FAKENVML_CONTROL", c.control.Path())
 	c.plugin = plugin.New(hclog.NewNullLogger(), plugin.Parts{Source: supervise(program, hclog.NewNullLogger())}, time.Now)
-	settings, err := plugin.ParseConfig(fmt.Appendf(nil, "nvml_library_path = %q\nstate_dir = %q\n",
-		filepath.Join(dir, "libnvidia-ml.so.1"), filepath.Join(dir, "state")), "config.hcl")
+	settings, err := deviceconfig.Parse(fmt.Appendf(nil, "nvml_library_path = %q\nstate_dir = %q\n",
+		filepath.Join(dir, "libnvidia-ml.so.1"), filepath.Join(dir, "state")), "config.hcl", plugin.Name)
 	must.NoError(t, err)
 	must.NoError(t, c.plugin.Configure(settings))
 	ctx, cancel := context.WithCancel(context.Background())

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/nomad-governor/governor/device/inventory"
+	"github.com/nomad-governor/governor/hcl/deviceconfig"
 	"github.com/nomad-governor/governor/internal/gpu"
 )
 
@@ -121,9 +122,9 @@ func parts(s Source) Parts { return Parts{Source: func(Settings) Source { return
 
 // start serves the node with short periods; the test's end checks that Close
 // leaves no goroutine.
-func start(t *testing.T, n *node, change func(*wireConfig)) *Plugin {
+func start(t *testing.T, n *node, change func(*deviceconfig.Block)) *Plugin {
 	t.Helper()
-	wire := defaultConfig()
+	wire := deviceconfig.Default()
 	wire.FingerprintPeriod, wire.HealthPeriod, wire.StateDir = "1s", "100ms", t.TempDir()
 	if change != nil {
 		change(&wire)
@@ -282,7 +283,7 @@ func TestUnchangedReadingsSendNothing(t *testing.T) {
 func TestReserve(t *testing.T) {
 	n := newNode(4)
 	n.lost[3] = "gpu_lost: off the bus"
-	p := start(t, n, func(c *wireConfig) { c.IgnoredGPUIDs = []string{id(2)} })
+	p := start(t, n, func(c *deviceconfig.Block) { c.IgnoredGPUIDs = []string{id(2)} })
 	f := fingerprint(t, p)
 	eventually(t, f, map[string]string{id(0): "", id(1): ""})
 	n.set(func() { n.lost[3] = "" })
@@ -377,53 +378,21 @@ func TestStreamsEndWithTheirContextAndOthersGoOn(t *testing.T) {
 func TestDisabledPluginSaysSo(t *testing.T) {
 	n := newNode(1)
 	n.closed = true // never opened
-	p := start(t, n, func(c *wireConfig) { c.Enabled = false })
+	p := start(t, n, func(c *deviceconfig.Block) { c.Enabled = false })
 	_, err := p.Fingerprint(context.Background())
 	must.ErrorIs(t, err, device.ErrPluginDisabled)
 }
 
-func share(strategy string, replicas int, gpus ...string) func(*wireConfig) {
-	return func(c *wireConfig) { c.Sharing = []wireSharing{{gpus, strategy, replicas}} }
-}
-
-func health(h wireHealth) func(*wireConfig) { return func(c *wireConfig) { c.Health = &h } }
-
 func TestConfigThatIsWrongIsRefused(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct {
-		change func(*wireConfig)
-		text   string
-	}{
-		"no unit":                  {func(c *wireConfig) { c.FingerprintPeriod = "10" }, `fingerprint_period is "10", which is not a duration; write it with a unit, such as "10s"`},
-		"too short":                {func(c *wireConfig) { c.FingerprintPeriod = "1ms" }, "fingerprint_period is 1ms; it must be between 1s and 1h0m0s"},
-		"negative":                 {func(c *wireConfig) { c.HealthPeriod = "-1s" }, "health_period is -1s; it must be between 100ms and 1h0m0s"},
-		"not a UUID":               {func(c *wireConfig) { c.IgnoredGPUIDs = []string{"0"} }, `ignored_gpu_ids has "0", which is not a GPU UUID`},
-		"no strategy of MIG":       {func(c *wireConfig) { c.MIGStrategy = "all" }, `mig_strategy is "all"; it must be one of "none", "single", "mixed"`},
-		"no grouping":              {func(c *wireConfig) { c.TopologyGroups = "rack" }, `topology_groups is "rack"; it must be one of "off", "nvlink", "numa", "pcie", "auto"`},
-		"no injection":             {func(c *wireConfig) { c.Injection = "env" }, `injection is "env"; it must be one of "auto", "runtime", "devices", "cdi"`},
-		"relative state directory": {func(c *wireConfig) { c.StateDir = "state" }, `state_dir is "state"; it must be an absolute path`},
-		"relative driver root":     {func(c *wireConfig) { c.DriverRoot = "x" }, `driver_root is "x"; it must be an absolute path`},
-		"channel":                  {func(c *wireConfig) { c.IMEXChannels = []int{5000} }, "imex_channels has 5000; channels are numbered 0 to 2047"},
-		"address":                  {func(c *wireConfig) { c.PrometheusAddress = "9400" }, `prometheus_address is "9400"; write host:port, such as "127.0.0.1:9400"`},
-		"one replica":              {share("time-slicing", 1, "*"), "sharing block 1: replicas is 1; it must be between 2 and 48"},
-		"no GPUs":                  {share("mps", 2), `sharing block 1: gpus is empty; list UUIDs, PCI addresses, indices or model names, or "*" for every GPU`},
-		"sharing strategy":         {share("magic", 2, "*"), `sharing block 1: strategy is "magic"; it must be one of "time-slicing", "mps"`},
-		"open bracket":             {share("mps", 2, "NVIDIA ["), `sharing block 1: gpus has "NVIDIA [", which no GPU can match`},
-		"no readings":              {health(wireHealth{}), "health: clean_readings is 0; it must be between 1 and 1000"},
-		"XID without a number":     {health(wireHealth{CleanReadings: 1, Ignore: []string{"xid_x"}}), `health: ignore has "xid_x"; an XID is written xid_79`},
-		"unknown condition":        {health(wireHealth{CleanReadings: 1, Degraded: []string{"smoke"}}), `health: degraded has "smoke", which is not a condition; they are xid_<number>, ecc_uncorrected, `},
-		"condition in two lists":   {health(wireHealth{CleanReadings: 1, Degraded: []string{"nvlink_down"}, Ignore: []string{"nvlink_down"}}), `health: "nvlink_down" is listed twice`},
-		"XID in one list twice":    {health(wireHealth{CleanReadings: 1, Unhealthy: []string{"xid_94", "xid_94"}}), `health: "xid_94" is listed twice`},
-		"broken wire":              {nil, "decode the plugin block"},
+	block := deviceconfig.Default()
+	block.HealthPeriod = "-1s"
+	for text, raw := range map[string][]byte{
+		"health_period is -1s; it must be between 100ms and 1h0m0s": encode(t, block),
+		"decode the plugin block":                                   {0xc1},
 	} {
-		wire := defaultConfig()
-		raw := []byte{0xc1}
-		if tc.change != nil {
-			tc.change(&wire)
-			raw = encode(t, wire)
-		}
 		p := New(hclog.NewNullLogger(), Parts{}, time.Now)
-		must.ErrorContains(t, p.SetConfig(&base.Config{PluginConfig: raw}), tc.text, must.Sprint(name))
+		must.ErrorContains(t, p.SetConfig(&base.Config{PluginConfig: raw}), text)
 	}
 }
 

@@ -1,0 +1,280 @@
+package deviceconfig
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nomad-governor/governor/device/inventory"
+)
+
+// The periods' bounds. Below the least the driver is asked for nothing new;
+// above the most a lost GPU is offered to jobs for too long.
+const (
+	fingerprintPeriodLeast = time.Second
+	healthPeriodLeast      = 100 * time.Millisecond
+	periodMost             = time.Hour
+)
+
+// DefaultStateDir is where the plugin keeps what must outlive it.
+const DefaultStateDir = "/var/lib/nomad-device-gpu"
+
+// Block is the plugin block as Nomad sends it, and as HCL has it. Settings says
+// what each means.
+type Block struct {
+	Enabled           bool      `codec:"enabled" hcl:"enabled,optional"`
+	IgnoredGPUIDs     []string  `codec:"ignored_gpu_ids" hcl:"ignored_gpu_ids,optional"`
+	FingerprintPeriod string    `codec:"fingerprint_period" hcl:"fingerprint_period,optional"`
+	HealthPeriod      string    `codec:"health_period" hcl:"health_period,optional"`
+	NVMLLibraryPath   string    `codec:"nvml_library_path" hcl:"nvml_library_path,optional"`
+	Stats             bool      `codec:"stats" hcl:"stats,optional"`
+	StateDir          string    `codec:"state_dir" hcl:"state_dir,optional"`
+	MIGStrategy       string    `codec:"mig_strategy" hcl:"mig_strategy,optional"`
+	TopologyGroups    string    `codec:"topology_groups" hcl:"topology_groups,optional"`
+	Injection         string    `codec:"injection" hcl:"injection,optional"`
+	DriverRoot        string    `codec:"driver_root" hcl:"driver_root,optional"`
+	DevRoot           string    `codec:"dev_root" hcl:"dev_root,optional"`
+	CDISpecDir        string    `codec:"cdi_spec_dir" hcl:"cdi_spec_dir,optional"`
+	IMEXChannels      []int     `codec:"imex_channels" hcl:"imex_channels,optional"`
+	PrometheusAddress string    `codec:"prometheus_address" hcl:"prometheus_address,optional"`
+	MPSPipeDirectory  string    `codec:"mps_pipe_directory" hcl:"mps_pipe_directory,optional"`
+	RogueExempt       []string  `codec:"rogue_exempt" hcl:"rogue_exempt,optional"`
+	Sharing           []Sharing `codec:"sharing" hcl:"sharing,block"`
+	Health            *Health   `codec:"health" hcl:"health,block"`
+}
+
+// Sharing is one sharing block: which GPUs are shared, how, and by how many.
+type Sharing struct {
+	GPUs     []string `codec:"gpus" hcl:"gpus,optional"`
+	Strategy string   `codec:"strategy" hcl:"strategy,optional"`
+	Replicas int      `codec:"replicas" hcl:"replicas,optional"`
+}
+
+// Health is the health block: what conditions mean.
+type Health struct {
+	WithholdDegraded bool     `codec:"withhold_degraded" hcl:"withhold_degraded,optional"`
+	CleanReadings    int      `codec:"clean_readings" hcl:"clean_readings,optional"`
+	Unhealthy        []string `codec:"unhealthy" hcl:"unhealthy,optional"`
+	Degraded         []string `codec:"degraded" hcl:"degraded,optional"`
+	Ignore           []string `codec:"ignore" hcl:"ignore,optional"`
+}
+
+// Settings is a checked plugin block.
+type Settings struct {
+	Enabled                         bool
+	FingerprintPeriod, HealthPeriod time.Duration
+	LibraryPath                     string
+	Stats                           bool
+	// StateDir is where group identities and the key for grants are kept.
+	StateDir string
+
+	// Layout has what the block says about devices; Grouping its
+	// topology_groups.
+	Layout   inventory.Layout
+	Grouping inventory.Grouping
+	Policy   inventory.Policy
+
+	// Injection is runtime, devices, cdi or auto. The roots and directories
+	// are empty for the usual ones.
+	Injection                       string
+	DriverRoot, DevRoot, CDISpecDir string
+	IMEXChannels                    []int
+	// MPSPipeDirectory is where the MPS control daemon listens.
+	MPSPipeDirectory string
+
+	// PrometheusAddress is host:port of the listener; empty for none.
+	PrometheusAddress string
+	// RogueExempt are commands that may use GPUs which they do not hold; nil
+	// means the usual ones.
+	RogueExempt []string
+}
+
+var (
+	gpuID             = regexp.MustCompile(`^(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	groupings         = []inventory.Grouping{inventory.GroupOff, inventory.GroupNVLink, inventory.GroupNUMA, inventory.GroupPCIe, inventory.GroupAuto}
+	mig               = []inventory.MIGStrategy{inventory.MIGNone, inventory.MIGSingle, inventory.MIGMixed}
+	injections        = []string{"auto", "runtime", "devices", "cdi"}
+	sharingStrategies = []inventory.SharingStrategy{inventory.TimeSlicing, inventory.MPS}
+)
+
+// Default is the block of a client that says nothing.
+func Default() Block {
+	return Block{Enabled: true, FingerprintPeriod: "15s", HealthPeriod: "1s", Stats: true,
+		MIGStrategy: string(inventory.MIGMixed), TopologyGroups: string(inventory.GroupOff), Injection: "auto"}
+}
+
+// Check makes settings of the block, or says what in it is wrong and what to do.
+func (b Block) Check() (Settings, error) {
+	s := Settings{Enabled: b.Enabled, LibraryPath: b.NVMLLibraryPath, Stats: b.Stats, StateDir: b.StateDir,
+		DriverRoot: b.DriverRoot, DevRoot: b.DevRoot, CDISpecDir: b.CDISpecDir, IMEXChannels: b.IMEXChannels,
+		MPSPipeDirectory: b.MPSPipeDirectory, PrometheusAddress: b.PrometheusAddress, RogueExempt: b.RogueExempt,
+		Injection: b.Injection}
+	s.Layout.Ignored = b.IgnoredGPUIDs
+	if s.StateDir == "" {
+		s.StateDir = DefaultStateDir
+	}
+	for _, id := range b.IgnoredGPUIDs {
+		if !gpuID.MatchString(id) {
+			return Settings{}, fmt.Errorf(
+				"ignored_gpu_ids has %q, which is not a GPU UUID; they look like GPU-01234567-89ab-cdef-0123-456789abcdef, list them with: nvidia-smi -L", id)
+		}
+	}
+	var err error
+	if s.FingerprintPeriod, err = period("fingerprint_period", b.FingerprintPeriod, fingerprintPeriodLeast); err != nil {
+		return Settings{}, err
+	}
+	if s.HealthPeriod, err = period("health_period", b.HealthPeriod, healthPeriodLeast); err != nil {
+		return Settings{}, err
+	}
+	if s.Layout.MIG, err = oneOf("mig_strategy", b.MIGStrategy, mig); err != nil {
+		return Settings{}, err
+	}
+	if s.Grouping, err = oneOf("topology_groups", b.TopologyGroups, groupings); err != nil {
+		return Settings{}, err
+	}
+	if _, err = oneOf("injection", b.Injection, injections); err != nil {
+		return Settings{}, err
+	}
+	if s.Layout.Sharing, err = shareRules(b.Sharing); err != nil {
+		return Settings{}, err
+	}
+	if s.Policy, err = policy(b.Health); err != nil {
+		return Settings{}, err
+	}
+	return s, b.checkPlaces()
+}
+
+// oneOf checks a word.
+func oneOf[T ~string](name, text string, words []T) (T, error) {
+	if i := slices.Index(words, T(text)); i >= 0 {
+		return words[i], nil
+	}
+	var quoted []string
+	for _, word := range words {
+		quoted = append(quoted, strconv.Quote(string(word)))
+	}
+	return "", fmt.Errorf("%s is %q; it must be one of %s", name, text, strings.Join(quoted, ", "))
+}
+
+// checkPlaces checks paths, channels and the address.
+func (b Block) checkPlaces() error {
+	for name, dir := range map[string]string{"state_dir": b.StateDir, "driver_root": b.DriverRoot, "dev_root": b.DevRoot,
+		"cdi_spec_dir": b.CDISpecDir, "mps_pipe_directory": b.MPSPipeDirectory} {
+		if dir != "" && !filepath.IsAbs(dir) {
+			return fmt.Errorf("%s is %q; it must be an absolute path", name, dir)
+		}
+	}
+	for _, channel := range b.IMEXChannels {
+		if channel < 0 || channel > imexChannelsMost {
+			return fmt.Errorf("imex_channels has %d; channels are numbered 0 to %d", channel, imexChannelsMost)
+		}
+	}
+	if b.PrometheusAddress != "" {
+		if _, _, err := net.SplitHostPort(b.PrometheusAddress); err != nil {
+			return fmt.Errorf("prometheus_address is %q; write host:port, such as \"127.0.0.1:9400\"", b.PrometheusAddress)
+		}
+	}
+	return nil
+}
+
+// imexChannelsMost is the driver's largest number of IMEX channels
+// (NVreg_ImexChannelCount).
+const imexChannelsMost = 2047
+
+func shareRules(blocks []Sharing) ([]inventory.ShareRule, error) {
+	var rules []inventory.ShareRule
+	for i, b := range blocks {
+		where := fmt.Sprintf("sharing block %d", i+1)
+		strategy, err := oneOf(where+": strategy", cmp.Or(b.Strategy, string(inventory.TimeSlicing)), sharingStrategies)
+		if err != nil {
+			return nil, err
+		}
+		if b.Replicas < 2 || b.Replicas > inventory.ReplicasMost {
+			return nil, fmt.Errorf("%s: replicas is %d; it must be between 2 and %d", where, b.Replicas, inventory.ReplicasMost)
+		}
+		if len(b.GPUs) == 0 {
+			return nil, fmt.Errorf(`%s: gpus is empty; list UUIDs, PCI addresses, indices or model names, or "*" for every GPU`, where)
+		}
+		for _, pattern := range b.GPUs {
+			if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+				return nil, fmt.Errorf("%s: gpus has %q, which no GPU can match; a [ needs its ]", where, pattern)
+			}
+		}
+		rules = append(rules, inventory.ShareRule{GPUs: b.GPUs, Strategy: strategy, Replicas: b.Replicas})
+	}
+	return rules, nil
+}
+
+const cleanReadingsMost = 1000
+
+func policy(block *Health) (inventory.Policy, error) {
+	p := inventory.Policy{XIDs: map[int64]inventory.Severity{}, Conditions: map[inventory.Code]inventory.Severity{}}
+	if block == nil {
+		return p, nil
+	}
+	if block.CleanReadings < 0 || block.CleanReadings > cleanReadingsMost {
+		return p, fmt.Errorf("health: clean_readings is %d; it must be between 1 and %d, or 0 for the default", block.CleanReadings, cleanReadingsMost)
+	}
+	p.CleanReads, p.Withhold = block.CleanReadings, block.WithholdDegraded
+	for _, list := range []struct {
+		name     string
+		codes    []string
+		severity inventory.Severity
+	}{{"unhealthy", block.Unhealthy, inventory.Unhealthy}, {"degraded", block.Degraded, inventory.Degraded}, {"ignore", block.Ignore, inventory.Harmless}} {
+		for _, code := range list.codes {
+			if err := override(&p, list.name, code, list.severity); err != nil {
+				return p, err
+			}
+		}
+	}
+	return p, nil
+}
+
+// override sets what one condition means. A condition in two lists is a mistake.
+func override(p *inventory.Policy, list, code string, severity inventory.Severity) error {
+	if number, isXID := strings.CutPrefix(code, "xid_"); isXID {
+		xid, err := strconv.ParseInt(number, 10, 32)
+		if err != nil || xid < 1 {
+			return fmt.Errorf("health: %s has %q; an XID is written xid_79", list, code)
+		}
+		if _, twice := p.XIDs[xid]; twice {
+			return fmt.Errorf("health: %q is listed twice", code)
+		}
+		p.XIDs[xid] = severity
+		return nil
+	}
+	if !slices.Contains(inventory.Codes(), inventory.Code(code)) {
+		return fmt.Errorf("health: %s has %q, which is not a condition; they are xid_<number>, %s", list, code, join(inventory.Codes()))
+	}
+	if _, twice := p.Conditions[inventory.Code(code)]; twice {
+		return fmt.Errorf("health: %q is listed twice", code)
+	}
+	p.Conditions[inventory.Code(code)] = severity
+	return nil
+}
+
+func join(codes []inventory.Code) string {
+	var texts []string
+	for _, code := range codes {
+		texts = append(texts, string(code))
+	}
+	return strings.Join(texts, ", ")
+}
+
+func period(name, text string, least time.Duration) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, fmt.Errorf("%s is %q, which is not a duration; write it with a unit, such as \"10s\"", name, text)
+	}
+	if d < least || d > periodMost {
+		return 0, fmt.Errorf("%s is %s; it must be between %s and %s", name, d, least, periodMost)
+	}
+	return d, nil
+}

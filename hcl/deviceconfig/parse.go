@@ -1,0 +1,59 @@
+package deviceconfig
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+)
+
+// Parse reads the inside of a plugin's config block, or a Nomad client's
+// configuration with a block for the named plugin in it; without one the
+// defaults count. Other parts of the configuration are not looked at.
+func Parse(src []byte, filename, plugin string) (Settings, error) {
+	block := Default()
+	file, diags := hclparse.NewParser().ParseHCL(src, filename)
+	if diags.HasErrors() {
+		return Settings{}, diags
+	}
+	body, err := pluginBody(file.Body, plugin)
+	if err != nil {
+		return Settings{}, err
+	}
+	if diags := gohcl.DecodeBody(body, nil, &block); diags.HasErrors() {
+		return Settings{}, diags
+	}
+	s, err := block.Check()
+	if err != nil {
+		return Settings{}, fmt.Errorf("%s: %w", filename, err)
+	}
+	return s, nil
+}
+
+// pluginBody finds this plugin's config block in a client's configuration; a
+// file without any plugin block is taken as the block's inside when it has
+// attributes of one.
+func pluginBody(body hcl.Body, plugin string) (hcl.Body, error) {
+	content, rest, diags := body.PartialContent(&hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
+		{Type: "plugin", LabelNames: []string{"name"}}, {Type: "client"}, {Type: "server"}}})
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	if len(content.Blocks) == 0 {
+		return rest, nil
+	}
+	for _, block := range content.Blocks.OfType("plugin") {
+		if block.Labels[0] != plugin {
+			continue
+		}
+		inside, _, diags := block.Body.PartialContent(&hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: "config"}}})
+		if diags.HasErrors() {
+			return nil, diags
+		}
+		if len(inside.Blocks) > 0 {
+			return inside.Blocks[0].Body, nil
+		}
+	}
+	return hcl.EmptyBody(), nil
+}
