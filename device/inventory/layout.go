@@ -184,13 +184,13 @@ func (l Layout) checkSingle(units []Unit) {
 	}
 }
 
-// shares is one unit for each share, in a group of its own: a job asks for
-// shares by name or attribute and never gets one by accident.
+// shares is one unit for each share, of a type and in a group of their own: a job
+// asks for shares and never gets one by accident.
 func (l Layout) shares(whole Unit, rule ShareRule) []Unit {
 	var units []Unit
 	for i := range rule.Replicas {
 		u := whole
-		u.ID = ShareID(whole.ID, i)
+		u.ID, u.Type = ShareID(whole.ID, i), gpu.TypeShare
 		u.Name = fmt.Sprintf("%s-shared-%d", whole.Name, rule.Replicas)
 		if rule.Strategy == MPS {
 			u.Name = fmt.Sprintf("%s-mps-%d", whole.Name, rule.Replicas)

@@ -89,7 +89,7 @@ func TestSharesHaveAGroupOfTheirOwn(t *testing.T) {
 		{GPUs: []string{"Card*"}, Strategy: inventory.TimeSlicing, Replicas: 4},
 	}, MPSProblem: "mps_daemon: not running"}
 	inv := observe(list...)
-	must.Eq(t, map[string]int{"gpu/Card A-shared-4": 8, "gpu/Card A-mps-2": 2}, groupNames(inv, l))
+	must.Eq(t, map[string]int{"gpu-share/Card A-shared-4": 8, "gpu-share/Card A-mps-2": 2}, groupNames(inv, l))
 	reasons := byID(inv, l)
 	must.Eq(t, "", reasons[uuid(0)+"::3"])
 	must.Eq(t, "mps_daemon: not running", reasons[uuid(1)+"::0"])
@@ -106,7 +106,7 @@ func TestSharesHaveAGroupOfTheirOwn(t *testing.T) {
 		must.MapNotContainsKey(t, g.Attributes, gpu.AttrTopology)
 	}
 	dedicated := inventory.Layout{Sharing: l.Sharing[:1]}
-	must.Eq(t, map[string]int{"gpu/Card A-shared-4": 4, "gpu/Card A": 2}, groupNames(inv, dedicated), must.Sprint("shared and whole GPUs on one node"))
+	must.Eq(t, map[string]int{"gpu-share/Card A-shared-4": 4, "gpu/Card A": 2}, groupNames(inv, dedicated), must.Sprint("shared and whole GPUs on one node"))
 }
 
 func TestIgnoredDevicesAreNotOffered(t *testing.T) {

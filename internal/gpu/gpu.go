@@ -7,6 +7,9 @@ const (
 	Vendor  = "nvidia"
 	TypeGPU = "gpu"
 	TypeMIG = "mig"
+	// TypeShare is one of several shares of a GPU. It is a type of its own
+	// because an ask for nvidia/gpu is served from any group of that type.
+	TypeShare = "gpu-share"
 )
 
 // Attributes with the names and units of hashicorp/nomad-device-nvidia, so
@@ -118,15 +121,19 @@ func MatchesName(asked, vendor, typ, model string) bool {
 }
 
 // AskedFor reports whether a device block's name, as written in a jobspec, can
-// be served by GPUs or MIG instances: its type says so, or is left open.
+// be served by GPUs, shares of them or MIG instances: its type says so, or is
+// left open.
 func AskedFor(asked string) bool {
 	parts := strings.SplitN(asked, "/", 3)
 	typ := parts[0]
 	if len(parts) > 1 {
 		typ = parts[1]
 	}
-	return asked != "" && (typ == TypeGPU || typ == TypeMIG || typ == "")
+	return asked != "" && (IsType(typ) || typ == "")
 }
+
+// IsType reports whether a device type is one of a GPU or a part of one.
+func IsType(typ string) bool { return typ == TypeGPU || typ == TypeMIG || typ == TypeShare }
 
 // SplitName is the inverse of DeviceName; ok is false unless name has all
 // three parts.

@@ -43,7 +43,7 @@ func TestSplitNameInvertsDeviceName(t *testing.T) {
 func TestAskedForIsTrueWheneverAGPUCouldServe(t *testing.T) {
 	t.Parallel()
 	for asked, want := range map[string]bool{
-		"gpu": true, "mig": true, "nvidia/gpu": true, "nvidia/mig/1g.10gb": true, "nvidia/": true, "/": true, "//A100": true,
+		"gpu": true, "mig": true, "gpu-share": true, "nvidia/gpu-share": true, "nvidia/gpu": true, "nvidia/mig/1g.10gb": true, "nvidia/": true, "/": true, "//A100": true,
 		"fpga": false, "intel/fpga": false, "x/fpga/gpu": false, "": false, "gpu/": true, // "gpu/" is vendor gpu, any type
 	} {
 		must.Eq(t, want, gpu.AskedFor(asked), must.Sprint(asked))

@@ -141,7 +141,7 @@ func devices(r *api.AllocatedResources) []Devices {
 	byName := make(map[string][]string)
 	for _, task := range r.Tasks {
 		for _, d := range task.Devices {
-			if d.Type == gpu.TypeGPU || d.Type == gpu.TypeMIG {
+			if gpu.IsType(d.Type) {
 				name := gpu.DeviceName(d.Vendor, d.Type, d.Name)
 				byName[name] = append(byName[name], d.DeviceIDs...)
 			}
@@ -164,7 +164,7 @@ func byTask(r *api.AllocatedResources) map[string][]string {
 	}
 	for name, task := range r.Tasks {
 		for _, d := range task.Devices {
-			if d.Type == gpu.TypeGPU || d.Type == gpu.TypeMIG {
+			if gpu.IsType(d.Type) {
 				ids[name] = append(ids[name], d.DeviceIDs...)
 			}
 		}

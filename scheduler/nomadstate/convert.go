@@ -85,7 +85,7 @@ func (r *Reader) node(stub *api.NodeListStub, details nodeDetails, uses *nodeUse
 	}
 	var notes []string
 	for _, res := range stub.NodeResources.Devices {
-		if res == nil || !isGPUType(res.Type) {
+		if res == nil || !gpu.IsType(res.Type) {
 			continue
 		}
 		group, note := r.group(res, uses)
@@ -164,8 +164,8 @@ func value(a *api.Attribute) cluster.Value {
 func (r *Reader) matrix(g *cluster.Group, text string) (*topology.Matrix, string) {
 	const consequence = "; GPUs are chosen in PCI order"
 	if text == "" {
-		if g.Type == gpu.TypeMIG {
-			return nil, "" // slices have no links
+		if g.Type != gpu.TypeGPU {
+			return nil, "" // parts of GPUs have no links
 		}
 		return nil, "publishes no " + gpu.AttrTopology + consequence
 	}

@@ -189,11 +189,9 @@ func (r *Reader) remember(nodes []*api.NodeListStub, details []nodeDetails) {
 	}
 }
 
-func isGPUType(typ string) bool { return typ == gpu.TypeGPU || typ == gpu.TypeMIG }
-
 func hasGPUs(n *api.NodeListStub) bool {
 	return n.NodeResources != nil && slices.ContainsFunc(n.NodeResources.Devices,
-		func(d *api.NodeDeviceResource) bool { return d != nil && isGPUType(d.Type) })
+		func(d *api.NodeDeviceResource) bool { return d != nil && gpu.IsType(d.Type) })
 }
 
 func gpusOf(res *api.AllocatedTaskResources) []*api.AllocatedDeviceResource {
@@ -201,5 +199,5 @@ func gpusOf(res *api.AllocatedTaskResources) []*api.AllocatedDeviceResource {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(res.Devices),
-		func(d *api.AllocatedDeviceResource) bool { return d == nil || !isGPUType(d.Type) })
+		func(d *api.AllocatedDeviceResource) bool { return d == nil || !gpu.IsType(d.Type) })
 }
