@@ -43,6 +43,22 @@ func TestEveryChangeIsALineAndResetKeepsOnlyEvents(t *testing.T) {
 	must.Eq(t, []string{"fakenvml 1", "xid 1 1 79", "xid 2 2 48"}, lines())
 }
 
+func TestMIGDeviceIsMadeBeforeItIsDescribed(t *testing.T) {
+	t.Parallel()
+	c, lines := open(t)
+	i := control.Instance{GPUInstance: 7}
+	must.NoError(t, errors.Join(
+		c.MIGMemory(0, i, 1),
+		c.CreateMIG(0, control.MIG{Instance: i, UUID: "MIG-a", Profile: "1g.10gb", MemoryMiB: 2, ComputeSlices: 1}),
+		c.MIGMemory(0, i, 1), c.MIGMemory(0, control.Instance{GPUInstance: 7, ComputeInstance: 1}, 3), c.MIGMode(0, true, false)))
+	must.Eq(t, []string{"fakenvml 1", "gpu 0 mig_mode 1", "gpu 0 mig_pending 0", "mig 0 7 0 new MIG-a 1g.10gb", "mig 0 7 0 compute_slices 1",
+		"mig 0 7 0 memory_total 2097152", "mig 0 7 0 memory_used 1048576", "mig 0 7 1 memory_used 3145728"}, lines())
+	must.NoError(t, c.DestroyMIG(0, i))
+	must.Eq(t, []string{"fakenvml 1", "gpu 0 mig_mode 1", "gpu 0 mig_pending 0", "mig 0 7 0 gone", "mig 0 7 1 memory_used 3145728"}, lines())
+	must.NoError(t, c.NotSupported(0, "power_usage"))
+	must.SliceContains(t, lines(), "gpu 0 power_usage none")
+}
+
 func TestReadersNeverSeeHalfAFile(t *testing.T) {
 	t.Parallel()
 	c, lines := open(t)
