@@ -61,12 +61,21 @@ func (c *Control) SetGPULost(index int) error { return c.set(gpuKey(index, "lost
 // ClearLost brings the GPU back.
 func (c *Control) ClearLost(index int) error { return c.unset(gpuKey(index, "lost")) }
 
-// XID delivers the XID to every event set that waits.
+// XID delivers the XID, of the whole GPU, to every event set that waits.
 func (c *Control) XID(index, xid int) error {
+	return c.event(fmt.Sprintf("%d %d", index, xid))
+}
+
+// XIDInstance delivers the XID of one MIG device of the GPU.
+func (c *Control) XIDInstance(index, xid int, i Instance) error {
+	return c.event(fmt.Sprintf("%d %d %d %d", index, xid, i.GPUInstance, i.ComputeInstance))
+}
+
+func (c *Control) event(text string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sequence++
-	c.xids = append(c.xids, fmt.Sprintf("xid %d %d %d", c.sequence, index, xid))
+	c.xids = append(c.xids, fmt.Sprintf("xid %d %s", c.sequence, text))
 	return c.write()
 }
 

@@ -81,7 +81,7 @@ typedef struct {
 
 typedef struct {
   int64_t sequence;
-  int gpu;
+  int gpu, gi, ci; /* gi and ci -1: the whole GPU */
   int64_t xid;
 } event_t;
 

@@ -18,7 +18,7 @@
  *   mig <gpu> <gi> <ci> gone
  *   hang <call> <milliseconds>
  *   fail <call> <gpu|-1> <code>
- *   xid <sequence> <gpu> <xid>
+ *   xid <sequence> <gpu> <xid> [<gi> <ci>]
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -278,7 +278,11 @@ static int read_xid(const reader_t *r, char *rest) {
   event_t *e = &s->event[s->events];
   if (number(r, word(&rest), 1, INT64_MAX, &e->sequence) != 0) return -1;
   if (known_gpu(r, word(&rest), &e->gpu) != 0) return -1;
-  if (number(r, rest, 0, 999, &e->xid) != 0) return -1;
+  if (number(r, word(&rest), 0, 999, &e->xid) != 0) return -1;
+  e->gi = e->ci = -1;
+  const char *gi = word(&rest);
+  if (gi != NULL && (position(r, gi, MAX_GI, &e->gi) != 0 || position(r, rest, MAX_CI, &e->ci) != 0))
+    return -1;
   s->events++;
   return 0;
 }
