@@ -184,7 +184,7 @@ type library struct {
 
 func libraries() []library {
 	return []library{
-		{"github.com/NVIDIA/go-nvml", []string{"device/nvml"}, "only device/nvml gates missing symbols and survives a hanging driver"},
+		{"github.com/NVIDIA/go-nvml", []string{"device/nvml", "device/fakenvml"}, "only device/nvml gates missing symbols and survives a hanging driver; the fake is tested against its ABI"},
 		{"github.com/hashicorp/consul/api", []string{"quotaagent/consulkv"}, "only quotaagent/consulkv speaks to Consul"},
 		{"modernc.org/sqlite", []string{"quotaagent/sqlite"}, "only quotaagent/sqlite opens databases"},
 		{"github.com/hashicorp/hcl/v2", []string{"hcl", "device/fakenvml", "quotaagent/agent", "cmd/governor"}, "only hcl/ decodes HCL, and only shells show its diagnostics"},

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,12 +61,21 @@ func (c *Control) SetGPULost(index int) error { return c.set(gpuKey(index, "lost
 // ClearLost brings the GPU back.
 func (c *Control) ClearLost(index int) error { return c.unset(gpuKey(index, "lost")) }
 
-// XID delivers the XID to every event set that waits.
+// XID delivers the XID, of the whole GPU, to every event set that waits.
 func (c *Control) XID(index, xid int) error {
+	return c.event(fmt.Sprintf("%d %d", index, xid))
+}
+
+// XIDInstance delivers the XID of one MIG device of the GPU.
+func (c *Control) XIDInstance(index, xid int, i Instance) error {
+	return c.event(fmt.Sprintf("%d %d %d %d", index, xid, i.GPUInstance, i.ComputeInstance))
+}
+
+func (c *Control) event(text string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sequence++
-	c.xids = append(c.xids, fmt.Sprintf("xid %d %d %d", c.sequence, index, xid))
+	c.xids = append(c.xids, fmt.Sprintf("xid %d %s", c.sequence, text))
 	return c.write()
 }
 
@@ -101,10 +111,16 @@ func (c *Control) Temperature(index, celsius int) error {
 	return c.set(gpuKey(index, "temperature"), int64(celsius))
 }
 
-// Number sets any numeric key of a GPU, in NVML's units; src/parse.c lists
-// the keys.
+// Number sets any numeric key of a GPU, in NVML's units; src/keys.h lists the
+// keys.
 func (c *Control) Number(index int, key string, value int64) error {
 	return c.set(gpuKey(index, key), value)
+}
+
+// NotSupported takes a numeric key of a GPU away: what is asked for it answers
+// NVML_ERROR_NOT_SUPPORTED.
+func (c *Control) NotSupported(index int, key string) error {
+	return c.text(gpuKey(index, key), "none")
 }
 
 // LinkDown makes one NVLink of the GPU inactive.
@@ -169,6 +185,12 @@ func (c *Control) text(key, value string) error {
 	return c.write()
 }
 
+// forget drops the line of key and those whose keys begin with prefix. The
+// caller holds the lock.
+func (c *Control) forget(key, prefix string) {
+	maps.DeleteFunc(c.lines, func(k, _ string) bool { return k == key || strings.HasPrefix(k, prefix) })
+}
+
 func (c *Control) unset(key string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -178,12 +200,11 @@ func (c *Control) unset(key string) error {
 
 // write replaces the file. The caller holds the lock.
 func (c *Control) write() error {
-	lines := []string{}
-	for key, value := range c.lines {
-		lines = append(lines, key+" "+value)
+	lines := []string{"fakenvml 1"}
+	for _, key := range slices.Sorted(maps.Keys(c.lines)) { // an object before what is said of it
+		lines = append(lines, key+" "+c.lines[key])
 	}
-	slices.Sort(lines)
-	lines = append(append([]string{"fakenvml 1"}, lines...), c.xids...)
+	lines = append(lines, c.xids...)
 	temp, err := os.CreateTemp(filepath.Dir(c.path), ".control-*")
 	if err != nil {
 		return fmt.Errorf("write control file: %w", err)

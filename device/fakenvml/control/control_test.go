@@ -30,17 +30,33 @@ func TestEveryChangeIsALineAndResetKeepsOnlyEvents(t *testing.T) {
 	c, lines := open(t)
 	must.Eq(t, []string{"fakenvml 1"}, lines())
 	must.NoError(t, errors.Join(c.SetGPULost(3), c.Memory(0, 2), c.Power(0, 100), c.Utilisation(0, 50, 20),
-		c.XID(1, 79), c.XID(2, 48), c.Hang("nvmlDeviceGetName", 1500*time.Millisecond), c.Fail("*", 2, control.CodeGPULost),
+		c.XID(1, 79), c.XIDInstance(2, 48, control.Instance{GPUInstance: 9}), c.Hang("nvmlDeviceGetName", 1500*time.Millisecond), c.Fail("*", 2, control.CodeGPULost),
 		c.LinkDown(0, 5), c.DriverVersion("560.1"), c.InitError(control.CodeDriverNotLoaded)))
 	must.Eq(t, []string{
 		"fakenvml 1", "fail * 2 15", "gpu 0 memory_used 2097152", "gpu 0 power_usage 100000", "gpu 0 util_gpu 50",
 		"gpu 0 util_memory 20", "gpu 3 lost 1", "hang nvmlDeviceGetName 1500", "link 0 5 down",
-		"system driver_version 560.1", "system init_error 9", "xid 1 1 79", "xid 2 2 48"}, lines())
+		"system driver_version 560.1", "system init_error 9", "xid 1 1 79", "xid 2 2 48 9 0"}, lines())
 	must.NoError(t, errors.Join(c.ClearLost(3), c.Hang("nvmlDeviceGetName", 0), c.ClearFail("*", 2), c.LinkUp(0, 5)))
 	must.SliceContains(t, lines(), "link 0 5 up")
 	must.SliceNotContains(t, lines(), "gpu 3 lost 1")
 	must.NoError(t, c.Reset())
-	must.Eq(t, []string{"fakenvml 1", "xid 1 1 79", "xid 2 2 48"}, lines())
+	must.Eq(t, []string{"fakenvml 1", "xid 1 1 79", "xid 2 2 48 9 0"}, lines())
+}
+
+func TestMIGDeviceIsMadeBeforeItIsDescribed(t *testing.T) {
+	t.Parallel()
+	c, lines := open(t)
+	i := control.Instance{GPUInstance: 7}
+	must.NoError(t, errors.Join(
+		c.MIGMemory(0, i, 1),
+		c.CreateMIG(0, control.MIG{Instance: i, UUID: "MIG-a", Profile: "1g.10gb", MemoryMiB: 2, ComputeSlices: 1}),
+		c.MIGMemory(0, i, 1), c.MIGMemory(0, control.Instance{GPUInstance: 7, ComputeInstance: 1}, 3), c.MIGMode(0, true, false)))
+	must.Eq(t, []string{"fakenvml 1", "gpu 0 mig_mode 1", "gpu 0 mig_pending 0", "mig 0 7 0 new MIG-a 1g.10gb", "mig 0 7 0 compute_slices 1",
+		"mig 0 7 0 memory_total 2097152", "mig 0 7 0 memory_used 1048576", "mig 0 7 1 memory_used 3145728"}, lines())
+	must.NoError(t, c.DestroyMIG(0, i))
+	must.Eq(t, []string{"fakenvml 1", "gpu 0 mig_mode 1", "gpu 0 mig_pending 0", "mig 0 7 0 gone", "mig 0 7 1 memory_used 3145728"}, lines())
+	must.NoError(t, c.NotSupported(0, "power_usage"))
+	must.SliceContains(t, lines(), "gpu 0 power_usage none")
 }
 
 func TestReadersNeverSeeHalfAFile(t *testing.T) {

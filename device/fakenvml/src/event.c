@@ -1,17 +1,24 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* Event sets: XIDs that the control file lists are delivered once to each set
- * that was created before they were written. */
+ * that was created before they were written.
+ */
+#include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "fake.h"
+#include "device.h"
+#include "watch.h"
 
 enum { EVENT_XID = 8 };
+
+WIDE_CALL(nvmlDeviceGetSupportedEventTypes, event_types)
 
 typedef struct {
   int64_t delivered; /* highest sequence already given out */
   unsigned long long types[MAX_GPUS];
+  watch_t control; /* a waiter sleeps until the control file changes */
 } set_t;
 
 typedef struct {
@@ -31,9 +38,9 @@ EXPORT ret_t nvmlEventSetCreate(void **set) {
   ENTER();
   if (set == NULL) return INVALID_ARGUMENT;
   set_t *new_set = calloc(1, sizeof *new_set);
-  if (new_set == NULL) return 20; /* NVML_ERROR_MEMORY */
-  new_set->delivered = last_sequence(fake_lock());
-  fake_unlock();
+  if (new_set == NULL) return NO_MEMORY;
+  fake_watch_open(&new_set->control, getenv("FAKENVML_CONTROL"));
+  new_set->delivered = last_sequence(v.state);
   *set = new_set;
   return OK;
 }
@@ -41,50 +48,71 @@ EXPORT ret_t nvmlEventSetCreate(void **set) {
 EXPORT ret_t nvmlEventSetFree(void *set) {
   ENTER();
   if (set == NULL) return INVALID_ARGUMENT;
+  fake_watch_close(&((set_t *)set)->control);
   free(set);
   return OK;
 }
 
+/* MIG devices have no events of their own: their GPU has them. */
 EXPORT ret_t nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) {
   ENTER_DEVICE(device);
   if (set == NULL) return INVALID_ARGUMENT;
-  if (g.event_types == ABSENT || (types & ~(unsigned long long)g.event_types) != 0)
+  if (g->event_types == ABSENT || (types & ~(unsigned long long)g->event_types) != 0)
     return NOT_SUPPORTED;
-  ((set_t *)set)->types[g.index] |= types;
+  ((set_t *)set)->types[g->index] |= types;
   return OK;
 }
 
 /* Takes the oldest event not yet delivered to the set. */
-static int take(set_t *set, event_data_t *data) {
-  const state_t *s = fake_lock();
+static int take(const state_t *s, set_t *set, event_data_t *data) {
   const event_t *next = NULL;
   for (int i = 0; i < s->events; i++) {
     const event_t *e = &s->event[i];
     if (e->sequence <= set->delivered || (set->types[e->gpu] & EVENT_XID) == 0) continue;
     if (next == NULL || e->sequence < next->sequence) next = e;
   }
-  if (next != NULL) {
-    memset(data, 0, sizeof *data);
-    data->device = fake_handle(next->gpu);
-    data->type = EVENT_XID;
-    data->data = (unsigned long long)next->xid;
-    data->gpu_instance = data->compute_instance = 0xFFFFFFFF;
-    set->delivered = next->sequence;
+  if (next == NULL) return 0;
+  memset(data, 0, sizeof *data);
+  data->device = fake_gpu_handle(next->gpu);
+  data->type = EVENT_XID;
+  data->data = (unsigned long long)next->xid;
+  data->gpu_instance = next->gi < 0 ? NO_INSTANCE : (unsigned int)next->gi;
+  data->compute_instance = next->ci < 0 ? NO_INSTANCE : (unsigned int)next->ci;
+  set->delivered = next->sequence;
+  return 1;
+}
+
+static ret_t look(set_t *set, event_data_t *data, const char *call) {
+  VISIT(v, fake_enter(call, &v));
+  return take(v.state, set, data) ? OK : TIMEOUT;
+}
+
+static long long milliseconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+/* Sleeps until the control file may have changed, at most until then. Without
+ * a control file nothing ever changes; one that cannot be watched is looked at
+ * twenty times a second. */
+static void sleep_until(watch_t *control, long long end) {
+  const int step = control->fd < 0 && control->path[0] != '\0' ? 50 : 3600 * 1000;
+  struct pollfd watched = {control->fd, POLLIN, 0};
+  for (long long left = end - milliseconds(); left > 0; left = end - milliseconds()) {
+    int n = poll(&watched, 1, left < step ? (int)left : step);
+    if (n < 0 && errno != EINTR) return;
+    if (n > 0 && fake_watch_changed(control)) return;
+    if (n == 0 && control->fd < 0) return;
   }
-  fake_unlock();
-  return next != NULL;
 }
 
 EXPORT ret_t nvmlEventSetWait_v2(void *set, event_data_t *data, unsigned int timeout_ms) {
   if (set == NULL || data == NULL) return INVALID_ARGUMENT;
-  struct timespec start, now, step = {0, 20 * 1000 * 1000};
-  clock_gettime(CLOCK_MONOTONIC, &start);
+  const long long end = milliseconds() + timeout_ms;
   for (;;) {
-    ENTER();
-    if (take(set, data)) return OK;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    long long waited = (now.tv_sec - start.tv_sec) * 1000LL + (now.tv_nsec - start.tv_nsec) / 1000000;
-    if (waited >= (long long)timeout_ms) return TIMEOUT;
-    nanosleep(&step, NULL);
+    ret_t ret = look(set, data, __func__);
+    if (ret != TIMEOUT || milliseconds() >= end) return ret;
+    sleep_until(&((set_t *)set)->control, end);
   }
 }

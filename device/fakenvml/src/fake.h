@@ -11,47 +11,64 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "keys.h"
+
 /* NVML return codes (nvmlReturn_t). */
 enum {
   OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3,
   NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, TIMEOUT = 10,
-  GPU_IS_LOST = 15, LIB_RM_VERSION_MISMATCH = 18, ERROR_UNKNOWN = 999
+  GPU_IS_LOST = 15, LIB_RM_VERSION_MISMATCH = 18, NO_MEMORY = 20,
+  VERSION_MISMATCH = 25, ERROR_UNKNOWN = 999
 };
 
-enum { MAX_GPUS = 64, MAX_LINKS = 36, MAX_FAULTS = 64, MAX_EVENTS = 1024, TEXT = 96 };
+enum {
+  MAX_GPUS = 64, MAX_LINKS = 36, MAX_FAULTS = 64, MAX_EVENTS = 1024, TEXT = 96,
+  MAX_MIG = 8,       /* MIG devices of one GPU */
+  MAX_PROFILES = 18, /* NVML_GPU_INSTANCE_PROFILE_COUNT */
+  MAX_GI = 32, MAX_CI = 8 /* instance ids are below these */
+};
 
-/* A number that the fixture does not give: the call says NOT_SUPPORTED. */
+/* A number that no file gives: the call says NOT_SUPPORTED. */
 #define ABSENT INT64_MIN
+
+/* What NVML calls an instance id that does not apply. */
+#define NO_INSTANCE 0xFFFFFFFFu
 
 /* What a link's far end is (nvmlIntNvLinkDeviceType_t). */
 enum { REMOTE_GPU = 0, REMOTE_SWITCH = 2 };
 
+/* NVML's level of two GPUs on one board is 0, which here means "not known". */
+enum { PATH_INTERNAL = 1 };
+
 enum { LINK_NONE = 0, LINK_UP = 1, LINK_DOWN = 2 };
 
 typedef struct {
-  int state;          /* LINK_* */
-  int kind;           /* REMOTE_* */
-  char remote[TEXT];  /* PCI bus id of the far end */
+  int state;         /* LINK_* */
+  int kind;          /* REMOTE_* */
+  char remote[TEXT]; /* PCI bus id of the far end */
 } link_t;
 
-/* One GPU. Numbers are in NVML's own units: bytes, mW, MHz, degrees C. */
+#define TEXT_MEMBER(name) char name[TEXT];
+#define NUMBER_MEMBER(name) int64_t name;
+
+typedef struct {
+  char name[TEXT]; /* "1g.10gb"; empty: the node has no such profile */
+  PROFILE_NUMBERS(NUMBER_MEMBER)
+} profile_t;
+
+/* One MIG device: a compute instance of a GPU instance. */
+typedef struct {
+  int exists, gi, ci;
+  char uuid[TEXT], profile[TEXT];
+  MIG_NUMBERS(NUMBER_MEMBER)
+} mig_t;
+
 typedef struct {
   int index;
-  char name[TEXT], uuid[TEXT], serial[TEXT], board[TEXT], vbios[TEXT], pci[TEXT];
-  int64_t lost, brand, arch, cc_major, cc_minor, minor, pci_device_id, pci_subsystem_id;
-  int64_t memory_total, memory_reserved, memory_used, bar1_total, bar1_used;
-  int64_t power_limit, power_default, power_min, power_max, power_usage, energy;
-  int64_t clock_max_graphics, clock_max_sm, clock_max_memory, clock_max_video;
-  int64_t clock_graphics, clock_sm, clock_memory, clock_video;
-  int64_t pcie_gen_max, pcie_width_max, pcie_gen, pcie_width, pcie_replay, pcie_tx, pcie_rx;
-  int64_t temperature, temperature_slowdown, temperature_shutdown, fan, pstate, throttle;
-  int64_t util_gpu, util_memory, util_encoder, util_decoder;
-  int64_t persistence, display_mode, display_active, compute_mode, virtualization, mig_mode;
-  int64_t ecc_mode, ecc_volatile_sbe, ecc_volatile_dbe, ecc_aggregate_sbe, ecc_aggregate_dbe;
-  int64_t remap_correctable, remap_uncorrectable, remap_pending, remap_failure;
-  int64_t recovery_action, numa_node, cpu_first, cpu_last, cores, bus_width;
-  int64_t nvlink_version, nvlink_speed, nvlink_remote_type, event_types;
+  GPU_TEXTS(TEXT_MEMBER)
+  GPU_NUMBERS(NUMBER_MEMBER)
   link_t link[MAX_LINKS];
+  mig_t mig[MAX_MIG]; /* by MIG device index, with holes */
 } gpu_t;
 
 /* A call that answers late or with an error. gpu -1 means every GPU. */
@@ -64,63 +81,102 @@ typedef struct {
 
 typedef struct {
   int64_t sequence;
-  int gpu;
+  int gpu, gi, ci; /* gi and ci -1: the whole GPU */
   int64_t xid;
 } event_t;
 
+/* The node as one pair of files describes it. It never changes once it is
+ * live: a change of the control file makes another. */
 typedef struct {
+  int users; /* visits under way, and 1 while it is live */
   char driver_version[TEXT], nvml_version[TEXT];
   int64_t cuda_version;
-  int64_t init_error;  /* nvmlInit answers this */
-  int64_t call_error;  /* every call but init answers this */
+  int64_t init_error; /* nvmlInit answers this */
+  int64_t call_error; /* every call but init answers this */
   int count;
   gpu_t gpu[MAX_GPUS];
   int path[MAX_GPUS][MAX_GPUS];
+  profile_t profile[MAX_PROFILES]; /* by NVML_GPU_INSTANCE_PROFILE_* */
   int faults;
   fault_t fault[MAX_FAULTS];
   int events;
   event_t event[MAX_EVENTS];
 } state_t;
 
+typedef int ret_t;
+
+/* One call's view of the node, the same from its start to its end. mig is set
+ * for a MIG device handle, and gpu is then its parent. */
+typedef struct {
+  const state_t *state;
+  const gpu_t *gpu;
+  const mig_t *mig;
+} visit_t;
+
 /* parse.c: reads a flat file into s; one line on stderr and -1 on an error. */
 int fake_parse(const char *file, state_t *s, int is_control);
-void fake_blank_gpu(gpu_t *g, int index);
 
-/* state.c */
-typedef int ret_t;
-ret_t fake_enter(const char *call);
-ret_t fake_enter_device(const char *call, const void *handle, gpu_t *copy);
+/* handle.c: handles are addresses that stay valid across changes. */
+void *fake_gpu_handle(int gpu);
+void *fake_mig_handle(int gpu, const mig_t *m);
+void *fake_gi_handle(int gpu, int gi);
+void *fake_ci_handle(int gpu, const mig_t *m);
+int fake_gpu_of(const void *handle);
+const mig_t *fake_mig_of(const state_t *s, int gpu, const void *handle);
+int fake_gi_of(const void *handle, int *gi);
+int fake_ci_of(const void *handle, int *gi, int *ci);
+const mig_t *fake_mig_find(const gpu_t *g, int gi, int ci);
+int fake_mig_count(const gpu_t *g);
+int fake_mig_index(const gpu_t *g, const mig_t *m);
+
+/* state.c: the opening and the end of every call. */
+ret_t fake_enter(const char *call, visit_t *v);
+ret_t fake_enter_gpu(const char *call, int gpu, visit_t *v);
+ret_t fake_enter_device(const char *call, const void *handle, visit_t *v);
+void fake_leave(visit_t *v);
 ret_t fake_init(void);
 ret_t fake_shutdown(void);
-const state_t *fake_lock(void);
-void fake_unlock(void);
-void *fake_handle(int index);
 ret_t fake_text(const char *value, char *out, unsigned int length);
 
 #define EXPORT __attribute__((visibility("default")))
 
+/* Begins a visit that ends with the scope. */
+#define VISIT(v, opening)                                       \
+  visit_t v __attribute__((cleanup(fake_leave), unused)) = {0}; \
+  do {                                                          \
+    ret_t entered_ = (opening);                                 \
+    if (entered_ != OK) return entered_;                        \
+  } while (0)
+
 /* Opens a call that needs no device. */
-#define ENTER()                            \
-  do {                                     \
-    ret_t entered_ = fake_enter(__func__); \
-    if (entered_ != OK) return entered_;   \
-  } while (0)
+#define ENTER() VISIT(v, fake_enter(__func__, &v))
 
-/* Opens a call on a device: g is a private copy of its state. */
-#define ENTER_DEVICE(handle)                                     \
-  gpu_t g;                                                       \
-  do {                                                           \
-    ret_t entered_ = fake_enter_device(__func__, (handle), &g);  \
-    if (entered_ != OK) return entered_;                         \
-  } while (0)
+/* Opens a call that answers for GPUs and for MIG devices: v.mig is set for
+ * these, and g is then the GPU that the MIG device is on. */
+#define ENTER_ANY(handle)                              \
+  VISIT(v, fake_enter_device(__func__, (handle), &v)); \
+  const gpu_t *g __attribute__((unused)) = v.gpu
 
-/* Answers one number, or NOT_SUPPORTED when the fixture lacks it. */
+/* Opens a call that answers for GPUs alone. */
+#define ENTER_DEVICE(handle) \
+  ENTER_ANY(handle);         \
+  if (v.mig != NULL) return NOT_SUPPORTED
+
+/* Answers one number, or NOT_SUPPORTED when no file gives it. */
 #define ANSWER(out, value)                         \
   do {                                             \
+    int64_t value_ = (value);                      \
     if ((out) == NULL) return INVALID_ARGUMENT;    \
-    if ((value) == ABSENT) return NOT_SUPPORTED;   \
-    *(out) = (__typeof__(*(out)))(value);          \
+    if (value_ == ABSENT) return NOT_SUPPORTED;    \
+    *(out) = (__typeof__(*(out)))value_;           \
     return OK;                                     \
   } while (0)
+
+/* The version word of a structure: its size and its version. */
+#define VERSION(type, number) ((unsigned int)sizeof(type) | (number) << 24u)
+
+static inline int64_t or_zero(int64_t value) { return value == ABSENT ? 0 : value; }
+
+static inline int mig_enabled(const gpu_t *g) { return g->mig_mode == 1; }
 
 #endif

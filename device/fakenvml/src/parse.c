@@ -1,15 +1,24 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* The flat file format: one fact a line, words separated by single spaces.
+ * keys.h has the keys.
  *
- *   fakenvml 1                       first line, the format's version
+ *   fakenvml 1                             first line, the format's version
  *   system <key> <value>
- *   gpu <index> <key> <value>        text values run to the end of the line
+ *   gpu <index> <key> <value>              text values run to the end of the line
  *   link <gpu> <link> up|down gpu|switch <pci bus id>
- *   link <gpu> <link> down|up        (control file: state only)
- *   path <gpu> <gpu> <level>         NVML's common-ancestor level
- *   hang <call> <milliseconds>       (control file)
- *   fail <call> <gpu|-1> <code>      (control file)
- *   xid <sequence> <gpu> <xid>       (control file)
+ *   path <gpu> <gpu> <level>               NVML's common-ancestor level
+ *   profile <number> name <name>           a MIG profile, NVML_GPU_INSTANCE_PROFILE_*
+ *   profile <number> <key> <value>
+ *   mig <gpu> <gi> <ci> new <uuid> <profile>
+ *   mig <gpu> <gi> <ci> <key> <value>
+ *
+ * and in a control file also
+ *
+ *   link <gpu> <link> down|up              state only
+ *   mig <gpu> <gi> <ci> gone
+ *   hang <call> <milliseconds>
+ *   fail <call> <gpu|-1> <code>
+ *   xid <sequence> <gpu> <xid> [<gi> <ci>]
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -24,37 +33,26 @@ typedef struct {
   size_t offset;
 } key_t_;
 
-#define NUMBER(name) {#name, offsetof(gpu_t, name)}
-static const key_t_ gpu_numbers[] = {
-    NUMBER(lost), NUMBER(brand), NUMBER(arch), NUMBER(cc_major), NUMBER(cc_minor), NUMBER(minor),
-    NUMBER(pci_device_id), NUMBER(pci_subsystem_id), NUMBER(memory_total), NUMBER(memory_reserved),
-    NUMBER(memory_used), NUMBER(bar1_total), NUMBER(bar1_used), NUMBER(power_limit),
-    NUMBER(power_default), NUMBER(power_min), NUMBER(power_max), NUMBER(power_usage), NUMBER(energy),
-    NUMBER(clock_max_graphics), NUMBER(clock_max_sm), NUMBER(clock_max_memory),
-    NUMBER(clock_max_video), NUMBER(clock_graphics), NUMBER(clock_sm), NUMBER(clock_memory),
-    NUMBER(clock_video), NUMBER(pcie_gen_max), NUMBER(pcie_width_max), NUMBER(pcie_gen),
-    NUMBER(pcie_width), NUMBER(pcie_replay), NUMBER(pcie_tx), NUMBER(pcie_rx), NUMBER(temperature),
-    NUMBER(temperature_slowdown), NUMBER(temperature_shutdown), NUMBER(fan), NUMBER(pstate),
-    NUMBER(throttle), NUMBER(util_gpu), NUMBER(util_memory), NUMBER(util_encoder),
-    NUMBER(util_decoder), NUMBER(persistence), NUMBER(display_mode), NUMBER(display_active),
-    NUMBER(compute_mode), NUMBER(virtualization), NUMBER(mig_mode), NUMBER(ecc_mode),
-    NUMBER(ecc_volatile_sbe), NUMBER(ecc_volatile_dbe), NUMBER(ecc_aggregate_sbe),
-    NUMBER(ecc_aggregate_dbe), NUMBER(remap_correctable), NUMBER(remap_uncorrectable),
-    NUMBER(remap_pending), NUMBER(remap_failure), NUMBER(recovery_action), NUMBER(numa_node),
-    NUMBER(cpu_first), NUMBER(cpu_last), NUMBER(cores), NUMBER(bus_width), NUMBER(nvlink_version),
-    NUMBER(nvlink_speed), NUMBER(nvlink_remote_type), NUMBER(event_types),
-};
-static const key_t_ gpu_texts[] = {
-    NUMBER(name), NUMBER(uuid), NUMBER(serial), NUMBER(board), NUMBER(vbios), NUMBER(pci),
-};
-#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+#define KEY_OF(type, name) {#name, offsetof(type, name)},
+#define GPU_KEY(name) KEY_OF(gpu_t, name)
+#define PROFILE_KEY(name) KEY_OF(profile_t, name)
+#define MIG_KEY(name) KEY_OF(mig_t, name)
 
-void fake_blank_gpu(gpu_t *g, int index) {
-  memset(g, 0, sizeof *g);
-  g->index = index;
-  for (size_t i = 0; i < COUNT(gpu_numbers); i++)
-    *(int64_t *)((char *)g + gpu_numbers[i].offset) = ABSENT;
-  g->lost = 0;
+static const key_t_ gpu_numbers[] = {GPU_NUMBERS(GPU_KEY){NULL, 0}};
+static const key_t_ gpu_texts[] = {GPU_TEXTS(GPU_KEY){NULL, 0}};
+static const key_t_ profile_numbers[] = {PROFILE_NUMBERS(PROFILE_KEY){NULL, 0}};
+static const key_t_ mig_numbers[] = {MIG_NUMBERS(MIG_KEY){NULL, 0}};
+
+/* Makes every number of an object ABSENT. */
+static void blank(void *object, const key_t_ *keys) {
+  for (; keys->key != NULL; keys++) *(int64_t *)((char *)object + keys->offset) = ABSENT;
+}
+
+/* The member of an object with that key, or NULL. */
+static void *member(void *object, const key_t_ *keys, const char *key) {
+  for (; keys->key != NULL; keys++)
+    if (strcmp(key, keys->key) == 0) return (char *)object + keys->offset;
+  return NULL;
 }
 
 typedef struct {
@@ -101,6 +99,14 @@ static int number(const reader_t *r, const char *text, int64_t low, int64_t high
   return 0;
 }
 
+/* A number that indexes an array of that size. */
+static int position(const reader_t *r, const char *text, int size, int *out) {
+  int64_t n;
+  if (number(r, text, 0, size - 1, &n) != 0) return -1;
+  *out = (int)n;
+  return 0;
+}
+
 static int text(const reader_t *r, const char *value, char *out) {
   if (value == NULL || *value == '\0') return complain(r, "a value is missing");
   if (strlen(value) >= TEXT) return complain(r, "the value is longer than %d bytes", TEXT - 1);
@@ -109,15 +115,17 @@ static int text(const reader_t *r, const char *value, char *out) {
 }
 
 static int known_gpu(const reader_t *r, const char *word, int *index) {
-  int64_t n;
-  if (number(r, word, 0, MAX_GPUS - 1, &n) != 0) return -1;
-  if (n >= r->s->count) {
-    if (r->is_control || n > r->s->count)
-      return complain(r, "gpu %d is not in the fixture, which has %d so far", (int)n, r->s->count);
-    fake_blank_gpu(&r->s->gpu[n], (int)n);
-    r->s->count = (int)n + 1;
-  }
-  *index = (int)n;
+  if (position(r, word, MAX_GPUS, index) != 0) return -1;
+  state_t *s = r->s;
+  if (*index < s->count) return 0;
+  if (r->is_control || *index > s->count)
+    return complain(r, "gpu %d is not in the fixture, which has %d so far", *index, s->count);
+  gpu_t *g = &s->gpu[*index];
+  memset(g, 0, sizeof *g);
+  blank(g, gpu_numbers);
+  g->index = *index;
+  g->lost = 0;
+  s->count++;
   return 0;
 }
 
@@ -133,32 +141,39 @@ static int read_system(const reader_t *r, char *rest) {
   return complain(r, "unknown system key \"%s\"", key);
 }
 
+/* A number, or "none" for one that the GPU does not support. */
+static int gpu_number(const reader_t *r, const char *text, int64_t *out) {
+  if (text != NULL && strcmp(text, "none") == 0) {
+    *out = ABSENT;
+    return 0;
+  }
+  return number(r, text, 0, INT64_MAX, out);
+}
+
 static int read_gpu(const reader_t *r, char *rest) {
   int index;
   if (known_gpu(r, word(&rest), &index) != 0) return -1;
   const char *key = word(&rest);
   if (key == NULL) return complain(r, "gpu %d needs a key", index);
-  char *g = (char *)&r->s->gpu[index];
-  for (size_t i = 0; i < COUNT(gpu_numbers); i++)
-    if (strcmp(key, gpu_numbers[i].key) == 0)
-      return number(r, rest, INT64_MIN, INT64_MAX, (int64_t *)(g + gpu_numbers[i].offset));
-  for (size_t i = 0; i < COUNT(gpu_texts); i++)
-    if (strcmp(key, gpu_texts[i].key) == 0) return text(r, rest, g + gpu_texts[i].offset);
+  gpu_t *g = &r->s->gpu[index];
+  int64_t *n = member(g, gpu_numbers, key);
+  if (n != NULL) return gpu_number(r, rest, n);
+  char *t = member(g, gpu_texts, key);
+  if (t != NULL) return text(r, rest, t);
   return complain(r, "unknown gpu key \"%s\"", key);
 }
 
 static int read_link(const reader_t *r, char *rest) {
-  int index;
-  int64_t n;
+  int index, n;
   if (known_gpu(r, word(&rest), &index) != 0) return -1;
-  if (number(r, word(&rest), 0, MAX_LINKS - 1, &n) != 0) return -1;
+  if (position(r, word(&rest), MAX_LINKS, &n) != 0) return -1;
   link_t *l = &r->s->gpu[index].link[n];
   const char *state = word(&rest);
   if (state == NULL || (strcmp(state, "up") != 0 && strcmp(state, "down") != 0))
     return complain(r, "a link is \"up\" or \"down\", not \"%s\"", state ? state : "");
   const char *kind = word(&rest);
   if (kind == NULL && l->state == LINK_NONE)
-    return complain(r, "gpu %d has no link %d", index, (int)n);
+    return complain(r, "gpu %d has no link %d", index, n);
   if (kind != NULL) {
     if (strcmp(kind, "gpu") != 0 && strcmp(kind, "switch") != 0)
       return complain(r, "a link leads to \"gpu\" or \"switch\", not \"%s\"", kind);
@@ -176,6 +191,64 @@ static int read_path(const reader_t *r, char *rest) {
   if (number(r, rest, 0, 50, &level) != 0) return -1;
   r->s->path[a][b] = r->s->path[b][a] = (int)level;
   return 0;
+}
+
+static int read_profile(const reader_t *r, char *rest) {
+  int at;
+  if (position(r, word(&rest), MAX_PROFILES, &at) != 0) return -1;
+  profile_t *p = &r->s->profile[at];
+  const char *key = word(&rest);
+  if (key == NULL) return complain(r, "profile %d needs a key", at);
+  if (strcmp(key, "name") == 0) {
+    blank(p, profile_numbers);
+    return text(r, rest, p->name);
+  }
+  if (p->name[0] == '\0') return complain(r, "profile %d has no name yet", at);
+  int64_t *n = member(p, profile_numbers, key);
+  if (n != NULL) return number(r, rest, 0, INT64_MAX, n);
+  return complain(r, "unknown profile key \"%s\"", key);
+}
+
+/* The MIG device of a GPU with these ids, or a free place; NULL when full. */
+static mig_t *mig_place(gpu_t *g, int gi, int ci) {
+  mig_t *free_place = NULL;
+  for (int i = MAX_MIG - 1; i >= 0; i--) {
+    mig_t *m = &g->mig[i];
+    if (!m->exists) free_place = m;
+    else if (m->gi == gi && m->ci == ci) return m;
+  }
+  return free_place;
+}
+
+static int new_mig(const reader_t *r, mig_t *m, int gi, int ci, char *rest) {
+  if (m == NULL) return complain(r, "more than %d MIG devices on one gpu", MAX_MIG);
+  memset(m, 0, sizeof *m);
+  blank(m, mig_numbers);
+  m->gi = gi;
+  m->ci = ci;
+  if (text(r, word(&rest), m->uuid) != 0 || text(r, rest, m->profile) != 0) return -1;
+  m->exists = 1;
+  return 0;
+}
+
+static int read_mig(const reader_t *r, char *rest) {
+  int index, gi, ci;
+  if (known_gpu(r, word(&rest), &index) != 0) return -1;
+  if (position(r, word(&rest), MAX_GI, &gi) != 0) return -1;
+  if (position(r, word(&rest), MAX_CI, &ci) != 0) return -1;
+  mig_t *m = mig_place(&r->s->gpu[index], gi, ci);
+  const char *key = word(&rest);
+  if (key == NULL) return complain(r, "a MIG device needs a key");
+  if (strcmp(key, "new") == 0) return new_mig(r, m, gi, ci, rest);
+  int exists = m != NULL && m->exists;
+  if (r->is_control && strcmp(key, "gone") == 0) {
+    if (exists) m->exists = 0;
+    return 0;
+  }
+  if (!exists) return complain(r, "gpu %d has no MIG device %d/%d", index, gi, ci);
+  int64_t *n = member(m, mig_numbers, key);
+  if (n != NULL) return number(r, rest, 0, INT64_MAX, n);
+  return complain(r, "unknown MIG key \"%s\"", key);
 }
 
 static int read_fault(const reader_t *r, char *rest, int hang) {
@@ -205,7 +278,11 @@ static int read_xid(const reader_t *r, char *rest) {
   event_t *e = &s->event[s->events];
   if (number(r, word(&rest), 1, INT64_MAX, &e->sequence) != 0) return -1;
   if (known_gpu(r, word(&rest), &e->gpu) != 0) return -1;
-  if (number(r, rest, 0, 999, &e->xid) != 0) return -1;
+  if (number(r, word(&rest), 0, 999, &e->xid) != 0) return -1;
+  e->gi = e->ci = -1;
+  const char *gi = word(&rest);
+  if (gi != NULL && (position(r, gi, MAX_GI, &e->gi) != 0 || position(r, rest, MAX_CI, &e->ci) != 0))
+    return -1;
   s->events++;
   return 0;
 }
@@ -218,6 +295,8 @@ static int read_line(const reader_t *r, char *line) {
   if (strcmp(first, "gpu") == 0) return read_gpu(r, rest);
   if (strcmp(first, "link") == 0) return read_link(r, rest);
   if (strcmp(first, "path") == 0) return read_path(r, rest);
+  if (strcmp(first, "profile") == 0) return read_profile(r, rest);
+  if (strcmp(first, "mig") == 0) return read_mig(r, rest);
   if (r->is_control && strcmp(first, "hang") == 0) return read_fault(r, rest, 1);
   if (r->is_control && strcmp(first, "fail") == 0) return read_fault(r, rest, 0);
   if (r->is_control && strcmp(first, "xid") == 0) return read_xid(r, rest);

@@ -28,33 +28,26 @@ EXPORT const char *nvmlErrorString(ret_t code) {
     case GPU_IS_LOST: return "GPU is lost";
     case 16: return "GPU requires reset";
     case LIB_RM_VERSION_MISMATCH: return "Driver/library version mismatch";
+    case NO_MEMORY: return "Insufficient Memory";
+    case VERSION_MISMATCH: return "Argument version mismatch";
+    case 26: return "Requested functionality has been deprecated";
     default: return "Unknown Error";
   }
 }
 
-static ret_t system_text(size_t offset, char *out, unsigned int length) {
-  const state_t *s = fake_lock();
-  ret_t ret = fake_text((const char *)s + offset, out, length);
-  fake_unlock();
-  return ret;
-}
-
 EXPORT ret_t nvmlSystemGetDriverVersion(char *version, unsigned int length) {
   ENTER();
-  return system_text(offsetof(state_t, driver_version), version, length);
+  return fake_text(v.state->driver_version, version, length);
 }
 
 EXPORT ret_t nvmlSystemGetNVMLVersion(char *version, unsigned int length) {
   ENTER();
-  return system_text(offsetof(state_t, nvml_version), version, length);
+  return fake_text(v.state->nvml_version, version, length);
 }
 
 EXPORT ret_t nvmlSystemGetCudaDriverVersion_v2(int *version) {
   ENTER();
-  if (version == NULL) return INVALID_ARGUMENT;
-  *version = (int)fake_lock()->cuda_version;
-  fake_unlock();
-  return OK;
+  ANSWER(version, v.state->cuda_version);
 }
 
 EXPORT ret_t nvmlSystemGetCudaDriverVersion(int *version) {
@@ -63,54 +56,49 @@ EXPORT ret_t nvmlSystemGetCudaDriverVersion(int *version) {
 
 EXPORT ret_t nvmlDeviceGetCount_v2(unsigned int *count) {
   ENTER();
-  if (count == NULL) return INVALID_ARGUMENT;
-  *count = (unsigned int)fake_lock()->count;
-  fake_unlock();
-  return OK;
+  ANSWER(count, v.state->count);
 }
 
 EXPORT ret_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) {
-  if (device == NULL) return INVALID_ARGUMENT;
-  ENTER();
-  const state_t *s = fake_lock();
-  ret_t ret = index < (unsigned int)s->count ? OK : INVALID_ARGUMENT;
-  fake_unlock();
-  if (ret != OK) return ret;
-  gpu_t g;
-  ret = fake_enter_device(__func__, fake_handle((int)index), &g);
-  if (ret == OK) *device = fake_handle((int)index);
-  return ret;
-}
-
-/* Finds the GPU whose text at offset equals value, or NOT_FOUND. */
-static ret_t find(size_t offset, const char *value, void **device) {
-  if (value == NULL || device == NULL) return INVALID_ARGUMENT;
-  const state_t *s = fake_lock();
-  int index = -1, lost = 0;
-  for (int i = 0; i < s->count; i++) {
-    if (strcasecmp((const char *)&s->gpu[i] + offset, value) == 0) {
-      index = i;
-      lost = s->gpu[i].lost != 0;
-    }
-  }
-  fake_unlock();
-  if (index < 0) return NOT_FOUND;
-  if (lost) return GPU_IS_LOST;
-  *device = fake_handle(index);
+  if (device == NULL || index >= MAX_GPUS) return INVALID_ARGUMENT;
+  VISIT(v, fake_enter_gpu(__func__, (int)index, &v));
+  *device = fake_gpu_handle((int)index);
   return OK;
 }
 
+/* Answers a handle on a GPU, unless it is lost. */
+static ret_t found(const gpu_t *g, void *handle, void **device) {
+  if (g->lost != 0) return GPU_IS_LOST;
+  *device = handle;
+  return OK;
+}
+
+/* Finds GPUs, and MIG devices. */
 EXPORT ret_t nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
   ENTER();
-  return find(offsetof(gpu_t, uuid), uuid, device);
+  if (uuid == NULL || device == NULL) return INVALID_ARGUMENT;
+  for (int i = 0; i < v.state->count; i++) {
+    const gpu_t *g = &v.state->gpu[i];
+    if (strcasecmp(g->uuid, uuid) == 0) return found(g, fake_gpu_handle(i), device);
+    for (int j = 0; j < MAX_MIG && mig_enabled(g); j++) {
+      const mig_t *m = &g->mig[j];
+      if (m->exists && strcasecmp(m->uuid, uuid) == 0)
+        return found(g, fake_mig_handle(i, m), device);
+    }
+  }
+  return NOT_FOUND;
 }
 
 EXPORT ret_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **device) {
   ENTER();
-  if (bus == NULL) return INVALID_ARGUMENT;
+  if (bus == NULL || device == NULL) return INVALID_ARGUMENT;
   unsigned int domain, b, d, f;
   char sysfs[TEXT];
   if (sscanf(bus, "%x:%x:%x.%x", &domain, &b, &d, &f) != 4) return INVALID_ARGUMENT;
   snprintf(sysfs, sizeof sysfs, "%04x:%02x:%02x.%x", domain, b, d, f);
-  return find(offsetof(gpu_t, pci), sysfs, device);
+  for (int i = 0; i < v.state->count; i++) {
+    const gpu_t *g = &v.state->gpu[i];
+    if (strcasecmp(g->pci, sysfs) == 0) return found(g, fake_gpu_handle(i), device);
+  }
+  return NOT_FOUND;
 }
