@@ -95,7 +95,7 @@ func shuffled(t *rapid.T, r inventory.Readings) inventory.Readings {
 func check(t *rapid.T, node inventory.Readings, inv inventory.Inventory, l inventory.Layout) {
 	gpus, ids, names := map[string]bool{}, map[string]bool{}, []string{}
 	for _, g := range inv.Groups(l) {
-		names = append(names, g.Type+"/"+g.Name)
+		names = append(names, g.Type+"\x00"+g.Name)
 		healthy, degraded := 0, 0
 		for _, i := range g.Instances {
 			must.False(t, ids[i.ID], must.Sprint("a device is listed once: ", i.ID))

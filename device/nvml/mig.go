@@ -15,7 +15,10 @@ import (
 const wholeGPU = 0xFFFFFFFF
 
 func instanceID(id uint32) inventory.Maybe[int64] {
-	return inventory.Maybe[int64]{Value: int64(id), Known: id != wholeGPU}
+	if id == wholeGPU {
+		return inventory.Maybe[int64]{}
+	}
+	return inventory.Known(int64(id))
 }
 
 // mig reads whether the GPU is split, and into what.

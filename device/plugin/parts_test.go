@@ -35,7 +35,7 @@ func (r *recorder) Observe(_ inventory.Inventory, units []inventory.Unit) {
 func (r *recorder) Reserve(units []inventory.Unit) (Reservation, error) {
 	return Reservation{Envs: map[string]string{"FIRST": units[0].ID},
 		Mounts:  []Mount{{TaskPath: "/in/task", HostPath: "/on/host"}, {TaskPath: "/pipe", HostPath: "/pipe", Writable: true}},
-		Devices: []DeviceNode{{TaskPath: "/dev/nvidia0", HostPath: "/root/dev/nvidia0", Permissions: "rw"}}}, r.err
+		Devices: []DeviceNode{{TaskPath: "/dev/nvidia0", HostPath: "/host/dev/nvidia0", Permissions: "rw"}}}, r.err
 }
 
 func (r *recorder) Grant(ids []string) (map[string]string, error) {
@@ -68,7 +68,7 @@ func TestReservationHasWhatInjectorAndOccupantsGive(t *testing.T) {
 		Envs: map[string]string{"FIRST": id(0), "GRANT": "2"},
 		Mounts: []*device.Mount{{TaskPath: "/in/task", HostPath: "/on/host", ReadOnly: true},
 			{TaskPath: "/pipe", HostPath: "/pipe"}},
-		Devices: []*device.DeviceSpec{{TaskPath: "/dev/nvidia0", HostPath: "/root/dev/nvidia0", CgroupPerms: "rw"}},
+		Devices: []*device.DeviceSpec{{TaskPath: "/dev/nvidia0", HostPath: "/host/dev/nvidia0", CgroupPerms: "rw"}},
 	}, got)
 
 	r.err = errors.New("/dev/nvidia1 is missing")
