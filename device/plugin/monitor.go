@@ -231,7 +231,7 @@ func (m *monitor) offered() ([]inventory.Unit, inventory.Inventory) {
 // difference.
 func (m *monitor) store(next inventory.Inventory) {
 	m.adopt(next)
-	m.layout.MPSProblem = m.mpsProblem()
+	m.layout.MPSProblem = MPSProblem(m.settings)
 	units, groups := next.Units(m.layout), next.Groups(m.layout)
 	m.mu.Lock()
 	prev := m.groups

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,17 +20,14 @@ const DefaultMPSPipeDirectory = "/tmp/nvidia-mps"
 // mpsPIDFile is what the control daemon leaves in its pipe directory.
 const mpsPIDFile = "nvidia-cuda-mps-control.pid"
 
-// mpsProblem says why the MPS shares cannot be used; empty when they can, or
+// MPSProblem says why the MPS shares cannot be used; empty when they can, or
 // when there are none.
-func (m *monitor) mpsProblem() string {
-	usesMPS := slices.ContainsFunc(m.settings.Layout.Sharing, func(r inventory.ShareRule) bool { return r.Strategy == inventory.MPS })
+func MPSProblem(s Settings) string {
+	usesMPS := slices.ContainsFunc(s.Layout.Sharing, func(r inventory.ShareRule) bool { return r.Strategy == inventory.MPS })
 	if !usesMPS {
 		return ""
 	}
-	dir := m.settings.MPSPipeDirectory
-	if dir == "" {
-		dir = DefaultMPSPipeDirectory
-	}
+	dir := cmp.Or(s.MPSPipeDirectory, DefaultMPSPipeDirectory)
 	if !mpsRuns(dir) {
 		return fmt.Sprintf("mps_daemon: no MPS control daemon serves %s: start nvidia-cuda-mps-control -d with CUDA_MPS_PIPE_DIRECTORY=%s", dir, dir)
 	}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/nomad-governor/governor/device/inventory"
+	"github.com/nomad-governor/governor/internal/gpu/topology"
+)
+
+// topo prints the GPUs' connections.
+func topo(o options, stdout, stderr io.Writer) int {
+	inv, _, ok := read(o, stderr)
+	if !ok {
+		return 1
+	}
+	if len(inv.Devices) == 0 {
+		fmt.Fprintln(stdout, "no GPUs")
+		return 0
+	}
+	m := inv.Matrix()
+	if m == nil {
+		fmt.Fprintf(stderr, "%d GPUs are more than a topology of %d holds\n", len(inv.Devices), topology.MaxGPUs)
+		return 1
+	}
+	topoTable(stdout, inv, m, "connections", func(i, j int) string {
+		if n := m.Links(i, j); n > 0 {
+			return fmt.Sprintf("NV%d", n)
+		}
+		return m.Path(i, j).String()
+	})
+	fmt.Fprintln(stdout)
+	topoTable(stdout, inv, m, "GB/s one way, as a collective sees it", func(i, j int) string {
+		tenths := (m.EffectiveMBps(i, j) + 50) / 100
+		return fmt.Sprintf("%d.%d", tenths/10, tenths%10)
+	})
+	fmt.Fprint(stdout, `
+NV#   # NVLinks bonded      PIX   one PCIe switch       PXB   several PCIe switches
+PHB   one host bridge       NODE  one NUMA node         SYS   across NUMA nodes
+`)
+	return 0
+}
+
+func topoTable(w io.Writer, inv inventory.Inventory, m *topology.Matrix, title string, cell func(i, j int) string) {
+	fmt.Fprintln(w, title)
+	fmt.Fprintf(w, "%-8s", "")
+	for i := range inv.Devices {
+		fmt.Fprintf(w, "%-7s", fmt.Sprintf("GPU%d", i))
+	}
+	fmt.Fprintln(w, "NUMA  PCI address   UUID")
+	for i, d := range inv.Devices {
+		fmt.Fprintf(w, "%-8s", fmt.Sprintf("GPU%d", i))
+		for j := range inv.Devices {
+			text := "X"
+			if i != j {
+				text = cell(i, j)
+			}
+			fmt.Fprintf(w, "%-7s", text)
+		}
+		node := "?"
+		if m.NUMA(i) != topology.UnknownNUMA {
+			node = fmt.Sprint(m.NUMA(i))
+		}
+		fmt.Fprintf(w, "%-6s%-14s%s\n", node, d.GPU.PCIBusID, d.GPU.UUID)
+	}
+}
