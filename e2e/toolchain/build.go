@@ -45,7 +45,11 @@ func build(ctx context.Context, t Tool, out io.Writer) (string, error) {
 		return path, nil
 	}
 
-	final := filepath.Join(cache, t.Name+"-"+t.Version)
+	name, err := cacheName(t, root)
+	if err != nil {
+		return "", err
+	}
+	final := filepath.Join(cache, name)
 	partial := final + ".partial"
 	defer os.Remove(partial)
 	if err := compile(ctx, t, filepath.Join(root, "e2e", "tools", t.Name), partial, out); err != nil {

@@ -2,6 +2,7 @@ package toolchain
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,9 @@ type Tool struct {
 	Package string   // the Go package of its main
 	EnvVar  string   // the variable that overrides it, "NOMAD_BIN"
 	Flags   []string // further flags for go build
+	// Sources are the files of a program of our own, in its folder. A cached
+	// binary is one of just these sources. None for a program of others.
+	Sources []string
 }
 
 // Nomad is the pinned Nomad, with its web UI embedded. It needs cgo: the exec
@@ -54,12 +58,39 @@ func Linter() Tool {
 	}
 }
 
+// NVCDI is a program of our own around NVIDIA's generator of CDI specifications,
+// with which device/inject is compared. Its version is that of the generator.
+func NVCDI() Tool {
+	return Tool{
+		Name: "nvcdi", Version: "1.20.1", EnvVar: "NVCDI_BIN",
+		Package: "github.com/nomad-governor/governor/e2e/tools/nvcdi",
+		Sources: []string{"go.mod", "go.sum", "main.go", "nvml.go"},
+	}
+}
+
 // Servers lists the servers that the end-to-end tests and the demo need, in
 // the order in which they are built.
 func Servers() []Tool { return []Tool{Consul(), Nomad()} }
 
 // Tools lists everything that is pinned.
-func Tools() []Tool { return append(Servers(), Linter()) }
+func Tools() []Tool { return append(Servers(), Linter(), NVCDI()) }
+
+// cacheName is the name of t's binary in the cache.
+func cacheName(t Tool, root string) (string, error) {
+	name := t.Name + "-" + t.Version
+	if len(t.Sources) == 0 {
+		return name, nil
+	}
+	digest := sha256.New()
+	for _, source := range t.Sources {
+		text, err := os.ReadFile(filepath.Join(root, "e2e", "tools", t.Name, source))
+		if err != nil {
+			return "", fmt.Errorf("read the sources of %s: %w", t.Name, err)
+		}
+		fmt.Fprintf(digest, "%s %d\n%s", source, len(text), text)
+	}
+	return fmt.Sprintf("%s-%x", name, digest.Sum(nil)[:6]), nil
+}
 
 // Root returns the repository's root: the nearest directory at or above the
 // working directory whose go.mod declares this module.
@@ -105,7 +136,7 @@ func Find(ctx context.Context, t Tool) (path, origin string, err error) {
 		path, err = filepath.Abs(given)
 		return path, fmt.Sprintf("%s (%s)", t.EnvVar, found), err
 	}
-	if inPath, err := exec.LookPath(t.Name); err == nil {
+	if inPath, err := exec.LookPath(t.Name); err == nil && len(t.Sources) == 0 {
 		found, err := version(ctx, inPath)
 		if err == nil && Suitable(t.Version, found) {
 			return inPath, fmt.Sprintf("PATH (%s)", found), nil
@@ -115,7 +146,17 @@ func Find(ctx context.Context, t Tool) (path, origin string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	cached := filepath.Join(cache, t.Name+"-"+t.Version)
+	root := ""
+	if len(t.Sources) > 0 { // only they are in the repository
+		if root, err = Root(); err != nil {
+			return "", "", err
+		}
+	}
+	name, err := cacheName(t, root)
+	if err != nil {
+		return "", "", err
+	}
+	cached := filepath.Join(cache, name)
 	if found, err := version(ctx, cached); err == nil && found == t.Version {
 		return cached, fmt.Sprintf("cache (%s)", found), nil
 	}
@@ -148,8 +189,8 @@ func parse(text string) (parts [3]int, ok bool) {
 }
 
 // versionLine matches the first line that the tools print: "Nomad v1.11.3",
-// "Consul v1.22.5", "golangci-lint has version 2.15.0 built with ...".
-var versionLine = regexp.MustCompile(`^(?:Nomad v|Consul v|golangci-lint has version v?)(\S+)`)
+// "Consul v1.22.5", "nvcdi v1.20.1", "golangci-lint has version 2.15.0 built with ...".
+var versionLine = regexp.MustCompile(`^(?:Nomad v|Consul v|nvcdi v|golangci-lint has version v?)(\S+)`)
 
 // versionTimeout bounds asking a binary for its version.
 const versionTimeout = 20 * time.Second

@@ -115,6 +115,34 @@ func TestPinnedVersionsMatchTheModules(t *testing.T) {
 		must.NoError(t, err)
 		must.StrContains(t, string(text), "tool "+tool.Package+"\n")
 		module := strings.TrimSuffix(tool.Package, "/cmd/"+tool.Name)
+		if len(tool.Sources) > 0 {
+			module = "github.com/NVIDIA/nvidia-container-toolkit"
+		}
 		must.RegexMatch(t, regexp.MustCompile(`(?m)\b`+regexp.QuoteMeta(module+" v"+tool.Version)+`( // indirect)?$`), string(text))
 	}
+}
+
+func TestAProgramOfOurOwnIsCachedBySource(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("GOVERNOR_CACHE", cache)
+	t.Setenv("NVCDI_BIN", "")
+	root, err := Root()
+	must.NoError(t, err)
+	name, err := cacheName(NVCDI(), root)
+	must.NoError(t, err)
+
+	_, _, err = Find(t.Context(), NVCDI())
+	must.ErrorIs(t, err, ErrMissing)
+	script(t, cache, "nvcdi-1.20.1", "nvcdi v1.20.1")
+	script(t, cache, "nvcdi-1.20.1-000000000000", "nvcdi v1.20.1")
+	_, _, err = Find(t.Context(), NVCDI())
+	must.ErrorIs(t, err, ErrMissing, must.Sprint("the binary of other sources is not this one"))
+	built := script(t, cache, name, "nvcdi v1.20.1")
+	found, _, err := Find(t.Context(), NVCDI())
+	must.NoError(t, err)
+	must.Eq(t, built, found)
+
+	listed, err := filepath.Glob(filepath.Join(root, "e2e", "tools", "nvcdi", "*"))
+	must.NoError(t, err)
+	must.Len(t, len(NVCDI().Sources), listed, must.Sprint("every source counts"))
 }

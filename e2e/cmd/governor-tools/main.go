@@ -1,6 +1,7 @@
 // Command governor-tools finds or builds the pinned programs of package
 // toolchain: `governor-tools servers` for Nomad and Consul, `governor-tools
-// linter` for golangci-lint. Progress goes to stderr, the paths to stdout.
+// linter` for golangci-lint, `governor-tools nvcdi` for the program around
+// NVIDIA's generator of CDI specifications. Progress goes to stderr, the paths to stdout.
 package main
 
 import (
@@ -25,9 +26,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	sets := map[string][]toolchain.Tool{
 		"servers": toolchain.Servers(),
 		"linter":  {toolchain.Linter()},
+		"nvcdi":   {toolchain.NVCDI()},
 	}
 	if len(args) != 1 || sets[args[0]] == nil {
-		fmt.Fprintln(stderr, "usage: governor-tools servers|linter")
+		fmt.Fprintln(stderr, "usage: governor-tools servers|linter|nvcdi")
 		return 2
 	}
 	for _, tool := range sets[args[0]] {
