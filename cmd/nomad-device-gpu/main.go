@@ -1,6 +1,5 @@
 // Command nomad-device-gpu is Governor's device plugin for NVIDIA GPUs. Nomad
-// starts it without arguments; people start it with one: fingerprint, topo,
-// doctor or version.
+// starts it without arguments; people start it with the name of a command.
 package main
 
 import (
@@ -31,13 +30,16 @@ to the client's configuration
 
 To see what it sees on this machine, run it with one of these commands:
 
-    fingerprint [-json]   the device groups and attributes that Nomad is told
-    topo                  the GPUs' connections, as nvidia-smi topo -m, with GB/s
     doctor                what works, what does not, and what to do
+    fingerprint [-json]   the device groups and attributes that Nomad is told
+    health [-json]        how each device is, and why; exit code 1 when one is unhealthy
+    topo                  the GPUs' connections, as nvidia-smi topo -m, with GB/s
+    groups [-reset]       the topology groups that are kept for this node's GPUs
     version               the version of this program
 
-Options of the first three:
+Options of all but the last:
 
+    -config FILE              the Nomad client's configuration, for its plugin block
     -nvml-library-path FILE   the NVML library, when it is not in a usual place
 `
 
@@ -54,13 +56,23 @@ func main() {
 // serve runs until Nomad ends the plugin.
 func serve() int {
 	logger := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true, Output: os.Stderr})
-	p := plugin.New(logger, plugin.Parts{Source: supervise("", logger)}, time.Now)
+	p := plugin.New(logger, parts(logger), time.Now)
 	plugin.Serve(p, logger)
 	if err := p.Close(); err != nil {
 		logger.Warn("the plugin did not stop cleanly", "error", err)
 		return 1
 	}
 	return 0
+}
+
+// parts is what the plugin is made of.
+func parts(logger hclog.Logger) plugin.Parts {
+	return plugin.Parts{
+		Source: supervise("", logger),
+		Injector: func(s plugin.Settings) (plugin.Injector, error) {
+			return newInjector(s, logger.Named(plugin.Name+".injection"))
+		},
+	}
 }
 
 // supervise reads GPUs through a worker process: program, or this program when
@@ -96,13 +108,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, usage)
 		return 0
 	}
+	commands := map[string]func(options, io.Writer, io.Writer) int{
+		"doctor": doctor, "fingerprint": fingerprint, "health": health, "topo": topo, "groups": groups}
+	if do, found := commands[args[0]]; found {
+		return command(args, stdout, stderr, do)
+	}
 	switch args[0] {
-	case "fingerprint":
-		return command(args, stdout, stderr, fingerprint)
-	case "topo":
-		return command(args, stdout, stderr, topo)
-	case "doctor":
-		return command(args, stdout, stderr, doctor)
 	case "version", "-version", "--version", "-v":
 		fmt.Fprintf(stdout, "nomad-device-gpu %s\n", version.String())
 		return 0

@@ -50,7 +50,8 @@ type ShareRule struct {
 	Replicas int
 }
 
-func (r ShareRule) matches(g GPU) bool {
+// Matches reports whether the rule is for the GPU.
+func (r ShareRule) Matches(g GPU) bool {
 	return slices.ContainsFunc(r.GPUs, func(pattern string) bool {
 		if pattern == g.UUID || strings.EqualFold(pattern, g.PCIBusID) || pattern == strconv.Itoa(g.Index) {
 			return true
@@ -128,7 +129,7 @@ func (l Layout) units(d Device) []Unit {
 		return l.instances(whole)
 	}
 	for _, rule := range l.Sharing {
-		if rule.matches(d.GPU) {
+		if rule.Matches(d.GPU) {
 			return l.shares(whole, rule)
 		}
 	}

@@ -1,7 +1,6 @@
 package plugin
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,10 +12,6 @@ import (
 	"github.com/nomad-governor/governor/device/inventory"
 )
 
-// DefaultMPSPipeDirectory is where nvidia-cuda-mps-control listens unless told
-// otherwise.
-const DefaultMPSPipeDirectory = "/tmp/nvidia-mps"
-
 // mpsPIDFile is what the control daemon leaves in its pipe directory.
 const mpsPIDFile = "nvidia-cuda-mps-control.pid"
 
@@ -27,8 +22,7 @@ func MPSProblem(s Settings) string {
 	if !usesMPS {
 		return ""
 	}
-	dir := cmp.Or(s.MPSPipeDirectory, DefaultMPSPipeDirectory)
-	if !mpsRuns(dir) {
+	if dir := s.MPSPipeDirectory; !mpsRuns(dir) {
 		return fmt.Sprintf("mps_daemon: no MPS control daemon serves %s: start nvidia-cuda-mps-control -d with CUDA_MPS_PIPE_DIRECTORY=%s", dir, dir)
 	}
 	return ""

@@ -42,7 +42,7 @@ type occupants interface {
 	// Grant is what proves to Metrics that a task holds the devices.
 	Grant(ids []string) (map[string]string, error)
 	// Metrics reports the processes on each device, by device id.
-	Metrics(units []inventory.Unit, samples []inventory.Sample) map[string][]inventory.Metric
+	Metrics(inv inventory.Inventory, units []inventory.Unit, samples []inventory.Sample) map[string][]inventory.Metric
 }
 
 // View is what is known about the node's devices at one time.

@@ -42,7 +42,7 @@ func (r *recorder) Grant(ids []string) (map[string]string, error) {
 	return map[string]string{"GRANT": strconv.Itoa(len(ids))}, nil
 }
 
-func (r *recorder) Metrics(units []inventory.Unit, samples []inventory.Sample) map[string][]inventory.Metric {
+func (r *recorder) Metrics(_ inventory.Inventory, units []inventory.Unit, samples []inventory.Sample) map[string][]inventory.Metric {
 	return map[string][]inventory.Metric{units[0].ID: {{Key: "processes", Value: inventory.Known(int64(len(samples))), Desc: "d"}}}
 }
 

@@ -58,9 +58,9 @@ func (m *monitor) figures(ctx context.Context, o occupants) ([]inventory.Unit, f
 	if err != nil {
 		f.failure = reason(err)
 	}
-	units, _ := m.offered()
+	units, inv := m.offered()
 	if o != nil && err == nil {
-		f.processes = o.Metrics(units, samples)
+		f.processes = o.Metrics(inv, units, samples)
 	}
 	return units, f
 }

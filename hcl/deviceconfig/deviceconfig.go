@@ -3,6 +3,7 @@ package deviceconfig
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net"
 	"path"
 	"path/filepath"
@@ -23,8 +24,14 @@ const (
 	periodMost             = time.Hour
 )
 
-// DefaultStateDir is where the plugin keeps what must outlive it.
-const DefaultStateDir = "/var/lib/nomad-device-gpu"
+// The defaults of directories.
+const (
+	// DefaultStateDir is where the plugin keeps what must outlive it.
+	DefaultStateDir = "/var/lib/nomad-device-gpu"
+	// DefaultMPSPipeDirectory is where nvidia-cuda-mps-control listens unless
+	// told otherwise.
+	DefaultMPSPipeDirectory = "/tmp/nvidia-mps"
+)
 
 // Block is the plugin block as Nomad sends it, and as HCL has it. Settings says
 // what each means.
@@ -42,9 +49,15 @@ type Block struct {
 	DriverRoot        string    `codec:"driver_root" hcl:"driver_root,optional"`
 	DevRoot           string    `codec:"dev_root" hcl:"dev_root,optional"`
 	CDISpecDir        string    `codec:"cdi_spec_dir" hcl:"cdi_spec_dir,optional"`
+	LibraryDir        string    `codec:"library_dir" hcl:"library_dir,optional"`
+	DockerRuntime     string    `codec:"docker_runtime" hcl:"docker_runtime,optional"`
 	IMEXChannels      []int     `codec:"imex_channels" hcl:"imex_channels,optional"`
+	GDS               bool      `codec:"gds" hcl:"gds,optional"`
+	GDRCopy           bool      `codec:"gdrcopy" hcl:"gdrcopy,optional"`
+	RDMA              bool      `codec:"rdma" hcl:"rdma,optional"`
 	PrometheusAddress string    `codec:"prometheus_address" hcl:"prometheus_address,optional"`
 	MPSPipeDirectory  string    `codec:"mps_pipe_directory" hcl:"mps_pipe_directory,optional"`
+	MPSShmDirectory   string    `codec:"mps_shm_directory" hcl:"mps_shm_directory,optional"`
 	RogueExempt       []string  `codec:"rogue_exempt" hcl:"rogue_exempt,optional"`
 	Sharing           []Sharing `codec:"sharing" hcl:"sharing,block"`
 	Health            *Health   `codec:"health" hcl:"health,block"`
@@ -81,13 +94,18 @@ type Settings struct {
 	Grouping inventory.Grouping
 	Policy   inventory.Policy
 
-	// Injection is runtime, devices, cdi or auto. The roots and directories
-	// are empty for the usual ones.
+	// Injection is runtime, devices, cdi or auto. The roots, directories and
+	// the runtime's name are empty for the usual ones.
 	Injection                       string
 	DriverRoot, DevRoot, CDISpecDir string
-	IMEXChannels                    []int
-	// MPSPipeDirectory is where the MPS control daemon listens.
-	MPSPipeDirectory string
+	LibraryDir, DockerRuntime       string
+	// IMEXChannels, and the nodes of GPUDirect Storage, GDRCopy and
+	// InfiniBand, go to every task with a GPU.
+	IMEXChannels       []int
+	GDS, GDRCopy, RDMA bool
+	// MPSPipeDirectory is where the MPS control daemon listens,
+	// MPSShmDirectory its /dev/shm on the host.
+	MPSPipeDirectory, MPSShmDirectory string
 
 	// PrometheusAddress is host:port of the listener; empty for none.
 	PrometheusAddress string
@@ -114,8 +132,9 @@ func Default() Block {
 func (b Block) Check() (Settings, error) {
 	s := Settings{Enabled: b.Enabled, LibraryPath: b.NVMLLibraryPath, Stats: b.Stats, StateDir: b.StateDir,
 		DriverRoot: b.DriverRoot, DevRoot: b.DevRoot, CDISpecDir: b.CDISpecDir, IMEXChannels: b.IMEXChannels,
-		MPSPipeDirectory: b.MPSPipeDirectory, PrometheusAddress: b.PrometheusAddress, RogueExempt: b.RogueExempt,
-		Injection: b.Injection}
+		LibraryDir: b.LibraryDir, DockerRuntime: b.DockerRuntime, GDS: b.GDS, GDRCopy: b.GDRCopy, RDMA: b.RDMA,
+		MPSPipeDirectory: cmp.Or(b.MPSPipeDirectory, DefaultMPSPipeDirectory), MPSShmDirectory: b.MPSShmDirectory,
+		PrometheusAddress: b.PrometheusAddress, RogueExempt: b.RogueExempt, Injection: b.Injection}
 	s.Layout.Ignored = b.IgnoredGPUIDs
 	if s.StateDir == "" {
 		s.StateDir = DefaultStateDir
@@ -165,9 +184,11 @@ func oneOf[T ~string](name, text string, words []T) (T, error) {
 
 // checkPlaces checks paths, channels and the address.
 func (b Block) checkPlaces() error {
-	for name, dir := range map[string]string{"state_dir": b.StateDir, "driver_root": b.DriverRoot, "dev_root": b.DevRoot,
-		"cdi_spec_dir": b.CDISpecDir, "mps_pipe_directory": b.MPSPipeDirectory} {
-		if dir != "" && !filepath.IsAbs(dir) {
+	dirs := map[string]string{"state_dir": b.StateDir, "driver_root": b.DriverRoot, "dev_root": b.DevRoot,
+		"cdi_spec_dir": b.CDISpecDir, "library_dir": b.LibraryDir, "mps_pipe_directory": b.MPSPipeDirectory,
+		"mps_shm_directory": b.MPSShmDirectory}
+	for _, name := range slices.Sorted(maps.Keys(dirs)) {
+		if dir := dirs[name]; dir != "" && !filepath.IsAbs(dir) {
 			return fmt.Errorf("%s is %q; it must be an absolute path", name, dir)
 		}
 	}
