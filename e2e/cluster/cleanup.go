@@ -225,12 +225,12 @@ func cgroupName(dir, client string) string {
 	return filepath.Base(dir) + "-" + client + ".slice"
 }
 
-// removeCgroups removes the empty cgroups of a cluster: the clients' own at
-// the root of cgroups v2, and on v1, where Nomad leaves some behind, those of
-// allocations whose directories are still below dir. A group that is not empty
+// removeCgroups removes the empty cgroups of a cluster: the clients' own and
+// Docker's, which on v1 are in each hierarchy, and there, where Nomad leaves
+// some behind, those of allocations whose directories are still below dir. A group that is not empty
 // cannot be removed; sweep has ended its processes, so that is only cosmetic.
 func removeCgroups(dir string) {
-	patterns := []string{filepath.Base(dir) + "-*.slice"}
+	patterns := []string{filepath.Base(dir) + "-*.slice", filepath.Join("*", filepath.Base(dir)+"-*.slice")}
 	allocations, _ := filepath.Glob(filepath.Join(dir, "*", "alloc", "*"))
 	for _, allocation := range allocations {
 		patterns = append(patterns, filepath.Join("*", "nomad", filepath.Base(allocation)+".*"))

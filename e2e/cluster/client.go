@@ -4,18 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"strings"
 
 	"github.com/hashicorp/nomad/api"
 
 	"github.com/nomad-governor/governor/device/fakenvml/control"
 )
-
-// pluginName is the device plugin's file name, which is also how Nomad's
-// configuration refers to it.
-const pluginName = "nomad-device-gpu"
 
 // Client is one Nomad client node.
 type Client struct {
@@ -28,6 +22,9 @@ type Client struct {
 	Fixture string
 	// Control changes its fake GPUs while it runs; nil without GPUs.
 	Control *control.Control
+
+	gpuDir  string // with its driver: the library and the fixture
+	library []byte // the driver's library, as it is built
 }
 
 // startClients spawns all clients, then waits for each: fingerprinting takes
@@ -76,83 +73,42 @@ func (c *Cluster) newClient(ctx context.Context, options ClientOptions, chroot m
 		return nil, err
 	}
 	client := &Client{Addr: loopback(settings.ports.http), Fixture: options.Fixture}
-	var env []string
+	settings.hostVolumes = options.HostVolumes
+	if c.Docker != nil {
+		settings.docker = c.Docker.Endpoint()
+	}
+	env := options.Env
 	if options.Fixture != "" {
 		gpuEnv, err := c.prepareGPUs(ctx, client, options)
 		if err != nil {
 			return nil, err
 		}
-		env, settings.pluginDir, settings.pluginConfig = gpuEnv, c.pluginDir(), options.PluginConfig
+		env = append(gpuEnv, env...)
+		settings.pluginDir, settings.pluginConfig = c.pluginDir(), options.PluginConfig
 	}
+	settings.hidden = names(env)
 	config, err := c.writeConfig(options.Name, clientConfig(settings))
 	if err != nil {
 		return nil, err
 	}
-	ready := func(ctx context.Context) error { return c.checkClient(ctx, client) }
+	ready := func(ctx context.Context) error { return c.checkClient(ctx, client, options) }
 	client.Process = c.process(options.Name, ready, env, c.nomad, "agent", "-config="+config)
 	return client, nil
 }
 
-func (c *Cluster) pluginDir() string { return filepath.Join(c.Dir, "plugins") }
-
-// prepareGPUs compiles the fixture and returns the environment by which the
-// plugin, started by the client, finds the fake NVML: LD_LIBRARY_PATH makes
-// the plugin's normal dlopen find it, as a driver installation would.
-func (c *Cluster) prepareGPUs(ctx context.Context, client *Client, options ClientOptions) ([]string, error) {
-	if err := c.installPlugin(); err != nil {
-		return nil, err
+// names are the names of environment variables.
+func names(env []string) []string {
+	var all []string
+	for _, pair := range env {
+		name, _, _ := strings.Cut(pair, "=")
+		all = append(all, name)
 	}
-	compiler, err := c.binary("fakenvml-compile")
-	if err != nil {
-		return nil, err
-	}
-	library, err := c.binary("fakenvml")
-	if err != nil {
-		return nil, err
-	}
-	source := filepath.Join(c.root, "device", "fakenvml", "fixtures", options.Fixture+".hcl")
-	compiled := filepath.Join(c.Dir, options.Name+".fixture")
-	out, err := exec.CommandContext(ctx, compiler, "-fixture", source, "-node", options.Name, "-o", compiled).CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("compile the fixture of %s: %w\n%s", options.Name, err, out)
-	}
-	if client.Control, err = control.New(filepath.Join(c.Dir, options.Name+".control")); err != nil {
-		return nil, err
-	}
-	return []string{
-		"LD_LIBRARY_PATH=" + library,
-		"FAKENVML_FIXTURE=" + compiled,
-		"FAKENVML_CONTROL=" + client.Control.Path(),
-	}, nil
-}
-
-// installPlugin copies the plugin alone into a directory of its own: Nomad
-// tries to launch everything executable that it finds in its plugin_dir.
-func (c *Cluster) installPlugin() error {
-	target := filepath.Join(c.pluginDir(), pluginName)
-	if _, err := os.Stat(target); err == nil {
-		return nil
-	}
-	source, err := c.binary(pluginName)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(c.pluginDir(), 0o755); err != nil {
-		return fmt.Errorf("make the plugin directory: %w", err)
-	}
-	content, err := os.ReadFile(source)
-	if err != nil {
-		return fmt.Errorf("read the plugin: %w", err)
-	}
-	if err := os.WriteFile(target, content, 0o755); err != nil {
-		return fmt.Errorf("install the plugin: %w", err)
-	}
-	return nil
+	return all
 }
 
 // checkClient is satisfied when the server says that the node is ready, can
-// run exec tasks and has its devices.
-func (c *Cluster) checkClient(ctx context.Context, client *Client) error {
+// run tasks and has its devices.
+func (c *Cluster) checkClient(ctx context.Context, client *Client, options ClientOptions) error {
 	own, err := newAPI(client.Addr, c.Token)
 	if err != nil {
 		return err
@@ -176,14 +132,25 @@ func (c *Cluster) checkClient(ctx context.Context, client *Client) error {
 	if err != nil {
 		return err
 	}
-	switch driver := node.Drivers["exec"]; {
-	case node.Status != api.NodeStatusReady:
+	if node.Status != api.NodeStatusReady {
 		return fmt.Errorf("the node is %s", node.Status)
-	case driver == nil || !driver.Healthy:
-		return fmt.Errorf("the exec driver is not healthy: %+v", driver)
-	case client.Fixture != "" && len(node.NodeResources.Devices) == 0:
+	}
+	for _, name := range c.drivers() {
+		if driver := node.Drivers[name]; driver == nil || !driver.Healthy {
+			return fmt.Errorf("the %s driver is not healthy: %+v", name, driver)
+		}
+	}
+	if options.Fixture != "" && !options.NoDriver && len(node.NodeResources.Devices) == 0 {
 		return errors.New("the device plugin has reported no GPU")
 	}
 	client.NodeID = id
 	return nil
+}
+
+// drivers are the task drivers of every client.
+func (c *Cluster) drivers() []string {
+	if c.Docker != nil {
+		return []string{"exec", "docker"}
+	}
+	return []string{"exec"}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nomad-governor/governor/e2e/docker"
 	"github.com/nomad-governor/governor/e2e/toolchain"
 )
 
@@ -19,6 +20,9 @@ type Cluster struct {
 	Dir string
 	// Consul is nil when Options.Consul was false, Governor likewise.
 	Consul, Server, Governor *Process
+	// Docker is nil when Options.Docker was false; Dockerd is its process.
+	Docker  *docker.Daemon
+	Dockerd *Process
 	// Clients are in the order of Options.Clients.
 	Clients []*Client
 	// NomadAddr and ConsulAddr are the servers themselves; GovernorAddr is
@@ -91,6 +95,11 @@ func (c *Cluster) startAll(ctx context.Context) error {
 			return err
 		}
 	}
+	if c.opts.Docker {
+		if err := c.startDocker(ctx); err != nil {
+			return err
+		}
+	}
 	if err := c.startServer(ctx); err != nil {
 		return err
 	}
@@ -131,7 +140,7 @@ func (c *Cluster) Processes() []*Process {
 	for _, client := range c.Clients {
 		all = append(all, client.Process)
 	}
-	for _, p := range []*Process{c.Server, c.Consul} {
+	for _, p := range []*Process{c.Dockerd, c.Server, c.Consul} {
 		if p != nil {
 			all = append(all, p)
 		}
@@ -154,6 +163,9 @@ func (c *Cluster) Close() error {
 	}
 	for _, p := range c.Processes() {
 		p.Resume()
+		if p == c.Dockerd {
+			c.removeContainers()
+		}
 		errs = append(errs, p.Stop())
 	}
 	if c.Dir != "" {

@@ -1,8 +1,10 @@
 package cluster_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/nomad-governor/governor/e2e/cluster"
 	"github.com/nomad-governor/governor/e2e/clustertest"
+	"github.com/nomad-governor/governor/e2e/docker"
 )
 
 // envJob prints its environment in a chroot and ends.
@@ -45,6 +48,28 @@ job "sleeper" {
       config {
         command = "/bin/sh"
         args    = ["-c", "echo started; exec sleep 3600"]
+      }
+      kill_timeout = "1s"
+      resources {
+        cpu    = 100
+        memory = 32
+      }
+    }
+  }
+}
+`
+
+// containerJob is sleepJob with the docker driver. It does not listen to signals.
+const containerJob = `
+job "container" {
+  group "g" {
+    task "t" {
+      driver = "docker"
+      config {
+        image        = "` + docker.Image + `"
+        network_mode = "none"
+        command      = "/bin/sh"
+        args         = ["-c", "trap '' TERM; echo started; while true; do sleep 1; done"]
       }
       kill_timeout = "1s"
       resources {
@@ -116,20 +141,19 @@ func TestPartsSurviveStopKillAndRestart(t *testing.T) {
 func TestCloseLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	c, err := cluster.Start(ctx, plainClients("client1"))
+	opts := plainClients("client1")
+	opts.Docker = true
+	c, err := cluster.Start(ctx, opts)
 	must.NoError(t, err)
-	dir, addr := c.Dir, c.NomadAddr
+	dir := c.Dir
 	closed := false
 	defer func() {
 		if !closed {
 			_ = c.Close()
 		}
 	}()
-	_, err = c.Register(ctx, addr, sleepJob)
-	must.NoError(t, err)
-	_, err = c.WaitAllocations(ctx, "sleeper", 1, api.AllocClientStatusRunning)
-	must.NoError(t, err)
-	// A killed client cannot stop its task: Close has to.
+	runBothTasks(t, c)
+	// A killed client cannot stop its tasks: Close has to.
 	c.Clients[0].Kill()
 
 	must.NoError(t, c.Close())
@@ -138,17 +162,53 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	must.NoError(t, c.Close(), must.Sprint("closing again is harmless"))
 }
 
+// runBothTasks runs a task in a chroot and one in a container.
+func runBothTasks(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	for id, job := range map[string]string{"sleeper": sleepJob, "container": containerJob} {
+		_, err := c.Register(t.Context(), c.NomadAddr, job)
+		must.NoError(t, err)
+		_, err = c.WaitAllocations(t.Context(), id, 1, api.AllocClientStatusRunning)
+		must.NoError(t, err)
+	}
+}
+
 // assertGone checks that no process, mount, cgroup or file of a cluster is left.
 func assertGone(t *testing.T, dir string) {
 	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	must.NoError(t, err)
-	must.StrNotContains(t, string(mounts), dir)
-	out, err := exec.CommandContext(t.Context(), "ps", "-eo", "args").Output()
-	must.NoError(t, err)
-	must.StrNotContains(t, string(out), dir)
-	_, err = os.Stat(dir)
+	must.NoError(t, traces(dir))
+	_, err := os.Stat(dir)
 	must.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// traces finds processes, mounts and cgroups of a cluster.
+func traces(dir string) error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	if strings.Contains(string(mounts), dir) {
+		return fmt.Errorf("something is mounted below %s", dir)
+	}
+	for _, pattern := range []string{"*", "*/*"} {
+		groups, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", pattern, filepath.Base(dir)+"-*"))
+		if err != nil || len(groups) > 0 {
+			return fmt.Errorf("cgroups are left: %v (%w)", groups, err)
+		}
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return err
+	}
+	for _, process := range processes {
+		for _, name := range []string{"cmdline", "environ"} {
+			text, _ := os.ReadFile(filepath.Join(process, name)) // none if it has ended
+			if strings.Contains(string(text), dir) {
+				return fmt.Errorf("process %s is left: its %s is %q", filepath.Base(process), name, text)
+			}
+		}
+	}
+	return nil
 }
 
 func TestDetachedClusterRunsOnAndIsStoppedByItsState(t *testing.T) {
@@ -199,8 +259,9 @@ func TestFailedStartShowsTheLogAndLeavesNothing(t *testing.T) {
 
 func TestWatchdogCleansUpAfterAKilledHarness(t *testing.T) {
 	if os.Getenv("GOVERNOR_TEST_DIE") != "" {
-		c, err := cluster.Start(t.Context(), cluster.Options{Consul: true})
+		c, err := cluster.Start(t.Context(), cluster.Options{Consul: true, Docker: true, Clients: []cluster.ClientOptions{{Name: "client1"}}})
 		must.NoError(t, err)
+		runBothTasks(t, c)
 		_, _ = os.Stdout.WriteString("dir=" + c.Dir + "\n")
 		time.Sleep(time.Minute) // killed long before
 		return
@@ -224,16 +285,7 @@ func TestWatchdogCleansUpAfterAKilledHarness(t *testing.T) {
 	}
 	must.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	must.NoError(t, cluster.Poll(t.Context(), "wait for the watchdog", func() error {
-		out, err := exec.CommandContext(t.Context(), "ps", "-eo", "args").Output()
-		if err != nil {
-			return err
-		}
-		if strings.Contains(string(out), dir) {
-			return os.ErrExist
-		}
-		return nil
-	}))
+	must.NoError(t, cluster.Poll(t.Context(), "wait for the watchdog", func() error { return traces(dir) }))
 	_, err = os.Stat(dir + "/logs/consul.log")
 	must.NoError(t, err, must.Sprint("the logs stay"))
 	must.NoError(t, os.RemoveAll(dir))

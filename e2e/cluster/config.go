@@ -88,7 +88,9 @@ server {
 `
 }
 
-// clientConfig is a client that runs only the exec driver in a small chroot.
+// clientConfig is a client that runs the exec driver in a small chroot, and
+// docker where there is a daemon. Tasks do not see what makes up a client's
+// environment.
 // Size is stated rather than measured, so that scheduling does not depend on
 // the machine that runs the tests. The clouds' metadata services, Consul and
 // Vault are not looked for: each would wait for an answer that never comes.
@@ -96,6 +98,10 @@ func clientConfig(c clientSettings) string {
 	var chroot strings.Builder
 	for _, source := range slices.Sorted(maps.Keys(c.chroot)) {
 		fmt.Fprintf(&chroot, "    %q = %q\n", source, c.chroot[source])
+	}
+	var volumes strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(c.hostVolumes)) {
+		fmt.Fprintf(&volumes, "\n  host_volume %q {\n    path = %q\n  }\n", name, c.hostVolumes[name])
 	}
 	text := agentConfig(c.name, c.dir, c.ports, c.acl) + fmt.Sprintf(`
 client {
@@ -112,19 +118,22 @@ client {
 
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault"
-    "driver.allowlist"     = "exec"
-    "env.denylist"         = "LD_LIBRARY_PATH,FAKENVML_FIXTURE,FAKENVML_CONTROL"
+    "driver.allowlist"     = "exec,docker"
+    "env.denylist"         = %q
   }
 
   chroot_env = {
 %s  }
-}
+%s}
 
 # Since 1.11.2 a client samples its tasks, devices included, only with this.
 telemetry {
   publish_allocation_metrics = true
 }
-`, c.serverRPC, c.cgroup, chroot.String())
+`, c.serverRPC, c.cgroup, strings.Join(c.hidden, ","), chroot.String(), volumes.String())
+	if c.docker != "" {
+		text += dockerConfig(c.docker)
+	}
 	if c.pluginDir == "" {
 		return text
 	}
@@ -139,13 +148,36 @@ plugin %q {
 `, c.pluginDir, pluginName, c.pluginConfig)
 }
 
+// dockerConfig is the docker driver on one daemon for all clients: without
+// dangling_containers each would remove the others' containers.
+func dockerConfig(endpoint string) string {
+	return fmt.Sprintf(`
+plugin "docker" {
+  config {
+    endpoint = %q
+
+    gc {
+      image = false
+
+      dangling_containers {
+        enabled = false
+      }
+    }
+  }
+}
+`, endpoint)
+}
+
 // clientSettings is what clientConfig needs to know about one client.
 type clientSettings struct {
 	name, dir, cgroup       string
 	ports                   serverPorts
 	serverRPC               int
 	acl                     bool
-	chroot                  map[string]string
+	chroot                  map[string]string // by path on this machine
+	hostVolumes             map[string]string // by name
+	hidden                  []string          // variables that tasks do not inherit
+	docker                  string            // the daemon's endpoint, or ""
 	pluginDir, pluginConfig string
 }
 

@@ -13,6 +13,9 @@ type Options struct {
 	Governor bool
 	// GovernorConfig is HCL appended to the agent's generated configuration.
 	GovernorConfig string
+	// Docker starts a Docker daemon, whose containers Nomad's docker driver
+	// runs on every client. docker.Image has what an exec task's chroot has.
+	Docker bool
 	// ACL turns Nomad's ACLs on and bootstraps a management token.
 	ACL bool
 	// Progress, when set, is told what is being started.
@@ -28,6 +31,14 @@ type ClientOptions struct {
 	Fixture string
 	// PluginConfig is HCL for the plugin's config block.
 	PluginConfig string
+	// NoDriver starts the client without the GPUs' driver, which
+	// Client.InstallDriver installs later.
+	NoDriver bool
+	// Env is added to the client's environment, NAME=VALUE. The plugin
+	// inherits it, tasks do not.
+	Env []string
+	// HostVolumes are directories that tasks may mount, by name.
+	HostVolumes map[string]string
 }
 
 // Default is the whole product on two GPU clients of different kinds: an
@@ -45,7 +56,7 @@ func Default() Options {
 
 // validate refuses options that cannot work, before anything is started.
 func (o Options) validate() error {
-	names := map[string]bool{"consul": true, "server": true, "governor": true}
+	names := map[string]bool{"consul": true, "server": true, "governor": true, "dockerd": true}
 	for _, client := range o.Clients {
 		if client.Name == "" {
 			return fmt.Errorf("start a cluster: a client has no name")

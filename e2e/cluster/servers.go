@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 
+	"github.com/nomad-governor/governor/e2e/docker"
 	"github.com/nomad-governor/governor/e2e/toolchain"
 )
 
@@ -47,6 +48,43 @@ func checkConsul(ctx context.Context, addr string) error {
 		return fmt.Errorf("Consul answers %d", status)
 	}
 	return nil
+}
+
+// startDocker runs a Docker daemon and gives it the tasks' image. The image
+// carries the marker, because containers do not inherit the daemon's
+// environment.
+func (c *Cluster) startDocker(ctx context.Context) error {
+	var err error
+	if c.Docker, err = docker.New(c.dataDir("dockerd"), cgroupName(c.Dir, "dockerd")); err != nil {
+		return err
+	}
+	c.Dockerd = c.process("dockerd", c.Docker.Ping, c.Docker.Env(), c.Docker.Command()...)
+	c.opts.Progress("starting Docker on %s", c.Docker.Endpoint())
+	if err := c.Dockerd.Start(ctx); err != nil {
+		return err
+	}
+	chroot, err := chrootFiles(ctx)
+	if err != nil {
+		return err
+	}
+	files := map[string]string{}
+	for source, target := range chroot {
+		files[target] = source
+	}
+	return c.Docker.Import(ctx, files, marker+c.Dir)
+}
+
+// removeContainers ends what a client that was killed has left running, for
+// which Docker would wait when it is stopped.
+func (c *Cluster) removeContainers() {
+	if c.Docker == nil || !c.Dockerd.Running() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopJobsTimeout)
+	defer cancel()
+	if err := c.Docker.RemoveContainers(ctx); err != nil {
+		c.opts.Progress("could not remove all containers: %v", err)
+	}
 }
 
 func (c *Cluster) startServer(ctx context.Context) error {

@@ -2,8 +2,9 @@
 # out, or crashed. It waits on a pipe whose other end only the harness holds;
 # a line means "all is stopped", the end of file means "the harness is gone".
 # $1 is the cluster's directory. Only processes that carry the cluster's marker
-# in their environment, or whose root is below its directory, are ended. The
-# logs stay: whoever finds the harness dead wants to know why.
+# in their environment (Docker's containers have it from their image), or whose
+# root is below its directory, are ended. The logs stay: whoever finds the
+# harness dead wants to know why.
 dir=$1
 if read -r _; then exit 0; fi
 for attempt in 1 2 3 4 5; do
@@ -25,4 +26,5 @@ done
 awk -v dir="$dir/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r mount; do
 	umount -l "$mount"
 done
+find /sys/fs/cgroup -depth -type d -path "*/${dir##*/}-*.slice*" -exec rmdir {} + 2>/dev/null
 find "$dir" -mindepth 1 -maxdepth 1 ! -name logs -exec rm -rf {} +
