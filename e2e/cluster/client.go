@@ -84,7 +84,7 @@ func (c *Cluster) newClient(ctx context.Context, options ClientOptions, chroot m
 			return nil, err
 		}
 		env = append(gpuEnv, env...)
-		settings.pluginDir, settings.pluginConfig = c.pluginDir(), options.PluginConfig
+		settings.pluginDir, settings.pluginConfig = c.pluginDir(), client.pluginConfig(options)
 	}
 	settings.hidden = names(env)
 	config, err := c.writeConfig(options.Name, clientConfig(settings))

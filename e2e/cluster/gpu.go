@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/nomad-governor/governor/device/fakenvml/control"
+	"github.com/nomad-governor/governor/device/inject/injecttest"
 )
 
 // pluginName is the device plugin's file name, which is also how Nomad's
@@ -64,11 +65,47 @@ func (c *Cluster) prepareGPUs(ctx context.Context, client *Client, options Clien
 			return nil, err
 		}
 	}
+	if options.DriverFiles {
+		if err := client.installFiles(); err != nil {
+			return nil, err
+		}
+	}
 	return []string{
 		"LD_LIBRARY_PATH=" + client.gpuDir,
 		"FAKENVML_FIXTURE=" + compiled,
 		"FAKENVML_CONTROL=" + client.Control.Path(),
 	}, nil
+}
+
+// fileGPUs is how many GPUs have device nodes among a client's driver files.
+const fileGPUs = 8
+
+// installFiles installs what tasks need of a driver.
+func (c *Client) installFiles() error {
+	if err := MakeDeviceNodes(c.DriverRoot(), fileGPUs); err != nil {
+		return err
+	}
+	files, err := injecttest.Compile()
+	if err != nil {
+		return err
+	}
+	if err := files.Install(c.DriverRoot(), "usr/lib/x86_64-linux-gnu"); err != nil {
+		return fmt.Errorf("install the driver's files: %w", err)
+	}
+	return c.Control.DriverVersion(injecttest.Version)
+}
+
+// DriverRoot is the directory with the client's driver files.
+func (c *Client) DriverRoot() string { return filepath.Join(c.gpuDir, "root") }
+
+// pluginConfig is the inside of the plugin's config block. What the plugin keeps
+// is the client's own: several clients share this machine.
+func (c *Client) pluginConfig(options ClientOptions) string {
+	text := fmt.Sprintf("state_dir = %q\ncdi_spec_dir = %q\n", filepath.Join(c.gpuDir, "state"), filepath.Join(c.gpuDir, "cdi"))
+	if options.DriverFiles {
+		text += fmt.Sprintf("dev_root = %q\ndriver_root = %q\n", c.DriverRoot(), c.DriverRoot())
+	}
+	return text + options.PluginConfig
 }
 
 // installPlugin copies the plugin alone into a directory of its own: Nomad

@@ -34,6 +34,9 @@ type ClientOptions struct {
 	// NoDriver starts the client without the GPUs' driver, which
 	// Client.InstallDriver installs later.
 	NoDriver bool
+	// DriverFiles gives the client the rest of a driver, in a directory of
+	// its own: device nodes of its GPUs, and libraries.
+	DriverFiles bool
 	// Env is added to the client's environment, NAME=VALUE. The plugin
 	// inherits it, tasks do not.
 	Env []string

@@ -25,6 +25,7 @@ const (
 	hangingClient  = "hanging"  // its driver hangs
 	laterClient    = "later"    // gets its driver later
 	ordinaryClient = "ordinary" // all is well
+	filesClient    = "files"    // hands out device nodes and libraries
 )
 
 // TestPluginOnRealNomad plays what befalls GPU nodes on clients of one cluster,
@@ -37,6 +38,7 @@ func TestPluginOnRealNomad(t *testing.T) {
 		{Name: hangingClient, Fixture: "l40s-x4"},
 		{Name: laterClient, Fixture: "l40s-x4", NoDriver: true},
 		{Name: ordinaryClient, Fixture: "l40s-x4"},
+		{Name: filesClient, Fixture: "l40s-x4", DriverFiles: true, PluginConfig: "injection = \"devices\"\n"},
 	}})
 	n := follow(t, c)
 	t.Cleanup(func() {
@@ -64,6 +66,7 @@ func TestPluginOnRealNomad(t *testing.T) {
 	play("the driver is upgraded, and workers die", workerDies)
 	play("the driver is loaded later", driverComesLater)
 	play("what tasks receive", tasksReceive)
+	play("device nodes and libraries", filesInTasks)
 }
 
 // fault is one way in which a GPU fails.
