@@ -29,7 +29,7 @@ import (
 // wall time, and the CPU time of this process as cpu-ns/op.
 func BenchmarkWorker(b *testing.B) {
 	for name, call := range map[string]func(plugin.Source) error{
-		"Probe":  func(s plugin.Source) error { _, err := s.Probe(); return err },
+		"Watch":  func(s plugin.Source) error { _, err := s.Watch(0); return err },
 		"Read":   func(s plugin.Source) error { _, err := s.Read(); return err },
 		"Sample": func(s plugin.Source) error { _, err := s.Sample(); return err },
 	} {

@@ -172,6 +172,15 @@ type Link struct {
 	Version string
 }
 
+// Watched is what a wait for news has brought.
+type Watched struct {
+	Events []Event
+	// Digest differs from the one before when a reading would.
+	Digest string
+	// Eventless says that there are no events to wait for: the wait was none.
+	Eventless bool
+}
+
 // Event is an XID error that the driver reported for the GPU with this UUID,
 // or for an unknown GPU when it is empty; or, with XID 0, another report that
 // calls for a reading. GPUInstance and ComputeInstance name

@@ -8,10 +8,15 @@ import (
 	"github.com/nomad-governor/governor/device/inventory"
 )
 
-// Probe asks each GPU a few cheap questions. The result is some words a GPU,
-// equal between two calls while nothing changed; a different one calls for a
-// Read. Of the reasons for low clocks only those that hardware has count: the
-// others come and go with every load.
+// factsEvery is how many probes share one look at what changes slowly. That a
+// GPU answers is asked each time; a recovery that it needs, a row that failed or a
+// slowdown announces itself by an XID, or can wait for some seconds.
+const factsEvery = 5
+
+// Probe asks each GPU a cheap question, and now and then a few more. The result
+// is some words a GPU, equal between two calls while nothing changed; a different
+// one calls for a Read. Of the reasons for low clocks only those that hardware
+// has count: the others come and go with every load.
 func (r *Reader) Probe() (string, error) {
 	lib, done, err := r.session()
 	if err != nil {
@@ -23,24 +28,36 @@ func (r *Reader) Probe() (string, error) {
 		r.setStale(true)
 		return "", notReady("count the GPUs", ret)
 	}
+	r.probing.Lock()
+	defer r.probing.Unlock()
+	if len(r.facts) != count {
+		r.facts, r.probes = make([][4]int64, count), 0
+	}
+	due := r.probes%factsEvery == 0
+	r.probes++
 	digest := strconv.AppendInt(nil, int64(count), 10)
 	for index := range count {
-		var facts [4]int64
 		device, ret := lib.DeviceGetHandleByIndex(index)
 		if ret == nvml.SUCCESS {
 			ret = r.alive(device)
 		}
-		if ret == nvml.SUCCESS {
-			asked := r.fields(device, fieldID{id: nvml.FI_DEV_GET_GPU_RECOVERY_ACTION},
-				fieldID{id: nvml.FI_DEV_REMAPPED_PENDING}, fieldID{id: nvml.FI_DEV_REMAPPED_FAILURE})
-			facts = [4]int64{asked[0].Value, asked[1].Value, asked[2].Value, r.throttle(device).Value & hardwareReasons}
+		if ret == nvml.SUCCESS && due {
+			r.facts[index] = r.slowFacts(device)
 		}
 		digest = strconv.AppendInt(append(digest, ' '), int64(ret), 10)
-		for _, fact := range facts {
+		for _, fact := range r.facts[index] {
 			digest = strconv.AppendInt(append(digest, '/'), fact, 10)
 		}
 	}
 	return string(digest), nil
+}
+
+// slowFacts are the recovery action, whether rows wait to be remapped and could
+// not be, and what hardware slows the GPU down.
+func (r *Reader) slowFacts(device nvml.Device) [4]int64 {
+	asked := r.fields(device, fieldID{id: nvml.FI_DEV_GET_GPU_RECOVERY_ACTION},
+		fieldID{id: nvml.FI_DEV_REMAPPED_PENDING}, fieldID{id: nvml.FI_DEV_REMAPPED_FAILURE})
+	return [4]int64{asked[0].Value, asked[1].Value, asked[2].Value, r.throttle(device).Value & hardwareReasons}
 }
 
 // hardwareReasons are the clocks event reasons by which hardware slows a GPU

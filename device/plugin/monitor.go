@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -17,13 +18,11 @@ import (
 type source interface {
 	// Read reads every GPU; an error means that none can be read.
 	Read() (inventory.Readings, error)
-	// Probe is a cheap digest of the GPUs' state that differs when a Read
-	// would.
-	Probe() (string, error)
 	// Sample reads the numbers that move.
 	Sample() ([]inventory.Sample, error)
-	// Wait waits for XIDs; eventless says that none can be waited for.
-	Wait(timeout time.Duration) (events []inventory.Event, eventless bool, err error)
+	// Watch waits for XIDs, at most that long, and says how the GPUs are in a
+	// digest that differs when a Read would.
+	Watch(timeout time.Duration) (inventory.Watched, error)
 	// Close ends the source and makes calls that are under way return.
 	Close()
 }
@@ -63,6 +62,8 @@ type monitor struct {
 	now      func() time.Time
 	// callTimeout is how long one call into the source may take.
 	callTimeout time.Duration
+	// failing says that the latest read failed.
+	failing atomic.Bool
 	// warned says that a topology_groups that is not in force was reported.
 	warned bool
 
@@ -88,38 +89,33 @@ func newMonitor(s source, i injector, settings Settings, id inventory.Identity, 
 }
 
 // run reads until ctx ends: fully each fingerprint period, and at once when an
-// XID arrives or a probe differs; probes come each health period.
+// XID arrives or the GPUs' digest differs, which is looked at each health period.
 func (m *monitor) run(ctx context.Context) {
-	events := make(chan []inventory.Event)
+	news := make(chan inventory.Watched)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { m.follow(ctx, events) })
+	wg.Go(func() { m.follow(ctx, news) })
 
 	var digest string
 	failures := 0
-	nextRead := m.now()
-	for ctx.Err() == nil {
-		if !m.now().Before(nextRead) {
-			failures = m.read(ctx, failures)
-			nextRead = m.now().Add(m.nextPeriod(failures))
-		}
-		timer := time.NewTimer(min(m.settings.HealthPeriod, max(0, nextRead.Sub(m.now()))))
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-		case batch := <-events:
-			m.note(batch)
-			nextRead = m.now()
+			return
+		case w := <-news:
+			if len(w.Events) > 0 {
+				m.note(w.Events)
+			} else if w.Digest == digest || failures > 0 { // only the read with its back-off opens NVML again
+				continue
+			}
+			digest = w.Digest
 		case <-timer.C:
-			if failures > 0 { // only the read with its back-off opens NVML again
-				break
-			}
-			now, err := call(ctx, m.guard, "probe", m.callTimeout, m.source.Probe)
-			if err != nil || now != digest {
-				digest = now
-				nextRead = m.now()
-			}
 		}
-		timer.Stop()
+		failures = m.read(ctx, failures)
+		m.failing.Store(failures > 0)
+		timer.Reset(m.nextPeriod(failures))
 	}
 }
 
@@ -163,29 +159,26 @@ func (m *monitor) read(ctx context.Context, failures int) int {
 	return failures
 }
 
-// follow waits for XIDs. Where a driver has none to wait for it asks again each
-// fingerprint period, because another driver may be loaded later.
-func (m *monitor) follow(ctx context.Context, out chan<- []inventory.Event) {
-	type answer struct {
-		events    []inventory.Event
-		eventless bool
-	}
+// follow waits for news while NVML answers. Where a driver has no events to wait
+// for it asks each health period.
+func (m *monitor) follow(ctx context.Context, out chan<- inventory.Watched) {
 	for ctx.Err() == nil {
-		got, err := call(ctx, m.guard, "wait", m.callTimeout+m.settings.HealthPeriod, func() (answer, error) {
-			events, eventless, err := m.source.Wait(m.settings.HealthPeriod)
-			return answer{events, eventless}, err
-		})
-		if len(got.events) > 0 {
-			select {
-			case out <- got.events:
-			case <-ctx.Done():
-			}
-		}
-		switch {
-		case err != nil: // soon again: an XID that nobody waits for is lost
+		if m.failing.Load() {
 			sleep(ctx, m.settings.HealthPeriod)
-		case got.eventless:
-			sleep(ctx, m.settings.FingerprintPeriod)
+			continue
+		}
+		w, err := call(ctx, m.guard, "watch", m.callTimeout+m.settings.HealthPeriod, func() (inventory.Watched, error) {
+			return m.source.Watch(m.settings.HealthPeriod)
+		})
+		if err != nil {
+			w = inventory.Watched{Digest: "error: " + err.Error()}
+		}
+		select {
+		case out <- w:
+		case <-ctx.Done():
+		}
+		if err != nil || w.Eventless { // soon again: an XID that nobody waits for is lost
+			sleep(ctx, m.settings.HealthPeriod)
 		}
 	}
 }

@@ -76,16 +76,6 @@ func (n *node) Read() (inventory.Readings, error) {
 	return r, nil
 }
 
-func (n *node) Probe() (string, error) {
-	hang, err := n.enter()
-	if hang != nil {
-		<-hang
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return fmt.Sprint(n.lost), err
-}
-
 func (n *node) Sample() ([]inventory.Sample, error) {
 	_, err := n.enter()
 	if err != nil {
@@ -103,16 +93,24 @@ func (n *node) Sample() ([]inventory.Sample, error) {
 	return samples, nil
 }
 
-func (n *node) Wait(timeout time.Duration) ([]inventory.Event, bool, error) {
-	if _, err := n.enter(); err != nil {
-		return nil, true, err
+func (n *node) Watch(timeout time.Duration) (inventory.Watched, error) {
+	hang, err := n.enter()
+	if hang != nil {
+		<-hang
 	}
+	if err != nil {
+		return inventory.Watched{}, err
+	}
+	var w inventory.Watched
 	select {
 	case e := <-n.xids:
-		return []inventory.Event{e}, false, nil
+		w.Events = []inventory.Event{e}
 	case <-time.After(timeout):
-		return nil, false, nil
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	w.Digest = fmt.Sprint(n.lost)
+	return w, nil
 }
 
 func (n *node) Close() { n.set(func() { n.closed = true }) }

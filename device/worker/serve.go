@@ -105,19 +105,28 @@ func handle(r reader, q request) answer {
 		var readings inventory.Readings
 		readings, err = r.Read()
 		a.Readings = &readings
-	case kindProbe:
-		a.Digest, err = r.Probe()
 	case kindSample:
 		a.Samples, err = r.Sample()
-	case kindWait:
-		a.Events, a.Eventless, err = r.Wait(time.Duration(q.Milliseconds) * time.Millisecond)
+	case kindWatch:
+		a.Watched, err = watch(r, time.Duration(q.Milliseconds)*time.Millisecond)
 	default:
 		err = fmt.Errorf("the worker knows no request %q", q.Kind)
 	}
 	if err != nil {
-		a.Readings = nil
+		a.Readings, a.Watched = nil, nil
 		a.Error = err.Error()
 		a.Outdated = r.Outdated(err)
 	}
 	return a
+}
+
+// watch waits for events and then asks how the GPUs are: one request for both,
+// because it is made each second for as long as the plugin runs.
+func watch(r reader, timeout time.Duration) (*inventory.Watched, error) {
+	events, eventless, err := r.Wait(timeout)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := r.Probe()
+	return &inventory.Watched{Events: events, Digest: digest, Eventless: eventless}, err
 }

@@ -23,9 +23,9 @@ const (
 )
 
 const (
-	// waitMost bounds one wait for XIDs: a longer one would hide a hang, and
+	// watchMost bounds one wait for XIDs: a longer one would hide a hang, and
 	// keep the reader from opening the library again.
-	waitMost = time.Second
+	watchMost = time.Second
 	// steadyAfter is how long a worker must have run for its end not to
 	// count as one more in a row.
 	steadyAfter = time.Minute
@@ -121,28 +121,27 @@ func (s *Supervisor) Read() (inventory.Readings, error) {
 	return *a.Readings, nil
 }
 
-// Probe is a digest that differs when a Read would, also because another
-// worker, maybe with another driver, answers.
-func (s *Supervisor) Probe() (string, error) {
-	a, number, err := s.call(request{Kind: kindProbe}, s.options.CallTimeout)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%d: %s", number, a.Digest), nil
-}
-
 // Sample reads the numbers that move.
 func (s *Supervisor) Sample() ([]inventory.Sample, error) {
 	a, _, err := s.call(request{Kind: kindSample}, s.options.CallTimeout)
 	return a.Samples, err
 }
 
-// Wait waits for XIDs, at most that long and at most waitMost; eventless says
-// that none can be waited for.
-func (s *Supervisor) Wait(timeout time.Duration) (events []inventory.Event, eventless bool, err error) {
-	timeout = min(timeout, waitMost)
-	a, _, err := s.call(request{Kind: kindWait, Milliseconds: timeout.Milliseconds()}, timeout+s.options.CallTimeout)
-	return a.Events, a.Eventless || err != nil, err
+// Watch waits for XIDs, at most that long and at most watchMost. Its digest
+// differs when a Read would, also because another worker, maybe with another
+// driver, answers.
+func (s *Supervisor) Watch(timeout time.Duration) (inventory.Watched, error) {
+	timeout = min(timeout, watchMost)
+	a, number, err := s.call(request{Kind: kindWatch, Milliseconds: timeout.Milliseconds()}, timeout+s.options.CallTimeout)
+	if err != nil {
+		return inventory.Watched{}, err
+	}
+	if a.Watched == nil {
+		return inventory.Watched{}, errors.New("the NVML worker answered a watch without what it saw")
+	}
+	w := *a.Watched
+	w.Digest = fmt.Sprintf("%d: %s", number, w.Digest)
+	return w, nil
 }
 
 // call makes one request. A worker that finds its library replaced is

@@ -24,12 +24,11 @@ type kind string
 
 const (
 	kindRead   kind = "read"
-	kindProbe  kind = "probe"
 	kindSample kind = "sample"
-	kindWait   kind = "wait"
+	kindWatch  kind = "watch"
 )
 
-// request asks one thing. Milliseconds is how long kindWait waits.
+// request asks one thing. Milliseconds is how long kindWatch waits.
 type request struct {
 	ID           uint64
 	Kind         kind
@@ -39,14 +38,12 @@ type request struct {
 // answer is the answer to the request with its ID: an Error, or what its kind
 // has. Outdated says why a fresh process is needed; empty when it is not.
 type answer struct {
-	ID        uint64
-	Error     string              `json:",omitempty"`
-	Outdated  string              `json:",omitempty"`
-	Readings  *inventory.Readings `json:",omitempty"`
-	Digest    string              `json:",omitempty"`
-	Samples   []inventory.Sample  `json:",omitempty"`
-	Events    []inventory.Event   `json:",omitempty"`
-	Eventless bool                `json:",omitempty"`
+	ID       uint64
+	Error    string              `json:",omitempty"`
+	Outdated string              `json:",omitempty"`
+	Readings *inventory.Readings `json:",omitempty"`
+	Samples  []inventory.Sample  `json:",omitempty"`
+	Watched  *inventory.Watched  `json:",omitempty"`
 }
 
 // writeFrame writes one document with its length before it, in one write.

@@ -40,7 +40,8 @@ func TestMain(m *testing.M) {
 }
 
 // node is a reader whose faults are files in its directory, which outlive the
-// worker: "hang", "crash", "outdated", "mismatch", "absent".
+// worker: "hang", "crash", "outdated", "mismatch", "absent",
+// "quiet" (no XID comes).
 type node struct{ dir string }
 
 func (n node) has(name string) bool {
@@ -94,6 +95,9 @@ func (n node) Wait(timeout time.Duration) ([]inventory.Event, bool, error) {
 		return []inventory.Event{{UUID: "GPU-1", XID: 79}}, false, nil
 	}
 	time.Sleep(timeout)
+	for n.has("quiet") {
+		time.Sleep(time.Millisecond)
+	}
 	return nil, false, nil
 }
 
@@ -245,6 +249,12 @@ func groupEnded(t *testing.T, id int) {
 		wait.Timeout(time.Minute), wait.Gap(5*time.Millisecond)))
 }
 
+// probe is the digest of a watch that does not wait.
+func probe(s *Supervisor) (string, error) {
+	w, err := s.Watch(0)
+	return w.Digest, err
+}
+
 func TestAnswersArriveWhole(t *testing.T) {
 	t.Parallel()
 	s, set := start(t, nil)
@@ -253,18 +263,17 @@ func TestAnswersArriveWhole(t *testing.T) {
 	got, err := s.Read()
 	must.NoError(t, err)
 	must.Eq(t, full(), got)
-	digest, err := s.Probe()
+	digest, err := probe(s)
 	must.NoError(t, err)
 	must.Eq(t, "1: same", digest)
 	must.NotEq(t, os.Getpid(), pid(t, s))
-	events, eventless, err := s.Wait(10 * time.Millisecond)
+	w, err := s.Watch(10 * time.Millisecond)
 	must.NoError(t, err)
-	must.False(t, eventless)
-	must.Len(t, 0, events)
+	must.Eq(t, inventory.Watched{Digest: digest}, w)
 	set("xid", true)
-	events, _, err = s.Wait(time.Hour)
+	w, err = s.Watch(time.Hour)
 	must.NoError(t, err)
-	must.Eq(t, []inventory.Event{{UUID: "GPU-1", XID: 79}}, events)
+	must.Eq(t, []inventory.Event{{UUID: "GPU-1", XID: 79}}, w.Events)
 	set("absent", true)
 	_, err = s.Read()
 	must.EqError(t, err, "NVML library not found")
@@ -278,15 +287,15 @@ func TestWaitingForAnXIDDoesNotDelayOtherCalls(t *testing.T) {
 	t.Parallel()
 	s, set := start(t, nil)
 	eventually(t, s)
-	set("hang", true)
+	set("quiet", true)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, err := s.Probe()
+		_, err := s.Watch(time.Millisecond)
 		must.NoError(t, err)
 	})
-	_, _, err := s.Wait(time.Millisecond)
+	_, err := s.Sample()
 	must.NoError(t, err)
-	set("hang", false)
+	set("quiet", false)
 	wg.Wait()
 }
 
@@ -322,7 +331,7 @@ func TestEndOfAWorkerIsToldOnceAndAnotherStarts(t *testing.T) {
 			}
 			switch tc.fault {
 			case "crash", "hang":
-				_, err := s.Probe()
+				_, err := probe(s)
 				must.EqError(t, err, tc.want)
 			default:
 				must.NoError(t, syscall.Kill(first, syscall.SIGKILL))
@@ -344,7 +353,7 @@ func TestEndOfAWorkerIsToldOnceAndAnotherStarts(t *testing.T) {
 			eventually(t, s)
 			must.NotEq(t, first, pid(t, s))
 			ended(t, first)
-			digest, err := s.Probe()
+			digest, err := probe(s)
 			must.NoError(t, err)
 			must.NotEq(t, "1: same", digest, must.Sprint("another worker calls for a read"))
 		})
@@ -494,7 +503,7 @@ func TestManyFaultsLeaveNothingBehind(t *testing.T) {
 			for range 100 {
 				_, _ = s.Read() // may meet the end of a worker
 				_, _ = s.Sample()
-				_, _, _ = s.Wait(time.Millisecond)
+				_, _ = s.Watch(time.Millisecond)
 				runtime.Gosched()
 			}
 		})
@@ -513,7 +522,7 @@ func TestManyFaultsLeaveNothingBehind(t *testing.T) {
 func FuzzReadFrame(f *testing.F) {
 	var frame bytes.Buffer
 	readings := full()
-	must.NoError(f, writeFrame(&frame, answer{ID: 3, Readings: &readings, Digest: "x"}, answerBytesMost))
+	must.NoError(f, writeFrame(&frame, answer{ID: 3, Readings: &readings, Watched: &inventory.Watched{Digest: "x"}}, answerBytesMost))
 	f.Add(frame.Bytes())
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Add([]byte{0, 0, 0, 2, '{', '}'})
@@ -527,7 +536,6 @@ func FuzzReadFrame(f *testing.F) {
 		var b answer
 		must.NoError(t, readFrame(&again, &b, 1<<20))
 		must.Eq(t, a.ID, b.ID)
-		must.Eq(t, a.Digest, b.Digest)
-		must.Eq(t, a.Eventless, b.Eventless)
+		must.Eq(t, a.Watched, b.Watched)
 	})
 }
