@@ -39,6 +39,10 @@ type Reader struct {
 	opened  time.Time
 	symbols symbols
 
+	probing sync.Mutex // guards facts and probes; held during a probe
+	facts   [][4]int64 // what the latest full probe found of each GPU
+	probes  int
+
 	profiling sync.Mutex      // guards gpms
 	gpms      map[string]*gpm // by GPU UUID, of the open library
 
