@@ -5,21 +5,24 @@
 
 #include "device.h"
 
-TEXT_CALL(nvmlDeviceGetSerial, serial)
-TEXT_CALL(nvmlDeviceGetBoardPartNumber, board)
-TEXT_CALL(nvmlDeviceGetVbiosVersion, vbios)
+EXPORT TEXT_CALL(nvmlDeviceGetSerial, serial)
+EXPORT TEXT_CALL(nvmlDeviceGetBoardPartNumber, board)
+EXPORT TEXT_CALL(nvmlDeviceGetVbiosVersion, vbios)
 
-NUMBER_CALL(nvmlDeviceGetMinorNumber, minor)
-NUMBER_CALL(nvmlDeviceGetBrand, brand)
-NUMBER_CALL(nvmlDeviceGetArchitecture, arch)
-NUMBER_CALL(nvmlDeviceGetPersistenceMode, persistence)
-NUMBER_CALL(nvmlDeviceGetDisplayMode, display_mode)
-NUMBER_CALL(nvmlDeviceGetDisplayActive, display_active)
-NUMBER_CALL(nvmlDeviceGetVirtualizationMode, virtualization)
-NUMBER_CALL(nvmlDeviceGetMemoryBusWidth, bus_width)
-NUMBER_CALL(nvmlDeviceGetMaxPcieLinkGeneration, pcie_gen_max)
-NUMBER_CALL(nvmlDeviceGetMaxPcieLinkWidth, pcie_width_max)
-WHOLE_GPU_CALL(nvmlDeviceGetNumGpuCores, cores)
+EXPORT NUMBER_CALL(nvmlDeviceGetMinorNumber, minor)
+EXPORT NUMBER_CALL(nvmlDeviceGetBoardId, board_id)
+EXPORT NUMBER_CALL(nvmlDeviceGetMultiGpuBoard, multi_gpu_board)
+SINCE(535) NUMBER_CALL(nvmlDeviceGetModuleId, module_id)
+EXPORT NUMBER_CALL(nvmlDeviceGetBrand, brand)
+EXPORT NUMBER_CALL(nvmlDeviceGetArchitecture, arch)
+EXPORT NUMBER_CALL(nvmlDeviceGetPersistenceMode, persistence)
+EXPORT NUMBER_CALL(nvmlDeviceGetDisplayMode, display_mode)
+EXPORT NUMBER_CALL(nvmlDeviceGetDisplayActive, display_active)
+EXPORT NUMBER_CALL(nvmlDeviceGetVirtualizationMode, virtualization)
+SINCE(510) NUMBER_CALL(nvmlDeviceGetMemoryBusWidth, bus_width)
+EXPORT NUMBER_CALL(nvmlDeviceGetMaxPcieLinkGeneration, pcie_gen_max)
+EXPORT NUMBER_CALL(nvmlDeviceGetMaxPcieLinkWidth, pcie_width_max)
+SINCE(510) WHOLE_GPU_CALL(nvmlDeviceGetNumGpuCores, cores)
 
 EXPORT ret_t nvmlDeviceGetUUID(void *device, char *out, unsigned int length) {
   ENTER_ANY(device);

@@ -1,39 +1,39 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* The shapes that most calls on a device have. */
+/* The shapes that most calls on a device have. EXPORT or SINCE stands before. */
 #ifndef DEVICE_H
 #define DEVICE_H
 
 #include "fake.h"
 
 #define TEXT_CALL(call, field)                                        \
-  EXPORT ret_t call(void *device, char *out, unsigned int length) {   \
+  ret_t call(void *device, char *out, unsigned int length) {   \
     ENTER_DEVICE(device);                                             \
     return fake_text(g->field, out, length);                          \
   }
 
 #define NUMBER_CALL(call, field)                            \
-  EXPORT ret_t call(void *device, unsigned int *out) {      \
+  ret_t call(void *device, unsigned int *out) {      \
     ENTER_DEVICE(device);                                   \
     ANSWER(out, g->field);                                  \
   }
 
 /* A number that NVML does not give in MIG mode. */
 #define WHOLE_GPU_CALL(call, field)                         \
-  EXPORT ret_t call(void *device, unsigned int *out) {      \
+  ret_t call(void *device, unsigned int *out) {      \
     ENTER_DEVICE(device);                                   \
     if (mig_enabled(g)) return NOT_SUPPORTED;               \
     ANSWER(out, g->field);                                  \
   }
 
 #define WIDE_CALL(call, field)                                    \
-  EXPORT ret_t call(void *device, unsigned long long *out) {      \
+  ret_t call(void *device, unsigned long long *out) {      \
     ENTER_DEVICE(device);                                         \
     ANSWER(out, g->field);                                        \
   }
 
 /* A number that NVML does not give in MIG mode, and its sampling period. */
 #define SAMPLED_CALL(call, field)                                           \
-  EXPORT ret_t call(void *device, unsigned int *out, unsigned int *period) { \
+  ret_t call(void *device, unsigned int *out, unsigned int *period) { \
     ENTER_DEVICE(device);                                                   \
     if (period == NULL) return INVALID_ARGUMENT;                            \
     if (mig_enabled(g)) return NOT_SUPPORTED;                               \

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "branch.h"
 #include "keys.h"
 
 /* NVML return codes (nvmlReturn_t). */
@@ -22,7 +23,8 @@ enum {
 };
 
 enum {
-  MAX_GPUS = 64, MAX_LINKS = 36, MAX_FAULTS = 64, MAX_EVENTS = 1024, TEXT = 96,
+  MAX_GPUS = 64, MAX_LINKS = 36, MAX_FAULTS = 64, MAX_EVENTS = 1024,
+  MAX_PROCESSES = 256, TEXT = 96,
   MAX_MIG = 8,       /* MIG devices of one GPU */
   MAX_PROFILES = 18, /* NVML_GPU_INSTANCE_PROFILE_COUNT */
   MAX_GI = 32, MAX_CI = 8 /* instance ids are below these */
@@ -42,14 +44,15 @@ enum { PATH_INTERNAL = 1 };
 
 enum { LINK_NONE = 0, LINK_UP = 1, LINK_DOWN = 2 };
 
+#define TEXT_MEMBER(name) char name[TEXT];
+#define NUMBER_MEMBER(name) int64_t name;
+
 typedef struct {
   int state;         /* LINK_* */
   int kind;          /* REMOTE_* */
   char remote[TEXT]; /* PCI bus id of the far end */
+  LINK_COUNTERS(NUMBER_MEMBER)
 } link_t;
-
-#define TEXT_MEMBER(name) char name[TEXT];
-#define NUMBER_MEMBER(name) int64_t name;
 
 typedef struct {
   char name[TEXT]; /* "1g.10gb"; empty: the node has no such profile */
@@ -85,22 +88,31 @@ typedef struct {
   int64_t xid;
 } event_t;
 
+/* nvmlProcessMode_t. */
+enum { PROCESS_COMPUTE = 0, PROCESS_GRAPHICS = 1, PROCESS_MPS = 2 };
+
+typedef struct {
+  int gpu, kind, gi, ci; /* gi and ci -1: no MIG device */
+  int64_t pid, bytes;    /* bytes ABSENT: the driver does not know */
+} process_t;
+
 /* The node as one pair of files describes it. It never changes once it is
  * live: a change of the control file makes another. */
 typedef struct {
   int users; /* visits under way, and 1 while it is live */
-  char driver_version[TEXT], nvml_version[TEXT];
-  int64_t cuda_version;
-  int64_t init_error; /* nvmlInit answers this */
-  int64_t call_error; /* every call but init answers this */
+  SYSTEM_TEXTS(TEXT_MEMBER)
+  SYSTEM_NUMBERS(NUMBER_MEMBER)
   int count;
   gpu_t gpu[MAX_GPUS];
-  int path[MAX_GPUS][MAX_GPUS];
+  int path[MAX_GPUS][MAX_GPUS]; /* 0: not known */
+  int p2p[MAX_GPUS][MAX_GPUS];  /* nvmlGpuP2PStatus_t and 1; 0: not known */
   profile_t profile[MAX_PROFILES]; /* by NVML_GPU_INSTANCE_PROFILE_* */
   int faults;
   fault_t fault[MAX_FAULTS];
   int events;
   event_t event[MAX_EVENTS];
+  int processes;
+  process_t process[MAX_PROCESSES];
 } state_t;
 
 typedef int ret_t;
@@ -134,11 +146,10 @@ ret_t fake_enter(const char *call, visit_t *v);
 ret_t fake_enter_gpu(const char *call, int gpu, visit_t *v);
 ret_t fake_enter_device(const char *call, const void *handle, visit_t *v);
 void fake_leave(visit_t *v);
+void fake_expect_change(void);
 ret_t fake_init(void);
 ret_t fake_shutdown(void);
 ret_t fake_text(const char *value, char *out, unsigned int length);
-
-#define EXPORT __attribute__((visibility("default")))
 
 /* Begins a visit that ends with the scope. */
 #define VISIT(v, opening)                                       \

@@ -86,7 +86,7 @@ typedef struct {
   unsigned int id, profile, start, size;
 } ci_info_t;
 
-EXPORT ret_t nvmlComputeInstanceGetInfo_v2(void *instance, ci_info_t *out) {
+SINCE(510) ret_t nvmlComputeInstanceGetInfo_v2(void *instance, ci_info_t *out) {
   int gi, ci;
   VISIT(v, fake_enter_gpu(__func__, fake_ci_of(instance, &gi, &ci), &v));
   const mig_t *m = fake_mig_find(v.gpu, gi, ci);

@@ -21,7 +21,7 @@ EXPORT ret_t nvmlDeviceGetNvLinkVersion(void *device, unsigned int link, unsigne
 
 /* nvlink_remote_type 0 in a fixture makes the call answer NOT_SUPPORTED, as
  * old drivers and some virtual machines do. */
-EXPORT ret_t nvmlDeviceGetNvLinkRemoteDeviceType(void *device, unsigned int link, int *type) {
+SINCE(510) ret_t nvmlDeviceGetNvLinkRemoteDeviceType(void *device, unsigned int link, int *type) {
   LINK(device, link);
   if (g->nvlink_remote_type == 0) return NOT_SUPPORTED;
   ANSWER(type, l->kind);
@@ -33,9 +33,20 @@ EXPORT ret_t nvmlDeviceGetNvLinkRemotePciInfo_v2(void *device, unsigned int link
   return fake_pci_info(l->remote, ABSENT, ABSENT, out);
 }
 
+/* nvmlNvLinkCapability_t: peer access 0, peer atomics 2, and a valid link 5;
+ * system memory 1 and 3 and SLI 4 are not for these links. */
 EXPORT ret_t nvmlDeviceGetNvLinkCapability(void *device, unsigned int link, int capability,
                                            unsigned int *result) {
   LINK(device, link);
   if (capability < 0 || capability > 5) return INVALID_ARGUMENT;
-  ANSWER(result, capability == 0); /* P2P supported */
+  ANSWER(result, capability == 0 || capability == 2 || capability == 5);
+}
+
+/* nvmlNvLinkErrorCounter_t. */
+EXPORT ret_t nvmlDeviceGetNvLinkErrorCounter(void *device, unsigned int link, int counter,
+                                             unsigned long long *out) {
+  LINK(device, link);
+  const int64_t count[] = {l->replay, l->recovery, l->crc_flit, l->crc_data, l->ecc_data};
+  if (counter < 0 || counter > 4) return INVALID_ARGUMENT;
+  ANSWER(out, count[counter]);
 }

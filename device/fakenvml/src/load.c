@@ -2,23 +2,26 @@
 /* How busy one device is, and what it draws. */
 #include "device.h"
 
-NUMBER_CALL(nvmlDeviceGetCurrPcieLinkGeneration, pcie_gen)
-NUMBER_CALL(nvmlDeviceGetCurrPcieLinkWidth, pcie_width)
-NUMBER_CALL(nvmlDeviceGetPcieReplayCounter, pcie_replay)
-NUMBER_CALL(nvmlDeviceGetPowerManagementLimit, power_limit)
-NUMBER_CALL(nvmlDeviceGetEnforcedPowerLimit, power_limit)
-NUMBER_CALL(nvmlDeviceGetPowerManagementDefaultLimit, power_default)
-NUMBER_CALL(nvmlDeviceGetPowerUsage, power_usage)
-NUMBER_CALL(nvmlDeviceGetFanSpeed, fan)
-NUMBER_CALL(nvmlDeviceGetPerformanceState, pstate)
-NUMBER_CALL(nvmlDeviceGetPowerState, pstate)
+EXPORT NUMBER_CALL(nvmlDeviceGetCurrPcieLinkGeneration, pcie_gen)
+EXPORT NUMBER_CALL(nvmlDeviceGetCurrPcieLinkWidth, pcie_width)
+EXPORT NUMBER_CALL(nvmlDeviceGetPcieReplayCounter, pcie_replay)
+EXPORT NUMBER_CALL(nvmlDeviceGetPowerManagementLimit, power_limit)
+EXPORT NUMBER_CALL(nvmlDeviceGetEnforcedPowerLimit, power_limit)
+EXPORT NUMBER_CALL(nvmlDeviceGetPowerManagementDefaultLimit, power_default)
+EXPORT NUMBER_CALL(nvmlDeviceGetPowerUsage, power_usage)
+EXPORT NUMBER_CALL(nvmlDeviceGetFanSpeed, fan)
+EXPORT NUMBER_CALL(nvmlDeviceGetPerformanceState, pstate)
+EXPORT NUMBER_CALL(nvmlDeviceGetPowerState, pstate)
 
-WIDE_CALL(nvmlDeviceGetTotalEnergyConsumption, energy)
-WIDE_CALL(nvmlDeviceGetCurrentClocksEventReasons, throttle)
-WIDE_CALL(nvmlDeviceGetCurrentClocksThrottleReasons, throttle)
+EXPORT WIDE_CALL(nvmlDeviceGetTotalEnergyConsumption, energy)
+SINCE(535) WIDE_CALL(nvmlDeviceGetCurrentClocksEventReasons, throttle)
+EXPORT WIDE_CALL(nvmlDeviceGetCurrentClocksThrottleReasons, throttle)
 
-SAMPLED_CALL(nvmlDeviceGetEncoderUtilization, util_encoder)
-SAMPLED_CALL(nvmlDeviceGetDecoderUtilization, util_decoder)
+EXPORT SAMPLED_CALL(nvmlDeviceGetEncoderUtilization, util_encoder)
+EXPORT SAMPLED_CALL(nvmlDeviceGetDecoderUtilization, util_decoder)
+
+SINCE(545) SAMPLED_CALL(nvmlDeviceGetJpgUtilization, util_jpeg)
+SINCE(545) SAMPLED_CALL(nvmlDeviceGetOfaUtilization, util_ofa)
 
 EXPORT ret_t nvmlDeviceGetPowerManagementLimitConstraints(void *device, unsigned int *least,
                                                           unsigned int *most) {

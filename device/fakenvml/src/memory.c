@@ -38,7 +38,7 @@ EXPORT ret_t nvmlDeviceGetMemoryInfo(void *device, memory_t *out) {
   return OK;
 }
 
-EXPORT ret_t nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2_t *out) {
+SINCE(510) ret_t nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2_t *out) {
   ENTER_ANY(device);
   sizes_t s = frame_buffer(&v);
   if (out == NULL) return INVALID_ARGUMENT;

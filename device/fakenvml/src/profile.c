@@ -59,7 +59,8 @@ EXPORT ret_t nvmlDeviceGetGpuInstanceProfileInfo(void *device, unsigned int prof
   return OK;
 }
 
-EXPORT ret_t nvmlDeviceGetGpuInstanceProfileInfoV(void *device, unsigned int profile, void *out) {
+SINCE(510) ret_t nvmlDeviceGetGpuInstanceProfileInfoV(void *device, unsigned int profile,
+                                                      void *out) {
   ENTER_DEVICE(device);
   const profile_t *p;
   ret_t ret = out == NULL ? INVALID_ARGUMENT : profile_at(&v, profile, &p);

@@ -54,6 +54,20 @@ EXPORT ret_t nvmlSystemGetCudaDriverVersion(int *version) {
   return nvmlSystemGetCudaDriverVersion_v2(version);
 }
 
+typedef struct {
+  unsigned int environment, feature, devtools;
+} conf_compute_t;
+
+SINCE(535) ret_t nvmlSystemGetConfComputeState(conf_compute_t *out) {
+  ENTER();
+  if (out == NULL) return INVALID_ARGUMENT;
+  if (v.state->cc_feature == ABSENT) return NOT_SUPPORTED;
+  out->environment = (unsigned int)or_zero(v.state->cc_environment);
+  out->feature = (unsigned int)v.state->cc_feature;
+  out->devtools = (unsigned int)or_zero(v.state->cc_devtools);
+  return OK;
+}
+
 EXPORT ret_t nvmlDeviceGetCount_v2(unsigned int *count) {
   ENTER();
   ANSWER(count, v.state->count);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Common ancestors and affinity. */
+/* Common ancestors, peer access and affinity. */
 #include <string.h>
 
 #include "fake.h"
@@ -12,6 +12,32 @@ EXPORT ret_t nvmlDeviceGetTopologyCommonAncestor(void *first, void *second, int 
   int path = v.state->path[g->index][other.gpu->index];
   if (path == 0) return NOT_SUPPORTED;
   *level = path == PATH_INTERNAL ? 0 : path;
+  return OK;
+}
+
+/* Whether a link of the GPU leads to the other, directly or through a switch. */
+static int linked(const gpu_t *g, const gpu_t *other) {
+  for (int i = 0; i < MAX_LINKS; i++) {
+    const link_t *l = &g->link[i];
+    if (l->state != LINK_UP) continue;
+    if (l->kind == REMOTE_SWITCH || strcmp(l->remote, other->pci) == 0) return 1;
+  }
+  return 0;
+}
+
+/* nvmlGpuP2PCapsIndex_t: read 0, write 1, NVLink 2, atomics 3, PCI 4. NVLink and
+ * atomics follow from the links; the rest is what the fixture says of the pair. */
+EXPORT ret_t nvmlDeviceGetP2PStatus(void *first, void *second, int index, int *status) {
+  enum { P2P_NOT_SUPPORTED = 5 };
+  ENTER_DEVICE(first);
+  VISIT(other, fake_enter_device(__func__, second, &other));
+  if (other.mig != NULL) return NOT_SUPPORTED;
+  if (status == NULL || index < 0 || index > 4 || g->index == other.gpu->index)
+    return INVALID_ARGUMENT;
+  int known = v.state->p2p[g->index][other.gpu->index];
+  if (known == 0) return NOT_SUPPORTED;
+  *status = known - 1;
+  if ((index == 2 || index == 3) && !linked(g, other.gpu)) *status = P2P_NOT_SUPPORTED;
   return OK;
 }
 
