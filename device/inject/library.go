@@ -153,7 +153,10 @@ func findLibraries(root, version string) ([]Library, []Finding) {
 			switch {
 			case errors.Is(err, errForeign):
 			case err != nil:
-				findings = append(findings, Finding{What: err.Error(), Advice: "Install the driver's user-space package again; tasks do not get this library."})
+				f := Finding{What: err.Error(), Advice: "Install the driver's user-space package again; tasks do not get this library."}
+				if !slices.Contains(findings, f) { // /lib may be a link to /usr/lib
+					findings = append(findings, f)
+				}
 			default:
 				seen[name] = true
 				found = append(found, library)

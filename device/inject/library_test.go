@@ -109,6 +109,15 @@ func TestLibrariesFound(t *testing.T) {
 	}
 }
 
+func TestADamagedLibraryIsOneFinding(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	r.remove("lib", "lib64")
+	must.NoError(t, os.Symlink("usr/lib64", filepath.Join(r.dir, "lib64"))) // as on every present distribution
+	r.write("usr/lib64/libnvidia-nvvm.so."+injecttest.Version, "cut")
+	must.Len(t, 1, r.discover(Devices).Findings)
+}
+
 func TestSONAMEWithADirectoryIsNoName(t *testing.T) {
 	t.Parallel()
 	r := newRoot(t)
