@@ -63,8 +63,8 @@ type Finding struct {
 	Reason  Reason
 	// DeviceID is the device that is held; empty unless the verdict is Held.
 	DeviceID string
-	// Bind is the nonce of a grant that is now known to be the owner's; empty
-	// when there is nothing to record.
+	// Bind is the nonce of a grant that is now known to be the owner's, by the
+	// kernel's word; empty when there is nothing to record.
 	Bind string
 }
 
@@ -81,6 +81,9 @@ func (c Court) Judge(f Facts, p Place) Finding {
 	for _, text := range f.Task.Grants {
 		found := c.weigh(text, owner, p)
 		if found.Verdict == Held {
+			if by == FromEnvironment { // it may not say whose the grant is
+				found.Bind = ""
+			}
 			return found
 		}
 		if precedence(found.Reason) > precedence(best.Reason) {

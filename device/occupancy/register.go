@@ -53,17 +53,24 @@ func (r Register) Bind(nonce string, owner Owner) Register {
 
 // Merge joins two registers of which each may have what the other has not: of
 // two entries the later one counts, of two of one grant the one that says who
-// has it.
+// has it. The order in which registers are merged does not matter.
 func (r Register) Merge(other Register) Register {
 	next := r.clone()
 	for id, theirs := range other.Latest {
 		ours, ok := next.Latest[id]
-		if !ok || theirs.Serial > ours.Serial || (theirs.Serial == ours.Serial && ours.AllocID == "") {
+		if !ok || ours.before(theirs) {
 			next.Latest[id] = theirs
 		}
 	}
 	next.Adopted = slices.Compact(slices.Sorted(slices.Values(slices.Concat(r.Adopted, other.Adopted))))
 	return next.pruned()
+}
+
+// before orders the entries of one device. Two grants of one serial are of two
+// processes that did not know of each other; which one counts is arbitrary.
+func (e Entry) before(other Entry) bool {
+	return cmp.Or(cmp.Compare(e.Serial, other.Serial), strings.Compare(e.Nonce, other.Nonce),
+		strings.Compare(e.AllocID, other.AllocID), strings.Compare(e.Task, other.Task)) < 0
 }
 
 // at returns the ids of the granted devices that cover a place, sorted.
