@@ -1,6 +1,8 @@
 package occupancy_test
 
 import (
+	"fmt"
+	"regexp"
 	"slices"
 	"testing"
 
@@ -160,6 +162,28 @@ func TestDescribe(t *testing.T) {
 	must.False(t, gone.Rogue())
 	must.False(t, gone.UID.Known)
 	must.Eq(t, "process 7 () on "+gpu0+": it ended while it was looked at", gone.String())
+}
+
+func TestEveryReasonHasWordsOfItsOwn(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, r := range []occupancy.Reason{
+		occupancy.GrantValid, occupancy.SeenBefore, occupancy.GrantMissing, occupancy.GrantForged, occupancy.GrantElsewhere,
+		occupancy.GrantSuperseded, occupancy.GrantNotTheirs, occupancy.NoAllocation, occupancy.ExemptCommand,
+		occupancy.ProcessGone, occupancy.ProcessUnreadable, occupancy.EnvironmentLost, occupancy.BeforeGrants,
+	} {
+		text := occupancy.Use{Reason: r}.String()
+		must.False(t, seen[text])
+		must.StrNotContains(t, text, string(r), must.Sprint("a sentence, not the code"))
+		must.RegexMatch(t, regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`), string(r))
+		seen[text] = true
+	}
+	for v, want := range map[fmt.Stringer]string{
+		occupancy.Unknown: "unknown", occupancy.Held: "held", occupancy.NotHeld: "not_held", occupancy.Outside: "outside", occupancy.Exempt: "exempt",
+		occupancy.NoSource: "none", occupancy.FromEnvironment: "environment", occupancy.FromMounts: "mounts", occupancy.FromCgroup: "cgroup",
+	} {
+		must.Eq(t, want, v.String())
+	}
 }
 
 func TestOwner(t *testing.T) {

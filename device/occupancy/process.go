@@ -90,9 +90,10 @@ type Mounts struct{ AllocID, Task string }
 //
 //	<alloc_dir>/<alloc>/<task>/local   and   <alloc_dir>/<alloc>/alloc
 //
-// and what is in a container cannot unmount them or make others. A container
-// that sees the host's mounts has Nomad's own among them, at paths that name the
-// allocation; those say nothing about the container.
+// and what is in a container cannot unmount them or make others. Where they
+// appear in the container does not matter: a job may choose that. A container
+// that sees the host's mounts has those of all allocations among them, at paths
+// that name the allocation; those say nothing about the container.
 func ParseMounts(text string) Mounts {
 	var found Mounts
 	for line := range strings.Lines(text) {
