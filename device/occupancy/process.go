@@ -43,9 +43,9 @@ func ParseStat(text string) (Stat, error) {
 		Ended: strings.ContainsAny(fields[state], "ZXx")}, nil
 }
 
-// ParseUIDs returns the real and the effective user in /proc/<pid>/status, as
-// seen from the reader's user namespace.
-func ParseUIDs(status string) (real, effective int64, err error) {
+// ParseUIDs returns the real user (who started it) and the effective one in
+// /proc/<pid>/status, as seen from the reader's user namespace.
+func ParseUIDs(status string) (starter, effective int64, err error) {
 	for line := range strings.Lines(status) {
 		rest, ok := strings.CutPrefix(line, "Uid:")
 		if !ok {
@@ -55,14 +55,14 @@ func ParseUIDs(status string) (real, effective int64, err error) {
 		if len(fields) < 2 {
 			break
 		}
-		real, err = strconv.ParseInt(fields[0], 10, 64)
+		starter, err = strconv.ParseInt(fields[0], 10, 64)
 		if err == nil {
 			effective, err = strconv.ParseInt(fields[1], 10, 64)
 		}
 		if err != nil {
 			return 0, 0, fmt.Errorf("parse the user of a process: %w", err)
 		}
-		return real, effective, nil
+		return starter, effective, nil
 	}
 	return 0, 0, fmt.Errorf("parse the user of a process: no line of users")
 }
