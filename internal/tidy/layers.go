@@ -47,7 +47,7 @@ func layerOf(dir string) layer {
 
 func purePackages() []string {
 	return []string{
-		"device/inventory",
+		"device/inventory", "device/occupancy", "device/exporter/metrics",
 		"scheduler/cluster", "scheduler/place", "scheduler/rewrite",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
 		"quotaagent/metering", "quotaagent/jobspec",
@@ -57,6 +57,7 @@ func purePackages() []string {
 func adapterPackages() []string {
 	return []string{
 		"device/nvml", "device/inject", "device/plugin", "device/worker",
+		"device/occupancy/watch", "device/exporter",
 		"scheduler/nomadstate",
 		"quotaagent/gate", "quotaagent/consulkv", "quotaagent/sqlite",
 		"quotaagent/nomadevents", "quotaagent/report", "quotaagent/audit",
