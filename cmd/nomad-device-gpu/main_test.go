@@ -79,19 +79,59 @@ func flat(name string) string { return filepath.Join(fake, "fixtures", name+".fl
 
 func library() string { return filepath.Join(fake, "libnvidia-ml.so.1") }
 
-func TestFingerprintAndTopologyOfEachFixture(t *testing.T) {
+// fixtures are the names of all fixtures.
+func fixtures(t *testing.T) []string {
+	t.Helper()
+	paths, err := filepath.Glob(fakeSource + "/fixtures/*.hcl")
+	must.NoError(t, err)
+	must.SliceNotEmpty(t, paths)
+	var names []string
+	for _, path := range paths {
+		names = append(names, strings.TrimSuffix(filepath.Base(path), ".hcl"))
+	}
+	return names
+}
+
+// libraryOf is the library of a fixture's driver: one is of an old driver.
+func libraryOf(name string) string {
+	if name == "r470" {
+		return filepath.Join(fake, "r470", "libnvidia-ml.so.1")
+	}
+	return library()
+}
+
+// Every kind of node that there is a fixture of, as people see it.
+func TestFingerprintTopologyAndHealthOfEachFixture(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"dgx1v", "dgxh100", "l40s-x4", "nvlink-pairs"} {
-		for _, args := range [][]string{{"fingerprint"}, {"fingerprint", "-json"}, {"topo"}} {
-			label := name + strings.ReplaceAll("_"+strings.Join(args, "_"), "-", "")
-			t.Run(label, func(t *testing.T) {
-				t.Parallel()
-				code, stdout, stderr := invoke(t, flat(name), append(args, "-nvml-library-path", library())...)
-				must.Eq(t, "", stderr)
-				must.Zero(t, code)
-				golden(t, label, stdout)
-			})
-		}
+	for _, name := range fixtures(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var all strings.Builder
+			for _, args := range [][]string{{"fingerprint"}, {"topo"}, {"health"}} {
+				code, stdout, stderr := invoke(t, flat(name), append(args, "-nvml-library-path", libraryOf(name), "-config", emptyConfig(t))...)
+				fmt.Fprintf(&all, "$ nomad-device-gpu %s\n%s%sexit code %d\n\n", args[0], stdout, stderr, code)
+			}
+			golden(t, name, strings.TrimSuffix(all.String(), "\n"))
+		})
+	}
+}
+
+// emptyConfig is a configuration whose state is nobody else's.
+func emptyConfig(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "client.hcl")
+	text := fmt.Sprintf("plugin %q {\n  config {\n    state_dir = %q\n  }\n}\n", plugin.Name, t.TempDir())
+	must.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+	return file
+}
+
+func TestFingerprintAsJSON(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"dgxh100", "mig-h100"} {
+		code, stdout, stderr := invoke(t, flat(name), "fingerprint", "-json", "-nvml-library-path", library())
+		must.Eq(t, "", stderr)
+		must.Zero(t, code)
+		golden(t, name+"_json", stdout)
 	}
 }
 

@@ -94,7 +94,7 @@ type Settings struct {
 	Grouping inventory.Grouping
 	Policy   inventory.Policy
 
-	// Injection is runtime, devices, cdi or auto. The roots, directories and
+	// Injection is runtime, devices, cdi, env or auto. The roots, directories and
 	// the runtime's name are empty for the usual ones.
 	Injection                       string
 	DriverRoot, DevRoot, CDISpecDir string
@@ -118,7 +118,7 @@ var (
 	gpuID             = regexp.MustCompile(`^(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	groupings         = []inventory.Grouping{inventory.GroupOff, inventory.GroupNVLink, inventory.GroupNUMA, inventory.GroupPCIe, inventory.GroupAuto}
 	mig               = []inventory.MIGStrategy{inventory.MIGNone, inventory.MIGSingle, inventory.MIGMixed}
-	injections        = []string{"auto", "runtime", "devices", "cdi"}
+	injections        = []string{"auto", "runtime", "devices", "cdi", "env"}
 	sharingStrategies = []inventory.SharingStrategy{inventory.TimeSlicing, inventory.MPS}
 )
 

@@ -34,7 +34,7 @@ func TestBlockThatIsWrongIsExplained(t *testing.T) {
 		"not a UUID":               {func(c *deviceconfig.Block) { c.IgnoredGPUIDs = []string{"0"} }, `ignored_gpu_ids has "0", which is not a GPU UUID`},
 		"no strategy of MIG":       {func(c *deviceconfig.Block) { c.MIGStrategy = "all" }, `mig_strategy is "all"; it must be one of "none", "single", "mixed"`},
 		"no grouping":              {func(c *deviceconfig.Block) { c.TopologyGroups = "rack" }, `topology_groups is "rack"; it must be one of "off", "nvlink", "numa", "pcie", "auto"`},
-		"no injection":             {func(c *deviceconfig.Block) { c.Injection = "env" }, `injection is "env"; it must be one of "auto", "runtime", "devices", "cdi"`},
+		"no injection":             {func(c *deviceconfig.Block) { c.Injection = "magic" }, `injection is "magic"; it must be one of "auto", "runtime", "devices", "cdi", "env"`},
 		"relative state directory": {func(c *deviceconfig.Block) { c.StateDir = "state" }, `state_dir is "state"; it must be an absolute path`},
 		"relative driver root":     {func(c *deviceconfig.Block) { c.DriverRoot = "x" }, `driver_root is "x"; it must be an absolute path`},
 		"channel":                  {func(c *deviceconfig.Block) { c.IMEXChannels = []int{5000} }, "imex_channels has 5000; channels are numbered 0 to 2047"},
