@@ -168,9 +168,10 @@ func (c Court) unbound(p Place) bool {
 	return slices.ContainsFunc(c.Register.at(p), func(id string) bool { return c.Register.Latest[id].AllocID == "" })
 }
 
-// outside decides about a process of no allocation.
+// outside decides about a process of no allocation. A container that may be a
+// task's gets no exemption: root in there is not the operator.
 func (c Court) outside(f Facts, grant Reason) Finding {
-	if f.UID == 0 && f.EUID == 0 && slices.ContainsFunc(c.Exempt, f.runs) {
+	if f.UID == 0 && f.EUID == 0 && !f.Mounts.Doubtful && slices.ContainsFunc(c.Exempt, f.runs) {
 		return Finding{Verdict: Exempt, Reason: ExemptCommand}
 	}
 	if !f.EnvironRead { // where cgroups name no allocations, only it would

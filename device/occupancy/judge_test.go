@@ -92,6 +92,8 @@ func TestJudge(t *testing.T) {
 		"root's MPS server": {root, granted(gpu0), onGPU0, finding{Verdict: occupancy.Exempt, Reason: occupancy.ExemptCommand}},
 		"root's DCGM, by its program": {with(root, func(f *occupancy.Facts) { f.Command, f.Program = "x", "nv-hostengine" }), granted(gpu0), onGPU0,
 			finding{Verdict: occupancy.Exempt, Reason: occupancy.ExemptCommand}},
+		"root's DCGM, in a container that may be a task's": {with(root, func(f *occupancy.Facts) { f.Mounts.Doubtful = true }), granted(gpu0), onGPU0,
+			finding{Verdict: occupancy.Outside, Reason: occupancy.NoAllocation}},
 		"a person's MPS server":   {with(root, func(f *occupancy.Facts) { f.UID = 1000 }), granted(gpu0), onGPU0, finding{Verdict: occupancy.Outside, Reason: occupancy.NoAllocation}},
 		"a person's, run as root": {with(root, func(f *occupancy.Facts) { f.EUID = 1000 }), granted(gpu0), onGPU0, finding{Verdict: occupancy.Outside, Reason: occupancy.NoAllocation}},
 		"root's anything":         {with(root, func(f *occupancy.Facts) { f.Command = "bash" }), granted(gpu0), onGPU0, finding{Verdict: occupancy.Outside, Reason: occupancy.NoAllocation}},

@@ -296,7 +296,10 @@ func TestParseMounts(t *testing.T) {
 		"another place for the task's directory": {
 			line(dir+"/train/local", "/data"), occupancy.Mounts{AllocID: alloc, Task: "train"}},
 		"the host's mounts, seen in a container": {
-			line(dir+"/alloc", "/host"+dir+"/train/alloc"), occupancy.Mounts{}},
+			line(dir+"/alloc", "/host"+dir+"/train/alloc"), occupancy.Mounts{Doubtful: true}},
+		"the host's mounts beside its own": {
+			line(dir+"/alloc", "/alloc") + line(strings.ReplaceAll(dir, alloc, other)+"/alloc", "/host/"+other+"/x/alloc") + line(dir+"/train/local", "/local"),
+			occupancy.Mounts{AllocID: alloc, Task: "train", Doubtful: true}},
 		"a directory in the task's": {
 			line(dir+"/train/local/x", "/x"), occupancy.Mounts{}},
 		"no container of Nomad's": {line("/", "/") + line("/srv/alloc", "/alloc"), occupancy.Mounts{}},

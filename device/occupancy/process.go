@@ -83,7 +83,12 @@ func printable(name string) string {
 
 // Mounts is what the mounts of a container say that it belongs to. The zero
 // value is a container that Nomad did not start.
-type Mounts struct{ AllocID, Task string }
+type Mounts struct {
+	AllocID, Task string
+	// Doubtful says that there are directories of allocations that may be the
+	// host's or the container's own.
+	Doubtful bool
+}
 
 // ParseMounts reads the /proc/<pid>/mountinfo of a process in a container.
 // Nomad's drivers mount a task's directory and its allocation's from
@@ -93,9 +98,10 @@ type Mounts struct{ AllocID, Task string }
 // and what is in a container cannot unmount them or make others. Where they
 // appear in the container does not matter: a job may choose that. A container
 // that sees the host's mounts has those of all allocations among them, at paths
-// that name the allocation; those say nothing about the container.
+// that name the allocation; those are not taken for its own.
 func ParseMounts(text string) Mounts {
 	var found Mounts
+	doubtful := false
 	for line := range strings.Lines(text) {
 		fields := strings.Split(line, " ") // the kernel escapes spaces in names
 		const root, point = 3, 4
@@ -103,16 +109,15 @@ func ParseMounts(text string) Mounts {
 			continue
 		}
 		m := mounted(strings.Split(unescape(fields[root]), "/"))
-		if m.AllocID == "" || strings.Contains(fields[point], m.AllocID) {
-			continue
-		}
-		if m.Task != "" {
-			return m
-		}
-		if found.AllocID == "" {
+		switch {
+		case m.AllocID == "":
+		case strings.Contains(fields[point], m.AllocID):
+			doubtful = true
+		case found.AllocID == "" || (found.Task == "" && m.Task != ""):
 			found = m
 		}
 	}
+	found.Doubtful = doubtful
 	return found
 }
 

@@ -159,7 +159,15 @@ func hosts() map[string]func(h *host, g string) {
 		"32 a container of Nomad's whose root calls itself DCGM": func(h *host, _ string) {
 			h.start(process{pid: 70, parent: 60, command: "dcgm-exporter", program: "/usr/bin/dcgm-exporter", cgroup: "0::/docker/" + container + "\n", environ: nomad(alloc, "train"), mounts: mountinfo(alloc, "train")})
 		},
-		"33 a process that is its own ancestor": func(h *host, _ string) {
+		"33 the same, with its mounts moved to hide whose it is": func(h *host, _ string) {
+			h.start(process{pid: 70, parent: 60, command: "dcgm-exporter", program: "/usr/bin/dcgm-exporter", cgroup: "0::/docker/" + container + "\n",
+				environ: nomad("none of that form, at all, anywhere.", "train"), mounts: "902 823 8:2 /opt/nomad/data/alloc/" + alloc + "/train/local /x/" + alloc + " rw - ext4 /dev/sda2 rw\n"})
+		},
+		"34 DCGM in a container of the operator's": func(h *host, _ string) {
+			h.start(process{pid: 70, parent: 60, command: "dcgm-exporter", program: "/usr/bin/dcgm-exporter", cgroup: "0::/docker/" + container + "\n",
+				mounts: "823 634 0:57 / / rw - overlay overlay rw\n"})
+		},
+		"35 a process that is its own ancestor": func(h *host, _ string) {
 			h.start(process{pid: 69, parent: 70, command: "a", cgroup: cgroup2, environ: nomad(alloc, "train")})
 			h.start(process{pid: 70, parent: 69, command: "b", cgroup: cgroup2})
 		},
