@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -67,10 +68,22 @@ func serve() int {
 
 // parts is what the plugin is made of.
 func parts(logger hclog.Logger) plugin.Parts {
+	var watching *occupants // nil until the plugin starts, and where it cannot watch
 	return plugin.Parts{
 		Source: supervise("", logger),
 		Injector: func(s plugin.Settings) (plugin.Injector, error) {
 			return newInjector(s, logger.Named(plugin.Name+".injection"))
+		},
+		Occupants: func(s plugin.Settings) (plugin.Occupants, error) {
+			o, err := newOccupants(s, logger.Named(plugin.Name+".occupancy"))
+			if err != nil {
+				return nil, err
+			}
+			watching = o
+			return o, nil
+		},
+		Listen: func(ctx context.Context, s plugin.Settings, view func(context.Context) plugin.View, logger hclog.Logger) error {
+			return listen(ctx, s.PrometheusAddress, view, watching, logger.Named("exporter"))
 		},
 	}
 }

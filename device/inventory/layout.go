@@ -250,6 +250,17 @@ func (u Unit) Reason() string {
 	return reason
 }
 
+// ReasonCode is the first word of Reason, which does not vary with its cause:
+// "gpu_lost", "nvml_hang", "xid_79"; empty when the device may be used.
+func (u Unit) ReasonCode() Code {
+	reason := u.Reason()
+	word, _, found := strings.Cut(reason, ":")
+	if reason != "" && (!found || strings.ContainsAny(word, " /")) {
+		return "unknown"
+	}
+	return Code(word)
+}
+
 // Degradation says what the device has less of than it should; empty when
 // nothing.
 func (u Unit) Degradation() string { return describe(u.Conditions(), Degraded) }

@@ -37,7 +37,7 @@ func Metrics(u Unit, f Figures) (summary Metric, all []Metric) {
 	own := f.GPU
 	if u.MIG != nil {
 		own = f.Instance
-		all = measured(own)
+		all = append(measured(own), parent(f.GPU)...)
 	} else {
 		all = append(measured(own), board(own)...)
 	}
@@ -88,6 +88,17 @@ func measured(s Sample) []Metric {
 		{Key: "profile.graphics_active", Value: s.GraphicsActivePermille, Unit: "permille", Desc: "time in which any engine was busy"},
 		{Key: "profile.sm_active", Value: s.SMActivePermille, Unit: "permille", Desc: "time in which a multiprocessor had work, averaged over all"},
 		{Key: "profile.tensor_active", Value: s.TensorActivePermille, Unit: "permille", Desc: "cycles in which tensor cores were busy"},
+	})
+}
+
+// parent is what NVML gives of a MIG instance's whole GPU alone.
+func parent(s Sample) []Metric {
+	return present([]Metric{
+		{Key: "mig.parent.power", Value: watts(s.PowerMilliW), Denominator: watts(s.PowerLimitMilliW), Unit: "W", Desc: "power drawn by the whole GPU, of its limit"},
+		{Key: "mig.parent.temperature", Value: s.TemperatureC, Unit: "C", Desc: "the whole GPU's core"},
+		{Key: "mig.parent.temperature.memory", Value: s.MemoryTemperatureC, Unit: "C", Desc: "the whole GPU's memory"},
+		{Key: "mig.parent.clock.sm", Value: s.SMMHz, Unit: "MHz", Desc: "present SM clock of the whole GPU"},
+		{Key: "mig.parent.energy", Value: s.EnergyMilliJ, Unit: "mJ", Desc: "energy of the whole GPU since the driver was loaded"},
 	})
 }
 
