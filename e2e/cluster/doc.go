@@ -1,6 +1,6 @@
 // Package cluster starts real Consul, real Nomad, the device plugin on the
-// fake NVML and the governor agent, each as its own process with its own data
-// directory and free ports, so that several clusters run side by side.
+// fake NVML, Docker and the governor agent, each as its own process with its own
+// data directory and free ports, so that several clusters run side by side.
 //
 // It keeps one promise: what a Cluster started is gone when Close returns, and
 // when the program that started it dies in any way, a watchdog cleans up in
