@@ -21,7 +21,9 @@
 // containers and in a chroot alike. NVIDIA's toolkit makes the links and runs
 // ldconfig by hooks in the container instead; a device plugin has none.
 //
-// What Nomad makes impossible: its Docker driver knows no CDI devices and gets
+// What Nomad makes impossible: it replaces a task's mounts by those of a
+// reservation, so that with devices, and with MPS shares, a task's volumes are
+// not there when it first starts (auto therefore never chooses devices); its Docker driver knows no CDI devices and gets
 // them through NVIDIA's runtime (modes auto and cdi of that runtime); podman's
 // driver passes no nodes; a plugin's variables win over a task's env block, so
 // LD_LIBRARY_PATH replaces the task's own, unless Options.LibraryDir makes it

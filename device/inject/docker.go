@@ -66,9 +66,14 @@ func readDocker(root string) (docker, []Finding) {
 
 // runtimeInstalled reports whether the runtime's program is there, whatever
 // Docker knows of it.
-func runtimeInstalled(root string) bool {
+func runtimeInstalled(root string) bool { return programInstalled(root, containerRuntime) }
+
+// dockerInstalled reports whether the node can run Docker's daemon.
+func dockerInstalled(root string) bool { return programInstalled(root, "dockerd") }
+
+func programInstalled(root, name string) bool {
 	for _, dir := range programDirs {
-		if _, ok := regularFile(root, filepath.Join(root, dir, containerRuntime), 0o111); ok {
+		if _, ok := regularFile(root, filepath.Join(root, dir, name), 0o111); ok {
 			return true
 		}
 	}

@@ -124,7 +124,7 @@ func (h Host) choose() (Mode, string) {
 	case len(h.missingLibraries()) > 0:
 		return Env, noRuntime + ", and the driver's libraries were not found"
 	}
-	return Devices, fmt.Sprintf("%s, and the libraries and device nodes of driver %s are here", noRuntime, h.DriverVersion)
+	return CDI, fmt.Sprintf("%s, and the libraries and device nodes of driver %s are here", noRuntime, h.DriverVersion)
 }
 
 // missingLibraries names the files without which no CUDA program starts and
@@ -169,6 +169,10 @@ func (h Host) modeFindings() []Finding {
 		say("tasks get environment variables only: "+h.Reason,
 			"On a node with GPUs install the driver and run "+modprobe+", at boot before the Nomad client.")
 	case Auto:
+	}
+	if h.options.Mode == Auto && h.Mode == CDI && dockerInstalled(h.options.HostRoot) {
+		say(fmt.Sprintf("Docker has no runtime %q: its tasks get device nodes and no driver libraries", runtime),
+			"Install NVIDIA's container toolkit and run nvidia-ctk runtime configure --runtime=docker, or set the mode devices;\nit mounts the libraries, and Nomad (1.11.3) then forgets a task's volumes.")
 	}
 	if h.options.Mode == Auto && h.Mode != Runtime && runtimeInstalled(h.options.HostRoot) {
 		say(fmt.Sprintf("%s is installed, and %s has no runtime %q", containerRuntime, dockerConfigFile, runtime),

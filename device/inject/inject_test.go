@@ -137,11 +137,16 @@ func TestModeChosen(t *testing.T) {
 		"auto takes the runtime that Docker has": {
 			Auto, func(r root) { r.withDocker(dockerWithRuntime) }, Runtime, `Docker has the runtime "nvidia"`, "",
 		},
-		"auto mounts devices where Docker has no such runtime": {
-			Auto, func(r root) { r.withDocker(`{"runtimes": {"runsc": {}}}`) }, Devices, "the libraries and device nodes of driver 570.86.15 are here", "",
+		"auto gives nodes and no mounts where Docker has no such runtime": {
+			Auto, func(r root) { r.withDocker(`{"runtimes": {"runsc": {}}}`) }, CDI, "the libraries and device nodes of driver 570.86.15 are here", "",
 		},
-		"auto mounts devices where there is no Docker": {
-			Auto, func(root) {}, Devices, `Docker has no runtime "nvidia", and`, "",
+		"auto says that tasks of a Docker without the runtime lack libraries": {
+			Auto, func(r root) {
+				must.NoError(r.t, injecttest.Write(filepath.Join(r.dir, "usr/bin/dockerd"), nil, 0o755))
+			}, CDI, "Docker has no runtime", "its tasks get device nodes and no driver libraries",
+		},
+		"auto gives nodes and no mounts where there is no Docker": {
+			Auto, func(root) {}, CDI, `Docker has no runtime "nvidia", and`, "",
 		},
 		"auto sets variables only where there is no device node": {
 			Auto, func(r root) { r.remove("dev") }, Env, "there is no device node of a GPU below", "variables only",
@@ -152,10 +157,10 @@ func TestModeChosen(t *testing.T) {
 		"auto says that the toolkit is not registered with Docker": {
 			Auto, func(r root) {
 				must.NoError(r.t, injecttest.Write(filepath.Join(r.dir, "usr/bin/nvidia-container-runtime"), nil, 0o755))
-			}, Devices, "Docker has no runtime", "nvidia-container-runtime is installed",
+			}, CDI, "Docker has no runtime", "nvidia-container-runtime is installed",
 		},
 		"a broken configuration of Docker is a finding and no runtime": {
-			Auto, func(r root) { r.withDocker(`{"runtimes": `) }, Devices, "Docker has no runtime", "Docker's runtimes: ",
+			Auto, func(r root) { r.withDocker(`{"runtimes": `) }, CDI, "Docker has no runtime", "Docker's runtimes: ",
 		},
 		"a configured mode is taken as it is": {
 			CDI, func(r root) { r.withDocker(dockerWithRuntime) }, CDI, `the mode "cdi" is configured`, "",
@@ -197,7 +202,7 @@ func TestModeChosen(t *testing.T) {
 			r := newRoot(t)
 			c.edit(r)
 			h := r.discover(c.mode, func(o *Options) {
-				if c.mode == CDI { // the directory that engines read
+				if c.want == CDI { // the directory that engines read
 					o.SpecDir = ""
 				}
 			})

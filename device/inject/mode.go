@@ -23,7 +23,8 @@ const (
 	CDI Mode = "cdi"
 	// Env sets variables and isolates nothing, as nomad-device-nvidia does.
 	Env Mode = "env"
-	// Auto chooses Runtime, Devices or Env by what the node has.
+	// Auto chooses Runtime, CDI or Env by what the node has. It never chooses
+	// Devices, whose mounts make Nomad forget a task's volumes.
 	Auto Mode = "auto"
 )
 

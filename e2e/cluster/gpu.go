@@ -98,6 +98,9 @@ func (c *Client) installFiles() error {
 // DriverRoot is the directory with the client's driver files.
 func (c *Client) DriverRoot() string { return filepath.Join(c.gpuDir, "root") }
 
+// CDISpec is the CDI specification that the client's plugin keeps.
+func (c *Client) CDISpec() string { return filepath.Join(c.gpuDir, "cdi", "governor.nomad-gpu.json") }
+
 // pluginConfig is the inside of the plugin's config block. What the plugin keeps
 // is the client's own: several clients share this machine.
 func (c *Client) pluginConfig(options ClientOptions) string {

@@ -25,7 +25,8 @@ const (
 	hangingClient  = "hanging"  // its driver hangs
 	laterClient    = "later"    // gets its driver later
 	ordinaryClient = "ordinary" // all is well
-	filesClient    = "files"    // hands out device nodes and libraries
+	filesClient    = "files"    // hands out device nodes and mounts libraries
+	cdiClient      = "cdi"      // hands out device nodes and CDI names, as by default
 )
 
 // TestPluginOnRealNomad plays what befalls GPU nodes on clients of one cluster,
@@ -38,7 +39,9 @@ func TestPluginOnRealNomad(t *testing.T) {
 		{Name: hangingClient, Fixture: "l40s-x4"},
 		{Name: laterClient, Fixture: "l40s-x4", NoDriver: true},
 		{Name: ordinaryClient, Fixture: "l40s-x4"},
-		{Name: filesClient, Fixture: "l40s-x4", DriverFiles: true, PluginConfig: "injection = \"devices\"\n"},
+		{Name: filesClient, Fixture: "l40s-x4", DriverFiles: true, PluginConfig: "injection = \"devices\"\n",
+			HostVolumes: map[string]string{"data": dataVolume(t)}},
+		{Name: cdiClient, Fixture: "l40s-x4", DriverFiles: true, HostVolumes: map[string]string{"data": dataVolume(t)}},
 	}})
 	n := follow(t, c)
 	t.Cleanup(func() {
@@ -67,6 +70,7 @@ func TestPluginOnRealNomad(t *testing.T) {
 	play("the driver is loaded later", driverComesLater)
 	play("what tasks receive", tasksReceive)
 	play("device nodes and libraries", filesInTasks)
+	play("device nodes and CDI names", cdiInTasks)
 }
 
 // fault is one way in which a GPU fails.
