@@ -210,11 +210,16 @@ func (s *Supervisor) account() {
 	if errors.As(cause, &f) && f.detail != nil {
 		facts = append(facts, "detail", f.detail)
 	}
-	if s.options.Now().Sub(s.process.started) >= steadyAfter {
+	lived := s.options.Now().Sub(s.process.started)
+	if lived >= steadyAfter {
 		s.inRow = 0
 	}
-	delay := s.fail(cause)
-	if planned && s.inRow == 1 {
+	var delay time.Duration
+	if planned && s.process.hasServed() && lived >= s.options.BackoffLeast {
+		// It did its work until the library was replaced: no failure, whatever
+		// befell the workers before it.
+		s.last, s.notBefore = cause, s.options.Now()
+	} else if delay = s.fail(cause); planned && s.inRow == 1 {
 		s.notBefore, delay = s.options.Now(), 0
 	}
 	s.options.Logger.Warn("the NVML worker ended", append(facts, "restart_after", delay.String())...)

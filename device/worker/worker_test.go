@@ -373,6 +373,32 @@ func TestReplacedLibraryExchangesTheWorkerWithinTheCall(t *testing.T) {
 	must.NoError(t, err)
 }
 
+// A driver that is upgraded soon after its workers crashed makes no device
+// unhealthy: the worker that served is exchanged within the call all the same.
+func TestReplacedLibraryIsNoFailureAfterOthers(t *testing.T) {
+	t.Parallel()
+	dir, clock := "", time.Unix(0, 0)
+	s, set := start(t, func(o *Options) {
+		dir, o.Now = o.Args[2], func() time.Time { return clock }
+		o.BackoffLeast, o.BackoffMost = time.Second, 8*time.Second
+	})
+	set("crash", true)
+	for range 3 {
+		_, err := s.Read()
+		must.ErrorContains(t, err, "exit status 127")
+		_, _ = s.Read() // tells of the end
+		clock = clock.Add(8 * time.Second)
+	}
+	set("crash", false)
+	eventually(t, s)
+	clock = clock.Add(time.Second)
+	first := pid(t, s)
+	must.NoError(t, os.WriteFile(filepath.Join(dir, "outdated"), []byte(strconv.Itoa(first)), 0o644))
+	_, err := s.Read()
+	must.NoError(t, err)
+	must.NotEq(t, first, pid(t, s))
+}
+
 func TestMismatchIsToldAndEachReadTriesAFreshProcess(t *testing.T) {
 	t.Parallel()
 	s, set := start(t, nil)
