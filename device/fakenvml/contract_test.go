@@ -21,7 +21,13 @@ import (
 // libraries is where the fake libraries are, built once for all tests.
 var libraries string
 
+// builtLibraries names the folder for a test that runs itself again.
+const builtLibraries = "FAKENVML_TEST_LIBRARIES"
+
 func TestMain(m *testing.M) {
+	if libraries = os.Getenv(builtLibraries); libraries != "" {
+		os.Exit(m.Run())
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "fakenvml")
 		if err != nil {
@@ -29,7 +35,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		if out, err := exec.Command("./build.sh", "--library", dir).CombinedOutput(); err != nil {
+		if out, err := exec.Command("./build.sh", "--libraries", dir).CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build the fake library: %v\n%s", err, out)
 			return 1
 		}
@@ -48,6 +54,12 @@ type node struct {
 
 func open(t *testing.T, name string) node {
 	t.Helper()
+	return openWith(t, name, filepath.Join(libraries, nvmlName))
+}
+
+func openWith(t *testing.T, name, library string) node {
+	t.Helper()
+	watchSources(t)
 	path := filepath.Join("fixtures", name+".hcl")
 	src, err := os.ReadFile(path)
 	must.NoError(t, err)
@@ -60,10 +72,22 @@ func open(t *testing.T, name string) node {
 	must.NoError(t, err)
 	t.Setenv("FAKENVML_FIXTURE", compiled)
 	t.Setenv("FAKENVML_CONTROL", c.Path())
-	lib := nvml.New(nvml.WithLibraryPath(filepath.Join(libraries, "libnvidia-ml.so.1")))
+	lib := nvml.New(nvml.WithLibraryPath(library))
 	must.Eq(t, nvml.SUCCESS, lib.Init())
 	t.Cleanup(func() { must.Eq(t, nvml.SUCCESS, lib.Shutdown()) })
 	return node{Interface: lib, Control: c, fixture: f}
+}
+
+// watchSources makes a change of the C sources one that go test sees: it runs
+// tests again when a file changed that they looked at.
+func watchSources(t *testing.T) {
+	t.Helper()
+	sources, err := filepath.Glob("src/*")
+	must.NoError(t, err)
+	for _, source := range append(sources, "build.sh") {
+		_, err := os.Stat(source)
+		must.NoError(t, err)
+	}
 }
 
 // gpu is the handle of one GPU, which must answer.

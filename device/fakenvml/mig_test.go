@@ -6,8 +6,10 @@ import (
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/shoenig/test/must"
+	"pgregory.net/rapid"
 
 	"github.com/nomad-governor/governor/device/fakenvml/control"
+	"github.com/nomad-governor/governor/device/fakenvml/fixture"
 )
 
 // devices lists the MIG devices of a GPU as a careful reader does: every index
@@ -199,6 +201,42 @@ func TestMIGDevicesComeAndGo(t *testing.T) {
 	must.NoError(t, n.Reset())
 	must.Len(t, 0, devices(t, empty))
 	must.Len(t, 4, devices(t, gpu))
+}
+
+// Whatever is made and destroyed, the GPU lists what is there, once each, and
+// no more than it holds.
+func TestPropertyMIGDevicesAreWhatWasMadeAndNotDestroyed(t *testing.T) {
+	n := open(t, "mig-h100")
+	gpu := n.gpu(t, 3)
+	there := map[control.Instance]string{}
+	serial := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		for range rapid.IntRange(1, 6).Draw(rt, "changes") {
+			i := control.Instance{
+				GPUInstance:     rapid.IntRange(0, 3).Draw(rt, "GPU instance"),
+				ComputeInstance: rapid.IntRange(0, 1).Draw(rt, "compute instance")}
+			if rapid.Bool().Draw(rt, "destroy") {
+				must.NoError(rt, n.DestroyMIG(3, i))
+				delete(there, i)
+				continue
+			}
+			serial++
+			there[i] = fmt.Sprintf("MIG-00000000-0000-4000-8000-%012d", serial)
+			must.NoError(rt, n.CreateMIG(3, control.MIG{Instance: i, UUID: there[i], Profile: "1g.10gb"}))
+		}
+		listed := map[control.Instance]string{}
+		for index := range fixture.MaxMIG {
+			device, ret := gpu.GetMigDeviceHandleByIndex(index)
+			if ret == nvml.ERROR_NOT_FOUND {
+				continue
+			}
+			must.Eq(rt, nvml.SUCCESS, ret)
+			gi, _ := device.GetGpuInstanceId()
+			ci, _ := device.GetComputeInstanceId()
+			listed[control.Instance{GPUInstance: gi, ComputeInstance: ci}], _ = device.GetUUID()
+		}
+		must.Eq(rt, there, listed)
+	})
 }
 
 func TestLostGPUTakesItsMIGDevicesAlong(t *testing.T) {

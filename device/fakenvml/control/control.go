@@ -58,8 +58,8 @@ func (c *Control) Reset() error {
 // SetGPULost makes every call on the GPU answer NVML_ERROR_GPU_IS_LOST.
 func (c *Control) SetGPULost(index int) error { return c.set(gpuKey(index, "lost"), 1) }
 
-// ClearLost brings the GPU back.
-func (c *Control) ClearLost(index int) error { return c.unset(gpuKey(index, "lost")) }
+// ClearLost brings the GPU back, one that was lost from the start too.
+func (c *Control) ClearLost(index int) error { return c.set(gpuKey(index, "lost"), 0) }
 
 // XID delivers the XID, of the whole GPU, to every event set that waits.
 func (c *Control) XID(index, xid int) error {

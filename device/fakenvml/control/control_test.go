@@ -59,6 +59,29 @@ func TestMIGDeviceIsMadeBeforeItIsDescribed(t *testing.T) {
 	must.SliceContains(t, lines(), "gpu 0 power_usage none")
 }
 
+func TestProcessesAndHealthAreLines(t *testing.T) {
+	t.Parallel()
+	c, lines := open(t)
+	on := &control.Instance{GPUInstance: 7, ComputeInstance: 1}
+	must.NoError(t, errors.Join(
+		c.StartProcess(control.Process{GPU: 1, PID: 10, Kind: control.Compute, Bytes: 5}),
+		c.StartProcess(control.Process{GPU: 1, PID: 10, Kind: control.Graphics, Bytes: -1}),
+		c.StartProcess(control.Process{GPU: 1, PID: 100, Kind: control.MPS, Bytes: 6, Instance: on}),
+		c.LinkCounter(0, 2, "replay", 7), c.LinkCounter(0, control.AllLinks, "replay", 1),
+		c.ThrottleReasons(0, 64), c.ECC(0, 1, 2), c.RowRemap(0, true, false), c.RetiredPages(0, 3, 4, true),
+		c.FabricState(0, control.FabricInProgress), c.FabricSummary(0, control.FabricLimited), c.Profiling(0, 1, 2, 3, 4)))
+	must.Eq(t, []string{
+		"fakenvml 1", "count 0 * replay 1", "count 0 2 replay 7",
+		"gpu 0 ecc_volatile_dbe 2", "gpu 0 ecc_volatile_sbe 1", "gpu 0 fabric_state 2", "gpu 0 fabric_summary 3",
+		"gpu 0 gpm_dram 4", "gpu 0 gpm_graphics 1", "gpu 0 gpm_sm 2", "gpu 0 gpm_tensor 3",
+		"gpu 0 remap_failure 0", "gpu 0 remap_pending 1", "gpu 0 retired_dbe 4", "gpu 0 retired_pending 1", "gpu 0 retired_sbe 3",
+		"gpu 0 throttle 64",
+		"process 1 10 compute 5", "process 1 10 graphics none", "process 1 100 mps 6 7 1"}, lines())
+	must.NoError(t, c.EndProcess(1, 10))
+	must.SliceContains(t, lines(), "process 1 100 mps 6 7 1")
+	must.Len(t, 18, lines())
+}
+
 func TestReadersNeverSeeHalfAFile(t *testing.T) {
 	t.Parallel()
 	c, lines := open(t)
