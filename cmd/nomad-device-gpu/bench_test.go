@@ -25,27 +25,34 @@ import (
 	"github.com/nomad-governor/governor/device/plugin"
 )
 
-// BenchmarkWorker measures calls of an idle DGX (8 GPUs) through the worker:
-// wall time, and the CPU time of this process as cpu-ns/op.
+// BenchmarkWorker measures calls of an idle DGX H100 (8 GPUs) and DGX-2 (16)
+// through the worker: wall time, and the CPU time of this process, which is what
+// the plugin adds to NVML's own, as cpu-ns/op. BenchmarkReader in device/nvml has
+// the same calls without a worker between.
 func BenchmarkWorker(b *testing.B) {
-	for name, call := range map[string]func(plugin.Source) error{
-		"Watch":  func(s plugin.Source) error { _, err := s.Watch(0); return err },
-		"Read":   func(s plugin.Source) error { _, err := s.Read(); return err },
-		"Sample": func(s plugin.Source) error { _, err := s.Sample(); return err },
-	} {
-		b.Run(name, func(b *testing.B) {
-			b.Setenv("FAKENVML_FIXTURE", filepath.Join(fake, "fixtures", "dgxh100.flat"))
-			s := supervise(program, hclog.NewNullLogger())(plugin.Settings{LibraryPath: library()})
-			defer s.Close()
-			_, err := s.Read()
-			must.NoError(b, err)
-			b.ReportAllocs()
-			before := cpu(b)
-			for b.Loop() {
-				must.NoError(b, call(s))
-			}
-			b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op")
-		})
+	for _, node := range []struct {
+		gpus    int
+		fixture string
+	}{{8, "dgxh100"}, {16, "dgx2"}} {
+		for name, call := range map[string]func(plugin.Source) error{
+			"Watch":  func(s plugin.Source) error { _, err := s.Watch(0); return err },
+			"Read":   func(s plugin.Source) error { _, err := s.Read(); return err },
+			"Sample": func(s plugin.Source) error { _, err := s.Sample(); return err },
+		} {
+			b.Run(fmt.Sprintf("%s/%dGPUs", name, node.gpus), func(b *testing.B) {
+				b.Setenv("FAKENVML_FIXTURE", flat(node.fixture))
+				s := supervise(program, hclog.NewNullLogger())(plugin.Settings{LibraryPath: library()})
+				defer s.Close()
+				_, err := s.Read()
+				must.NoError(b, err)
+				b.ReportAllocs()
+				before := cpu(b)
+				for b.Loop() {
+					must.NoError(b, call(s))
+				}
+				b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op")
+			})
+		}
 	}
 }
 

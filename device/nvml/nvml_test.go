@@ -42,13 +42,13 @@ func TestMain(m *testing.M) {
 // node points the fake library at a fixture and returns a reader of it, and
 // the control of the node. Tests share the process's one library, so they do
 // not run in parallel.
-func node(t *testing.T, name string) (*nvml.Reader, *control.Control) {
+func node(t testing.TB, name string) (*nvml.Reader, *control.Control) {
 	t.Helper()
 	return nodeWith(t, name, nil)
 }
 
 // nodeWith edits the compiled fixture first.
-func nodeWith(t *testing.T, name string, edit func([]byte) []byte) (*nvml.Reader, *control.Control) {
+func nodeWith(t testing.TB, name string, edit func([]byte) []byte) (*nvml.Reader, *control.Control) {
 	t.Helper()
 	path := filepath.Join("../fakenvml/fixtures", name+".hcl")
 	src, err := os.ReadFile(path)
