@@ -30,15 +30,27 @@ func topo(o options, stdout, stderr io.Writer) int {
 		return m.Path(i, j).String()
 	})
 	fmt.Fprintln(stdout)
-	topoTable(stdout, inv, m, "GB/s one way, as a collective sees it", func(i, j int) string {
-		tenths := (m.EffectiveMBps(i, j) + 50) / 100
-		return fmt.Sprintf("%d.%d", tenths/10, tenths%10)
-	})
+	topoTable(stdout, inv, m, "GB/s one way, as the links are rated", func(i, j int) string { return gigabytes(m.PeakMBps(i, j)) })
+	fmt.Fprintln(stdout)
+	topoTable(stdout, inv, m, "GB/s one way, as a collective (NCCL) sees it", func(i, j int) string { return gigabytes(m.EffectiveMBps(i, j)) })
 	fmt.Fprint(stdout, `
 NV#   # NVLinks bonded      PIX   one PCIe switch       PXB   several PCIe switches
 PHB   one host bridge       NODE  one NUMA node         SYS   across NUMA nodes
 `)
+	for _, p := range inv.OneSided() {
+		fmt.Fprintf(stdout, "\nwarning: GPU%d reports %d NVLinks to GPU%d, which reports %d back: counted as %d\n",
+			p.A, p.FromA, p.B, p.FromB, min(p.FromA, p.FromB))
+	}
 	return 0
+}
+
+// gigabytes writes MB/s as GB/s with one digit; "?" for none known.
+func gigabytes(mbps int) string {
+	if mbps == 0 {
+		return "?"
+	}
+	tenths := (mbps + 50) / 100
+	return fmt.Sprintf("%d.%d", tenths/10, tenths%10)
 }
 
 func topoTable(w io.Writer, inv inventory.Inventory, m *topology.Matrix, title string, cell func(i, j int) string) {

@@ -140,6 +140,7 @@ func TestLinkThatOneEndDeniesIsReportedAtBoth(t *testing.T) {
 	must.StrContains(t, got[0], "nvlink_one_sided")
 	must.StrContains(t, got[1], "nvlink_one_sided")
 	must.Eq(t, "", got[2])
+	must.Eq(t, []inventory.OneSided{{A: 0, B: 1, FromA: 2, FromB: 1}}, observe(list...).OneSided())
 }
 
 func TestXIDOfAMIGInstanceConcernsItAlone(t *testing.T) {

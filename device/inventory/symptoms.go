@@ -70,6 +70,28 @@ func oneSided(d Device, peers []Device) bool {
 	return false
 }
 
+// OneSided is a pair of GPUs whose ends of their NVLinks disagree. A and B are
+// positions in Inventory.Devices, A < B, with the links that each end reports;
+// a topology counts the lesser.
+type OneSided struct {
+	A, B         int
+	FromA, FromB int
+}
+
+// OneSided lists the pairs whose ends disagree, in order.
+func (inv Inventory) OneSided() []OneSided {
+	var pairs []OneSided
+	for i, a := range inv.Devices {
+		for j := i + 1; j < len(inv.Devices); j++ {
+			b := inv.Devices[j]
+			if there, back := directLinks(a.GPU, b.GPU), directLinks(b.GPU, a.GPU); there != back {
+				pairs = append(pairs, OneSided{A: i, B: j, FromA: there, FromB: back})
+			}
+		}
+	}
+	return pairs
+}
+
 // NVML's fabric health mask (nvmlGpuFabricInfo_v3_t): fields of two bits, 1
 // true and 2 false, 0 where the driver has no such report; the configuration's
 // field has four bits and is good as 0 or 1. Never test a field against zero.

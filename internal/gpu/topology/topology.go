@@ -141,6 +141,19 @@ func (m *Matrix) EffectiveMBps(i, j int) int {
 	return max(1, pcie*pathPercent[m.Path(i, j)]/100)
 }
 
+// PeakMBps is the bandwidth between GPUs i and j, one direction, as their links
+// are rated: NVLinks times the speed of one, or the PCIe link of one GPU where
+// there is no NVLink; 0 when not known.
+func (m *Matrix) PeakMBps(i, j int) int {
+	if i == j {
+		return 0
+	}
+	if n := m.Links(i, j); n > 0 && m.linkMBps > 0 {
+		return n * m.linkMBps
+	}
+	return m.pcieMBps
+}
+
 func (m *Matrix) effectiveLinkMBps() int {
 	best, distance := 0, -1
 	for _, e := range effectiveLink {

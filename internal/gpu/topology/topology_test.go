@@ -115,3 +115,15 @@ func TestEffectiveBandwidthRanksPathsAsNCCLDoes(t *testing.T) {
 	rubin.Set(0, 1, 1, topology.PathNode)
 	must.Eq(t, 85000, rubin.EffectiveMBps(0, 1)) // unknown generation: four fifths
 }
+
+func TestPeakBandwidthIsWhatTheLinksAreRated(t *testing.T) {
+	t.Parallel()
+	m := topology.New(3, 26562, 63000)
+	m.Set(0, 1, 18, topology.PathNode)
+	m.Set(0, 2, 0, topology.PathSystem)
+	m.Set(1, 2, 0, topology.PathSystem)
+	must.Eq(t, 18*26562, m.PeakMBps(0, 1))
+	must.Eq(t, 63000, m.PeakMBps(0, 2))
+	must.Zero(t, m.PeakMBps(1, 1))
+	must.Zero(t, topology.New(2, 0, 0).PeakMBps(0, 1))
+}
