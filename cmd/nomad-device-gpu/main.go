@@ -36,6 +36,8 @@ To see what it sees on this machine, run it with one of these commands:
     health [-json]        how each device is, and why; exit code 1 when one is unhealthy
     topo                  the GPUs' connections, as nvidia-smi topo -m, with GB/s
     groups [-reset]       the topology groups that are kept for this node's GPUs
+    release, resume       make the plugin let go of the driver, so that its modules can
+                          be unloaded, and take it again
     version               the version of this program
 
 Options of all but the last:
@@ -128,7 +130,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	commands := map[string]func(options, io.Writer, io.Writer) int{
-		"doctor": doctor, "fingerprint": fingerprint, "health": health, "topo": topo, "groups": groups}
+		"doctor": doctor, "fingerprint": fingerprint, "health": health, "topo": topo, "groups": groups,
+		"release": release, "resume": resume}
 	if do, found := commands[args[0]]; found {
 		return command(args, stdout, stderr, do)
 	}

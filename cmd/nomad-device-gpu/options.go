@@ -65,7 +65,11 @@ func configured(file string) (deviceconfig.Settings, error) {
 	if err != nil {
 		return deviceconfig.Settings{}, err
 	}
-	return deviceconfig.Parse(src, file, plugin.Name)
+	block, err := deviceconfig.Parse(src, file, plugin.Name)
+	if err != nil {
+		return deviceconfig.Settings{}, err
+	}
+	return plugin.Merge(block)
 }
 
 // read is one reading, as the plugin would start with, and the layout by which

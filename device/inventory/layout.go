@@ -40,19 +40,13 @@ const (
 // before Volta and 60 since; more shares than that are of no use either.
 const ReplicasMost = 48
 
-// ShareRule makes shares of the GPUs that it matches.
-type ShareRule struct {
-	// GPUs are UUIDs, PCI addresses ("0000:3b:00.0"), indices or model
-	// names, in which * stands for any text; "*" alone matches every GPU.
-	GPUs     []string
-	Strategy SharingStrategy
-	// Replicas is the number of shares of each GPU, 2 to ReplicasMost.
-	Replicas int
-}
+// Patterns name GPUs: by UUID, PCI address ("0000:3b:00.0"), index, or model, in
+// which * stands for any text; "*" alone matches every GPU.
+type Patterns []string
 
-// Matches reports whether the rule is for the GPU.
-func (r ShareRule) Matches(g GPU) bool {
-	return slices.ContainsFunc(r.GPUs, func(pattern string) bool {
+// Match reports whether a pattern matches the GPU.
+func (p Patterns) Match(g GPU) bool {
+	return slices.ContainsFunc(p, func(pattern string) bool {
 		if pattern == g.UUID || strings.EqualFold(pattern, g.PCIBusID) || pattern == strconv.Itoa(g.Index) {
 			return true
 		}
@@ -60,6 +54,14 @@ func (r ShareRule) Matches(g GPU) bool {
 		matched, err := path.Match(pattern, g.Name)
 		return err == nil && matched
 	})
+}
+
+// ShareRule makes shares of the GPUs that it matches.
+type ShareRule struct {
+	GPUs     Patterns
+	Strategy SharingStrategy
+	// Replicas is the number of shares of each GPU, 2 to ReplicasMost.
+	Replicas int
 }
 
 // Layout says how a node's GPUs become the devices that Nomad hands out. The
@@ -72,8 +74,10 @@ type Layout struct {
 	MPSProblem string
 	// Islands is the topology group of each GPU by UUID; see Identity.
 	Islands map[string]string
-	// Ignored are the UUIDs of GPUs and MIG instances that are not offered.
-	Ignored []string
+	// Ignored are the UUIDs of GPUs and MIG instances that are not offered;
+	// IgnoredGPUs matches more GPUs.
+	Ignored     []string
+	IgnoredGPUs Patterns
 }
 
 // Unit is one device that Nomad can hand out: a GPU, a share of one, or a MIG
@@ -106,7 +110,7 @@ func ShareID(uuid string, index int) string { return fmt.Sprintf("%s::%d", uuid,
 func (inv Inventory) Units(l Layout) []Unit {
 	var units []Unit
 	for _, d := range inv.Devices {
-		if slices.Contains(l.Ignored, d.GPU.UUID) {
+		if slices.Contains(l.Ignored, d.GPU.UUID) || l.IgnoredGPUs.Match(d.GPU) {
 			continue
 		}
 		for _, u := range l.units(d) {
@@ -129,7 +133,7 @@ func (l Layout) units(d Device) []Unit {
 		return l.instances(whole)
 	}
 	for _, rule := range l.Sharing {
-		if rule.Matches(d.GPU) {
+		if rule.GPUs.Match(d.GPU) {
 			return l.shares(whole, rule)
 		}
 	}

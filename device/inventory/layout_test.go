@@ -114,6 +114,9 @@ func TestIgnoredDevicesAreNotOffered(t *testing.T) {
 	inv := observe(card(0), split(card(1), 2), card(2))
 	l := inventory.Layout{Ignored: []string{uuid(0), "MIG-1-1"}}
 	must.Eq(t, map[string]string{"MIG-1-0": "", uuid(2): ""}, byID(inv, l))
+	l.IgnoredGPUs = inventory.Patterns{busID(2)}
+	must.Eq(t, map[string]string{"MIG-1-0": ""}, byID(inv, l))
+	must.MapEmpty(t, byID(inv, inventory.Layout{IgnoredGPUs: inventory.Patterns{"Card*"}}))
 }
 
 func TestMultiNodeFabricIsNamedAndASingleHostsIsNot(t *testing.T) {

@@ -21,8 +21,10 @@ func attr(name, typ, literal string) *hclspec.Spec {
 }
 
 var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"config_file":        attr("config_file", "string", ""),
 	"enabled":            attr("enabled", "bool", "true"),
 	"ignored_gpu_ids":    attr("ignored_gpu_ids", "list(string)", "[]"),
+	"ignored_gpus":       attr("ignored_gpus", "list(string)", "[]"),
 	"fingerprint_period": attr("fingerprint_period", "string", `"15s"`),
 	"health_period":      attr("health_period", "string", `"1s"`),
 	"nvml_library_path":  attr("nvml_library_path", "string", ""),

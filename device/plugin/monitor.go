@@ -23,6 +23,8 @@ type source interface {
 	// Watch waits for XIDs, at most that long, and says how the GPUs are in a
 	// digest that differs when a Read would.
 	Watch(timeout time.Duration) (inventory.Watched, error)
+	// Release lets go of the driver until the next Read.
+	Release()
 	// Close ends the source and makes calls that are under way return.
 	Close()
 }
@@ -64,6 +66,14 @@ type monitor struct {
 	callTimeout time.Duration
 	// failing says that the latest read failed.
 	failing atomic.Bool
+	stats   bool // whether there are any
+	// healthPeriod is the settings', for the goroutine that follows.
+	healthPeriod atomic.Int64
+	// block is the settings without the configuration file, which file follows.
+	block Settings
+	file  follower
+	// wasReleased says that the driver is released.
+	wasReleased bool
 	// warned says that a topology_groups that is not in force was reported.
 	warned bool
 
@@ -82,10 +92,14 @@ type monitor struct {
 	readyOnce sync.Once
 }
 
-func newMonitor(s source, i injector, settings Settings, id inventory.Identity, logger hclog.Logger, now func() time.Time, callTimeout time.Duration) *monitor {
-	return &monitor{source: s, injector: i, settings: settings, layout: settings.Layout, identity: id,
+func newMonitor(s source, i injector, block, settings Settings, id inventory.Identity, logger hclog.Logger, now func() time.Time, callTimeout time.Duration) *monitor {
+	m := &monitor{source: s, injector: i, block: block, file: follower{path: block.ConfigFile}, stats: settings.Stats,
+		settings: settings, layout: settings.Layout, identity: id,
 		inventory: inventory.Inventory{Policy: settings.Policy}, logger: logger, guard: newGuard(now), now: now, callTimeout: callTimeout,
 		groups: []inventory.Group{}, changed: make(chan struct{}), ready: make(chan struct{})}
+	m.healthPeriod.Store(int64(settings.HealthPeriod))
+	m.file.changed() // as it is now it is in the settings
+	return m
 }
 
 // run reads until ctx ends: fully each fingerprint period, and at once when an
@@ -107,13 +121,19 @@ func (m *monitor) run(ctx context.Context) {
 		case w := <-news:
 			if len(w.Events) > 0 {
 				m.note(w.Events)
-			} else if w.Digest == digest || failures > 0 { // only the read with its back-off opens NVML again
+			} else if m.released() == m.wasReleased && w.Digest == digest || failures > 0 { // only the read with its back-off opens NVML again
 				continue
 			}
 			digest = w.Digest
 		case <-timer.C:
 		}
-		failures = m.read(ctx, failures)
+		m.reload()
+		if m.wasReleased = m.released(); m.wasReleased {
+			m.release()
+			failures = 1 // looks again in retryLeast, for the end of it
+		} else {
+			failures = m.read(ctx, failures)
+		}
 		m.failing.Store(failures > 0)
 		timer.Reset(m.nextPeriod(failures))
 	}
@@ -164,11 +184,12 @@ func (m *monitor) read(ctx context.Context, failures int) int {
 func (m *monitor) follow(ctx context.Context, out chan<- inventory.Watched) {
 	for ctx.Err() == nil {
 		if m.failing.Load() {
-			sleep(ctx, m.settings.HealthPeriod)
+			sleep(ctx, time.Duration(m.healthPeriod.Load()))
 			continue
 		}
-		w, err := call(ctx, m.guard, "watch", m.callTimeout+m.settings.HealthPeriod, func() (inventory.Watched, error) {
-			return m.source.Watch(m.settings.HealthPeriod)
+		period := time.Duration(m.healthPeriod.Load())
+		w, err := call(ctx, m.guard, "watch", m.callTimeout+period, func() (inventory.Watched, error) {
+			return m.source.Watch(period)
 		})
 		if err != nil {
 			w = inventory.Watched{Digest: "error: " + err.Error()}
@@ -178,7 +199,7 @@ func (m *monitor) follow(ctx context.Context, out chan<- inventory.Watched) {
 		case <-ctx.Done():
 		}
 		if err != nil || w.Eventless { // soon again: an XID that nobody waits for is lost
-			sleep(ctx, m.settings.HealthPeriod)
+			sleep(ctx, period)
 		}
 	}
 }

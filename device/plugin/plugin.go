@@ -39,6 +39,7 @@ type Plugin struct {
 	callTimeout time.Duration
 
 	mu        sync.Mutex
+	block     Settings // without the configuration file
 	settings  Settings
 	monitor   *monitor
 	injector  injector
@@ -59,7 +60,7 @@ func New(logger hclog.Logger, parts Parts, now func() time.Time) *Plugin {
 	if err != nil {
 		panic(err) // the defaults are constants
 	}
-	return &Plugin{logger: logger.Named(Name), parts: parts, now: now, callTimeout: callTimeout, settings: s}
+	return &Plugin{logger: logger.Named(Name), parts: parts, now: now, callTimeout: callTimeout, block: s, settings: s}
 }
 
 // Serve serves the plugin until Nomad ends the process. It must be called only
@@ -102,7 +103,11 @@ func (p *Plugin) SetConfig(c *base.Config) error {
 
 // Configure sets what counts when the plugin starts, once.
 func (p *Plugin) Configure(s Settings) error {
-	if err := checkIdentity(s); err != nil {
+	merged, err := Merge(s)
+	if err != nil {
+		return fmt.Errorf("config_file: %w", err)
+	}
+	if err := checkIdentity(merged); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -111,7 +116,7 @@ func (p *Plugin) Configure(s Settings) error {
 		p.logger.Warn("the plugin block changed while the plugin runs; it counts from the next start of the client")
 		return nil
 	}
-	p.settings = s
+	p.block, p.settings = s, merged
 	return nil
 }
 
@@ -161,7 +166,7 @@ func (p *Plugin) start() (*monitor, error) {
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := newMonitor(p.parts.Source(s), p.injector, s, id, p.logger, p.now, p.callTimeout)
+	m := newMonitor(p.parts.Source(s), p.injector, p.block, s, id, p.logger, p.now, p.callTimeout)
 	p.monitor, p.cancel = m, cancel
 	p.running.Go(func() { m.run(ctx) })
 	if p.parts.Listen != nil && s.PrometheusAddress != "" {

@@ -25,14 +25,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // node is a source with state: GPUs that can fail, an NVML that can be away,
 // calls that can hang until released.
 type node struct {
-	mu     sync.Mutex
-	gpus   int
-	lost   map[int]string
-	err    error
-	hang   chan struct{} // nil: calls return
-	xids   chan inventory.Event
-	reads  int
-	closed bool
+	mu       sync.Mutex
+	gpus     int
+	lost     map[int]string
+	err      error
+	hang     chan struct{} // nil: calls return
+	xids     chan inventory.Event
+	reads    int
+	released int
+	closed   bool
 }
 
 func newNode(gpus int) *node {
@@ -112,6 +113,8 @@ func (n *node) Watch(timeout time.Duration) (inventory.Watched, error) {
 	w.Digest = fmt.Sprint(n.lost)
 	return w, nil
 }
+
+func (n *node) Release() { n.set(func() { n.released++ }) }
 
 func (n *node) Close() { n.set(func() { n.closed = true }) }
 

@@ -25,7 +25,7 @@ func (p *Plugin) Stats(ctx context.Context, interval time.Duration) (<-chan *dev
 }
 
 func (p *Plugin) streamStats(ctx context.Context, m *monitor, interval time.Duration, out chan<- *device.StatsResponse) {
-	if !m.settings.Stats {
+	if !m.stats {
 		<-ctx.Done()
 		return
 	}

@@ -305,6 +305,23 @@ func innermost(err error) string {
 	return err.Error()
 }
 
+// Release ends the worker, and with it this machine's hold on the driver. The
+// next Read starts another.
+func (s *Supervisor) Release() {
+	s.mu.Lock()
+	p := s.process
+	s.mu.Unlock()
+	if p == nil {
+		return
+	}
+	p.retire(failuref("nvml_worker: the driver was released"), true)
+	if !waitFor(p.reaped, closeGrace) {
+		p.kill()
+		waitFor(p.reaped, closeMost)
+	}
+	s.settle(p, true)
+}
+
 // Close ends the worker and waits for its end. One that the kernel cannot end
 // within closeMost is left to the parent-death signal.
 func (s *Supervisor) Close() {

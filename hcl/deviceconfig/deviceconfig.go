@@ -36,8 +36,10 @@ const (
 // Block is the plugin block as Nomad sends it, and as HCL has it. Settings says
 // what each means.
 type Block struct {
+	ConfigFile        string    `codec:"config_file" hcl:"config_file,optional"`
 	Enabled           bool      `codec:"enabled" hcl:"enabled,optional"`
 	IgnoredGPUIDs     []string  `codec:"ignored_gpu_ids" hcl:"ignored_gpu_ids,optional"`
+	IgnoredGPUs       []string  `codec:"ignored_gpus" hcl:"ignored_gpus,optional"`
 	FingerprintPeriod string    `codec:"fingerprint_period" hcl:"fingerprint_period,optional"`
 	HealthPeriod      string    `codec:"health_period" hcl:"health_period,optional"`
 	NVMLLibraryPath   string    `codec:"nvml_library_path" hcl:"nvml_library_path,optional"`
@@ -81,6 +83,10 @@ type Health struct {
 
 // Settings is a checked plugin block.
 type Settings struct {
+	// ConfigFile is laid over the block and followed; empty for none.
+	ConfigFile string
+	block      Block // what the settings were made of
+
 	Enabled                         bool
 	FingerprintPeriod, HealthPeriod time.Duration
 	LibraryPath                     string
@@ -130,12 +136,12 @@ func Default() Block {
 
 // Check makes settings of the block, or says what in it is wrong and what to do.
 func (b Block) Check() (Settings, error) {
-	s := Settings{Enabled: b.Enabled, LibraryPath: b.NVMLLibraryPath, Stats: b.Stats, StateDir: b.StateDir,
+	s := Settings{block: b, ConfigFile: b.ConfigFile, Enabled: b.Enabled, LibraryPath: b.NVMLLibraryPath, Stats: b.Stats, StateDir: b.StateDir,
 		DriverRoot: b.DriverRoot, DevRoot: b.DevRoot, CDISpecDir: b.CDISpecDir, IMEXChannels: b.IMEXChannels,
 		LibraryDir: b.LibraryDir, DockerRuntime: b.DockerRuntime, GDS: b.GDS, GDRCopy: b.GDRCopy, RDMA: b.RDMA,
 		MPSPipeDirectory: cmp.Or(b.MPSPipeDirectory, DefaultMPSPipeDirectory), MPSShmDirectory: b.MPSShmDirectory,
 		PrometheusAddress: b.PrometheusAddress, RogueExempt: b.RogueExempt, Injection: b.Injection}
-	s.Layout.Ignored = b.IgnoredGPUIDs
+	s.Layout.Ignored, s.Layout.IgnoredGPUs = b.IgnoredGPUIDs, b.IgnoredGPUs
 	if s.StateDir == "" {
 		s.StateDir = DefaultStateDir
 	}
@@ -145,7 +151,10 @@ func (b Block) Check() (Settings, error) {
 				"ignored_gpu_ids has %q, which is not a GPU UUID; they look like GPU-01234567-89ab-cdef-0123-456789abcdef, list them with: nvidia-smi -L", id)
 		}
 	}
-	var err error
+	err := checkPatterns("ignored_gpus", b.IgnoredGPUs)
+	if err != nil {
+		return Settings{}, err
+	}
 	if s.FingerprintPeriod, err = period("fingerprint_period", b.FingerprintPeriod, fingerprintPeriodLeast); err != nil {
 		return Settings{}, err
 	}
@@ -184,7 +193,7 @@ func oneOf[T ~string](name, text string, words []T) (T, error) {
 
 // checkPlaces checks paths, channels and the address.
 func (b Block) checkPlaces() error {
-	dirs := map[string]string{"state_dir": b.StateDir, "driver_root": b.DriverRoot, "dev_root": b.DevRoot,
+	dirs := map[string]string{"config_file": b.ConfigFile, "state_dir": b.StateDir, "driver_root": b.DriverRoot, "dev_root": b.DevRoot,
 		"cdi_spec_dir": b.CDISpecDir, "library_dir": b.LibraryDir, "mps_pipe_directory": b.MPSPipeDirectory,
 		"mps_shm_directory": b.MPSShmDirectory}
 	for _, name := range slices.Sorted(maps.Keys(dirs)) {
@@ -223,14 +232,21 @@ func shareRules(blocks []Sharing) ([]inventory.ShareRule, error) {
 		if len(b.GPUs) == 0 {
 			return nil, fmt.Errorf(`%s: gpus is empty; list UUIDs, PCI addresses, indices or model names, or "*" for every GPU`, where)
 		}
-		for _, pattern := range b.GPUs {
-			if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
-				return nil, fmt.Errorf("%s: gpus has %q, which no GPU can match; a [ needs its ]", where, pattern)
-			}
+		if err := checkPatterns(where+": gpus", b.GPUs); err != nil {
+			return nil, err
 		}
 		rules = append(rules, inventory.ShareRule{GPUs: b.GPUs, Strategy: strategy, Replicas: b.Replicas})
 	}
 	return rules, nil
+}
+
+func checkPatterns(name string, patterns []string) error {
+	for _, pattern := range patterns {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			return fmt.Errorf("%s has %q, which no GPU can match; a [ needs its ]", name, pattern)
+		}
+	}
+	return nil
 }
 
 const cleanReadingsMost = 1000

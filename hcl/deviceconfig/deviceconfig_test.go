@@ -39,6 +39,7 @@ func TestBlockThatIsWrongIsExplained(t *testing.T) {
 		"relative driver root":     {func(c *deviceconfig.Block) { c.DriverRoot = "x" }, `driver_root is "x"; it must be an absolute path`},
 		"channel":                  {func(c *deviceconfig.Block) { c.IMEXChannels = []int{5000} }, "imex_channels has 5000; channels are numbered 0 to 2047"},
 		"address":                  {func(c *deviceconfig.Block) { c.PrometheusAddress = "9400" }, `prometheus_address is "9400"; write host:port, such as "127.0.0.1:9400"`},
+		"pattern of ignored GPUs":  {func(c *deviceconfig.Block) { c.IgnoredGPUs = []string{""} }, `ignored_gpus has "", which no GPU can match`},
 		"one replica":              {share("time-slicing", 1, "*"), "sharing block 1: replicas is 1; it must be between 2 and 48"},
 		"no GPUs":                  {share("mps", 2), `sharing block 1: gpus is empty; list UUIDs, PCI addresses, indices or model names, or "*" for every GPU`},
 		"sharing strategy":         {share("magic", 2, "*"), `sharing block 1: strategy is "magic"; it must be one of "time-slicing", "mps"`},

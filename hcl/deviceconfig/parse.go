@@ -31,6 +31,40 @@ func Parse(src []byte, filename, plugin string) (Settings, error) {
 	return s, nil
 }
 
+// Over is the settings with a file's attributes and blocks in place of those of
+// the block that they were made of. The file is written like the block's inside.
+func (s Settings) Over(src []byte, filename string) (Settings, error) {
+	block := s.block
+	block.Sharing, block.Health = nil, nil // decoded as a whole or kept
+	file, diags := hclparse.NewParser().ParseHCL(src, filename)
+	if !diags.HasErrors() {
+		diags = append(diags, gohcl.DecodeBody(file.Body, nil, &block)...)
+	}
+	if diags.HasErrors() {
+		return Settings{}, diags
+	}
+	if block.ConfigFile != s.block.ConfigFile {
+		return Settings{}, fmt.Errorf("%s: config_file cannot name another file", filename)
+	}
+	if block.Sharing == nil {
+		block.Sharing = s.block.Sharing
+	}
+	if block.Health == nil {
+		block.Health = s.block.Health
+	}
+	next, err := block.Check()
+	if err != nil {
+		return Settings{}, fmt.Errorf("%s: %w", filename, err)
+	}
+	return next, nil
+}
+
+// WithoutSource is the settings without what they were made of, to compare them.
+func (s Settings) WithoutSource() Settings {
+	s.block = Block{}
+	return s
+}
+
 // pluginBody finds this plugin's config block in a client's configuration; a
 // file without any plugin block is taken as the block's inside when it has
 // attributes of one.
