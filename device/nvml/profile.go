@@ -6,16 +6,26 @@ import (
 	"github.com/nomad-governor/governor/device/inventory"
 )
 
-// profileMetrics are the performance counters that are read, and where they go.
+// profileMetrics are the performance counters that are read, where they go, and
+// how many of the sample's units one of NVML's is.
 var profileMetrics = []struct {
-	id nvml.GpmMetricId
-	to func(*inventory.Sample) *inventory.Maybe[int64]
+	id    nvml.GpmMetricId
+	scale float64
+	to    func(*inventory.Sample) *inventory.Maybe[int64]
 }{
-	{nvml.GPM_METRIC_GRAPHICS_UTIL, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.GraphicsActivePermille }},
-	{nvml.GPM_METRIC_SM_UTIL, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.SMActivePermille }},
-	{nvml.GPM_METRIC_ANY_TENSOR_UTIL, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.TensorActivePermille }},
-	{nvml.GPM_METRIC_DRAM_BW_UTIL, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.DRAMActivePermille }},
+	{nvml.GPM_METRIC_GRAPHICS_UTIL, permille, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.GraphicsActivePermille }},
+	{nvml.GPM_METRIC_SM_UTIL, permille, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.SMActivePermille }},
+	{nvml.GPM_METRIC_ANY_TENSOR_UTIL, permille, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.TensorActivePermille }},
+	{nvml.GPM_METRIC_DRAM_BW_UTIL, permille, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.DRAMActivePermille }},
+	{nvml.GPM_METRIC_PCIE_TX_PER_SEC, kilobytes, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.PCIeSentKBps }},
+	{nvml.GPM_METRIC_PCIE_RX_PER_SEC, kilobytes, func(s *inventory.Sample) *inventory.Maybe[int64] { return &s.PCIeReceivedKBps }},
 }
+
+// What one of NVML's units is: per cent, and MiB.
+const (
+	permille  = 10
+	kilobytes = 1048.576
+)
 
 // gpm holds the counters of one GPU at the sample before. A metric is the
 // difference of two.
@@ -66,7 +76,7 @@ func counters(lib nvml.Interface, before, now nvml.GpmSample, s *inventory.Sampl
 	}
 	for i, m := range profileMetrics {
 		if metric := get.Metrics[i]; nvml.Return(metric.NvmlReturn) == nvml.SUCCESS {
-			*m.to(s) = inventory.Known(int64(metric.Value*10 + 0.5)) // of per cent
+			*m.to(s) = inventory.Known(int64(metric.Value*m.scale + 0.5))
 		}
 	}
 }

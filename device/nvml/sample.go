@@ -2,6 +2,7 @@ package nvml
 
 import (
 	"strconv"
+	"sync"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
@@ -79,6 +80,7 @@ func (r *Reader) Sample() ([]inventory.Sample, error) {
 		return nil, notReady("count the GPUs", ret)
 	}
 	var samples []inventory.Sample
+	var slow []throughput
 	for index := range count {
 		device, ret := lib.DeviceGetHandleByIndex(index)
 		if ret != nvml.SUCCESS {
@@ -96,9 +98,37 @@ func (r *Reader) Sample() ([]inventory.Sample, error) {
 		r.processes(device, &sample)
 		r.profile(lib, device, &sample)
 		samples = append(samples, sample)
+		if !sample.PCIeSentKBps.Known && r.symbols.has("nvmlDeviceGetPcieThroughput") {
+			slow = append(slow, throughput{device, len(samples) - 1})
+		}
 		samples = append(samples, r.migSamples(device)...)
 	}
+	measurePCIe(slow, samples)
 	return samples, nil
+}
+
+// throughput is a GPU whose PCIe traffic must be measured, and its sample's place.
+type throughput struct {
+	device nvml.Device
+	at     int
+}
+
+// measurePCIe measures the PCIe traffic of GPUs without performance counters. NVML
+// counts for 20 ms in each call, so all GPUs are measured at once.
+func measurePCIe(gpus []throughput, samples []inventory.Sample) {
+	var measuring sync.WaitGroup
+	for _, g := range gpus {
+		measuring.Go(func() {
+			s := &samples[g.at]
+			if sent, ret := g.device.GetPcieThroughput(nvml.PCIE_UTIL_TX_BYTES); ret == nvml.SUCCESS {
+				s.PCIeSentKBps = inventory.Known(int64(sent))
+			}
+			if received, ret := g.device.GetPcieThroughput(nvml.PCIE_UTIL_RX_BYTES); ret == nvml.SUCCESS {
+				s.PCIeReceivedKBps = inventory.Known(int64(received))
+			}
+		})
+	}
+	measuring.Wait()
 }
 
 // migSamples reads what MIG instances have of their own: memory. The rest NVML
