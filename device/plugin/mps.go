@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,5 +40,5 @@ func mpsRuns(dir string) bool {
 		return false
 	}
 	err = syscall.Kill(pid, 0) // asks only
-	return err == nil || err == syscall.EPERM
+	return err == nil || errors.Is(err, syscall.EPERM)
 }
