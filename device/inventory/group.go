@@ -96,6 +96,9 @@ func (inv Inventory) group(units []Unit) Group {
 	if inv.CUDAVersion != "" {
 		g.Attributes[gpu.AttrCUDAVersion] = Text(inv.CUDAVersion)
 	}
+	if cc := enabled(inv.ConfidentialComputing); cc != "" {
+		g.Attributes[gpu.AttrConfidential] = Text(cc)
+	}
 	hardware(g.Attributes, devices)
 	fabric(g.Attributes, devices)
 	switch {
@@ -105,6 +108,9 @@ func (inv Inventory) group(units []Unit) Group {
 		shares(g.Attributes, units)
 	default:
 		links(g.Attributes, inv.matrix(devices), devices)
+		if p2p := inv.p2p(devices); p2p != "" {
+			g.Attributes[gpu.AttrP2P] = Text(p2p)
+		}
 	}
 	if first.Island != "" {
 		g.Attributes[gpu.AttrTopologyGroup] = Text(first.Island)

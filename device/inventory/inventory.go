@@ -16,6 +16,8 @@ type Inventory struct {
 	// Devices are sorted by PCI bus id, then UUID.
 	Devices []Device
 	Paths   []Path
+	// ConfidentialComputing is the latest reading's.
+	ConfidentialComputing Maybe[bool]
 	// Unidentified holds the failures of GPUs that never answered, so that
 	// there is no identity to publish them under.
 	Unidentified []string
@@ -50,6 +52,11 @@ func Observe(prev Inventory, r Readings) Inventory {
 		DriverVersion: cmp.Or(r.DriverVersion, prev.DriverVersion),
 		CUDAVersion:   cmp.Or(r.CUDAVersion, prev.CUDAVersion),
 		Paths:         mergePaths(prev.Paths, r.Paths),
+
+		ConfidentialComputing: r.ConfidentialComputing,
+	}
+	if !next.ConfidentialComputing.Known {
+		next.ConfidentialComputing = prev.ConfidentialComputing
 	}
 	reloaded := prev.DriverVersion != "" && next.DriverVersion != prev.DriverVersion
 	known := map[string]Device{}

@@ -134,6 +134,21 @@ func TestMultiNodeFabricIsNamedAndASingleHostsIsNot(t *testing.T) {
 	must.MapNotContainsKey(t, observe(tray...).Groups(whole)[0].Attributes, gpu.AttrFabricCluster)
 }
 
+func TestPeerAccessOfAGroup(t *testing.T) {
+	t.Parallel()
+	yes, no, unknown := inventory.Known(true), inventory.Known(false), inventory.Maybe[bool]{}
+	for want, pairs := range map[string][3]inventory.Maybe[bool]{
+		"all": {yes, yes, yes}, "some": {yes, no, no}, "none": {no, no, no}, "": {yes, yes, unknown},
+	} {
+		r := inventory.Readings{GPUs: cards(3), ConfidentialComputing: yes, Paths: []inventory.Path{
+			{A: uuid(0), B: uuid(1), P2P: pairs[0]}, {A: uuid(2), B: uuid(0), P2P: pairs[1]}, {A: uuid(1), B: uuid(2), P2P: pairs[2]}}}
+		attrs := inventory.Observe(inventory.Inventory{}, r).Groups(whole)[0].Attributes
+		must.Eq(t, want, attrs[gpu.AttrP2P].Text)
+		must.Eq(t, "Enabled", attrs[gpu.AttrConfidential].Text)
+	}
+	must.MapNotContainsKey(t, observe(card(0)).Groups(whole)[0].Attributes, gpu.AttrP2P, must.Sprint("one GPU has no peer"))
+}
+
 // box is eight cards: NUMA nodes of four, PCIe switches of two.
 func box() inventory.Readings {
 	r := inventory.Readings{DriverVersion: "1", GPUs: cards(8)}

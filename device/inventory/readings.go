@@ -19,12 +19,16 @@ type Readings struct {
 	GPUs []GPU
 	// Paths holds the common ancestors that NVML gave, one entry a pair.
 	Paths []Path
+	// ConfidentialComputing says whether the GPUs encrypt what leaves them.
+	ConfidentialComputing Maybe[bool]
 }
 
 // Path is the PCIe path between the GPUs with these UUIDs.
 type Path struct {
 	A, B  string
 	Level topology.Path
+	// P2P says whether each can read the other's memory, over PCIe or NVLink.
+	P2P Maybe[bool]
 }
 
 // GPU is what NVML said about one GPU.

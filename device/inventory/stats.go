@@ -166,9 +166,9 @@ func traffic(s Sample) []Metric {
 		{Key: "nvlink.replays", Value: s.NVLinkReplays, Desc: "packets sent again over all NVLinks"},
 		{Key: "nvlink.sent", Value: s.NVLinkSentKiB, Unit: "KiB", Desc: "data sent over all NVLinks since the driver was loaded"},
 		{Key: "pcie.generation", Value: s.PCIeGeneration, Desc: "present PCIe generation; falls when idle"},
-		{Key: "pcie.received", Value: s.PCIeReceivedKBps, Unit: "kB/s", Desc: "received over PCIe in the last 20 ms"},
+		{Key: "pcie.received", Value: s.PCIeReceivedKBps, Unit: "kB/s", Desc: "received over PCIe"},
 		{Key: "pcie.replays", Value: s.PCIeReplays, Desc: "PCIe packets sent again"},
-		{Key: "pcie.sent", Value: s.PCIeSentKBps, Unit: "kB/s", Desc: "sent over PCIe in the last 20 ms"},
+		{Key: "pcie.sent", Value: s.PCIeSentKBps, Unit: "kB/s", Desc: "sent over PCIe"},
 		{Key: "pcie.width", Value: s.PCIeLanes, Desc: "present PCIe lanes"},
 	}
 }

@@ -153,6 +153,37 @@ func numaNodes(m *topology.Matrix) int {
 	return len(nodes)
 }
 
+// p2p says how many pairs of the devices can read each other's memory; empty
+// where there is no pair, or NVML does not say of each.
+func (inv Inventory) p2p(devices []Device) string {
+	can := map[[2]string]Maybe[bool]{}
+	for _, p := range inv.Paths {
+		can[[2]string{p.A, p.B}] = p.P2P
+	}
+	pairs, yes := 0, 0
+	for i, a := range devices {
+		for _, b := range devices[i+1:] {
+			answer := can[[2]string{min(a.GPU.UUID, b.GPU.UUID), max(a.GPU.UUID, b.GPU.UUID)}]
+			if !answer.Known {
+				return ""
+			}
+			pairs++
+			if answer.Value {
+				yes++
+			}
+		}
+	}
+	switch {
+	case pairs == 0:
+		return ""
+	case yes == pairs:
+		return gpu.P2PAll
+	case yes == 0:
+		return gpu.P2PNone
+	}
+	return gpu.P2PSome
+}
+
 // Matrix is the topology of all devices, in inventory order, or nil when there
 // are more than a Matrix holds.
 func (inv Inventory) Matrix() *topology.Matrix { return inv.matrix(inv.Devices) }

@@ -28,6 +28,11 @@ func (r *Reader) Read() (inventory.Readings, error) {
 	if version, ret := lib.SystemGetDriverVersion(); ret == nvml.SUCCESS {
 		readings.DriverVersion = version
 	}
+	if r.symbols.has("nvmlSystemGetConfComputeState") {
+		if state, ret := lib.SystemGetConfComputeState(); ret == nvml.SUCCESS {
+			readings.ConfidentialComputing = inventory.Known(state.CcFeature != nvml.CC_SYSTEM_FEATURE_DISABLED)
+		}
+	}
 	handles := make([]nvml.Device, count)
 	failed := false
 	for index := range count {
@@ -193,6 +198,16 @@ var levels = map[nvml.GpuTopologyLevel]topology.Path{
 	nvml.TOPOLOGY_NODE: topology.PathNode, nvml.TOPOLOGY_SYSTEM: topology.PathSystem,
 }
 
+// p2p asks whether one GPU can read the other's memory. Consumer boards often
+// cannot, though they share a switch.
+func (r *Reader) p2p(a, b nvml.Device) inventory.Maybe[bool] {
+	if !r.symbols.has("nvmlDeviceGetP2PStatus") {
+		return inventory.Maybe[bool]{}
+	}
+	status, ret := a.GetP2PStatus(b, nvml.P2P_CAPS_INDEX_READ)
+	return inventory.Maybe[bool]{Value: ret == nvml.SUCCESS && status == nvml.P2P_STATUS_OK, Known: ret == nvml.SUCCESS}
+}
+
 func (r *Reader) paths(gpus []inventory.GPU, handles []nvml.Device) []inventory.Path {
 	if !r.symbols.has("nvmlDeviceGetTopologyCommonAncestor") {
 		return nil
@@ -207,7 +222,7 @@ func (r *Reader) paths(gpus []inventory.GPU, handles []nvml.Device) []inventory.
 			if ret != nvml.SUCCESS {
 				continue
 			}
-			paths = append(paths, inventory.Path{A: gpus[i].UUID, B: gpus[j].UUID, Level: levels[level]})
+			paths = append(paths, inventory.Path{A: gpus[i].UUID, B: gpus[j].UUID, Level: levels[level], P2P: r.p2p(handles[i], handles[j])})
 		}
 	}
 	return paths

@@ -29,31 +29,33 @@ const (
 
 // Attributes that Governor adds.
 const (
-	AttrGPUCount          = "gpu_count"           // physical GPUs in the group, int
-	AttrDeviceCount       = "device_count"        // shares or MIG instances in the group, int
-	AttrHealthyCount      = "healthy_count"       // healthy devices in the group, int
-	AttrDegradedCount     = "degraded_count"      // healthy, and less than they should be; absent for none, int
-	AttrComputeCapability = "compute_capability"  // "9.0"
-	AttrArchitecture      = "architecture"        // "hopper"
-	AttrCUDAVersion       = "cuda_driver_version" // "12.8"
-	AttrCores             = "cores"               // CUDA cores per GPU, int
-	AttrPCIeGeneration    = "pcie_generation"     // maximum, int
-	AttrPCIeWidth         = "pcie_width"          // maximum lanes, int
-	AttrNUMANodes         = "numa_nodes"          // number of distinct host NUMA nodes, int
-	AttrNVLinkVersion     = "nvlink_version"      // "2.0"
-	AttrNVLinkLinks       = "nvlink_links"        // active links per GPU, int (least over the group)
-	AttrNVLinkBandwidth   = "nvlink_bandwidth"    // per GPU and direction, all links, MB/s
-	AttrNVLinkTopology    = "nvlink_topology"     // none, pairs, mesh or switch
-	AttrNVLinkIslandSize  = "nvlink_island_size"  // GPUs in the largest NVLink-connected island, int
-	AttrECCMode           = "ecc_mode"            // "Enabled" or "Disabled"
-	AttrMIGMode           = "mig_mode"            // "Enabled" or "Disabled"
-	AttrBrand             = "brand"               // "nvidia", "geforce_rtx", …
-	AttrAddressing        = "addressing_mode"     // how the GPU sees host memory: "none", "hmm" or "ats"
-	AttrVirtualization    = "virtualization"      // "none", "passthrough", "vgpu", "host_vgpu" or "host_vsga"
-	AttrC2CBandwidth      = "c2c_bandwidth"       // NVLink-C2C to the host's processor, one way, MB/s
-	AttrFabricCluster     = "fabric_cluster"      // UUID of the multi-node NVLink domain's cluster
-	AttrFabricClique      = "fabric_clique"       // clique within the cluster, int
-	AttrTopologyGroup     = "topology_group"      // "nvlink0": the island that is this group
+	AttrGPUCount          = "gpu_count"              // physical GPUs in the group, int
+	AttrDeviceCount       = "device_count"           // shares or MIG instances in the group, int
+	AttrHealthyCount      = "healthy_count"          // healthy devices in the group, int
+	AttrDegradedCount     = "degraded_count"         // healthy, and less than they should be; absent for none, int
+	AttrComputeCapability = "compute_capability"     // "9.0"
+	AttrArchitecture      = "architecture"           // "hopper"
+	AttrCUDAVersion       = "cuda_driver_version"    // "12.8"
+	AttrCores             = "cores"                  // CUDA cores per GPU, int
+	AttrPCIeGeneration    = "pcie_generation"        // maximum, int
+	AttrPCIeWidth         = "pcie_width"             // maximum lanes, int
+	AttrNUMANodes         = "numa_nodes"             // number of distinct host NUMA nodes, int
+	AttrNVLinkVersion     = "nvlink_version"         // "2.0"
+	AttrNVLinkLinks       = "nvlink_links"           // active links per GPU, int (least over the group)
+	AttrNVLinkBandwidth   = "nvlink_bandwidth"       // per GPU and direction, all links, MB/s
+	AttrNVLinkTopology    = "nvlink_topology"        // none, pairs, mesh or switch
+	AttrNVLinkIslandSize  = "nvlink_island_size"     // GPUs in the largest NVLink-connected island, int
+	AttrECCMode           = "ecc_mode"               // "Enabled" or "Disabled"
+	AttrMIGMode           = "mig_mode"               // "Enabled" or "Disabled"
+	AttrBrand             = "brand"                  // "nvidia", "geforce_rtx", …
+	AttrAddressing        = "addressing_mode"        // how the GPU sees host memory: "none", "hmm" or "ats"
+	AttrVirtualization    = "virtualization"         // "none", "passthrough", "vgpu", "host_vgpu" or "host_vsga"
+	AttrC2CBandwidth      = "c2c_bandwidth"          // NVLink-C2C to the host's processor, one way, MB/s
+	AttrFabricCluster     = "fabric_cluster"         // UUID of the multi-node NVLink domain's cluster
+	AttrFabricClique      = "fabric_clique"          // clique within the cluster, int
+	AttrP2P               = "p2p"                    // "all", "some" or "none" of the pairs can read each other's memory
+	AttrConfidential      = "confidential_computing" // "Enabled" or "Disabled"
+	AttrTopologyGroup     = "topology_group"         // "nvlink0": the island that is this group
 
 	AttrMIGProfile       = "mig_profile"        // "1g.10gb"
 	AttrMIGComputeSlices = "mig_compute_slices" // of the GPU's seven, int
@@ -79,6 +81,13 @@ const (
 	NVLinkPairs  = "pairs"  // islands of two
 	NVLinkMesh   = "mesh"   // direct links, islands of more than two
 	NVLinkSwitch = "switch" // all GPUs reach each other through NVSwitch
+)
+
+// The values of AttrP2P.
+const (
+	P2PAll  = "all"
+	P2PSome = "some"
+	P2PNone = "none"
 )
 
 // Variables that tell a task which GPUs are its own: UUIDs, comma separated.

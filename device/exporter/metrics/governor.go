@@ -86,8 +86,8 @@ func (p *page) places(s Snapshot, places []place) {
 		{"governor_gpu_nvlink_sent_bytes_total", counter, "Data sent over all NVLinks since the driver was loaded.", scaled(1024, func(s sample) number { return s.NVLinkSentKiB })},
 		{"governor_gpu_nvlink_received_bytes_total", counter, "Data received over all NVLinks since the driver was loaded.", scaled(1024, func(s sample) number { return s.NVLinkReceivedKiB })},
 		{"governor_gpu_nvlink_crc_errors_total", counter, "NVLink checksum errors, all links.", whole(func(s sample) number { return s.NVLinkCRC })},
-		{"governor_gpu_pcie_sent_bytes_per_second", gauge, "PCIe traffic from the GPU over the last 20 ms.", scaled(1000, func(s sample) number { return s.PCIeSentKBps })},
-		{"governor_gpu_pcie_received_bytes_per_second", gauge, "PCIe traffic to the GPU over the last 20 ms.", scaled(1000, func(s sample) number { return s.PCIeReceivedKBps })},
+		{"governor_gpu_pcie_sent_bytes_per_second", gauge, "PCIe traffic from the GPU.", scaled(1000, func(s sample) number { return s.PCIeSentKBps })},
+		{"governor_gpu_pcie_received_bytes_per_second", gauge, "PCIe traffic to the GPU.", scaled(1000, func(s sample) number { return s.PCIeReceivedKBps })},
 	}
 	for _, f := range fields {
 		var lines []series
