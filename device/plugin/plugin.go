@@ -148,7 +148,7 @@ func (p *Plugin) start() (*monitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Layout.Islands = id.Islands
+	s.Layout.Islands, s.Layout.Names = id.Islands, id.Names
 	if p.parts.Injector != nil {
 		if p.injector, err = p.parts.Injector(s); err != nil {
 			return nil, err
