@@ -223,12 +223,16 @@ func (p *Plugin) stream(ctx context.Context, m *monitor, out chan<- *device.Fing
 	case <-ctx.Done():
 		return
 	}
+	var sent []inventory.Group // nil before the first
 	for {
 		groups, changed := m.watch()
-		select {
-		case out <- device.NewFingerprint(deviceGroups(groups)...):
-		case <-ctx.Done():
-			return
+		if sent == nil || !inventory.Equal(sent, groups) { // it may be as before again
+			select {
+			case out <- device.NewFingerprint(deviceGroups(groups)...):
+				sent = groups
+			case <-ctx.Done():
+				return
+			}
 		}
 		select {
 		case <-changed:
