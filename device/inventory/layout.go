@@ -128,16 +128,23 @@ func (inv Inventory) Units(l Layout) []Unit {
 }
 
 func (l Layout) units(d Device) []Unit {
-	whole := Unit{ID: d.GPU.UUID, Type: gpu.TypeGPU, Name: cmp.Or(l.Names[d.GPU.UUID], d.GPU.Name), Device: d}
+	named := l.Named(d.GPU)
+	whole := Unit{ID: named.UUID, Type: gpu.TypeGPU, Name: named.Name, Device: d}
 	if is(d.GPU.MIG) || len(d.MIG) > 0 {
 		return l.instances(whole)
 	}
 	for _, rule := range l.Sharing {
-		if rule.Matches(d.GPU) {
+		if rule.Matches(named) {
 			return l.shares(whole, rule)
 		}
 	}
 	return []Unit{l.grouped(whole)}
+}
+
+// Named is the GPU under the name that its model has in groups and rules.
+func (l Layout) Named(g GPU) GPU {
+	g.Name = cmp.Or(l.Names[g.UUID], g.Name)
+	return g
 }
 
 // grouped puts a whole GPU into its topology group.

@@ -184,9 +184,11 @@ func TestTrapARenamedGroupIsHandedOutTwice(t *testing.T) {
 	for name, c := range map[string]struct {
 		happens []step
 		restart func(*deviceconfig.Block) // of the plugin, with another configuration
+		sharing bool                      // of all GPUs of the model
 	}{
 		"a driver calls the model otherwise":       {happens: []step{{what: "upgrade", n: 1}}},
 		"it still does after a restart":            {happens: []step{{what: "upgrade", n: 1}}, restart: func(*deviceconfig.Block) {}},
+		"and its GPUs are shared by its name":      {happens: []step{{what: "upgrade", n: 1}}, restart: func(*deviceconfig.Block) {}, sharing: true},
 		"a bridge fails":                           {happens: []step{{what: "unplug"}}, restart: func(*deviceconfig.Block) {}},
 		"the driver numbers the GPUs otherwise":    {happens: []step{{what: "renumber", order: []int{3, 1, 0, 2}}}, restart: func(*deviceconfig.Block) {}},
 		"a GPU is in MIG mode for a while":         {happens: []step{{what: "cut", gpu: 2}}, restart: func(*deviceconfig.Block) {}},
@@ -207,6 +209,9 @@ func TestTrapARenamedGroupIsHandedOutTwice(t *testing.T) {
 					}
 					a := attend(t, h, 0, func(b *deviceconfig.Block) {
 						b.StateDir, b.TopologyGroups = dir, "nvlink"
+						if c.sharing {
+							b.Sharing = []deviceconfig.Sharing{{GPUs: []string{"Card"}, Replicas: 2}}
+						}
 						if restart != nil {
 							restart(b)
 						}
@@ -228,7 +233,9 @@ func TestTrapARenamedGroupIsHandedOutTwice(t *testing.T) {
 				})
 			}
 			live(nil, nil)
-			must.Eq(t, map[string][]string{"gpu/Card-nvlink0": {id(0), id(1)}, "gpu/Card-nvlink1": {id(2), id(3)}}, before)
+			if !c.sharing {
+				must.Eq(t, map[string][]string{"gpu/Card-nvlink0": {id(0), id(1)}, "gpu/Card-nvlink1": {id(2), id(3)}}, before)
+			}
 			if c.restart != nil {
 				live(c.restart, c.happens)
 			}
