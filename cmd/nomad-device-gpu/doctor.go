@@ -145,7 +145,7 @@ func (c *checkup) devices(inv inventory.Inventory, layout inventory.Layout) {
 func (c *checkup) layout(s deviceconfig.Settings, inv inventory.Inventory, layout inventory.Layout) {
 	units := inv.Units(layout)
 	for i, rule := range s.Layout.Sharing {
-		matched := slices.ContainsFunc(inv.Devices, func(d inventory.Device) bool { return rule.GPUs.Match(d.GPU) })
+		matched := slices.ContainsFunc(inv.Devices, func(d inventory.Device) bool { return rule.GPUs.Match(layout.Named(d.GPU)) })
 		c.sayIf(matched, fmt.Sprintf("sharing block %d: %s, %d shares a GPU", i+1, rule.Strategy, rule.Replicas), note,
 			fmt.Sprintf("sharing block %d matches no GPU: %q", i+1, rule.GPUs), "Write UUIDs, PCI addresses, indices or model names as shown above.")
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/nomad-governor/governor/device/plugin"
 )
 
-// groups prints the topology groups that are kept for this node's GPUs, or
-// forgets them.
+// groups prints the topology groups and names that are kept for this node's
+// GPUs, or forgets them.
 func groups(o options, stdout, stderr io.Writer) int {
 	file := plugin.IdentityPath(o.settings.StateDir)
 	if o.reset {
@@ -40,7 +40,7 @@ func groups(o options, stdout, stderr io.Writer) int {
 		if name == "" {
 			name = "-"
 		}
-		fmt.Fprintf(stdout, "  %s  %s\n", uuid, name)
+		fmt.Fprintf(stdout, "  %s  %s  %s\n", uuid, name, id.Names[uuid])
 	}
 	return 0
 }

@@ -101,7 +101,7 @@ func layoutOf(s deviceconfig.Settings, inv inventory.Inventory) (inventory.Layou
 	}
 	id, _ = id.Adopt(inv, s.Grouping)
 	layout := s.Layout
-	layout.Islands = id.Islands
+	layout.Islands, layout.Names = id.Islands, id.Names
 	layout.MPSProblem = plugin.MPSProblem(s)
 	return layout, nil
 }

@@ -25,23 +25,34 @@ const (
 	GroupAuto Grouping = "auto"
 )
 
-// Identity is the topology group of each GPU ever seen. A GPU must keep its
-// group: one that changes it while an allocation has it is handed out a second
-// time, because Nomad counts devices by their group's name.
+// Identity is what the group of each GPU ever seen is called after. A GPU must
+// keep its group: one that changes it while an allocation has it is handed out a
+// second time, because Nomad counts devices by their group's name.
 type Identity struct {
 	// Grouping is what the groups were made by; empty before the first.
 	Grouping Grouping `json:"grouping"`
 	// Islands is the group's name by GPU UUID, "nvlink0"; empty for none.
 	Islands map[string]string `json:"islands"`
+	// Names is the model's name by GPU UUID, as the driver worded it when the
+	// GPU was first seen: another driver may put "NVIDIA " before it.
+	Names map[string]string `json:"names"`
 }
 
-// Adopt gives each GPU without a group one, and changes none. GPUs that are
+// Adopt gives each GPU without a name or a group one, and changes none. GPUs that are
 // connected to a member of a group join it. An identity made by another grouping
 // stays as it is: ok is false then.
 func (id Identity) Adopt(inv Inventory, wanted Grouping) (next Identity, ok bool) {
-	next = Identity{Grouping: id.Grouping, Islands: maps.Clone(id.Islands)}
+	next = Identity{Grouping: id.Grouping, Islands: maps.Clone(id.Islands), Names: maps.Clone(id.Names)}
 	if next.Islands == nil {
 		next.Islands = map[string]string{}
+	}
+	if next.Names == nil {
+		next.Names = map[string]string{}
+	}
+	for _, d := range inv.Devices {
+		if _, has := next.Names[d.GPU.UUID]; !has {
+			next.Names[d.GPU.UUID] = d.GPU.Name
+		}
 	}
 	if len(inv.Devices) == 0 && len(next.Islands) == 0 {
 		return next, true // nothing is decided before there is a GPU

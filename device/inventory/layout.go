@@ -72,8 +72,9 @@ type Layout struct {
 	Sharing []ShareRule
 	// MPSProblem says why no MPS server is there; empty when one is.
 	MPSProblem string
-	// Islands is the topology group of each GPU by UUID; see Identity.
-	Islands map[string]string
+	// Islands is the topology group of each GPU by UUID, Names its model's name;
+	// see Identity.
+	Islands, Names map[string]string
 	// Ignored are the UUIDs of GPUs and MIG instances that are not offered;
 	// IgnoredGPUs matches more GPUs.
 	Ignored     []string
@@ -106,15 +107,18 @@ type Share struct {
 func ShareID(uuid string, index int) string { return fmt.Sprintf("%s::%d", uuid, index) }
 
 // Units lists the devices of the node in a fixed order: by group, then by PCI
-// address, then by instance or share.
+// address, then by instance or share. Each is listed once, whatever the driver
+// says: Nomad would hand out one that is listed twice to two tasks.
 func (inv Inventory) Units(l Layout) []Unit {
 	var units []Unit
+	listed := map[string]bool{}
 	for _, d := range inv.Devices {
-		if slices.Contains(l.Ignored, d.GPU.UUID) || l.IgnoredGPUs.Match(d.GPU) {
+		if slices.Contains(l.Ignored, d.GPU.UUID) || l.IgnoredGPUs.Match(l.Named(d.GPU)) {
 			continue
 		}
 		for _, u := range l.units(d) {
-			if !slices.Contains(l.Ignored, u.ID) {
+			if !slices.Contains(l.Ignored, u.ID) && !listed[u.ID] {
+				listed[u.ID] = true
 				u.withhold = inv.Policy.Withhold
 				units = append(units, u)
 			}
@@ -128,20 +132,32 @@ func (inv Inventory) Units(l Layout) []Unit {
 }
 
 func (l Layout) units(d Device) []Unit {
-	whole := Unit{ID: d.GPU.UUID, Type: gpu.TypeGPU, Name: d.GPU.Name, Device: d}
+	named := l.Named(d.GPU)
+	whole := Unit{ID: named.UUID, Type: gpu.TypeGPU, Name: named.Name, Device: d}
 	if is(d.GPU.MIG) || len(d.MIG) > 0 {
 		return l.instances(whole)
 	}
 	for _, rule := range l.Sharing {
-		if rule.GPUs.Match(d.GPU) {
+		if rule.GPUs.Match(named) {
 			return l.shares(whole, rule)
 		}
 	}
-	if island := l.Islands[d.GPU.UUID]; island != "" {
+	return []Unit{l.grouped(whole)}
+}
+
+// Named is the GPU under the name that its model has in groups and rules.
+func (l Layout) Named(g GPU) GPU {
+	g.Name = cmp.Or(l.Names[g.UUID], g.Name)
+	return g
+}
+
+// grouped puts a whole GPU into its topology group.
+func (l Layout) grouped(whole Unit) Unit {
+	if island := l.Islands[whole.ID]; island != "" {
 		whole.Island = island
 		whole.Name += "-" + island
 	}
-	return []Unit{whole}
+	return whole
 }
 
 // instances is one unit for each MIG instance. Under MIGNone, and without any
@@ -151,10 +167,10 @@ func (l Layout) instances(whole Unit) []Unit {
 	switch {
 	case l.MIG == MIGNone:
 		whole.problem = `mig_enabled: MIG mode is on: set mig_strategy to "mixed" or "single", or turn MIG mode off`
-		return []Unit{whole}
+		return []Unit{l.grouped(whole)}
 	case len(whole.Device.MIG) == 0:
 		whole.problem = "mig_no_instances: MIG mode is on and there are no instances: create some with nvidia-smi mig, or turn MIG mode off"
-		return []Unit{whole}
+		return []Unit{l.grouped(whole)}
 	}
 	var units []Unit
 	for i := range whole.Device.MIG {

@@ -74,8 +74,9 @@ type monitor struct {
 	file  follower
 	// wasReleased says that the driver is released.
 	wasReleased bool
-	// warned says that a topology_groups that is not in force was reported.
-	warned bool
+	// warned says that a topology_groups that is not in force was reported,
+	// reworded that a model has another name than its group.
+	warned, reworded bool
 
 	mu        sync.Mutex
 	identity  inventory.Identity
@@ -287,11 +288,18 @@ func (m *monitor) adopt(inv inventory.Inventory) {
 		m.logger.Warn("topology_groups is not in force: this node's groups were made otherwise, and GPUs must not change their group while allocations use them; drain the node, remove the file and restart the client",
 			"topology_groups", m.settings.Grouping, "in_force", id.Grouping, "file", IdentityPath(m.settings.StateDir))
 	}
-	if maps.Equal(id.Islands, m.identity.Islands) && id.Grouping == m.identity.Grouping {
+	for _, d := range inv.Devices {
+		if name := id.Names[d.GPU.UUID]; name != d.GPU.Name && !m.reworded {
+			m.reworded = true
+			m.logger.Warn("the driver calls a model by another name than before; its group keeps the name, as GPUs must not change their group while allocations use them",
+				"group", name, "model", d.GPU.Name, "file", IdentityPath(m.settings.StateDir))
+		}
+	}
+	if maps.Equal(id.Islands, m.identity.Islands) && maps.Equal(id.Names, m.identity.Names) && id.Grouping == m.identity.Grouping {
 		return
 	}
 	m.mu.Lock()
-	m.identity, m.layout.Islands = id, id.Islands
+	m.identity, m.layout.Islands, m.layout.Names = id, id.Islands, id.Names
 	m.mu.Unlock()
 	if err := saveIdentity(m.settings.StateDir, id); err != nil {
 		m.logger.Warn("the groups of this node's GPUs cannot be kept: they may differ after the next start", "error", err)

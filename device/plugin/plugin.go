@@ -153,7 +153,7 @@ func (p *Plugin) start() (*monitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Layout.Islands = id.Islands
+	s.Layout.Islands, s.Layout.Names = id.Islands, id.Names
 	if p.parts.Injector != nil {
 		if p.injector, err = p.parts.Injector(s); err != nil {
 			return nil, err
@@ -228,12 +228,16 @@ func (p *Plugin) stream(ctx context.Context, m *monitor, out chan<- *device.Fing
 	case <-ctx.Done():
 		return
 	}
+	var sent []inventory.Group // nil before the first
 	for {
 		groups, changed := m.watch()
-		select {
-		case out <- device.NewFingerprint(deviceGroups(groups)...):
-		case <-ctx.Done():
-			return
+		if sent == nil || !inventory.Equal(sent, groups) { // it may be as before again
+			select {
+			case out <- device.NewFingerprint(deviceGroups(groups)...):
+				sent = groups
+			case <-ctx.Done():
+				return
+			}
 		}
 		select {
 		case <-changed:

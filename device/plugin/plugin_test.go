@@ -139,7 +139,7 @@ func start(t *testing.T, n *node, change func(*deviceconfig.Block)) *Plugin {
 	return p
 }
 
-func encode(t *testing.T, v any) []byte {
+func encode(t testing.TB, v any) []byte {
 	t.Helper()
 	var raw []byte
 	must.NoError(t, base.MsgPackEncode(&raw, v))

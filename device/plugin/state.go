@@ -1,9 +1,11 @@
 package plugin
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,19 +23,46 @@ func IdentityPath(stateDir string) string { return filepath.Join(stateDir, ident
 // file. A file that cannot be understood is an error: guessing would move GPUs
 // between groups under running allocations.
 func LoadIdentity(stateDir string) (inventory.Identity, error) {
-	var id inventory.Identity
 	name := IdentityPath(stateDir)
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return id, nil
+		return inventory.Identity{}, nil
 	}
 	if err != nil {
-		return id, fmt.Errorf("read the group identities: %w", err)
+		return inventory.Identity{}, fmt.Errorf("read the group identities: %w", err)
 	}
-	if err := json.Unmarshal(text, &id); err != nil {
+	id, err := parseIdentity(text)
+	if err != nil {
 		return inventory.Identity{}, fmt.Errorf("read the group identities: %s is damaged (%w); drain the node and remove the file", name, err)
 	}
 	return id, nil
+}
+
+// parseIdentity refuses what saveIdentity does not write: half a file, and what
+// only a later program understands.
+func parseIdentity(text []byte) (inventory.Identity, error) {
+	var id *inventory.Identity
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&id); err != nil {
+		return inventory.Identity{}, err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return inventory.Identity{}, errors.New("there is more in it than the groups")
+	}
+	if id == nil {
+		return inventory.Identity{}, errors.New("there are no groups in it")
+	}
+	switch id.Grouping {
+	case inventory.GroupOff, inventory.GroupNVLink, inventory.GroupNUMA, inventory.GroupPCIe:
+		return *id, nil
+	case "":
+		if len(id.Islands) == 0 {
+			return *id, nil // nothing was decided yet
+		}
+	case inventory.GroupAuto: // is decided before it is kept
+	}
+	return inventory.Identity{}, fmt.Errorf("its grouping is %q", id.Grouping)
 }
 
 // saveIdentity replaces the file. The rename makes it whole or absent.
