@@ -81,7 +81,7 @@ func (inv Inventory) group(units []Unit) Group {
 		}
 		g.Instances = append(g.Instances, Instance{
 			ID: u.ID, Healthy: reason == "", HealthDesc: u.HealthDesc(), PCIBusID: u.Device.GPU.PCIBusID})
-		if len(devices) == 0 || devices[len(devices)-1].GPU.UUID != u.Device.GPU.UUID {
+		if !slices.ContainsFunc(devices, func(d Device) bool { return d.GPU.UUID == u.Device.GPU.UUID }) {
 			devices = append(devices, u.Device)
 		}
 	}

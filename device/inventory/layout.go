@@ -107,8 +107,10 @@ type Share struct {
 func ShareID(uuid string, index int) string { return fmt.Sprintf("%s::%d", uuid, index) }
 
 // Units lists the devices of the node in a fixed order: by group, then by PCI
-// address, then by instance or share. Each is listed once, whatever the driver
-// says: Nomad would hand out one that is listed twice to two tasks.
+// address, then by instance. Each is listed once, whatever the driver says: Nomad
+// would hand out one that is listed twice to two tasks. The GPUs of shares take
+// turns: of a group of up to eight Nomad's scheduler picks neighbours (it ranges
+// over a small Go map), and two shares of one GPU are of no use to a task.
 func (inv Inventory) Units(l Layout) []Unit {
 	var units []Unit
 	listed := map[string]bool{}
@@ -126,9 +128,17 @@ func (inv Inventory) Units(l Layout) []Unit {
 	}
 	l.checkSingle(units)
 	slices.SortStableFunc(units, func(a, b Unit) int {
-		return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Name, b.Name))
+		return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Name, b.Name), cmp.Compare(a.turn(), b.turn()))
 	})
 	return units
+}
+
+// turn is the number of a share; 0 for what is none.
+func (u Unit) turn() int {
+	if u.Share == nil {
+		return 0
+	}
+	return u.Share.Index
 }
 
 func (l Layout) units(d Device) []Unit {

@@ -109,6 +109,22 @@ func TestSharesHaveAGroupOfTheirOwn(t *testing.T) {
 	must.Eq(t, map[string]int{"gpu-share/Card A-shared-4": 4, "gpu/Card A": 2}, groupNames(inv, dedicated), must.Sprint("shared and whole GPUs on one node"))
 }
 
+// Of at most eight devices Nomad's scheduler takes neighbours, beginning
+// anywhere: then several shares are of as many GPUs.
+func TestNeighbouringSharesAreOfDifferentGPUs(t *testing.T) {
+	t.Parallel()
+	l := inventory.Layout{Sharing: []inventory.ShareRule{{GPUs: []string{"*"}, Strategy: inventory.TimeSlicing, Replicas: 2}}}
+	g := observe(cards(4)...).Groups(l)[0]
+	must.Len(t, 8, g.Instances)
+	for first := range g.Instances {
+		gpus := map[string]bool{}
+		for i := range 4 {
+			gpus[g.Instances[(first+i)%8].PCIBusID] = true
+		}
+		must.MapLen(t, 4, gpus, must.Sprint("from ", first))
+	}
+}
+
 func TestIgnoredDevicesAreNotOffered(t *testing.T) {
 	t.Parallel()
 	inv := observe(card(0), split(card(1), 2), card(2))

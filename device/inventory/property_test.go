@@ -1,8 +1,10 @@
 package inventory_test
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -112,7 +114,9 @@ func check(t *rapid.T, node inventory.Readings, inv inventory.Inventory, l inven
 		}
 		must.Eq(t, int64(healthy), g.Attributes[gpu.AttrHealthyCount].Number)
 		must.Eq(t, int64(degraded), g.Attributes[gpu.AttrDegradedCount].Number)
-		must.True(t, slices.IsSortedFunc(g.Instances, func(a, b inventory.Instance) int { return strings.Compare(a.PCIBusID, b.PCIBusID) }))
+		must.True(t, slices.IsSortedFunc(g.Instances, func(a, b inventory.Instance) int {
+			return cmp.Or(cmp.Compare(turn(a.ID), turn(b.ID)), strings.Compare(a.PCIBusID, b.PCIBusID))
+		}))
 		if text := g.Attributes[gpu.AttrTopology]; text.IsText {
 			m, err := topology.Parse(text.Text)
 			must.NoError(t, err)
@@ -122,6 +126,13 @@ func check(t *rapid.T, node inventory.Readings, inv inventory.Inventory, l inven
 	must.Eq(t, len(node.GPUs), len(gpus), must.Sprint("a GPU that was seen is never forgotten"))
 	must.True(t, slices.IsSorted(names))
 	must.Eq(t, len(names), len(slices.Compact(slices.Clone(names))), must.Sprint("two groups of one name hide each other in Nomad"))
+}
+
+// turn is the number of a share in its id; 0 for what is none.
+func turn(id string) int {
+	_, text, _ := strings.Cut(id, "::")
+	number, _ := strconv.Atoi(text) // 0 is right for none
+	return number
 }
 
 func identity(inv inventory.Inventory, l inventory.Layout) []string {

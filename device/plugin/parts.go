@@ -33,7 +33,7 @@ type injector interface {
 	// Observe learns of a changed driver or changed devices.
 	Observe(inv inventory.Inventory, units []inventory.Unit)
 	// Reserve is the reservation of the devices, which are in the order of
-	// the published topology.
+	// their PCI addresses, as the published topology is.
 	Reserve(units []inventory.Unit) (Reservation, error)
 }
 

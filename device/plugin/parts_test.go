@@ -96,7 +96,7 @@ func TestTwoSharesOfOneGPUAreRefusedAndOfTwoAreNot(t *testing.T) {
 	eventually(t, f, map[string]string{id(0) + "::0": "", id(0) + "::1": "", id(1) + "::0": "", id(1) + "::1": ""})
 	_, err := p.Reserve([]string{id(0) + "::1", id(0) + "::0"})
 	must.ErrorContains(t, err, "both are shares of one GPU, and two shares give a task no more than one; ask for a count of 1, or for whole GPUs")
-	r, err := p.Reserve([]string{id(1) + "::1", id(0) + "::0"})
+	r, err := p.Reserve([]string{id(1) + "::0", id(0) + "::1"})
 	must.NoError(t, err)
 	must.Eq(t, id(0)+","+id(1), r.Envs["CUDA_VISIBLE_DEVICES"])
 }

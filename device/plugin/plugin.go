@@ -293,8 +293,8 @@ func visible(units []inventory.Unit) map[string]string {
 	return map[string]string{gpu.EnvNVIDIAVisible: list, gpu.EnvCUDAVisible: list}
 }
 
-// choose finds the devices with these ids, in the order in which they are
-// published, and refuses what a task cannot use.
+// choose finds the devices with these ids, in the order of their PCI addresses,
+// and refuses what a task cannot use.
 func choose(units []inventory.Unit, ids []string) ([]inventory.Unit, error) {
 	var chosen []inventory.Unit
 	var unknown, unhealthy []string
@@ -326,5 +326,8 @@ func choose(units []inventory.Unit, ids []string) ([]inventory.Unit, error) {
 		}
 		chosen = append(chosen, u)
 	}
+	slices.SortStableFunc(chosen, func(a, b inventory.Unit) int {
+		return strings.Compare(a.Device.GPU.PCIBusID, b.Device.GPU.PCIBusID)
+	})
 	return chosen, nil
 }

@@ -22,9 +22,14 @@ type Client struct {
 	Fixture string
 	// Control changes its fake GPUs while it runs; nil without GPUs.
 	Control *control.Control
+	// Metrics is the host:port at which its plugin serves metrics, or "".
+	Metrics string
 
-	gpuDir  string // with its driver: the library and the fixture
-	library []byte // the driver's library, as it is built
+	gpuDir      string         // with its driver: the library and the fixture
+	library     []byte         // the driver's library, as it is built
+	driverFiles bool           // it has the rest of a driver too
+	config      string         // the file of its configuration
+	settings    clientSettings // what that was written from
 }
 
 // startClients spawns all clients, then waits for each: fingerprinting takes
@@ -72,7 +77,14 @@ func (c *Cluster) newClient(ctx context.Context, options ClientOptions, chroot m
 	if err := c.takePorts(&settings.ports.http, &settings.ports.rpc, &settings.ports.serf); err != nil {
 		return nil, err
 	}
-	client := &Client{Addr: loopback(settings.ports.http), Fixture: options.Fixture}
+	client := &Client{Addr: loopback(settings.ports.http), Fixture: options.Fixture, driverFiles: options.DriverFiles}
+	if options.Metrics {
+		var port int
+		if err := c.takePorts(&port); err != nil {
+			return nil, err
+		}
+		client.Metrics = fmt.Sprintf("127.0.0.1:%d", port)
+	}
 	settings.hostVolumes = options.HostVolumes
 	if c.Docker != nil {
 		settings.docker = c.Docker.Endpoint()
@@ -84,15 +96,16 @@ func (c *Cluster) newClient(ctx context.Context, options ClientOptions, chroot m
 			return nil, err
 		}
 		env = append(gpuEnv, env...)
-		settings.pluginDir, settings.pluginConfig = c.pluginDir(), client.pluginConfig(options)
+		settings.pluginDir, settings.pluginConfig = c.pluginDir(), client.pluginConfig(options.PluginConfig)
 	}
 	settings.hidden = names(env)
-	config, err := c.writeConfig(options.Name, clientConfig(settings))
-	if err != nil {
+	client.settings = settings
+	var err error
+	if client.config, err = c.writeConfig(options.Name, clientConfig(settings)); err != nil {
 		return nil, err
 	}
 	ready := func(ctx context.Context) error { return c.checkClient(ctx, client, options) }
-	client.Process = c.process(options.Name, ready, env, c.nomad, "agent", "-config="+config)
+	client.Process = c.process(options.Name, ready, env, c.nomad, "agent", "-config="+client.config)
 	return client, nil
 }
 

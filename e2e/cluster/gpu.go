@@ -103,12 +103,26 @@ func (c *Client) CDISpec() string { return filepath.Join(c.gpuDir, "cdi", "gover
 
 // pluginConfig is the inside of the plugin's config block. What the plugin keeps
 // is the client's own: several clients share this machine.
-func (c *Client) pluginConfig(options ClientOptions) string {
+func (c *Client) pluginConfig(more string) string {
 	text := fmt.Sprintf("state_dir = %q\ncdi_spec_dir = %q\n", filepath.Join(c.gpuDir, "state"), filepath.Join(c.gpuDir, "cdi"))
-	if options.DriverFiles {
+	if c.driverFiles {
 		text += fmt.Sprintf("dev_root = %q\ndriver_root = %q\n", c.DriverRoot(), c.DriverRoot())
 	}
-	return text + options.PluginConfig
+	if c.Metrics != "" {
+		text += fmt.Sprintf("prometheus_address = %q\n", c.Metrics)
+	}
+	return text + more
+}
+
+// ConfigurePlugin gives the client another ClientOptions.PluginConfig, which
+// counts from its next start.
+func (c *Client) ConfigurePlugin(more string) error {
+	settings := c.settings
+	settings.pluginConfig = c.pluginConfig(more)
+	if err := os.WriteFile(c.config, []byte(clientConfig(settings)), 0o600); err != nil {
+		return fmt.Errorf("configure the plugin of %s: %w", c.Name, err)
+	}
+	return nil
 }
 
 // installPlugin copies the plugin alone into a directory of its own: Nomad

@@ -29,8 +29,11 @@ type ClientOptions struct {
 	// Fixture names a file in device/fakenvml/fixtures without its extension;
 	// empty means a client without the device plugin.
 	Fixture string
-	// PluginConfig is HCL for the plugin's config block.
+	// PluginConfig is HCL for the plugin's config block; see
+	// Client.ConfigurePlugin for another one later.
 	PluginConfig string
+	// Metrics lets the plugin serve metrics, at Client.Metrics.
+	Metrics bool
 	// NoDriver starts the client without the GPUs' driver, which
 	// Client.InstallDriver installs later.
 	NoDriver bool

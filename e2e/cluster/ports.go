@@ -19,50 +19,65 @@ const (
 	portsLockName = "governor-e2e-ports"
 )
 
-// ports hands out free loopback ports of one block. The block is locked with
+// ports hands out free loopback ports of blocks. Each block is locked with
 // a file lock that dies with this process, so two harnesses never share one.
 type ports struct {
-	lock  *os.File
-	first int
-	next  int
+	locks     []*os.File
+	next, end int // what is left of the latest block
 }
 
 // reservePorts locks a random block.
 func reservePorts() (*ports, error) {
+	p := &ports{}
+	return p, p.reserve()
+}
+
+// reserve locks another random block, in place of the latest.
+func (p *ports) reserve() error {
 	dir := filepath.Join(os.TempDir(), portsLockName)
 	if err := os.MkdirAll(dir, 0o1777); err != nil {
-		return nil, fmt.Errorf("make the directory of port locks: %w", err)
+		return fmt.Errorf("make the directory of port locks: %w", err)
 	}
 	for _, block := range rand.Perm(portBlocks) {
 		path := filepath.Join(dir, fmt.Sprintf("%d.lock", block))
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o666)
 		if err != nil {
-			return nil, fmt.Errorf("open a port lock: %w", err)
+			return fmt.Errorf("open a port lock: %w", err)
 		}
 		if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 			file.Close()
 			continue
 		}
-		first := portFirst + block*portBlock
-		return &ports{lock: file, first: first, next: first}, nil
+		p.locks = append(p.locks, file)
+		p.next = portFirst + block*portBlock
+		p.end = p.next + portBlock
+		return nil
 	}
-	return nil, fmt.Errorf("all %d blocks of ports are in use by other clusters: stop one", portBlocks)
+	return fmt.Errorf("all %d blocks of ports are in use by other clusters: stop one", portBlocks)
 }
 
-// take returns the next port of the block that nothing is bound to.
+// take returns the next port of a block that nothing is bound to.
 func (p *ports) take() (int, error) {
-	for p.next < p.first+portBlock {
+	for {
+		if p.next == p.end {
+			if err := p.reserve(); err != nil {
+				return 0, err
+			}
+		}
 		port := p.next
 		p.next++
 		if free(port) {
 			return port, nil
 		}
 	}
-	return 0, fmt.Errorf("no free port left in %d-%d", p.first, p.first+portBlock-1)
 }
 
-// release gives the block back.
-func (p *ports) release() { p.lock.Close() }
+// release gives the blocks back.
+func (p *ports) release() {
+	for _, lock := range p.locks {
+		lock.Close()
+	}
+}
 
 // free reports whether a port can be bound, for TCP and for UDP (gossip uses both).
 func free(port int) bool {

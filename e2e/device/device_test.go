@@ -27,12 +27,18 @@ const (
 	ordinaryClient = "ordinary" // all is well
 	filesClient    = "files"    // hands out device nodes and mounts libraries
 	cdiClient      = "cdi"      // hands out device nodes and CDI names, as by default
+	migClient      = "mig"      // has MIG instances of all sizes
+	singleClient   = "single"   // offers MIG instances as GPUs
+	islandsClient  = "islands"  // groups its GPUs by NUMA node
+	sharesClient   = "shares"   // shares some of its GPUs
+	watchedClient  = "watched"  // somebody uses its GPUs without holding them
 )
 
 // TestPluginOnRealNomad plays what befalls GPU nodes on clients of one cluster,
 // all at once: nearly all the time is spent waiting for Nomad, which tells its
 // servers of a change 5 to 10 s later.
 func TestPluginOnRealNomad(t *testing.T) {
+	mps := t.TempDir()
 	c := clustertest.Start(t, cluster.Options{Docker: true, Clients: []cluster.ClientOptions{
 		{Name: faultyClient, Fixture: "dgxh100"},
 		{Name: restartClient, Fixture: "l40s-x4"},
@@ -42,6 +48,11 @@ func TestPluginOnRealNomad(t *testing.T) {
 		{Name: filesClient, Fixture: "l40s-x4", DriverFiles: true, PluginConfig: "injection = \"devices\"\n",
 			HostVolumes: map[string]string{"data": dataVolume(t)}},
 		{Name: cdiClient, Fixture: "l40s-x4", DriverFiles: true, HostVolumes: map[string]string{"data": dataVolume(t)}},
+		{Name: migClient, Fixture: "mig-h100", Metrics: true},
+		{Name: singleClient, Fixture: "mig-a100-single", PluginConfig: "mig_strategy = \"single\"\n"},
+		{Name: islandsClient, Fixture: "pcie-box-8", PluginConfig: "topology_groups = \"numa\"\n"},
+		{Name: sharesClient, Fixture: "dgxh100", PluginConfig: sharingConfig(mps)},
+		{Name: watchedClient, Fixture: "dgxh100", Metrics: true, PluginConfig: fmt.Sprintf("rogue_exempt = [%q]\n", allowedCommand)},
 	}})
 	n := follow(t, c)
 	t.Cleanup(func() {
@@ -71,6 +82,12 @@ func TestPluginOnRealNomad(t *testing.T) {
 	play("what tasks receive", tasksReceive)
 	play("device nodes and libraries", filesInTasks)
 	play("device nodes and CDI names", cdiInTasks)
+	play("MIG instances", migInstances)
+	play("MIG instances as GPUs", migAsGPUs)
+	play("shares of GPUs", func(t *testing.T, n *nodes) { sharesOfGPUs(t, n, mps) })
+	play("groups by NUMA node", numaIslands)
+	play("Prometheus", metricsOfGPUs)
+	play("who uses GPUs without holding them", gpusUsedByOthers)
 }
 
 // fault is one way in which a GPU fails.
@@ -151,6 +168,20 @@ func plugin(t *testing.T, client *cluster.Client) int {
 	pid, err := client.PluginPID()
 	must.NoError(t, err)
 	return pid
+}
+
+// restartAgent restarts a client and waits until it has another plugin.
+func restartAgent(t *testing.T, client *cluster.Client) {
+	t.Helper()
+	before := plugin(t, client)
+	must.NoError(t, client.Restart(t.Context()))
+	must.NoError(t, cluster.Poll(t.Context(), "wait for another plugin", func() error {
+		pid, err := client.PluginPID()
+		if err == nil && pid == before {
+			err = errors.New("it is the one before")
+		}
+		return err
+	}))
 }
 
 // nextWorker waits for a worker that is not the one before.

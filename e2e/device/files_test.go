@@ -1,7 +1,6 @@
 package device_test
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -120,15 +119,7 @@ func nodesAfterRestarts(t *testing.T, n *nodes) {
 	client := n.Client(filesClient)
 	a := n.run(t, job{id: "nodes-restart", client: filesClient, devices: gpus(1), script: listNodes + "; env"})
 	must.StrContains(t, n.output(t, a), "/dev/nvidiactl: No such device or address")
-	before := plugin(t, client)
-	must.NoError(t, client.Restart(t.Context()))
-	must.NoError(t, cluster.Poll(t.Context(), "wait for another plugin", func() error {
-		pid, err := client.PluginPID()
-		if err == nil && pid == before {
-			err = errors.New("it is the one before")
-		}
-		return err
-	}))
+	restartAgent(t, client)
 	n.untouched(t, a)
 	n.restart(t, a)
 	out := n.output(t, a)

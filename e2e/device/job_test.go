@@ -1,6 +1,7 @@
 package device_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,8 @@ import (
 	"github.com/nomad-governor/governor/e2e/docker"
 )
 
-// job is one task in one group. It is tried once: what fails stays as it is.
+// job is one task in one group. It is tried once unless it says otherwise: what
+// fails stays as it is.
 type job struct {
 	id string
 	// client is the name of the node that must run it; empty means any.
@@ -31,15 +33,21 @@ type job struct {
 	task, config string
 	// group is more HCL inside the group block, such as a volume.
 	group string
+	// reschedule is HCL of the reschedule block; empty means never.
+	reschedule string
 }
 
 // gpus is a device block for a number of GPUs, each of them one of ids unless
 // there are none.
-func gpus(count int, ids ...string) string {
+func gpus(count int, ids ...string) string { return pinned("nvidia/gpu", count, ids...) }
+
+// pinned is a device block for a number of devices, each of them one of ids
+// unless there are none.
+func pinned(device string, count int, ids ...string) string {
 	if len(ids) == 0 {
-		return fmt.Sprintf("device \"nvidia/gpu\" {\n  count = %d\n}\n", count)
+		return fmt.Sprintf("device %q {\n  count = %d\n}\n", device, count)
 	}
-	return fmt.Sprintf(`device "nvidia/gpu" {
+	return fmt.Sprintf(`device %q {
   count = %d
   constraint {
     attribute = "${device.ids}"
@@ -47,7 +55,7 @@ func gpus(count int, ids ...string) string {
     value     = %q
   }
 }
-`, count, strings.Join(ids, ","))
+`, device, count, strings.Join(ids, ","))
 }
 
 // printed ends the output of a task's script.
@@ -75,8 +83,7 @@ func (j job) hcl() string {
       mode     = "fail"
     }
     reschedule {
-      attempts  = 0
-      unlimited = false
+      %s
     }
 
     task "t" {
@@ -99,7 +106,7 @@ SCRIPT
     }
   }
 }
-`, j.id, constraint, j.group, driver, j.task, escaped(script), config, j.devices)
+`, j.id, constraint, j.group, cmp.Or(j.reschedule, "attempts  = 0\n      unlimited = false"), driver, j.task, escaped(script), config, j.devices)
 }
 
 // escaped keeps the shell's ${} from HCL.

@@ -24,9 +24,10 @@ import (
 type nodes struct {
 	*cluster.Cluster
 
-	mu     sync.Mutex
-	states map[string][]state // by the node's name, oldest first
-	ended  error              // why nothing is followed any more
+	mu      sync.Mutex
+	states  map[string][]state // by the node's name, oldest first
+	leaving []string           // the ids of devices that may leave their node
+	ended   error              // why nothing is followed any more
 }
 
 // state is what Nomad's servers know of one node's devices, in Nomad's order.
@@ -215,11 +216,31 @@ func (s state) attribute(name string) string {
 	return s.groups[0].attributes[name]
 }
 
+// attributes are those of the group of that name; none without one.
+func (s state) attributes(group string) map[string]string {
+	for _, g := range s.groups {
+		if g.name == group {
+			return g.attributes
+		}
+	}
+	return nil
+}
+
 // unhealthy is satisfied when each of the devices is unhealthy and its
 // description contains part.
 func unhealthy(part string, ids ...string) func(state) error {
 	return func(s state) error {
 		return each(s, ids, func(d gpuState) bool { return !d.healthy && strings.Contains(d.why, part) })
+	}
+}
+
+// degraded is satisfied when each of the devices is healthy and its description
+// contains part.
+func degraded(part string, ids ...string) func(state) error {
+	return func(s state) error {
+		return each(s, ids, func(d gpuState) bool {
+			return d.healthy && strings.HasPrefix(d.why, "degraded: ") && strings.Contains(d.why, part)
+		})
 	}
 }
 
@@ -283,9 +304,16 @@ func (n *nodes) answered(t *testing.T, part *cluster.Client, ids []string, since
 	}))
 }
 
+// leave says of devices that they may leave their node from now on.
+func (n *nodes) leave(ids ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.leaving = append(n.leaving, ids...)
+}
+
 // losses lists each device that a node had at one time and not at a later one.
-// There must never be any: Nomad would stop offering it, and fail those who
-// ask for it.
+// There must never be any that does not leave by somebody's will: Nomad would
+// stop offering it, and fail those who ask for it.
 func (n *nodes) losses() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -296,7 +324,7 @@ func (n *nodes) losses() []string {
 				continue
 			}
 			for _, id := range n.states[client][i-1].ids() {
-				if !slices.Contains(later.ids(), id) {
+				if !slices.Contains(later.ids(), id) && !slices.Contains(n.leaving, id) {
 					losses = append(losses, fmt.Sprintf("node %s, state %d: %s is missing", client, i, id))
 				}
 			}

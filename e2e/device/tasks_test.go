@@ -1,7 +1,6 @@
 package device_test
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -148,15 +147,7 @@ func clientRestarts(t *testing.T, n *nodes) {
 		must.Eq(t, cluster.Devices(allocation)[0], visible(driver))
 	}
 	client := n.Client(ordinaryClient)
-	before := plugin(t, client)
-	must.NoError(t, client.Restart(t.Context()))
-	must.NoError(t, cluster.Poll(t.Context(), "wait for another plugin", func() error {
-		pid, err := client.PluginPID()
-		if err == nil && pid == before {
-			err = errors.New("it is the one before")
-		}
-		return err
-	}))
+	restartAgent(t, client)
 	for driver, allocation := range allocations {
 		n.untouched(t, allocation)
 		n.restart(t, allocation)
