@@ -226,8 +226,11 @@ func value(g *device.DeviceGroup, name string) string {
 // none.
 func has(name, want string) func(*device.FingerprintResponse) error {
 	return func(r *device.FingerprintResponse) error {
-		if len(r.Devices) != 1 || value(r.Devices[0], name) != want {
-			return fmt.Errorf("%s is not %q in %s", name, want, asJSON(r.Devices))
+		if len(r.Devices) != 1 {
+			return fmt.Errorf("there are %d groups", len(r.Devices))
+		}
+		if got := value(r.Devices[0], name); got != want {
+			return fmt.Errorf("%s is %q; it must be %q", name, got, want)
 		}
 		return nil
 	}
