@@ -210,6 +210,10 @@ func known(u Unit, health string) []Metric {
 		{Key: "pci.bus_id", Text: d.GPU.PCIBusID, Desc: "PCI address"},
 		{Key: "xid.count", Value: Known(xids), Desc: "XID errors since the plugin started"},
 	}
+	list = append(list, present([]Metric{
+		{Key: "board.serial", Text: d.GPU.Serial, Desc: "the serial number on the board"},
+		{Key: "compute_mode", Text: d.GPU.ComputeMode, Desc: "how many processes may use the GPU (nvidia-smi -c)"},
+	})...)
 	if last != 0 {
 		list = append(list, Metric{Key: "xid.last", Value: Known(last), Desc: "the latest XID error"})
 	}

@@ -1,0 +1,609 @@
+package main
+
+import (
+	"context"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/device"
+	"github.com/shoenig/test/must"
+	"github.com/shoenig/test/wait"
+	"go.uber.org/goleak"
+
+	"github.com/nomad-governor/governor/device/fakenvml/control"
+	"github.com/nomad-governor/governor/device/fakenvml/fixture"
+	"github.com/nomad-governor/governor/hcl/deviceconfig"
+	"github.com/nomad-governor/governor/internal/gpu"
+)
+
+// Each test is named after a defect of hashicorp/nomad-device-nvidia (05e83c3) by
+// what holds here, and says what that plugin does. The plugin is the one that
+// ships, with its worker process, on the fake library.
+
+// There: Healthy is the constant true, and HealthDesc is never set.
+func TestDefect01AGPUThatFailsIsUnhealthyWithItsReason(t *testing.T) {
+	t.Parallel()
+	n := newMachine(t, "dgxh100").start("")
+	ids := ids(n.wait("healthy GPUs", conditions(nil)))
+	c := n.control
+	must.NoError(t, errors.Join(c.SetGPULost(1), c.RecoveryAction(2, 1), c.XID(2, 79), c.RowRemap(3, false, true), c.ThrottleReasons(4, 0x40)))
+	why := map[int]string{
+		1: "gpu_lost: the GPU has fallen off the bus (NVML code 15)",
+		2: "recovery_action: the driver asks to reset the GPU; xid_79: the GPU has fallen off the bus",
+		3: "row_remap_failure: row remapping failed: replace the GPU",
+		4: "degraded: thermal_slowdown: the hardware slows the GPU down because it is too hot",
+	}
+	r := n.wait("the faults", conditions(why))
+	must.Eq(t, "5", value(r.Devices[0], gpu.AttrHealthyCount))
+	must.Eq(t, "1", value(r.Devices[0], gpu.AttrDegradedCount))
+	for i := range ids {
+		_, err := n.plugin.Reserve(ids[i : i+1])
+		if unusable := i == 1 || i == 2 || i == 3; unusable {
+			must.ErrorContains(t, err, why[i])
+		} else {
+			must.NoError(t, err)
+		}
+	}
+	must.NoError(t, c.Reset())
+	must.Eq(t, "8", value(n.wait("their end", conditions(nil)).Devices[0], gpu.AttrHealthyCount))
+}
+
+// There: only the set of UUIDs is compared, so that a change of anything else is
+// never sent.
+func TestDefect02EveryValueThatChangesIsSent(t *testing.T) {
+	t.Parallel()
+	n := newMachine(t, "t4").start("")
+	before := n.latest().Devices[0]
+	for i, c := range []struct {
+		key   string
+		to    int64
+		attr  string
+		value string
+	}{
+		{"power_limit", 60_000, gpu.AttrPower, "60 W"},
+		{"clock_max_graphics", 1500, gpu.AttrCoresClock, "1500 MHz"},
+		{"clock_max_memory", 5000, gpu.AttrMemoryClock, "5000 MHz"},
+		{"persistence", 0, gpu.AttrPersistenceMode, "Disabled"},
+		{"display_mode", 1, gpu.AttrDisplayState, "Enabled"},
+		{"ecc_mode", 0, gpu.AttrECCMode, "Disabled"},
+		{"memory_total", 8 << 30, gpu.AttrMemory, "8192 MiB"},
+		{"bar1_total", 1 << 30, gpu.AttrBAR1, "1024 MiB"},
+		{"pcie_gen_max", 4, gpu.AttrPCIeGeneration, "4"},
+		{"pcie_width_max", 8, gpu.AttrPCIeWidth, "8"},
+		{"cores", 2048, gpu.AttrCores, "2048"},
+		{"cc_major", 8, gpu.AttrComputeCapability, "8.5"},
+		{"virtualization", 1, gpu.AttrVirtualization, "passthrough"},
+	} {
+		must.NotEq(t, c.value, value(before, c.attr))
+		must.NoError(t, n.control.Number(0, c.key, c.to))
+		if i > 0 { // the first one is seen without help too
+			n.look()
+		}
+		n.wait(c.attr, has(c.attr, c.value))
+	}
+	must.NoError(t, n.control.DriverVersion("560.35.03"))
+	n.look()
+	n.wait("the driver", has(gpu.AttrDriverVersion, "560.35.03"))
+
+	// A MIG instance that was made anew may have the UUID of the one before.
+	n = newMachine(t, "mig-a100-single").start("")
+	profiles := func(name string) []string {
+		var all []string
+		for _, d := range group(t, n.latest(), name).Devices {
+			all = append(all, d.ID)
+		}
+		return all
+	}
+	uuid := profiles("mig/NVIDIA A100-SXM4-40GB MIG 1g.5gb")[0]
+	must.NoError(t, n.control.CreateMIG(0, control.MIG{Instance: control.Instance{GPUInstance: 7}, UUID: uuid, Profile: "1g.10gb"}))
+	n.look()
+	n.wait("the other profile", func(r *device.FingerprintResponse) error {
+		if len(r.Devices) != 2 {
+			return fmt.Errorf("there are %d groups", len(r.Devices))
+		}
+		return nil
+	})
+	must.Eq(t, []string{uuid}, profiles("mig/NVIDIA A100-SXM4-40GB MIG 1g.10gb"))
+	must.SliceNotContains(t, profiles("mig/NVIDIA A100-SXM4-40GB MIG 1g.5gb"), uuid)
+}
+
+// There: an error of any call about any GPU is the error of the fingerprint, and
+// Nomad drops all devices until the client is restarted.
+func TestDefect03AnErrorOfOneGPUConcernsNoOther(t *testing.T) {
+	t.Parallel()
+	n := newMachine(t, "dgx2").start("")
+	before := ids(n.latest())
+	must.NoError(t, n.control.SetGPULost(15)) // and what is wrong is read each 100 ms
+	n.wait("the lost GPU", conditions(map[int]string{15: "gpu_lost: the GPU has fallen off the bus (NVML code 15)"}))
+	mark := len(n.heard(0))
+	type answer struct {
+		call string
+		code int
+	}
+	var answers []answer
+	for _, call := range gpuCalls(t) {
+		for _, code := range []int{control.CodeUnknown, control.CodeNotSupported, control.CodeGPULost} {
+			answers = append(answers, answer{call, code})
+		}
+	}
+	const fallible = 14 // GPUs 1 to 14
+	for turn, chunk := range slices.Collect(slices.Chunk(answers, fallible)) {
+		for i, a := range chunk {
+			must.NoError(t, n.control.Fail(a.call, 1+i, a.code))
+		}
+		// A message with this version is of a reading in which the calls fail.
+		version := fmt.Sprintf("999.%d", turn)
+		must.NoError(t, n.control.DriverVersion(version))
+		n.wait(fmt.Sprint("a reading with ", chunk), has(gpu.AttrDriverVersion, version))
+		for i, a := range chunk {
+			must.NoError(t, n.control.ClearFail(a.call, 1+i))
+		}
+	}
+	for _, r := range n.heard(mark) {
+		must.Eq(t, before, ids(r))
+		must.Eq(t, "", devices(r)[0].HealthDesc)
+		must.StrHasPrefix(t, "gpu_lost", devices(r)[15].HealthDesc)
+	}
+	must.NoError(t, n.control.ClearLost(15))
+	n.wait("sixteen healthy GPUs", conditions(nil))
+}
+
+// gpuCalls are the functions of the library that are asked of one GPU.
+func gpuCalls(t *testing.T) []string {
+	t.Helper()
+	file, err := elf.Open(library())
+	must.NoError(t, err)
+	defer file.Close()
+	symbols, err := file.DynamicSymbols()
+	must.NoError(t, err)
+	var calls []string
+	for _, s := range symbols {
+		if s.Section != elf.SHN_UNDEF && strings.HasPrefix(s.Name, "nvmlDevice") && s.Name != "nvmlDeviceGetCount" && s.Name != "nvmlDeviceGetCount_v2" {
+			calls = append(calls, s.Name)
+		}
+	}
+	slices.Sort(calls)
+	must.Greater(t, 60, len(calls))
+	return calls
+}
+
+// record is a log that can be read while it is written.
+type record struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (r *record) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(p)
+}
+
+func (r *record) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
+}
+
+// There: NVML is initialised once, so that a driver that is loaded later is never
+// found, and a node without one has an error in its log.
+func TestDefect04ADriverThatComesLaterIsFound(t *testing.T) {
+	t.Parallel()
+	m, log := newMachine(t, "l40s-x4"), &record{}
+	m.logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Info, Output: log})
+	must.NoError(t, os.Rename(filepath.Join(m.dir, "libnvidia-ml.so.1"), filepath.Join(m.dir, "not yet")))
+	must.NoError(t, m.control.InitError(control.CodeDriverNotLoaded)) // files are installed before the module is loaded
+	n := m.start("")
+	must.SliceEmpty(t, n.latest().Devices)
+	logs := func(what string) {
+		t.Helper()
+		must.Wait(t, wait.InitialSuccess(wait.BoolFunc(func() bool { return strings.Contains(log.String(), what) }),
+			wait.Timeout(30*time.Second), wait.Gap(5*time.Millisecond)), must.Sprint("waiting for ", what))
+	}
+	logs("no GPU is offered: reason=\"NVML library not found")
+	must.NoError(t, os.Rename(filepath.Join(m.dir, "not yet"), filepath.Join(m.dir, "libnvidia-ml.so.1")))
+	logs("the NVIDIA kernel driver is not loaded")
+	must.NoError(t, m.control.InitError(0))
+	n.wait("four healthy GPUs", func(r *device.FingerprintResponse) error {
+		if len(devices(r)) != 4 {
+			return fmt.Errorf("there are %d", len(devices(r)))
+		}
+		return conditions(nil)(r)
+	})
+	must.Len(t, 2, n.heard(0), must.Sprint("no GPU, and then all"))
+	must.StrNotContains(t, log.String(), "[ERROR]")
+}
+
+// There: power is the draw at the time of the fingerprint, and in the statistics
+// milliwatts of watts.
+func TestDefect05PowerIsTheLimitAndItsUseIsInWatts(t *testing.T) {
+	t.Parallel()
+	n := newMachine(t, "dgxh100").start("")
+	must.NoError(t, has(gpu.AttrPower, "700 W")(n.latest()))
+	id := ids(n.latest())[2]
+	for _, watts := range []int{345, 690} {
+		must.NoError(t, n.control.Power(2, watts))
+		want := fmt.Sprintf("%d / 700 W", watts)
+		n.measure(want, func(stats map[string]*device.DeviceStats) error {
+			if got := figure(stats[id], "power.usage"); got != want {
+				return errors.New(got)
+			}
+			return nil
+		})
+	}
+	must.NoError(t, n.control.Number(5, "power_limit", 500_000))
+	n.look()
+	n.wait("the lower limit", has(gpu.AttrPower, "500 W"))
+	must.Len(t, 2, n.heard(0), must.Sprint("the draw is no attribute"))
+}
+
+// There: the clocks are those of the moment, which are low while nobody uses the
+// GPU.
+func TestDefect06ClocksAreTheMaximum(t *testing.T) {
+	t.Parallel()
+	n := newMachine(t, "rtx3090x4").start("")
+	must.NoError(t, has(gpu.AttrCoresClock, "2100 MHz")(n.latest()))
+	must.NoError(t, has(gpu.AttrMemoryClock, "9751 MHz")(n.latest()))
+	id := ids(n.latest())[0]
+	for graphics, memory := range map[int64]int64{210: 405, 1860: 9501} {
+		must.NoError(t, errors.Join(n.control.Number(0, "clock_graphics", graphics), n.control.Number(0, "clock_memory", memory)))
+		n.measure("the present clocks", func(stats map[string]*device.DeviceStats) error {
+			got := [2]string{figure(stats[id], "clock.graphics"), figure(stats[id], "clock.memory")}
+			if want := [2]string{fmt.Sprintf("%d MHz", graphics), fmt.Sprintf("%d MHz", memory)}; got != want {
+				return fmt.Errorf("got %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	n.look()
+	n.measure("the reading", func(stats map[string]*device.DeviceStats) error {
+		if got := figure(stats[id], "xid.count"); got != "1" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	must.Len(t, 1, n.heard(0))
+}
+
+// There: a lane's speed by a table in which generation 5 is not twice generation 4,
+// and 1 and 2 are nothing.
+func TestDefect07PCIBandwidthIsThatOfEachGeneration(t *testing.T) {
+	t.Parallel()
+	n := newMachine(t, "t4").start("")
+	for _, c := range []struct {
+		generation, width int64
+		want              string
+	}{
+		{1, 16, "4000 MB/s"}, {2, 16, "8000 MB/s"}, {3, 16, "15750 MB/s"}, {4, 16, "31500 MB/s"}, {5, 16, "63000 MB/s"}, {6, 16, "121000 MB/s"},
+		{5, 8, "31500 MB/s"}, {4, 4, "7875 MB/s"}, {3, 1, "984 MB/s"}, {7, 16, ""}, // of what is not known there is no guess
+	} {
+		must.NoError(t, errors.Join(n.control.Number(0, "pcie_gen_max", c.generation), n.control.Number(0, "pcie_width_max", c.width)))
+		n.look()
+		n.wait(fmt.Sprint(c), has(gpu.AttrPCIBandwidth, c.want))
+	}
+}
+
+// There: the PCI address ends in the NULs of a C string and has the digits of
+// NVML, so that it is never equal to that of a NUMA node's device.
+func TestDefect08PCIAddressesAreThoseOfSysfs(t *testing.T) {
+	t.Parallel()
+	var want []string
+	n := newMachine(t, "gb300-tray").start("")
+	for _, g := range decoded(t, "gb300-tray").GPUs {
+		want = append(want, g.PCIBusID)
+	}
+	var got []string
+	for _, d := range devices(n.latest()) {
+		got = append(got, d.HwLocality.PciBusID)
+	}
+	must.Eq(t, slices.Sorted(slices.Values(want)), got)
+	must.StrNotContains(t, asJSON(got), `\u0000`)
+
+	sysfs := regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.0$`)
+	for _, name := range fixtures(t) {
+		for _, g := range printed(t, name) {
+			for _, d := range g.Devices {
+				must.RegexMatch(t, sysfs, d.PCIBusID, must.Sprint(name))
+			}
+		}
+	}
+}
+
+// printed is what the command line says of a fixture.
+func printed(t *testing.T, name string) []jsonGroup {
+	t.Helper()
+	code, stdout, stderr := invoke(t, flat(name), "fingerprint", "-json", "-nvml-library-path", library(), "-config", emptyConfig(t))
+	must.Zero(t, code, must.Sprint(stderr))
+	var groups []jsonGroup
+	must.NoError(t, json.Unmarshal([]byte(stdout), &groups))
+	must.SliceNotEmpty(t, groups)
+	return groups
+}
+
+// decoded is a fixture as it is written.
+func decoded(t *testing.T, name string) *fixture.Fixture {
+	t.Helper()
+	path := filepath.Join(fakeSource, "fixtures", name+".hcl")
+	f, diags := fixture.Decode(contents(t, path), path)
+	must.False(t, diags.HasErrors(), must.Sprint(diags))
+	return f
+}
+
+// There: the states are "0" and "1", and a driver that does not answer the question
+// for the display, which R580 deprecates, loses all GPUs.
+func TestDefect09StatesAreWordsAndAnUnansweredQuestionLosesNothing(t *testing.T) {
+	t.Parallel()
+	n := newMachine(t, "display-and-compute").start("")
+	state := func(attr string) map[string]string {
+		states := map[string]string{}
+		for _, g := range n.latest().Devices {
+			states[g.Name] = value(g, attr)
+		}
+		return states
+	}
+	const small, large = "NVIDIA T400 4GB", "NVIDIA GeForce RTX 4090"
+	must.Eq(t, map[string]string{small: "Enabled", large: "Disabled"}, state(gpu.AttrDisplayState))
+	must.Eq(t, map[string]string{small: "Disabled", large: "Disabled"}, state(gpu.AttrPersistenceMode))
+	const deprecated = 26 // NVML_ERROR_DEPRECATED
+	answers := func(what string, as map[string]string) {
+		t.Helper()
+		n.look()
+		n.wait(what, func(r *device.FingerprintResponse) error {
+			if len(devices(r)) != 2 {
+				return fmt.Errorf("there are %d GPUs", len(devices(r)))
+			}
+			for _, g := range r.Devices {
+				if got := value(g, gpu.AttrDisplayState); got != as[g.Name] {
+					return fmt.Errorf("%s is %q", g.Name, got)
+				}
+			}
+			return conditions(nil)(r)
+		})
+	}
+	must.NoError(t, errors.Join(n.control.Number(0, "display_active", 0), n.control.Fail("nvmlDeviceGetDisplayMode", -1, deprecated)))
+	answers("whether a display is active in its place", map[string]string{small: "Disabled", large: "Disabled"})
+	must.NoError(t, errors.Join(n.control.Fail("nvmlDeviceGetDisplayActive", -1, control.CodeNotSupported), n.control.Fail("nvmlDeviceGetPersistenceMode", -1, control.CodeNotSupported)))
+	answers("GPUs without a display state", map[string]string{})
+	must.Eq(t, map[string]string{small: "", large: ""}, state(gpu.AttrPersistenceMode))
+	for _, g := range printed(t, "gb10") { // its driver is of that kind
+		must.Eq(t, "Disabled", g.Attributes[gpu.AttrDisplayState])
+	}
+}
+
+// There: one metric that a GPU does not support fails the statistics of all GPUs.
+func TestDefect10AFigureThatIsNotSupportedIsMissingAlone(t *testing.T) {
+	t.Parallel()
+	n := newMachine(t, "dgxh100").start("")
+	ids := ids(n.latest())
+	for turn, c := range []struct {
+		call string
+		keys []string
+	}{
+		{"nvmlDeviceGetUtilizationRates", []string{"gpu.utilization", "memory.utilization"}},
+		{"nvmlDeviceGetEncoderUtilization", []string{"encoder.utilization"}},
+		{"nvmlDeviceGetDecoderUtilization", []string{"decoder.utilization"}},
+		{"nvmlDeviceGetClockInfo", []string{"clock.graphics", "clock.sm", "clock.memory", "clock.video"}},
+		{"nvmlDeviceGetTotalEccErrors", []string{"ecc.corrected", "ecc.uncorrected", "ecc.corrected.lifetime", "ecc.uncorrected.lifetime"}},
+		{"nvmlDeviceGetPowerUsage", []string{"power.usage"}},
+		{"nvmlDeviceGetBAR1MemoryInfo", []string{"memory.bar1"}},
+		{"nvmlDeviceGetPcieReplayCounter", []string{"pcie.replays"}},
+		{"nvmlDeviceGetRemappedRows", []string{"memory.remapped.correctable", "memory.remapped.uncorrectable"}},
+	} {
+		before := n.measure("all figures", func(stats map[string]*device.DeviceStats) error {
+			if figure(stats[ids[1]], c.keys[0]) == "" {
+				return errors.New("it has none")
+			}
+			return nil
+		})
+		must.NoError(t, n.control.Fail(c.call, 1, []int{control.CodeNotSupported, control.CodeUnknown}[turn%2]))
+		after := n.measure("one without", func(stats map[string]*device.DeviceStats) error {
+			if got := figure(stats[ids[1]], c.keys[0]); got != "" {
+				return errors.New(got)
+			}
+			return nil
+		})
+		must.MapLen(t, 8, after)
+		for _, key := range c.keys {
+			must.NotEq(t, "", figure(before[ids[1]], key), must.Sprint(key))
+			must.Eq(t, "", figure(after[ids[1]], key), must.Sprint(key))
+			must.NotEq(t, "", figure(after[ids[0]], key), must.Sprint(key, " of another GPU"))
+		}
+		must.Eq(t, len(before[ids[1]].Stats.Attributes)-len(c.keys), len(after[ids[1]].Stats.Attributes), must.Sprint("the others are there: ", c.call))
+		must.NotNil(t, after[ids[1]].Summary.IntNumeratorVal)
+		must.NoError(t, n.control.ClearFail(c.call, 1))
+	}
+}
+
+// There: a group has the attributes of its first GPU, whatever the others are.
+func TestDefect11AGroupHasWhatEachOfItsGPUsHas(t *testing.T) {
+	t.Parallel()
+	for _, odd := range []int{0, 2} { // the first GPU, and another
+		n := newMachine(t, "l40s-x4").start("")
+		must.NoError(t, errors.Join(
+			n.control.Number(odd, "memory_total", 24<<30), n.control.Number(odd, "power_limit", 200_000), n.control.Number(odd, "clock_max_graphics", 1800),
+			n.control.Number(odd, "pcie_width_max", 8), n.control.Number(odd, "persistence", 0), n.control.NotSupported(odd, "ecc_mode"), n.control.NotSupported(odd, "bar1_total")))
+		n.look()
+		r := n.wait("the least memory", has(gpu.AttrMemory, "24576 MiB"))
+		for attr, want := range map[string]string{
+			gpu.AttrGPUCount: "4", gpu.AttrPower: "200 W", gpu.AttrCoresClock: "1800 MHz", gpu.AttrPCIBandwidth: "15750 MB/s", gpu.AttrMemoryClock: "9001 MHz",
+			gpu.AttrPersistenceMode: "", gpu.AttrECCMode: "", gpu.AttrBAR1: "", gpu.AttrArchitecture: "ada",
+		} {
+			must.Eq(t, want, value(r.Devices[0], attr), must.Sprint(odd, attr))
+		}
+	}
+}
+
+// There: groups are sent in the order of a Go map, which Nomad takes for a change.
+func TestDefect12WhateverNVMLsOrderTheMessageIsTheSame(t *testing.T) {
+	t.Parallel()
+	order := []int{0, 1, 2, 3, 4, 5, 6, 7}
+	random := rand.New(rand.NewPCG(1, 2))
+	var first string
+	for turn := range 50 {
+		m := newMachine(t, "mig-h100")
+		m.place("node.flat", mixed(t, order).Flat(""))
+		n := m.start("sharing {\n  gpus = [\"0000:97:00.0\"]\n  replicas = 2\n}")
+		r := n.latest()
+		if turn == 0 {
+			first = asJSON(r)
+			must.Len(t, 12, r.Devices, must.Sprint(first))
+			must.Len(t, 16, devices(r))
+		}
+		must.Eq(t, first, asJSON(r), must.Sprint(turn, order))
+		must.Len(t, 1, n.heard(0))
+		n.closed()
+		random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	}
+}
+
+// mixed is a node with two models, MIG instances of all profiles and GPUs without,
+// as NVML numbers it: the GPU at index i is the order[i]th of the fixture.
+func mixed(t *testing.T, order []int) *fixture.Fixture {
+	t.Helper()
+	f := decoded(t, "mig-h100")
+	for i := range f.GPUs {
+		g := &f.GPUs[i]
+		g.UUID = f.UUID("", i)
+		g.Numbers["minor"] = int64(i)
+		for k := range g.Instances {
+			g.Instances[k].UUID = f.MIGUUID("", i, k)
+		}
+		if i%2 == 0 && len(g.Instances) == 0 {
+			g.Texts["name"] = "Other H100"
+		}
+	}
+	permuted := *f
+	permuted.GPUs, permuted.Links, permuted.Levels = nil, nil, nil
+	for _, i := range order {
+		permuted.GPUs = append(permuted.GPUs, f.GPUs[i])
+		var links, levels []int
+		for _, j := range order {
+			links, levels = append(links, f.Links[i][j]), append(levels, f.Levels[i][j])
+		}
+		permuted.Links, permuted.Levels = append(permuted.Links, links), append(permuted.Levels, levels)
+	}
+	return &permuted
+}
+
+// There: a message is sent without a look at the context, so that the goroutine of
+// a stream whose reader is gone waits for ever.
+func TestDefect13AStreamWhoseReaderIsGoneEnds(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	n := newMachine(t, "l40s-x4").start("")
+	ctx, cancel := context.WithCancel(context.Background())
+	unread, err := n.plugin.Fingerprint(ctx) // its first message waits
+	must.NoError(t, err)
+	read, err := n.plugin.Fingerprint(ctx)
+	must.NoError(t, err)
+	<-read
+	stats, err := n.plugin.Stats(ctx, 100*time.Millisecond) // nor are these read
+	must.NoError(t, err)
+	must.NoError(t, n.control.SetGPULost(1))
+	n.wait("a second message", conditions(map[int]string{1: "gpu_lost: the GPU has fallen off the bus (NVML code 15)"}))
+	cancel()
+	n.closed()
+	must.NoError(t, goleak.Find(before))
+	for range unread { // it is closed
+		t.Fatal("a message after the end")
+	}
+	for range stats {
+		t.Fatal("statistics after the end")
+	}
+}
+
+// There: the ids of an earlier configuration are ignored for ever.
+func TestDefect14GPUsThatAreNoLongerIgnoredAreOffered(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "l40s-x4")
+	all := ids(m.start("").latest())
+	configured := func(ignored ...string) *base.Config {
+		block := deviceconfig.Default()
+		block.NVMLLibraryPath, block.StateDir, block.IgnoredGPUIDs = filepath.Join(m.dir, "libnvidia-ml.so.1"), filepath.Join(m.dir, "state"), ignored
+		var raw []byte
+		must.NoError(t, base.MsgPackEncode(&raw, block))
+		return &base.Config{PluginConfig: raw}
+	}
+	for _, ignored := range [][]string{{all[1], all[3]}, {all[1]}, nil} {
+		p := m.newPlugin()
+		must.NoError(t, p.SetConfig(configured(all...)))
+		must.NoError(t, p.SetConfig(configured(ignored...)))
+		n := m.attend(p)
+		must.Eq(t, slices.DeleteFunc(slices.Clone(all), func(id string) bool { return slices.Contains(ignored, id) }), ids(n.latest()))
+		for _, id := range ignored {
+			_, err := p.Reserve([]string{id})
+			must.ErrorContains(t, err, "this node has no such GPU")
+		}
+		n.closed()
+	}
+}
+
+// There: a GPU in MIG mode without an instance is not listed at all, and the
+// instances have no statistics.
+func TestDefect15GPUsInMIGModeAreListedAndMeasured(t *testing.T) {
+	t.Parallel()
+	const whole, cut = "gpu/NVIDIA A100-SXM4-40GB", "mig/NVIDIA A100-SXM4-40GB MIG 1g.5gb"
+	n := newMachine(t, "mig-a100-single").start("")
+	must.Len(t, 1, n.latest().Devices)
+	instances := group(t, n.latest(), cut).Devices
+	must.Len(t, 56, instances)
+	must.NoError(t, errors.Join(n.control.Power(0, 123), n.control.Temperature(0, 71), n.control.MIGMemory(0, control.Instance{GPUInstance: 8}, 1000)))
+	want := map[string]string{"mig.parent.power": "123 / 400 W", "mig.parent.temperature": "71 C", "memory.used": "1000 / 4864 MiB", "health": "healthy"}
+	n.measure("the instance's own memory, and its GPU's power and temperature", func(stats map[string]*device.DeviceStats) error {
+		if len(stats) != 56 {
+			return fmt.Errorf("there are statistics of %d devices", len(stats))
+		}
+		for key, value := range want {
+			if got := figure(stats[instances[1].ID], key); got != value {
+				return fmt.Errorf("%s is %q", key, got)
+			}
+		}
+		return nil
+	})
+
+	for id := 7; id <= 13; id++ {
+		must.NoError(t, n.control.DestroyMIG(0, control.Instance{GPUInstance: id}))
+	}
+	n.look()
+	r := n.wait("the GPU without instances", func(r *device.FingerprintResponse) error {
+		if len(devices(r)) != 50 {
+			return fmt.Errorf("there are %d devices", len(devices(r)))
+		}
+		return nil
+	})
+	must.Len(t, 49, group(t, r, cut).Devices)
+	bare := group(t, r, whole).Devices
+	must.Len(t, 1, bare)
+	must.False(t, bare[0].Healthy)
+	must.StrHasPrefix(t, "mig_no_instances: MIG mode is on and there are no instances: create some", bare[0].HealthDesc)
+	must.Eq(t, instances[0].HwLocality, bare[0].HwLocality)
+	n.measure("figures of the GPU without instances", func(stats map[string]*device.DeviceStats) error {
+		if s := stats[bare[0].ID]; s == nil || figure(s, "power.usage") != "123 / 400 W" {
+			return errors.New("it has none")
+		}
+		return nil
+	})
+
+	must.NoError(t, n.control.CreateMIG(0, control.MIG{Instance: control.Instance{GPUInstance: 9}, UUID: "MIG-0c1d2e3f-0000-4000-8000-000000000001", Profile: "3g.20gb"}))
+	n.look()
+	r = n.wait("an instance of another profile", func(r *device.FingerprintResponse) error {
+		if value := ids(r); !slices.Contains(value, "MIG-0c1d2e3f-0000-4000-8000-000000000001") {
+			return errors.New("it is not there")
+		}
+		return nil
+	})
+	must.Len(t, 2, r.Devices)
+	must.Eq(t, "3g.20gb", value(group(t, r, "mig/NVIDIA A100-SXM4-40GB MIG 3g.20gb"), gpu.AttrMIGProfile))
+}
