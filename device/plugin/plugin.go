@@ -105,13 +105,20 @@ func (p *Plugin) Configure(s Settings) error {
 	if err := checkIdentity(s); err != nil {
 		return err
 	}
+	var i injector
+	if p.parts.Injector != nil { // now: Nomad would not ask again after an error of Fingerprint
+		var err error
+		if i, err = p.parts.Injector(s); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.monitor != nil {
 		p.logger.Warn("the plugin block changed while the plugin runs; it counts from the next start of the client")
 		return nil
 	}
-	p.settings = s
+	p.settings, p.injector = s, i
 	return nil
 }
 
@@ -149,7 +156,7 @@ func (p *Plugin) start() (*monitor, error) {
 		return nil, err
 	}
 	s.Layout.Islands = id.Islands
-	if p.parts.Injector != nil {
+	if p.parts.Injector != nil && p.injector == nil { // Nomad sent no configuration
 		if p.injector, err = p.parts.Injector(s); err != nil {
 			return nil, err
 		}

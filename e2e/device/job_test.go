@@ -252,6 +252,14 @@ func (n *nodes) blocked(t *testing.T, id string) *api.AllocationMetric {
 	return why
 }
 
+// What Nomad says where a node has too few healthy devices that match, counting
+// those in use; and where it has enough, which are in use, or are not those that
+// the job names.
+const (
+	noneThere = "missing devices"
+	noneFree  = "devices: no devices match request"
+)
+
 // reasons are the words with which Nomad says why a job was placed nowhere.
 func reasons(metric *api.AllocationMetric) []string {
 	var words []string
