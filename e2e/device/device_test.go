@@ -153,7 +153,7 @@ func (f fault) play(t *testing.T, n *nodes) {
 	n.wait(t, faultyClient, "shows the fault", unhealthy(f.why, used, spare))
 	n.register(t, job{id: "waits-" + name, devices: gpus(1, spare)})
 	why := n.blocked(t, "waits-"+name)
-	must.SliceContains(t, reasons(why), noneFree, must.Sprintf("%+v", why))
+	must.SliceContains(t, reasons(why), noneThere, must.Sprintf("%+v", why))
 	n.untouched(t, holder)
 
 	for _, gpu := range f.gpus {
