@@ -64,7 +64,7 @@ func decodeConfig(raw []byte) (Settings, error) {
 	block := deviceconfig.Default()
 	if len(raw) > 0 {
 		if err := base.MsgPackDecode(raw, &block); err != nil {
-			return Settings{}, fmt.Errorf("decode the plugin block: %w", err)
+			return Settings{}, fmt.Errorf("decode the plugin block, in which numbers must be whole: %w", err)
 		}
 	}
 	return block.Check()

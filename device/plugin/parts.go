@@ -56,7 +56,8 @@ type View struct {
 }
 
 // Parts are what the plugin is made of besides itself. Each function is called
-// once, when the plugin starts, with the checked plugin block.
+// when the plugin starts, with the checked plugin block; Injector already when
+// the plugin is configured, so that it can refuse the block.
 type Parts struct {
 	// Source reads the GPUs.
 	Source func(Settings) Source

@@ -87,6 +87,19 @@ func TestReservationHasWhatInjectorAndOccupantsGive(t *testing.T) {
 	}
 }
 
+// An error of Fingerprint would leave the client without GPUs until it restarts.
+func TestBlockThatTheInjectorRefusesKeepsTheClientFromStarting(t *testing.T) {
+	t.Parallel()
+	block := deviceconfig.Default()
+	block.StateDir, block.LibraryDir = t.TempDir(), "/"
+	s, err := block.Check()
+	must.NoError(t, err)
+	p := New(hclog.NewNullLogger(), Parts{Injector: func(s Settings) (Injector, error) {
+		return nil, errors.New("the library directory is " + s.LibraryDir)
+	}}, time.Now)
+	must.EqError(t, p.Configure(s), "the library directory is /")
+}
+
 func TestTwoSharesOfOneGPUAreRefusedAndOfTwoAreNot(t *testing.T) {
 	n := newNode(2)
 	p := start(t, n, func(b *deviceconfig.Block) {

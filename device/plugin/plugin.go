@@ -110,13 +110,19 @@ func (p *Plugin) Configure(s Settings) error {
 	if err := checkIdentity(merged); err != nil {
 		return err
 	}
+	var i injector
+	if p.parts.Injector != nil { // now: Nomad would not ask again after an error of Fingerprint
+		if i, err = p.parts.Injector(merged); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.monitor != nil {
 		p.logger.Warn("the plugin block changed while the plugin runs; it counts from the next start of the client")
 		return nil
 	}
-	p.block, p.settings = s, merged
+	p.block, p.settings, p.injector = s, merged, i
 	return nil
 }
 
@@ -154,7 +160,7 @@ func (p *Plugin) start() (*monitor, error) {
 		return nil, err
 	}
 	s.Layout.Islands, s.Layout.Names = id.Islands, id.Names
-	if p.parts.Injector != nil {
+	if p.parts.Injector != nil && p.injector == nil { // Nomad sent no configuration
 		if p.injector, err = p.parts.Injector(s); err != nil {
 			return nil, err
 		}

@@ -31,6 +31,9 @@ const (
 	singleClient   = "single"   // offers MIG instances as GPUs
 	islandsClient  = "islands"  // groups its GPUs by NUMA node
 	sharesClient   = "shares"   // shares some of its GPUs
+	lenientClient  = "lenient"  // says itself what conditions mean
+	strictClient   = "strict"   // withholds degraded GPUs
+	settingsClient = "settings" // is configured in many ways
 	watchedClient  = "watched"  // somebody uses its GPUs without holding them
 )
 
@@ -48,10 +51,13 @@ func TestPluginOnRealNomad(t *testing.T) {
 		{Name: filesClient, Fixture: "l40s-x4", DriverFiles: true, PluginConfig: "injection = \"devices\"\n",
 			HostVolumes: map[string]string{"data": dataVolume(t)}},
 		{Name: cdiClient, Fixture: "l40s-x4", DriverFiles: true, HostVolumes: map[string]string{"data": dataVolume(t)}},
-		{Name: migClient, Fixture: "mig-h100", Metrics: true},
+		{Name: migClient, Fixture: "mig-h100", Metrics: true, PluginConfig: migConfig},
 		{Name: singleClient, Fixture: "mig-a100-single", PluginConfig: "mig_strategy = \"single\"\n"},
 		{Name: islandsClient, Fixture: "pcie-box-8", PluginConfig: "topology_groups = \"numa\"\n"},
 		{Name: sharesClient, Fixture: "dgxh100", PluginConfig: sharingConfig(mps)},
+		{Name: lenientClient, Fixture: "dgxh100", PluginConfig: lenientConfig},
+		{Name: strictClient, Fixture: "l40s-x4", PluginConfig: strictConfig},
+		{Name: settingsClient, Fixture: "l40s-x4", NoDriver: true, DriverFiles: true},
 		{Name: watchedClient, Fixture: "dgxh100", Metrics: true, PluginConfig: fmt.Sprintf("rogue_exempt = [%q]\n", allowedCommand)},
 	}})
 	n := follow(t, c)
@@ -86,6 +92,9 @@ func TestPluginOnRealNomad(t *testing.T) {
 	play("MIG instances as GPUs", migAsGPUs)
 	play("shares of GPUs", func(t *testing.T, n *nodes) { sharesOfGPUs(t, n, mps) })
 	play("groups by NUMA node", numaIslands)
+	play("conditions mean what the configuration says", healthByChoice)
+	play("degraded GPUs are withheld", degradedWithheld)
+	play("all settings, and wrong ones", settingsCount)
 	play("Prometheus", metricsOfGPUs)
 	play("who uses GPUs without holding them", gpusUsedByOthers)
 }
@@ -144,7 +153,7 @@ func (f fault) play(t *testing.T, n *nodes) {
 	n.wait(t, faultyClient, "shows the fault", unhealthy(f.why, used, spare))
 	n.register(t, job{id: "waits-" + name, devices: gpus(1, spare)})
 	why := n.blocked(t, "waits-"+name)
-	must.SliceContains(t, reasons(why), "missing devices", must.Sprintf("%+v", why))
+	must.SliceContains(t, reasons(why), noneThere, must.Sprintf("%+v", why))
 	n.untouched(t, holder)
 
 	for _, gpu := range f.gpus {
@@ -249,7 +258,7 @@ func driverHangs(t *testing.T, n *nodes) {
 	n.wait(t, hangingClient, "shows that the driver hangs", unhealthy("nvml_hang", ids...))
 	n.register(t, job{id: "waits-hanging", client: hangingClient, devices: gpus(1)})
 	why := n.blocked(t, "waits-hanging")
-	must.SliceContains(t, reasons(why), "missing devices", must.Sprintf("%+v", why))
+	must.SliceContains(t, reasons(why), noneThere, must.Sprintf("%+v", why))
 	n.untouched(t, holder)
 	<-over
 	must.NoError(t, unhealthy("nvml_hang", ids...)(n.wait(t, hangingClient, "is known", func(state) error { return nil })))

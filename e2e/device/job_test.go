@@ -33,8 +33,8 @@ type job struct {
 	task, config string
 	// group is more HCL inside the group block, such as a volume.
 	group string
-	// reschedule is HCL of the reschedule block; empty means never.
-	reschedule string
+	// restart and reschedule are the inside of these blocks; empty means never.
+	restart, reschedule string
 }
 
 // gpus is a device block for a number of GPUs, each of them one of ids unless
@@ -79,8 +79,7 @@ func (j job) hcl() string {
   group "g" {
     %s
     restart {
-      attempts = 0
-      mode     = "fail"
+      %s
     }
     reschedule {
       %s
@@ -106,7 +105,7 @@ SCRIPT
     }
   }
 }
-`, j.id, constraint, j.group, cmp.Or(j.reschedule, "attempts  = 0\n      unlimited = false"), driver, j.task, escaped(script), config, j.devices)
+`, j.id, constraint, j.group, cmp.Or(j.restart, "attempts = 0\n      mode     = \"fail\""), cmp.Or(j.reschedule, "attempts  = 0\n      unlimited = false"), driver, j.task, escaped(script), config, j.devices)
 }
 
 // escaped keeps the shell's ${} from HCL.
@@ -251,6 +250,14 @@ func (n *nodes) blocked(t *testing.T, id string) *api.AllocationMetric {
 	must.SliceEmpty(t, allocations)
 	return why
 }
+
+// What Nomad says where a node has too few healthy devices that match, counting
+// those in use; and where it has enough, which are in use, or are not those that
+// the job names.
+const (
+	noneThere = "missing devices"
+	noneFree  = "devices: no devices match request"
+)
 
 // reasons are the words with which Nomad says why a job was placed nowhere.
 func reasons(metric *api.AllocationMetric) []string {

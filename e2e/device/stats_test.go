@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
-	"slices"
 	"testing"
 
 	"github.com/hashicorp/nomad/api"
@@ -110,6 +109,3 @@ func (n *nodes) prints(t *testing.T, ids []string, command ...string) {
 		return nil
 	}))
 }
-
-// sortedIDs are the ids of a map by id, sorted.
-func sortedIDs[T any](byID map[string]T) []string { return slices.Sorted(maps.Keys(byID)) }

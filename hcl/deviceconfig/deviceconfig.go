@@ -206,12 +206,21 @@ func (b Block) checkPlaces() error {
 			return fmt.Errorf("imex_channels has %d; channels are numbered 0 to %d", channel, imexChannelsMost)
 		}
 	}
-	if b.PrometheusAddress != "" {
-		if _, _, err := net.SplitHostPort(b.PrometheusAddress); err != nil {
-			return fmt.Errorf("prometheus_address is %q; write host:port, such as \"127.0.0.1:9400\"", b.PrometheusAddress)
-		}
+	if b.PrometheusAddress != "" && !listenable(b.PrometheusAddress) {
+		return fmt.Errorf("prometheus_address is %q; write an IP address and a port, such as \"127.0.0.1:9400\"", b.PrometheusAddress)
 	}
 	return nil
+}
+
+// listenable reports whether an address is one to listen on: an IP address,
+// localhost or nothing, and the number of a port.
+func listenable(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil && (host == "" || host == "localhost" || net.ParseIP(host) != nil)
 }
 
 // imexChannelsMost is the driver's largest number of IMEX channels
