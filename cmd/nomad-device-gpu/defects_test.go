@@ -433,8 +433,9 @@ func TestDefect11AGroupHasWhatEachOfItsGPUsHas(t *testing.T) {
 	for _, odd := range []int{0, 2} { // the first GPU, and another
 		n := newMachine(t, "l40s-x4").start("")
 		must.NoError(t, errors.Join(
-			n.control.Number(odd, "memory_total", 24<<30), n.control.Number(odd, "power_limit", 200_000), n.control.Number(odd, "clock_max_graphics", 1800),
-			n.control.Number(odd, "pcie_width_max", 8), n.control.Number(odd, "persistence", 0), n.control.NotSupported(odd, "ecc_mode"), n.control.NotSupported(odd, "bar1_total")))
+			n.control.Number(odd, "power_limit", 200_000), n.control.Number(odd, "clock_max_graphics", 1800), n.control.Number(odd, "pcie_width_max", 8),
+			n.control.Number(odd, "persistence", 0), n.control.NotSupported(odd, "ecc_mode"), n.control.NotSupported(odd, "bar1_total"),
+			n.control.Number(odd, "memory_total", 24<<30))) // last: it is read first, and a reading may be under way
 		n.look()
 		r := n.wait("the least memory", has(gpu.AttrMemory, "24576 MiB"))
 		for attr, want := range map[string]string{
