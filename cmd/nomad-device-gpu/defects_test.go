@@ -17,15 +17,13 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/nomad/plugins/base"
-	"github.com/hashicorp/nomad/plugins/device"
 	"github.com/shoenig/test/must"
 	"github.com/shoenig/test/wait"
 	"go.uber.org/goleak"
 
 	"github.com/nomad-governor/governor/device/fakenvml/control"
 	"github.com/nomad-governor/governor/device/fakenvml/fixture"
-	"github.com/nomad-governor/governor/hcl/deviceconfig"
+	"github.com/nomad-governor/governor/device/plugin"
 	"github.com/nomad-governor/governor/internal/gpu"
 )
 
@@ -37,7 +35,7 @@ import (
 func TestDefect01AGPUThatFailsIsUnhealthyWithItsReason(t *testing.T) {
 	t.Parallel()
 	n := newMachine(t, "dgxh100").start("")
-	ids := ids(n.wait("healthy GPUs", conditions(nil)))
+	ids := n.wait("healthy GPUs", conditions(nil)).ids()
 	c := n.control
 	must.NoError(t, errors.Join(c.SetGPULost(1), c.RecoveryAction(2, 1), c.XID(2, 79), c.RowRemap(3, false, true), c.ThrottleReasons(4, 0x40)))
 	why := map[int]string{
@@ -47,8 +45,8 @@ func TestDefect01AGPUThatFailsIsUnhealthyWithItsReason(t *testing.T) {
 		4: "degraded: thermal_slowdown: the hardware slows the GPU down because it is too hot",
 	}
 	r := n.wait("the faults", conditions(why))
-	must.Eq(t, "5", value(r.Devices[0], gpu.AttrHealthyCount))
-	must.Eq(t, "1", value(r.Devices[0], gpu.AttrDegradedCount))
+	must.NoError(t, has(gpu.AttrHealthyCount, "5")(r))
+	must.NoError(t, has(gpu.AttrDegradedCount, "1")(r))
 	for i := range ids {
 		_, err := n.plugin.Reserve(ids[i : i+1])
 		if unusable := i == 1 || i == 2 || i == 3; unusable {
@@ -58,7 +56,7 @@ func TestDefect01AGPUThatFailsIsUnhealthyWithItsReason(t *testing.T) {
 		}
 	}
 	must.NoError(t, c.Reset())
-	must.Eq(t, "8", value(n.wait("their end", conditions(nil)).Devices[0], gpu.AttrHealthyCount))
+	must.NoError(t, has(gpu.AttrHealthyCount, "8")(n.wait("their end", conditions(nil))))
 }
 
 // There: only the set of UUIDs is compared, so that a change of anything else is
@@ -66,7 +64,7 @@ func TestDefect01AGPUThatFailsIsUnhealthyWithItsReason(t *testing.T) {
 func TestDefect02EveryValueThatChangesIsSent(t *testing.T) {
 	t.Parallel()
 	n := newMachine(t, "t4").start("")
-	before := n.latest().Devices[0]
+	before := n.latest().groups[0].attributes
 	for i, c := range []struct {
 		key   string
 		to    int64
@@ -87,7 +85,7 @@ func TestDefect02EveryValueThatChangesIsSent(t *testing.T) {
 		{"cc_major", 8, gpu.AttrComputeCapability, "8.5"},
 		{"virtualization", 1, gpu.AttrVirtualization, "passthrough"},
 	} {
-		must.NotEq(t, c.value, value(before, c.attr))
+		must.NotEq(t, c.value, before[c.attr])
 		must.NoError(t, n.control.Number(0, c.key, c.to))
 		if i > 0 { // the first one is seen without help too
 			n.look()
@@ -100,24 +98,20 @@ func TestDefect02EveryValueThatChangesIsSent(t *testing.T) {
 
 	// A MIG instance that was made anew may have the UUID of the one before.
 	n = newMachine(t, "mig-a100-single").start("")
-	profiles := func(name string) []string {
-		var all []string
-		for _, d := range group(t, n.latest(), name).Devices {
-			all = append(all, d.ID)
-		}
-		return all
-	}
-	uuid := profiles("mig/NVIDIA A100-SXM4-40GB MIG 1g.5gb")[0]
+	const group = "mig/NVIDIA A100-SXM4-40GB MIG "
+	uuid := n.latest().group(t, group+"1g.5gb").devices[0].id
 	must.NoError(t, n.control.CreateMIG(0, control.MIG{Instance: control.Instance{GPUInstance: 7}, UUID: uuid, Profile: "1g.10gb"}))
 	n.look()
-	n.wait("the other profile", func(r *device.FingerprintResponse) error {
-		if len(r.Devices) != 2 {
-			return fmt.Errorf("there are %d groups", len(r.Devices))
+	r := n.wait("the other profile", func(m message) error {
+		if len(m.groups) != 2 {
+			return fmt.Errorf("there are %d groups", len(m.groups))
 		}
 		return nil
 	})
-	must.Eq(t, []string{uuid}, profiles("mig/NVIDIA A100-SXM4-40GB MIG 1g.10gb"))
-	must.SliceNotContains(t, profiles("mig/NVIDIA A100-SXM4-40GB MIG 1g.5gb"), uuid)
+	must.Eq(t, uuid, r.group(t, group+"1g.10gb").devices[0].id)
+	must.Len(t, 1, r.group(t, group+"1g.10gb").devices)
+	must.Len(t, 55, r.group(t, group+"1g.5gb").devices)
+	must.Len(t, 56, slices.Compact(slices.Sorted(slices.Values(r.ids()))))
 }
 
 // There: an error of any call about any GPU is the error of the fingerprint, and
@@ -125,7 +119,7 @@ func TestDefect02EveryValueThatChangesIsSent(t *testing.T) {
 func TestDefect03AnErrorOfOneGPUConcernsNoOther(t *testing.T) {
 	t.Parallel()
 	n := newMachine(t, "dgx2").start("")
-	before := ids(n.latest())
+	before := n.latest().ids()
 	must.NoError(t, n.control.SetGPULost(15)) // and what is wrong is read each 100 ms
 	n.wait("the lost GPU", conditions(map[int]string{15: "gpu_lost: the GPU has fallen off the bus (NVML code 15)"}))
 	mark := len(n.heard(0))
@@ -153,9 +147,9 @@ func TestDefect03AnErrorOfOneGPUConcernsNoOther(t *testing.T) {
 		}
 	}
 	for _, r := range n.heard(mark) {
-		must.Eq(t, before, ids(r))
-		must.Eq(t, "", devices(r)[0].HealthDesc)
-		must.StrHasPrefix(t, "gpu_lost", devices(r)[15].HealthDesc)
+		must.Eq(t, before, r.ids())
+		must.Eq(t, "", r.devices()[0].why)
+		must.StrHasPrefix(t, "gpu_lost", r.devices()[15].why)
 	}
 	must.NoError(t, n.control.ClearLost(15))
 	n.wait("sixteen healthy GPUs", conditions(nil))
@@ -207,7 +201,7 @@ func TestDefect04ADriverThatComesLaterIsFound(t *testing.T) {
 	must.NoError(t, os.Rename(filepath.Join(m.dir, "libnvidia-ml.so.1"), filepath.Join(m.dir, "not yet")))
 	must.NoError(t, m.control.InitError(control.CodeDriverNotLoaded)) // files are installed before the module is loaded
 	n := m.start("")
-	must.SliceEmpty(t, n.latest().Devices)
+	must.SliceEmpty(t, n.latest().groups)
 	logs := func(what string) {
 		t.Helper()
 		must.Wait(t, wait.InitialSuccess(wait.BoolFunc(func() bool { return strings.Contains(log.String(), what) }),
@@ -217,12 +211,7 @@ func TestDefect04ADriverThatComesLaterIsFound(t *testing.T) {
 	must.NoError(t, os.Rename(filepath.Join(m.dir, "not yet"), filepath.Join(m.dir, "libnvidia-ml.so.1")))
 	logs("the NVIDIA kernel driver is not loaded")
 	must.NoError(t, m.control.InitError(0))
-	n.wait("four healthy GPUs", func(r *device.FingerprintResponse) error {
-		if len(devices(r)) != 4 {
-			return fmt.Errorf("there are %d", len(devices(r)))
-		}
-		return conditions(nil)(r)
-	})
+	must.NoError(t, conditions(nil)(n.wait("four GPUs", many(4))))
 	must.Len(t, 2, n.heard(0), must.Sprint("no GPU, and then all"))
 	must.StrNotContains(t, log.String(), "[ERROR]")
 }
@@ -233,16 +222,10 @@ func TestDefect05PowerIsTheLimitAndItsUseIsInWatts(t *testing.T) {
 	t.Parallel()
 	n := newMachine(t, "dgxh100").start("")
 	must.NoError(t, has(gpu.AttrPower, "700 W")(n.latest()))
-	id := ids(n.latest())[2]
+	id := n.latest().ids()[2]
 	for _, watts := range []int{345, 690} {
 		must.NoError(t, n.control.Power(2, watts))
-		want := fmt.Sprintf("%d / 700 W", watts)
-		n.measure(want, func(stats map[string]*device.DeviceStats) error {
-			if got := figure(stats[id], "power.usage"); got != want {
-				return errors.New(got)
-			}
-			return nil
-		})
+		n.measure("the draw", is(id, "power.usage", fmt.Sprintf("%d / 700 W", watts)))
 	}
 	must.NoError(t, n.control.Number(5, "power_limit", 500_000))
 	n.look()
@@ -257,25 +240,16 @@ func TestDefect06ClocksAreTheMaximum(t *testing.T) {
 	n := newMachine(t, "rtx3090x4").start("")
 	must.NoError(t, has(gpu.AttrCoresClock, "2100 MHz")(n.latest()))
 	must.NoError(t, has(gpu.AttrMemoryClock, "9751 MHz")(n.latest()))
-	id := ids(n.latest())[0]
+	id := n.latest().ids()[0]
 	for graphics, memory := range map[int64]int64{210: 405, 1860: 9501} {
 		must.NoError(t, errors.Join(n.control.Number(0, "clock_graphics", graphics), n.control.Number(0, "clock_memory", memory)))
-		n.measure("the present clocks", func(stats map[string]*device.DeviceStats) error {
-			got := [2]string{figure(stats[id], "clock.graphics"), figure(stats[id], "clock.memory")}
-			if want := [2]string{fmt.Sprintf("%d MHz", graphics), fmt.Sprintf("%d MHz", memory)}; got != want {
-				return fmt.Errorf("got %q, want %q", got, want)
-			}
-			return nil
-		})
+		stats := n.measure("the present clock", is(id, "clock.graphics", fmt.Sprintf("%d MHz", graphics)))
+		must.NoError(t, is(id, "clock.memory", fmt.Sprintf("%d MHz", memory))(stats))
 	}
+	must.NoError(t, n.control.Number(0, "clock_max_graphics", 2000))
 	n.look()
-	n.measure("the reading", func(stats map[string]*device.DeviceStats) error {
-		if got := figure(stats[id], "xid.count"); got != "1" {
-			return errors.New(got)
-		}
-		return nil
-	})
-	must.Len(t, 1, n.heard(0))
+	n.wait("a lower maximum", has(gpu.AttrCoresClock, "2000 MHz"))
+	must.Len(t, 2, n.heard(0), must.Sprint("the present clocks are no attributes"))
 }
 
 // There: a lane's speed by a table in which generation 5 is not twice generation 4,
@@ -306,11 +280,11 @@ func TestDefect08PCIAddressesAreThoseOfSysfs(t *testing.T) {
 		want = append(want, g.PCIBusID)
 	}
 	var got []string
-	for _, d := range devices(n.latest()) {
-		got = append(got, d.HwLocality.PciBusID)
+	for _, d := range n.latest().devices() {
+		got = append(got, d.bus)
 	}
 	must.Eq(t, slices.Sorted(slices.Values(want)), got)
-	must.StrNotContains(t, asJSON(got), `\u0000`)
+	must.StrNotContains(t, n.latest().all, `\u0000`)
 
 	sysfs := regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.0$`)
 	for _, name := range fixtures(t) {
@@ -349,28 +323,25 @@ func TestDefect09StatesAreWordsAndAnUnansweredQuestionLosesNothing(t *testing.T)
 	n := newMachine(t, "display-and-compute").start("")
 	state := func(attr string) map[string]string {
 		states := map[string]string{}
-		for _, g := range n.latest().Devices {
-			states[g.Name] = value(g, attr)
+		for _, g := range n.latest().groups {
+			states[g.name] = g.attributes[attr]
 		}
 		return states
 	}
-	const small, large = "NVIDIA T400 4GB", "NVIDIA GeForce RTX 4090"
+	const small, large = "gpu/NVIDIA T400 4GB", "gpu/NVIDIA GeForce RTX 4090"
 	must.Eq(t, map[string]string{small: "Enabled", large: "Disabled"}, state(gpu.AttrDisplayState))
 	must.Eq(t, map[string]string{small: "Disabled", large: "Disabled"}, state(gpu.AttrPersistenceMode))
 	const deprecated = 26 // NVML_ERROR_DEPRECATED
 	answers := func(what string, as map[string]string) {
 		t.Helper()
 		n.look()
-		n.wait(what, func(r *device.FingerprintResponse) error {
-			if len(devices(r)) != 2 {
-				return fmt.Errorf("there are %d GPUs", len(devices(r)))
-			}
-			for _, g := range r.Devices {
-				if got := value(g, gpu.AttrDisplayState); got != as[g.Name] {
-					return fmt.Errorf("%s is %q", g.Name, got)
+		n.wait(what, func(m message) error {
+			for _, g := range m.groups {
+				if got := g.attributes[gpu.AttrDisplayState]; got != as[g.name] {
+					return fmt.Errorf("%s is %q", g.name, got)
 				}
 			}
-			return conditions(nil)(r)
+			return errors.Join(many(2)(m), conditions(nil)(m))
 		})
 	}
 	must.NoError(t, errors.Join(n.control.Number(0, "display_active", 0), n.control.Fail("nvmlDeviceGetDisplayMode", -1, deprecated)))
@@ -387,7 +358,7 @@ func TestDefect09StatesAreWordsAndAnUnansweredQuestionLosesNothing(t *testing.T)
 func TestDefect10AFigureThatIsNotSupportedIsMissingAlone(t *testing.T) {
 	t.Parallel()
 	n := newMachine(t, "dgxh100").start("")
-	ids := ids(n.latest())
+	ids := n.latest().ids()
 	for turn, c := range []struct {
 		call string
 		keys []string
@@ -402,27 +373,22 @@ func TestDefect10AFigureThatIsNotSupportedIsMissingAlone(t *testing.T) {
 		{"nvmlDeviceGetPcieReplayCounter", []string{"pcie.replays"}},
 		{"nvmlDeviceGetRemappedRows", []string{"memory.remapped.correctable", "memory.remapped.uncorrectable"}},
 	} {
-		before := n.measure("all figures", func(stats map[string]*device.DeviceStats) error {
-			if figure(stats[ids[1]], c.keys[0]) == "" {
+		before := n.measure("all figures", func(stats map[string]figures) error {
+			if stats[ids[1]][c.keys[0]] == "" {
 				return errors.New("it has none")
 			}
 			return nil
 		})
 		must.NoError(t, n.control.Fail(c.call, 1, []int{control.CodeNotSupported, control.CodeUnknown}[turn%2]))
-		after := n.measure("one without", func(stats map[string]*device.DeviceStats) error {
-			if got := figure(stats[ids[1]], c.keys[0]); got != "" {
-				return errors.New(got)
-			}
-			return nil
-		})
+		after := n.measure("one without", is(ids[1], c.keys[0], ""))
 		must.MapLen(t, 8, after)
 		for _, key := range c.keys {
-			must.NotEq(t, "", figure(before[ids[1]], key), must.Sprint(key))
-			must.Eq(t, "", figure(after[ids[1]], key), must.Sprint(key))
-			must.NotEq(t, "", figure(after[ids[0]], key), must.Sprint(key, " of another GPU"))
+			must.MapContainsKey(t, before[ids[1]], key)
+			must.MapNotContainsKey(t, after[ids[1]], key)
+			must.MapContainsKey(t, after[ids[0]], key, must.Sprint("of another GPU"))
 		}
-		must.Eq(t, len(before[ids[1]].Stats.Attributes)-len(c.keys), len(after[ids[1]].Stats.Attributes), must.Sprint("the others are there: ", c.call))
-		must.NotNil(t, after[ids[1]].Summary.IntNumeratorVal)
+		must.MapLen(t, len(before[ids[1]])-len(c.keys), after[ids[1]], must.Sprint("the others are there: ", c.call))
+		must.StrHasSuffix(t, " / 81559 MiB", after[ids[1]]["summary"])
 		must.NoError(t, n.control.ClearFail(c.call, 1))
 	}
 }
@@ -442,7 +408,7 @@ func TestDefect11AGroupHasWhatEachOfItsGPUsHas(t *testing.T) {
 			gpu.AttrGPUCount: "4", gpu.AttrPower: "200 W", gpu.AttrCoresClock: "1800 MHz", gpu.AttrPCIBandwidth: "15750 MB/s", gpu.AttrMemoryClock: "9001 MHz",
 			gpu.AttrPersistenceMode: "", gpu.AttrECCMode: "", gpu.AttrBAR1: "", gpu.AttrArchitecture: "ada",
 		} {
-			must.Eq(t, want, value(r.Devices[0], attr), must.Sprint(odd, attr))
+			must.Eq(t, want, r.groups[0].attributes[attr], must.Sprint(odd, attr))
 		}
 	}
 }
@@ -459,11 +425,11 @@ func TestDefect12WhateverNVMLsOrderTheMessageIsTheSame(t *testing.T) {
 		n := m.start("sharing {\n  gpus = [\"0000:97:00.0\"]\n  replicas = 2\n}")
 		r := n.latest()
 		if turn == 0 {
-			first = asJSON(r)
-			must.Len(t, 12, r.Devices, must.Sprint(first))
-			must.Len(t, 16, devices(r))
+			first = r.all
+			must.Len(t, 12, r.groups)
+			must.Len(t, 16, r.devices())
 		}
-		must.Eq(t, first, asJSON(r), must.Sprint(turn, order))
+		must.Eq(t, first, r.all, must.Sprint(turn, order))
 		must.Len(t, 1, n.heard(0))
 		n.closed()
 		random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
@@ -529,20 +495,16 @@ func TestDefect13AStreamWhoseReaderIsGoneEnds(t *testing.T) {
 func TestDefect14GPUsThatAreNoLongerIgnoredAreOffered(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "l40s-x4")
-	all := ids(m.start("").latest())
-	configured := func(ignored ...string) *base.Config {
-		block := deviceconfig.Default()
-		block.NVMLLibraryPath, block.StateDir, block.IgnoredGPUIDs = filepath.Join(m.dir, "libnvidia-ml.so.1"), filepath.Join(m.dir, "state"), ignored
-		var raw []byte
-		must.NoError(t, base.MsgPackEncode(&raw, block))
-		return &base.Config{PluginConfig: raw}
+	all := m.start("").latest().ids()
+	ignoring := func(ids []string) plugin.Settings {
+		return m.settings("ignored_gpu_ids = " + asJSON(append([]string{}, ids...)))
 	}
 	for _, ignored := range [][]string{{all[1], all[3]}, {all[1]}, nil} {
 		p := m.newPlugin()
-		must.NoError(t, p.SetConfig(configured(all...)))
-		must.NoError(t, p.SetConfig(configured(ignored...)))
+		must.NoError(t, p.Configure(ignoring(all)))
+		must.NoError(t, p.Configure(ignoring(ignored)))
 		n := m.attend(p)
-		must.Eq(t, slices.DeleteFunc(slices.Clone(all), func(id string) bool { return slices.Contains(ignored, id) }), ids(n.latest()))
+		must.Eq(t, slices.DeleteFunc(slices.Clone(all), func(id string) bool { return slices.Contains(ignored, id) }), n.latest().ids())
 		for _, id := range ignored {
 			_, err := p.Reserve([]string{id})
 			must.ErrorContains(t, err, "this node has no such GPU")
@@ -557,54 +519,42 @@ func TestDefect15GPUsInMIGModeAreListedAndMeasured(t *testing.T) {
 	t.Parallel()
 	const whole, cut = "gpu/NVIDIA A100-SXM4-40GB", "mig/NVIDIA A100-SXM4-40GB MIG 1g.5gb"
 	n := newMachine(t, "mig-a100-single").start("")
-	must.Len(t, 1, n.latest().Devices)
-	instances := group(t, n.latest(), cut).Devices
+	must.Len(t, 1, n.latest().groups)
+	instances := n.latest().group(t, cut).devices
 	must.Len(t, 56, instances)
 	must.NoError(t, errors.Join(n.control.Power(0, 123), n.control.Temperature(0, 71), n.control.MIGMemory(0, control.Instance{GPUInstance: 8}, 1000)))
 	want := map[string]string{"mig.parent.power": "123 / 400 W", "mig.parent.temperature": "71 C", "memory.used": "1000 / 4864 MiB", "health": "healthy"}
-	n.measure("the instance's own memory, and its GPU's power and temperature", func(stats map[string]*device.DeviceStats) error {
-		if len(stats) != 56 {
-			return fmt.Errorf("there are statistics of %d devices", len(stats))
-		}
+	must.MapLen(t, 56, n.measure("the instance's own memory, and its GPU's power and temperature", func(stats map[string]figures) error {
+		var errs []error
 		for key, value := range want {
-			if got := figure(stats[instances[1].ID], key); got != value {
-				return fmt.Errorf("%s is %q", key, got)
-			}
+			errs = append(errs, is(instances[1].id, key, value)(stats))
 		}
-		return nil
-	})
+		return errors.Join(errs...)
+	}))
 
 	for id := 7; id <= 13; id++ {
 		must.NoError(t, n.control.DestroyMIG(0, control.Instance{GPUInstance: id}))
 	}
 	n.look()
-	r := n.wait("the GPU without instances", func(r *device.FingerprintResponse) error {
-		if len(devices(r)) != 50 {
-			return fmt.Errorf("there are %d devices", len(devices(r)))
-		}
-		return nil
-	})
-	must.Len(t, 49, group(t, r, cut).Devices)
-	bare := group(t, r, whole).Devices
+	r := n.wait("the GPU without instances", many(50))
+	must.Len(t, 49, r.group(t, cut).devices)
+	bare := r.group(t, whole).devices
 	must.Len(t, 1, bare)
-	must.False(t, bare[0].Healthy)
-	must.StrHasPrefix(t, "mig_no_instances: MIG mode is on and there are no instances: create some", bare[0].HealthDesc)
-	must.Eq(t, instances[0].HwLocality, bare[0].HwLocality)
-	n.measure("figures of the GPU without instances", func(stats map[string]*device.DeviceStats) error {
-		if s := stats[bare[0].ID]; s == nil || figure(s, "power.usage") != "123 / 400 W" {
-			return errors.New("it has none")
-		}
-		return nil
-	})
+	must.False(t, bare[0].healthy)
+	must.StrHasPrefix(t, "mig_no_instances: MIG mode is on and there are no instances: create some", bare[0].why)
+	must.Eq(t, instances[0].bus, bare[0].bus)
+	n.measure("figures of the GPU without instances", is(bare[0].id, "power.usage", "123 / 400 W"))
 
-	must.NoError(t, n.control.CreateMIG(0, control.MIG{Instance: control.Instance{GPUInstance: 9}, UUID: "MIG-0c1d2e3f-0000-4000-8000-000000000001", Profile: "3g.20gb"}))
+	const uuid = "MIG-0c1d2e3f-0000-4000-8000-000000000001"
+	must.NoError(t, n.control.CreateMIG(0, control.MIG{Instance: control.Instance{GPUInstance: 9}, UUID: uuid, Profile: "3g.20gb"}))
 	n.look()
-	r = n.wait("an instance of another profile", func(r *device.FingerprintResponse) error {
-		if value := ids(r); !slices.Contains(value, "MIG-0c1d2e3f-0000-4000-8000-000000000001") {
+	r = n.wait("an instance in the GPU's place", func(m message) error {
+		if !slices.Contains(m.ids(), uuid) {
 			return errors.New("it is not there")
 		}
-		return nil
+		return many(50)(m)
 	})
-	must.Len(t, 2, r.Devices)
-	must.Eq(t, "3g.20gb", value(group(t, r, "mig/NVIDIA A100-SXM4-40GB MIG 3g.20gb"), gpu.AttrMIGProfile))
+	made := r.group(t, "mig/NVIDIA A100-SXM4-40GB MIG 3g.20gb")
+	must.Eq(t, []deviceSent{{id: uuid, bus: bare[0].bus, healthy: true}}, made.devices)
+	must.Eq(t, "3g.20gb", made.attributes[gpu.AttrMIGProfile])
 }

@@ -1,18 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/hashicorp/nomad/plugins/device"
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-governor/governor/device/inject"
@@ -125,10 +121,10 @@ sharing {
 func matrix(t *testing.T, n *nomad) *topology.Matrix {
 	t.Helper()
 	r := n.latest()
-	must.Len(t, 1, r.Devices)
-	m, err := topology.Parse(value(r.Devices[0], gpu.AttrTopology))
+	must.Len(t, 1, r.groups)
+	m, err := topology.Parse(r.groups[0].attributes[gpu.AttrTopology])
 	must.NoError(t, err)
-	must.Eq(t, len(r.Devices[0].Devices), m.Size())
+	must.Eq(t, len(r.devices()), m.Size())
 	return m
 }
 
@@ -149,14 +145,13 @@ func switchedLinks(t *testing.T, n *nomad) {
 func pciePaths(t *testing.T, n *nomad) {
 	m := matrix(t, n)
 	must.Eq(t, []topology.Path{topology.PathSingle, topology.PathMultiple, topology.PathSystem}, []topology.Path{m.Path(0, 1), m.Path(0, 2), m.Path(0, 4)})
-	must.NotEq(t, "", value(n.latest().Devices[0], gpu.AttrPCIeGeneration))
-	must.Eq(t, "16", value(n.latest().Devices[0], gpu.AttrPCIeWidth))
+	must.MapContainsKeys(t, n.latest().groups[0].attributes, []string{gpu.AttrPCIeGeneration, gpu.AttrPCIeWidth})
 }
 
 func numaNodes(t *testing.T, n *nomad) {
 	m := matrix(t, n)
 	must.Eq(t, []int{3, 3, 1, 1, 7, 7, 5, 5}, []int{m.NUMA(0), m.NUMA(1), m.NUMA(2), m.NUMA(3), m.NUMA(4), m.NUMA(5), m.NUMA(6), m.NUMA(7)})
-	must.Eq(t, "4", value(n.latest().Devices[0], gpu.AttrNUMANodes))
+	must.NoError(t, has(gpu.AttrNUMANodes, "4")(n.latest()))
 	figureOf("numa.node", "3")(t, n)
 }
 
@@ -164,9 +159,9 @@ func numaNodes(t *testing.T, n *nomad) {
 func attributesOf(name string, want map[string]string) func(*testing.T, *nomad) {
 	return func(t *testing.T, n *nomad) {
 		t.Helper()
-		g := group(t, n.latest(), name)
+		g := n.latest().group(t, name)
 		for attr, text := range want {
-			must.Eq(t, text, value(g, attr), must.Sprint(attr))
+			must.Eq(t, text, g.attributes[attr], must.Sprint(attr))
 		}
 	}
 }
@@ -175,40 +170,36 @@ func attributesOf(name string, want map[string]string) func(*testing.T, *nomad) 
 func figureOf(key, want string) func(*testing.T, *nomad) {
 	return func(t *testing.T, n *nomad) {
 		t.Helper()
-		first := ids(n.latest())[0]
-		n.measure(key, func(stats map[string]*device.DeviceStats) error {
-			if got := figure(stats[first], key); got != want {
-				return errors.New(got)
-			}
-			return nil
-		})
+		n.measure(key, is(n.latest().ids()[0], key, want))
 	}
 }
 
 func timeShares(t *testing.T, n *nomad) {
-	must.Len(t, 2, group(t, n.latest(), "gpu/NVIDIA L40S").Devices)
-	shares := group(t, n.latest(), "gpu-share/NVIDIA L40S-shared-4").Devices
+	must.Len(t, 2, n.latest().group(t, "gpu/NVIDIA L40S").devices)
+	shares := n.latest().group(t, "gpu-share/NVIDIA L40S-shared-4").devices
 	must.Len(t, 8, shares)
 	attributesOf("gpu-share/NVIDIA L40S-shared-4", map[string]string{gpu.AttrSharingStrategy: "time-slicing", gpu.AttrShareCount: "4", gpu.AttrShareMemory: "11517 MiB",
 		gpu.AttrMemory: "11517 MiB", gpu.AttrGPUCount: "2", gpu.AttrDeviceCount: "8"})(t, n)
-	r, err := n.plugin.Reserve([]string{shares[6].ID})
+	r, err := n.plugin.Reserve([]string{shares[6].id})
 	must.NoError(t, err)
-	uuid, _, _ := strings.Cut(shares[6].ID, "::")
+	uuid, _, _ := strings.Cut(shares[6].id, "::")
 	must.Eq(t, uuid, r.Envs[gpu.EnvCUDAVisible])
 }
 
 func mpsShares(t *testing.T, n *nomad) {
-	shares := group(t, n.latest(), "gpu-share/NVIDIA L40S-mps-2").Devices
+	shares := n.latest().group(t, "gpu-share/NVIDIA L40S-mps-2").devices
 	must.Len(t, 8, shares)
-	must.StrHasPrefix(t, "mps_daemon: no MPS control daemon serves "+n.dir, shares[0].HealthDesc)
+	must.StrHasPrefix(t, "mps_daemon: no MPS control daemon serves "+n.dir, shares[0].why)
 	n.place("nvidia-cuda-mps-control.pid", []byte(strconv.Itoa(os.Getpid()))) // a daemon that lives
 	n.wait("the daemon", conditions(nil))
-	r, err := n.plugin.Reserve([]string{shares[0].ID})
+	r, err := n.plugin.Reserve([]string{shares[0].id})
 	must.NoError(t, err)
 	must.Eq(t, "50", r.Envs["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"])
 	must.Eq(t, "0=23034M", r.Envs["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"])
 	must.Eq(t, n.dir, r.Envs["CUDA_MPS_PIPE_DIRECTORY"])
-	must.Eq(t, []*device.Mount{{TaskPath: n.dir, HostPath: n.dir}}, r.Mounts)
+	must.Len(t, 1, r.Mounts)
+	must.Eq(t, n.dir, r.Mounts[0].TaskPath)
+	must.False(t, r.Mounts[0].ReadOnly)
 }
 
 // installDriver gives the machine what the driver installs beside NVML, for the
@@ -233,61 +224,67 @@ func (m *machine) installDriver() string {
 	return fmt.Sprintf("\ndriver_root = %q\ndev_root = %q\ncdi_spec_dir = %q\n", root, root, filepath.Join(m.dir, "cdi"))
 }
 
-// reserve is what a task gets for the first and the third GPU.
-func reserve(t *testing.T, n *nomad) *device.ContainerReservation {
+// given is what a task gets: variables, and files of the host by their path in
+// the task.
+type given struct {
+	env           map[string]string
+	mounts, nodes map[string]string
+}
+
+// reserve is what a task gets for the first and the third GPU, and their ids.
+func reserve(t *testing.T, n *nomad) (g given, first, third string) {
 	t.Helper()
-	all := ids(n.latest())
+	all := n.latest().ids()
 	must.Len(t, 4, all)
 	r, err := n.plugin.Reserve([]string{all[2], all[0]})
 	must.NoError(t, err)
 	must.Eq(t, all[0]+","+all[2], r.Envs[gpu.EnvCUDAVisible], must.Sprint("whatever else is lost when the client restarts"))
+	g = given{r.Envs, map[string]string{}, map[string]string{}}
+	for _, m := range r.Mounts {
+		must.True(t, m.ReadOnly, must.Sprint(m.TaskPath))
+		g.mounts[m.TaskPath] = m.HostPath
+	}
+	for _, d := range r.Devices {
+		must.Eq(t, "rw", d.CgroupPerms, must.Sprint(d.TaskPath))
+		g.nodes[d.TaskPath] = d.HostPath
+	}
 	_, err = n.plugin.Reserve([]string{all[1]})
 	must.ErrorContains(t, err, "the device node /dev/nvidia1 does not exist")
-	return r
+	return g, all[0], all[2]
 }
 
 func cdiNames(t *testing.T, n *nomad) {
-	r := reserve(t, n)
-	all := ids(n.latest())
-	must.Eq(t, "governor.nomad/gpu="+all[0]+",governor.nomad/gpu="+all[2], r.Envs[inject.EnvCDIDevices])
+	g, first, third := reserve(t, n)
+	must.Eq(t, "governor.nomad/gpu="+first+",governor.nomad/gpu="+third, g.env[inject.EnvCDIDevices])
 	spec := string(contents(t, filepath.Join(n.dir, "cdi", "governor.nomad-gpu.json")))
-	must.StrContains(t, spec, `"name": "`+all[0]+`"`)
-	must.StrContains(t, spec, `"/dev/nvidia2"`)
-	must.StrContains(t, spec, "libcuda.so."+injecttest.Version)
+	for _, part := range []string{`"name": "` + first + `"`, `"/dev/nvidia2"`, "libcuda.so." + injecttest.Version} {
+		must.StrContains(t, spec, part)
+	}
 }
 
 func deviceNodes(t *testing.T, n *nomad) {
-	var nodes []string
-	for _, d := range reserve(t, n).Devices {
-		must.Eq(t, "rw", d.CgroupPerms)
-		must.Eq(t, filepath.Join(n.dir, "root", d.TaskPath), d.HostPath)
-		nodes = append(nodes, d.TaskPath)
+	g, _, _ := reserve(t, n)
+	want := map[string]string{}
+	for _, path := range []string{"/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia0", "/dev/nvidia2", "/dev/nvidiactl"} {
+		want[path] = filepath.Join(n.dir, "root", path)
 	}
-	must.Eq(t, []string{"/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia0", "/dev/nvidia2", "/dev/nvidiactl"}, nodes)
+	must.Eq(t, want, g.nodes)
 }
 
 // libraries: exec knows of no runtime of NVIDIA's.
 func libraries(t *testing.T, n *nomad) {
-	r := reserve(t, n)
-	must.MapNotContainsKey(t, r.Envs, gpu.EnvNVIDIAVisible)
-	must.Eq(t, inject.DefaultLibraryDir, r.Envs[inject.EnvLibraryPath])
-	mounts := map[string]bool{}
-	for _, m := range r.Mounts {
-		must.True(t, m.ReadOnly)
-		mounts[m.TaskPath] = true
-	}
-	for _, path := range []string{inject.DefaultLibraryDir + "/libcuda.so.1", inject.DefaultLibraryDir + "/libnvidia-ml.so.1", "/usr/bin/nvidia-smi"} {
-		must.True(t, mounts[path], must.Sprint(path, " is not among ", slices.Sorted(maps.Keys(mounts))))
-	}
+	g, _, _ := reserve(t, n)
+	must.MapNotContainsKey(t, g.env, gpu.EnvNVIDIAVisible)
+	must.Eq(t, inject.DefaultLibraryDir, g.env[inject.EnvLibraryPath])
+	must.MapContainsKeys(t, g.mounts, []string{inject.DefaultLibraryDir + "/libcuda.so.1", inject.DefaultLibraryDir + "/libnvidia-ml.so.1", "/usr/bin/nvidia-smi"})
 }
 
-// namesForPodman: its driver takes devices = ["${GOVERNOR_CDI_DEVICE_0}"] and
-// nothing of a reservation but variables and mounts.
+// namesForPodman: its driver takes devices = ["${GOVERNOR_CDI_DEVICE_0}"], and of
+// a reservation variables and mounts alone.
 func namesForPodman(t *testing.T, n *nomad) {
-	r := reserve(t, n)
-	all := ids(n.latest())
-	must.Eq(t, "governor.nomad/gpu="+all[0], r.Envs[inject.EnvCDIDevicePrefix+"0"])
-	must.Eq(t, "governor.nomad/gpu="+all[2], r.Envs[inject.EnvCDIDevicePrefix+"1"])
-	must.MapNotContainsKey(t, r.Envs, gpu.EnvNVIDIAVisible)
-	must.SliceEmpty(t, r.Mounts)
+	g, first, third := reserve(t, n)
+	must.Eq(t, "governor.nomad/gpu="+first, g.env[inject.EnvCDIDevicePrefix+"0"])
+	must.Eq(t, "governor.nomad/gpu="+third, g.env[inject.EnvCDIDevicePrefix+"1"])
+	must.MapNotContainsKey(t, g.env, gpu.EnvNVIDIAVisible)
+	must.MapEmpty(t, g.mounts)
 }

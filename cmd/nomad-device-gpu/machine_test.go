@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/nomad/plugins/device"
 	"github.com/shoenig/test/must"
 	"github.com/shoenig/test/wait"
 
@@ -84,15 +84,60 @@ func (m *machine) newPlugin() *plugin.Plugin {
 	return plugin.New(m.logger, parts, time.Now)
 }
 
+// message is what a plugin tells Nomad of its devices.
+type message struct {
+	err    error
+	groups []groupSent
+	// all is the message whole, byte for byte.
+	all string
+}
+
+// groupSent is one group, its name with the type before it: "gpu/Tesla T4".
+// Attributes are texts with their units.
+type groupSent struct {
+	name       string
+	attributes map[string]string
+	devices    []deviceSent
+}
+
+type deviceSent struct {
+	id, why, bus string
+	healthy      bool
+}
+
+// devices are a message's devices in their order.
+func (m message) devices() []deviceSent {
+	var all []deviceSent
+	for _, g := range m.groups {
+		all = append(all, g.devices...)
+	}
+	return all
+}
+
+func (m message) ids() []string {
+	var all []string
+	for _, d := range m.devices() {
+		all = append(all, d.id)
+	}
+	return all
+}
+
+// group is the group of that name.
+func (m message) group(t *testing.T, name string) groupSent {
+	t.Helper()
+	i := slices.IndexFunc(m.groups, func(g groupSent) bool { return g.name == name })
+	must.NotEq(t, -1, i, must.Sprint("there is no group ", name, " in ", m.all))
+	return m.groups[i]
+}
+
 // nomad is the machine's Nomad client: it keeps every message about the devices.
 type nomad struct {
 	*machine
 	plugin *plugin.Plugin
-	end    context.CancelFunc
-	closed func()
+	closed func() // ends it all
 
 	mu       sync.Mutex
-	messages []*device.FingerprintResponse
+	messages []message
 	broken   error
 }
 
@@ -109,13 +154,28 @@ func (m *machine) start(more string) *nomad {
 func (m *machine) attend(p *plugin.Plugin) *nomad {
 	m.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &nomad{machine: m, plugin: p, end: cancel}
+	n := &nomad{machine: m, plugin: p}
 	stream, err := p.Fingerprint(ctx)
 	must.NoError(m.t, err)
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		for r := range stream {
-			n.hear(r)
+			got := message{err: r.Error, all: asJSON(r)}
+			for _, g := range r.Devices {
+				group := groupSent{name: g.Type + "/" + g.Name, attributes: map[string]string{}}
+				for name, a := range g.Attributes {
+					if a.String != nil {
+						group.attributes[name] = *a.String
+					} else {
+						group.attributes[name] = strings.TrimSpace(fmt.Sprintf("%d %s", *a.Int, a.Unit))
+					}
+				}
+				for _, d := range g.Devices {
+					group.devices = append(group.devices, deviceSent{d.ID, d.HealthDesc, d.HwLocality.PciBusID, d.Healthy})
+				}
+				got.groups = append(got.groups, group)
+			}
+			n.hear(got)
 		}
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -130,30 +190,30 @@ func (m *machine) attend(p *plugin.Plugin) *nomad {
 		must.NoError(m.t, n.broken)
 	})
 	m.t.Cleanup(n.closed)
-	n.wait("a first message", func(*device.FingerprintResponse) error { return nil })
+	n.latest()
 	return n
 }
 
-func (n *nomad) hear(r *device.FingerprintResponse) {
+func (n *nomad) hear(m message) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if r.Error != nil {
-		n.broken = errors.Join(n.broken, fmt.Errorf("message %d carries the error %w", len(n.messages), r.Error))
+	if m.err != nil {
+		n.broken = errors.Join(n.broken, fmt.Errorf("message %d carries the error %w", len(n.messages), m.err))
 	}
-	n.messages = append(n.messages, r)
+	n.messages = append(n.messages, m)
 }
 
 // heard are all messages since mark, an earlier number of them.
-func (n *nomad) heard(mark int) []*device.FingerprintResponse {
+func (n *nomad) heard(mark int) []message {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.messages[mark:])
 }
 
 // wait waits until the latest message is as it should be, and returns it.
-func (n *nomad) wait(what string, as func(*device.FingerprintResponse) error) *device.FingerprintResponse {
+func (n *nomad) wait(what string, as func(message) error) message {
 	n.t.Helper()
-	var latest *device.FingerprintResponse
+	var latest message
 	must.Wait(n.t, wait.InitialSuccess(wait.ErrorFunc(func() error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -167,9 +227,9 @@ func (n *nomad) wait(what string, as func(*device.FingerprintResponse) error) *d
 }
 
 // latest is the latest message.
-func (n *nomad) latest() *device.FingerprintResponse {
+func (n *nomad) latest() message {
 	n.t.Helper()
-	return n.wait("a message", func(*device.FingerprintResponse) error { return nil })
+	return n.wait("a message", func(message) error { return nil })
 }
 
 // look makes the plugin read the GPUs at once: an application suffers from an XID
@@ -179,57 +239,14 @@ func (n *nomad) look() {
 	must.NoError(n.t, n.control.XID(0, 13))
 }
 
-// devices are a message's devices in their order.
-func devices(r *device.FingerprintResponse) []*device.Device {
-	var all []*device.Device
-	for _, g := range r.Devices {
-		all = append(all, g.Devices...)
-	}
-	return all
-}
-
-func ids(r *device.FingerprintResponse) []string {
-	var all []string
-	for _, d := range devices(r) {
-		all = append(all, d.ID)
-	}
-	return all
-}
-
-// group is the group with that type and name.
-func group(t *testing.T, r *device.FingerprintResponse, name string) *device.DeviceGroup {
-	t.Helper()
-	var names []string
-	for _, g := range r.Devices {
-		if g.Type+"/"+g.Name == name {
-			return g
-		}
-		names = append(names, g.Type+"/"+g.Name)
-	}
-	t.Fatalf("there is no group %q; there are %q", name, names)
-	return nil
-}
-
-// value is an attribute as text; "" when it is absent.
-func value(g *device.DeviceGroup, name string) string {
-	switch a := g.Attributes[name]; {
-	case a == nil:
-		return ""
-	case a.String != nil:
-		return *a.String
-	default:
-		return strings.TrimSpace(fmt.Sprintf("%d %s", *a.Int, a.Unit))
-	}
-}
-
 // has is satisfied when the only group has the attribute with that value; "" is
 // none.
-func has(name, want string) func(*device.FingerprintResponse) error {
-	return func(r *device.FingerprintResponse) error {
-		if len(r.Devices) != 1 {
-			return fmt.Errorf("there are %d groups", len(r.Devices))
+func has(name, want string) func(message) error {
+	return func(m message) error {
+		if len(m.groups) != 1 {
+			return fmt.Errorf("there are %d groups", len(m.groups))
 		}
-		if got := value(r.Devices[0], name); got != want {
+		if got := m.groups[0].attributes[name]; got != want {
 			return fmt.Errorf("%s is %q; it must be %q", name, got, want)
 		}
 		return nil
@@ -239,12 +256,22 @@ func has(name, want string) func(*device.FingerprintResponse) error {
 // conditions is satisfied when the devices with these numbers have these health
 // descriptions, beginning with "degraded" where they may be used all the same, and
 // all others are well.
-func conditions(want map[int]string) func(*device.FingerprintResponse) error {
-	return func(r *device.FingerprintResponse) error {
-		for i, d := range devices(r) {
-			if usable := want[i] == "" || strings.HasPrefix(want[i], "degraded: "); d.HealthDesc != want[i] || d.Healthy != usable {
-				return fmt.Errorf("device %d: healthy is %t and why %q; it must be %q", i, d.Healthy, d.HealthDesc, want[i])
+func conditions(want map[int]string) func(message) error {
+	return func(m message) error {
+		for i, d := range m.devices() {
+			if usable := want[i] == "" || strings.HasPrefix(want[i], "degraded: "); d.why != want[i] || d.healthy != usable {
+				return fmt.Errorf("device %d: healthy is %t and why %q; it must be %q", i, d.healthy, d.why, want[i])
 			}
+		}
+		return nil
+	}
+}
+
+// many is satisfied when there are so many devices.
+func many(want int) func(message) error {
+	return func(m message) error {
+		if got := len(m.devices()); got != want {
+			return fmt.Errorf("there are %d devices", got)
 		}
 		return nil
 	}
@@ -258,8 +285,13 @@ func asJSON(v any) string {
 	return string(raw)
 }
 
-// measure reads statistics until those of all devices are as they should be.
-func (n *nomad) measure(what string, as func(stats map[string]*device.DeviceStats) error) map[string]*device.DeviceStats {
+// figures are a device's statistics as texts, with their units; "summary" is its
+// summary.
+type figures map[string]string
+
+// measure reads statistics until those of all devices, by id, are as they should
+// be.
+func (n *nomad) measure(what string, as func(map[string]figures) error) map[string]figures {
 	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	stream, err := n.plugin.Stats(ctx, 100*time.Millisecond)
@@ -275,12 +307,22 @@ func (n *nomad) measure(what string, as func(stats map[string]*device.DeviceStat
 		case r, open := <-stream:
 			must.True(n.t, open, must.Sprint("the statistics ended"))
 			must.NoError(n.t, r.Error)
-			all := map[string]*device.DeviceStats{}
+			all := map[string]figures{}
 			for _, g := range r.Groups {
 				for id, s := range g.InstanceStats {
-					must.NotNil(n.t, s.Summary)
-					must.NotNil(n.t, s.Stats)
-					all[id] = s
+					all[id] = figures{}
+					values := maps.Clone(s.Stats.Attributes)
+					values["summary"] = s.Summary
+					for key, v := range values {
+						switch {
+						case v.StringVal != nil:
+							all[id][key] = *v.StringVal
+						case v.IntDenominatorVal != nil:
+							all[id][key] = fmt.Sprintf("%d / %d %s", *v.IntNumeratorVal, *v.IntDenominatorVal, v.Unit)
+						default:
+							all[id][key] = strings.TrimSpace(fmt.Sprintf("%d %s", *v.IntNumeratorVal, v.Unit))
+						}
+					}
 				}
 			}
 			if err = as(all); err == nil {
@@ -292,16 +334,12 @@ func (n *nomad) measure(what string, as func(stats map[string]*device.DeviceStat
 	}
 }
 
-// figure is a metric as text, with its unit; "" when it is absent.
-func figure(s *device.DeviceStats, key string) string {
-	v := s.Stats.Attributes[key]
-	switch {
-	case v == nil:
-		return ""
-	case v.StringVal != nil:
-		return *v.StringVal
-	case v.IntDenominatorVal != nil:
-		return fmt.Sprintf("%d / %d %s", *v.IntNumeratorVal, *v.IntDenominatorVal, v.Unit)
+// is is satisfied when a device's statistics have that figure; "" is none.
+func is(id, key, want string) func(map[string]figures) error {
+	return func(stats map[string]figures) error {
+		if got := stats[id][key]; got != want || stats[id] == nil {
+			return fmt.Errorf("%s of %s is %q; it must be %q", key, id, got, want)
+		}
+		return nil
 	}
-	return strings.TrimSpace(fmt.Sprintf("%d %s", *v.IntNumeratorVal, v.Unit))
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoenig/test/must"
 	"pgregory.net/rapid"
 
 	"github.com/nomad-governor/governor/device/inventory"
@@ -183,6 +184,24 @@ func TestPropertyNothingThatHappensIsLostOnNomad(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
+	})
+}
+
+// What changed and changed back while a message waited for its reader is not said.
+func TestNothingIsRepeatedToASlowReader(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		h := newHost(2)
+		a := attend(t, h, time.Minute, nil)
+		a.wait(5 * time.Second) // the first message was taken, and the next will wait
+		for _, what := range []string{"lose", "find", "lose"} {
+			h.happen(step{what: what})
+			a.wait(5 * time.Second)
+		}
+		must.Eq(t, 1, a.count())
+		must.NoError(t, matches(h.want(), health(a.wait(5*time.Minute))))
+		must.Eq(t, 2, a.count())
+		must.NoError(t, a.verdict())
 	})
 }
 

@@ -29,6 +29,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/device"
 	"github.com/hashicorp/nomad/plugins/shared/structs"
 	"github.com/shoenig/test/must"
@@ -281,8 +282,8 @@ func TestTrapAttributesOfAnotherTypeThanConstraintsAreNeverMet(t *testing.T) {
 				must.Eq(t, version, *value.String)
 				continue
 			}
-			order, comparable := value.Compare(structs.ParseAttribute(constraints[name]))
-			must.True(t, comparable, must.Sprintf("%s is %#v; a constraint with %q", name, value, constraints[name]))
+			order, ok := value.Compare(structs.ParseAttribute(constraints[name]))
+			must.True(t, ok, must.Sprintf("%s is %#v; a constraint with %q", name, value, constraints[name]))
 			must.True(t, order == 0 || order > 0 && value.String == nil, must.Sprintf("%s is %#v; it must meet %q", name, value, constraints[name]))
 		}
 	}
@@ -424,4 +425,17 @@ func TestTrapDockerTakesItsRuntimeFromAVariable(t *testing.T) {
 			must.Eq(t, visible, r.Envs["CUDA_VISIBLE_DEVICES"])
 		}
 	})
+}
+
+// nomad-device-nvidia adds the ids of each block that Nomad sends to those before:
+// see TestDefect14 of cmd/nomad-device-gpu.
+func TestDefect14IgnoredGPUsAreThoseOfTheLatestBlock(t *testing.T) {
+	block := deviceconfig.Default()
+	p := start(t, newNode(4), func(b *deviceconfig.Block) {
+		b.IgnoredGPUIDs = []string{id(0), id(1), id(2)}
+		block.StateDir = b.StateDir
+	})
+	block.IgnoredGPUIDs = []string{id(1)}
+	must.NoError(t, p.SetConfig(&base.Config{PluginConfig: encode(t, block)}))
+	eventually(t, fingerprint(t, p), map[string]string{id(0): "", id(2): "", id(3): ""})
 }

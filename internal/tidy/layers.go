@@ -190,7 +190,7 @@ func libraries() []library {
 		{"modernc.org/sqlite", []string{"quotaagent/sqlite"}, "only quotaagent/sqlite opens databases"},
 		{"github.com/hashicorp/hcl/v2", []string{"hcl", "device/fakenvml", "quotaagent/agent", "cmd/governor"}, "only hcl/ decodes HCL, and only shells show its diagnostics"},
 		{"github.com/zclconf/go-cty", []string{"hcl", "device/fakenvml"}, "only hcl/ decodes HCL"},
-		{"github.com/hashicorp/nomad/plugins", []string{"device/plugin", "cmd/nomad-device-gpu"}, "only device/plugin speaks Nomad's device protocol, and the program's tests play Nomad's part"},
+		{"github.com/hashicorp/nomad/plugins", []string{"device/plugin"}, "only device/plugin speaks Nomad's device protocol"},
 		{nomadAPI, []string{
 			"scheduler/nomadstate", "scheduler/rewrite", "scheduler/service",
 			"quotaagent/jobspec", "quotaagent/gate", "quotaagent/nomadevents",
