@@ -180,10 +180,10 @@ func plugin(t *testing.T, client *cluster.Client) int {
 }
 
 // restartAgent restarts a client and waits until it has another plugin.
-func restartAgent(t *testing.T, client *cluster.Client) {
+func restartAgent(t *testing.T, n *nodes, client *cluster.Client) {
 	t.Helper()
 	before := plugin(t, client)
-	must.NoError(t, client.Restart(t.Context()))
+	n.restartClient(t, client)
 	must.NoError(t, cluster.Poll(t.Context(), "wait for another plugin", func() error {
 		pid, err := client.PluginPID()
 		if err == nil && pid == before {

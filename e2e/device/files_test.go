@@ -119,7 +119,7 @@ func nodesAfterRestarts(t *testing.T, n *nodes) {
 	client := n.Client(filesClient)
 	a := n.run(t, job{id: "nodes-restart", client: filesClient, devices: gpus(1), script: listNodes + "; env"})
 	must.StrContains(t, n.output(t, a), "/dev/nvidiactl: No such device or address")
-	restartAgent(t, client)
+	restartAgent(t, n, client)
 	n.untouched(t, a)
 	n.restart(t, a)
 	out := n.output(t, a)

@@ -3,6 +3,7 @@ package device_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -68,13 +69,13 @@ func groupsStay(t *testing.T, n *nodes, before state) {
 	t.Helper()
 	client := n.Client(islandsClient)
 	must.NoError(t, client.ConfigurePlugin("topology_groups = \"off\"\n"))
-	restartAgent(t, client)
+	restartAgent(t, n, client)
 	n.logged(t, client, "topology_groups is not in force", "in_force=numa", "topology_groups=off", "drain the node, remove the file and restart the client")
 	// What Nomad is told next comes from the new plugin.
 	must.NoError(t, client.Control.RowRemap(0, true, false))
 	n.wait(t, islandsClient, "shows what is new", degraded("row_remap_pending", before.ids()[0]))
 	for _, s := range n.history(islandsClient, 0) {
-		must.Eq(t, before.members(), s.members())
+		must.True(t, len(s.devices) == 0 || maps.EqualFunc(before.members(), s.members(), slices.Equal), must.Sprint(s.members()))
 	}
 }
 

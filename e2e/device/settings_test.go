@@ -152,7 +152,7 @@ func settingsCount(t *testing.T, n *nodes) {
 
 	n.leave(n.wait(t, settingsClient, "is known", func(state) error { return nil }).ids()...)
 	must.NoError(t, client.ConfigurePlugin("enabled = false\n"))
-	must.NoError(t, client.Restart(t.Context()))
+	n.restartClient(t, client)
 	n.wait(t, settingsClient, "offers nothing", exactly(map[string]int{}))
 }
 

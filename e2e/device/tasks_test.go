@@ -147,7 +147,7 @@ func clientRestarts(t *testing.T, n *nodes) {
 		must.Eq(t, cluster.Devices(allocation)[0], visible(driver))
 	}
 	client := n.Client(ordinaryClient)
-	restartAgent(t, client)
+	restartAgent(t, n, client)
 	for driver, allocation := range allocations {
 		n.untouched(t, allocation)
 		n.restart(t, allocation)
