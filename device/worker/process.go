@@ -33,10 +33,12 @@ type process struct {
 	mu      sync.Mutex
 	cause   error
 	planned bool // retired for a reason that is no fault
-	served  bool // has answered a request without an error
-	gone    bool // its number may be another process's
-	next    uint64
-	pending map[uint64]chan answer
+	// exchange says that it was retired for another to take its place at once.
+	exchange bool
+	served   bool // has answered a request without an error
+	gone     bool // its number may be another process's
+	next     uint64
+	pending  map[uint64]chan answer
 }
 
 // launch starts a worker. The process is started and waited for on one thread
@@ -160,6 +162,22 @@ func (p *process) retire(cause error, planned bool) {
 		p.kill()
 	}
 	p.answers.Close() // ends receive
+}
+
+// retireForAnother retires the process because its library was replaced. What
+// one that has served still owes is asked of the next.
+func (p *process) retireForAnother(cause error) {
+	p.mu.Lock()
+	p.exchange = p.exchange || p.cause == nil && p.served
+	p.mu.Unlock()
+	p.retire(cause, true)
+}
+
+// exchanged reports whether another process takes this one's place at once.
+func (p *process) exchanged() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.exchange
 }
 
 func (p *process) kill() {

@@ -152,11 +152,19 @@ func (s *Supervisor) call(q request, timeout time.Duration) (answer, uint64, err
 	start := q.Kind == kindRead
 	for try := 0; ; try++ {
 		p, err := s.acquire(start)
-		if err != nil {
+		if err != nil && (p == nil || !s.awaitExchange(p, timer.C)) {
 			return answer{}, 0, err
+		}
+		if err != nil {
+			start = true
+			continue
 		}
 		a, err := p.call(q, timer.C)
 		if err != nil {
+			if p.exchanged() && s.awaitExchange(p, timer.C) {
+				start = true
+				continue
+			}
 			s.settle(p, q.Kind == kindRead)
 			return answer{}, 0, err
 		}
@@ -170,20 +178,32 @@ func (s *Supervisor) call(q request, timeout time.Duration) (answer, uint64, err
 		if a.Error != "" {
 			cause = errors.New(a.Error)
 		}
-		again := p.hasServed() && try == 0
-		p.retire(cause, true)
-		select {
-		case <-p.reaped:
-		case <-timer.C:
-			p.kill()
-			again = false
-		}
-		s.settle(p, q.Kind == kindRead && !again)
+		p.retireForAnother(cause)
+		again := p.exchanged() && try < exchangesMost && s.awaitExchange(p, timer.C)
 		if !again {
+			waitFor(p.reaped, closeGrace)
+			s.settle(p, q.Kind == kindRead)
 			return answer{}, 0, cause
 		}
 		start = true
 	}
+}
+
+// exchangesMost bounds how often one call asks another worker because the
+// library was replaced under the one before.
+const exchangesMost = 3
+
+// awaitExchange waits for the end of a worker whose place another takes, and
+// reports whether that came in time.
+func (s *Supervisor) awaitExchange(p *process, deadline <-chan time.Time) bool {
+	select {
+	case <-p.reaped:
+	case <-deadline:
+		p.kill()
+		return false
+	}
+	s.settle(p, false)
+	return true
 }
 
 // settle accounts for the end of a worker; told says that a Read returns it.
@@ -215,7 +235,7 @@ func (s *Supervisor) account() {
 		s.inRow = 0
 	}
 	var delay time.Duration
-	if planned && s.process.hasServed() && lived >= s.options.BackoffLeast {
+	if s.process.exchanged() {
 		// It did its work until the library was replaced: no failure, whatever
 		// befell the workers before it.
 		s.last, s.notBefore = cause, s.options.Now()
@@ -248,8 +268,10 @@ func backoff(inRow int, least, most time.Duration, jitter float64) time.Duration
 	return delay/2 + time.Duration(jitter*float64(delay/2))
 }
 
-// acquire returns the running worker. With start it starts one where there is
-// none, unless that is to wait or its end is still to be told.
+// acquire returns the running worker. One that ends and whose place another
+// takes comes with the reason of its end: it is to be waited for. With start it
+// starts one where there is none, unless that is to wait or its end is still to
+// be told.
 func (s *Supervisor) acquire(start bool) (*process, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -265,6 +287,9 @@ func (s *Supervisor) acquire(start bool) (*process, error) {
 		select {
 		case <-s.process.reaped:
 		default: // ending; a driver may keep it for long, and two must not be
+			if s.process.exchanged() {
+				return s.process, cause
+			}
 			s.unreported = s.unreported && !start
 			return nil, cause
 		}

@@ -399,6 +399,41 @@ func TestReplacedLibraryIsNoFailureAfterOthers(t *testing.T) {
 	must.NotEq(t, first, pid(t, s))
 }
 
+// Whoever notices first that the library was replaced, what is under way or asked
+// for meanwhile is answered by the next worker.
+func TestReplacedLibraryFailsNoCallThatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	dir := ""
+	s, _ := start(t, func(o *Options) { dir = o.Args[2] })
+	eventually(t, s)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, call := range []func() error{
+		func() error { _, err := s.Read(); return err },
+		func() error { _, err := s.Sample(); return err },
+		func() error { _, err := s.Watch(time.Millisecond); return err },
+	} {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					must.NoError(t, call())
+				}
+			}
+		})
+	}
+	for range 10 {
+		old := pid(t, s)
+		must.NoError(t, os.WriteFile(filepath.Join(dir, "outdated"), []byte(strconv.Itoa(old)), 0o644))
+		must.Wait(t, wait.InitialSuccess(wait.BoolFunc(func() bool { return pid(t, s) != old }),
+			wait.Timeout(time.Minute), wait.Gap(time.Millisecond)))
+	}
+	close(stop)
+	wg.Wait()
+}
+
 func TestMismatchIsToldAndEachReadTriesAFreshProcess(t *testing.T) {
 	t.Parallel()
 	s, set := start(t, nil)
