@@ -1,6 +1,7 @@
 package deviceconfig_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -132,6 +133,37 @@ func TestTextThatIsWrongNamesFileAndLine(t *testing.T) {
 		_, err := deviceconfig.Parse([]byte(src), "c.hcl", plugin)
 		must.ErrorContains(t, err, want)
 	}
+}
+
+func TestFileThatIsTooLargeIsRefused(t *testing.T) {
+	t.Parallel()
+	large := []byte(strings.Repeat("# comment\n", 200_000))
+	_, err := deviceconfig.Parse(large, "c.hcl", plugin)
+	must.EqError(t, err, "c.hcl has 2000000 bytes; a configuration has at most 1048576")
+	s, err := deviceconfig.Default().Check()
+	must.NoError(t, err)
+	_, err = s.Over(large, "d.hcl")
+	must.EqError(t, err, "d.hcl has 2000000 bytes; a configuration has at most 1048576")
+}
+
+func TestFileIsLaidOverTheBlock(t *testing.T) {
+	t.Parallel()
+	block := deviceconfig.Default()
+	block.ConfigFile, block.MIGStrategy = "/etc/gpu.hcl", "single"
+	block.Sharing = []deviceconfig.Sharing{{GPUs: []string{"*"}, Replicas: 2}}
+	s, err := block.Check()
+	must.NoError(t, err)
+	over, err := s.Over([]byte("fingerprint_period = \"30s\"\nhealth {\n  clean_readings = 3\n}\n"), "gpu.hcl")
+	must.NoError(t, err)
+	must.Eq(t, 30*time.Second, over.FingerprintPeriod)
+	must.Eq(t, 3, over.Policy.CleanReads)
+	must.Eq(t, inventory.MIGSingle, over.Layout.MIG, must.Sprint("what the file does not say stays"))
+	must.Len(t, 1, over.Layout.Sharing)
+	again, err := over.Over([]byte("sharing {\n  gpus = [\"0\"]\n  replicas = 3\n}\n"), "gpu.hcl")
+	must.NoError(t, err)
+	must.Eq(t, 3, again.Layout.Sharing[0].Replicas)
+	_, err = s.Over([]byte("fingerprint_perod = \"30s\"\n"), "gpu.hcl")
+	must.ErrorContains(t, err, "gpu.hcl:1,1-18: Unsupported argument")
 }
 
 func FuzzParse(f *testing.F) {

@@ -8,10 +8,20 @@ import (
 	"github.com/hashicorp/hcl/v2/hclparse"
 )
 
+// fileBytesMost bounds a configuration file, far beyond any that people write.
+const fileBytesMost = 1 << 20
+
+func tooLarge(filename string, size int) error {
+	return fmt.Errorf("%s has %d bytes; a configuration has at most %d", filename, size, fileBytesMost)
+}
+
 // Parse reads the inside of a plugin's config block, or a Nomad client's
 // configuration with a block for the named plugin in it; without one the
 // defaults count. Other parts of the configuration are not looked at.
 func Parse(src []byte, filename, plugin string) (Settings, error) {
+	if len(src) > fileBytesMost {
+		return Settings{}, tooLarge(filename, len(src))
+	}
 	block := Default()
 	file, diags := hclparse.NewParser().ParseHCL(src, filename)
 	if diags.HasErrors() {
@@ -34,6 +44,9 @@ func Parse(src []byte, filename, plugin string) (Settings, error) {
 // Over is the settings with a file's attributes and blocks in place of those of
 // the block that they were made of. The file is written like the block's inside.
 func (s Settings) Over(src []byte, filename string) (Settings, error) {
+	if len(src) > fileBytesMost {
+		return Settings{}, tooLarge(filename, len(src))
+	}
 	block := s.block
 	block.Sharing, block.Health = nil, nil // decoded as a whole or kept
 	file, diags := hclparse.NewParser().ParseHCL(src, filename)
