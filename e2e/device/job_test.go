@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -140,17 +141,19 @@ func (n *nodes) running(t *testing.T, id string) *api.Allocation {
 }
 
 // output is what a task's script has printed since the task was last started,
-// all of it.
+// all of it. It is read from the client's directory: Nomad may say of a task that
+// runs "not started yet. No logs available" until something happens to the task
+// (1.11.3: what alloc_runner.go, AllocState, read before, clientAlloc writes back).
 func (n *nodes) output(t *testing.T, allocation *api.Allocation) string {
 	t.Helper()
 	runs := n.task(t, allocation).Restarts + 1
 	var text string
 	must.NoError(t, cluster.Poll(t.Context(), "wait for the output of "+allocation.JobID, func() error {
-		got, err := n.Stdout(t.Context(), allocation.ID, "t")
+		got, err := os.ReadFile(filepath.Join(n.Dir, allocation.NodeName, "alloc", allocation.ID, "alloc", "logs", "t.stdout.0"))
 		if err != nil {
 			return err
 		}
-		whole := strings.Split(got, printed+"\n")
+		whole := strings.Split(string(got), printed+"\n")
 		if uint64(len(whole)) != runs+1 {
 			return fmt.Errorf("so far: %q", got)
 		}

@@ -125,16 +125,37 @@ func twoShares(t *testing.T, n *nodes, first, second string) {
 	n.register(t, job{id: "refused", client: sharesClient, devices: ofStrategy(2, "time-slicing"), script: "env",
 		restart:    "attempts = 3\nmode = \"fail\"",
 		reschedule: "attempts = 0\ndelay = \"5s\"\ndelay_function = \"constant\"\nunlimited = true"})
-	failed, err := n.WaitAllocations(t.Context(), "refused", 1, api.AllocClientStatusFailed)
-	must.NoError(t, err)
-	must.Eq(t, []string{inventory.ShareID(first, 0), inventory.ShareID(first, 1)}, cluster.Devices(failed[0]))
-	must.StrContains(t, events(failed[0]), refusal)
-	must.StrContains(t, events(failed[0]), "Not Restarting: Error was unrecoverable")
+	failed := n.failed(t, "refused")
+	must.Eq(t, []string{inventory.ShareID(first, 0), inventory.ShareID(first, 1)}, cluster.Devices(failed))
+	must.StrContains(t, events(failed), refusal)
+	must.StrContains(t, events(failed), "Not Restarting: Error was unrecoverable")
 
 	must.NoError(t, n.StopJob(t.Context(), "second-0"))
 	a := n.running(t, "refused") // it may have been refused again
 	must.NotEq(t, "", a.PreviousAllocation)
 	n.spread(t, a, first, second)
+}
+
+// failed waits until an allocation of a job has failed.
+func (n *nodes) failed(t *testing.T, id string) *api.Allocation {
+	t.Helper()
+	client, err := n.API(n.NomadAddr)
+	must.NoError(t, err)
+	defer client.Close()
+	var found *api.Allocation
+	must.NoError(t, cluster.Poll(t.Context(), "wait until an allocation of "+id+" has failed", func() error {
+		stubs, _, err := client.Jobs().Allocations(id, true, nil)
+		if err != nil {
+			return err
+		}
+		at := slices.IndexFunc(stubs, func(s *api.AllocationListStub) bool { return s.ClientStatus == api.AllocClientStatusFailed })
+		if at < 0 {
+			return fmt.Errorf("none of %d has", len(stubs))
+		}
+		found, _, err = client.Allocations().Info(stubs[at].ID, nil)
+		return err
+	}))
+	return found
 }
 
 // spread checks that a task has a share of each of two GPUs.
