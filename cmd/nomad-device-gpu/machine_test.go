@@ -141,16 +141,23 @@ type nomad struct {
 	broken   error
 }
 
-// start starts the plugin and waits for its first message. A stream that ends, or
-// a message with an error, fails the test.
+// start starts the plugin and waits until it lists devices.
 func (m *machine) start(more string) *nomad {
 	m.t.Helper()
 	p := m.newPlugin()
 	must.NoError(m.t, p.Configure(m.settings(more)))
-	return m.attend(p)
+	n := m.attend(p)
+	n.wait("devices", func(m message) error {
+		if len(m.groups) == 0 {
+			return errors.New("there are none")
+		}
+		return nil
+	})
+	return n
 }
 
-// attend reads the fingerprints of a plugin.
+// attend reads the fingerprints of a plugin. A stream that ends, or a message with
+// an error, fails the test.
 func (m *machine) attend(p *plugin.Plugin) *nomad {
 	m.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
