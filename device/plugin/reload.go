@@ -59,6 +59,7 @@ func (m *monitor) reload() {
 	now := m.settings
 	now.FingerprintPeriod, now.HealthPeriod, now.Policy = next.FingerprintPeriod, next.HealthPeriod, next.Policy
 	now.Layout.Ignored, now.Layout.IgnoredGPUs = next.Layout.Ignored, next.Layout.IgnoredGPUs
+	next.Layout.Islands, next.Layout.Names = now.Layout.Islands, now.Layout.Names // of this node, not of a file
 	if !reflect.DeepEqual(now.WithoutSource(), next.WithoutSource()) {
 		m.logger.Warn("the configuration file changes what counts only from the next start of the client; health, periods and ignored GPUs count now", "file", m.file.path)
 	} else {

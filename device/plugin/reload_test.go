@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -84,4 +85,35 @@ func TestConfigurationFileThatIsWrongKeepsTheClientFromStarting(t *testing.T) {
 	must.ErrorContains(t, p.Configure(s), "config_file cannot name another file")
 	must.NoError(t, os.Remove(file))
 	must.NoError(t, p.Configure(s), must.Sprint("a file may come later"))
+}
+
+func TestReloadSaysWhatOnlyAStartCanChange(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "gpu.hcl")
+	block := deviceconfig.Default()
+	block.ConfigFile, block.StateDir = file, t.TempDir()
+	s, err := block.Check()
+	must.NoError(t, err)
+	var log bytes.Buffer
+	logger := hclog.New(&hclog.LoggerOptions{Output: &log, DisableTime: true})
+	started := s
+	started.Layout.Islands, started.Layout.Names = map[string]string{id(0): "numa0"}, map[string]string{id(0): "Card"}
+	m := newMonitor(newNode(1), nil, s, started, inventory.Identity{}, logger, time.Now, time.Second)
+	for _, step := range []struct{ text, want string }{
+		{"fingerprint_period = \"20s\"\n", "[INFO]  the configuration file was read: file=" + file + "\n"},
+		{"fingerprint_period = \"20s\"\nmig_strategy = \"none\"\n", "[WARN]  the configuration file changes what counts only from the next start of the client; health, periods and ignored GPUs count now: file=" + file + "\n"},
+		{"fingerprint_period = 20\n", "[ERROR] the configuration file is wrong; what was in force stays: file=" + file},
+	} {
+		log.Reset()
+		must.NoError(t, os.WriteFile(file, []byte(step.text), 0o644))
+		m.reload()
+		must.StrHasPrefix(t, step.want, log.String())
+		must.Eq(t, 20*time.Second, m.settings.FingerprintPeriod)
+		must.Eq(t, inventory.MIGMixed, m.settings.Layout.MIG)
+		must.Eq(t, "numa0", m.settings.Layout.Islands[id(0)])
+		m.reload() // a file that did not change is not read again
+	}
+	log.Reset()
+	m.reload()
+	must.Eq(t, "", log.String())
 }
