@@ -45,6 +45,15 @@ func (r *Reader) mig(device nvml.Device, g *inventory.GPU) {
 	})
 }
 
+// inMIGMode reports whether the GPU is split.
+func (r *Reader) inMIGMode(device nvml.Device) bool {
+	if !r.symbols.has("nvmlDeviceGetMigMode") {
+		return false
+	}
+	current, _, ret := device.GetMigMode()
+	return ret == nvml.SUCCESS && current == nvml.DEVICE_MIG_ENABLE
+}
+
 // migDevices are the handles of a GPU's MIG devices. Their indices have holes.
 func (r *Reader) migDevices(device nvml.Device) []nvml.Device {
 	if !r.symbols.all("nvmlDeviceGetMaxMigDeviceCount", "nvmlDeviceGetMigDeviceHandleByIndex",

@@ -37,7 +37,26 @@ type gpm struct {
 // profile reads the performance counters since the sample before; the first
 // sample of a GPU has none.
 func (r *Reader) profile(lib nvml.Interface, device nvml.Device, s *inventory.Sample) {
-	if !r.symbols.all("nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmSampleGet", "nvmlGpmMetricsGet") {
+	if r.symbols.has("nvmlGpmSampleGet") {
+		r.profileOf(lib, device, device.GpmSampleGet, s)
+	}
+}
+
+// profileInstance is profile for a MIG instance: its own part of its GPU.
+func (r *Reader) profileInstance(lib nvml.Interface, parent, instance nvml.Device, s *inventory.Sample) {
+	if !r.symbols.all("nvmlGpmMigSampleGet", "nvmlDeviceGetGpuInstanceId") {
+		return
+	}
+	id, ret := instance.GetGpuInstanceId()
+	if ret != nvml.SUCCESS {
+		return
+	}
+	r.profileOf(lib, parent, func(sample nvml.GpmSample) nvml.Return { return parent.GpmMigSampleGet(id, sample) }, s)
+}
+
+// profileOf reads counters by get; s.UUID names what they are of.
+func (r *Reader) profileOf(lib nvml.Interface, device nvml.Device, get func(nvml.GpmSample) nvml.Return, s *inventory.Sample) {
+	if !r.symbols.all("nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmMetricsGet") {
 		return
 	}
 	r.profiling.Lock()
@@ -55,7 +74,7 @@ func (r *Reader) profile(lib nvml.Interface, device nvml.Device, s *inventory.Sa
 	if ret != nvml.SUCCESS {
 		return
 	}
-	if device.GpmSampleGet(now) != nvml.SUCCESS {
+	if get(now) != nvml.SUCCESS {
 		_ = now.Free() // it holds nothing
 		return
 	}

@@ -39,8 +39,8 @@ type Reader struct {
 	opened  time.Time
 	symbols symbols
 
-	probing sync.Mutex // guards facts and probes; held during a probe
-	facts   [][4]int64 // what the latest full probe found of each GPU
+	probing sync.Mutex  // guards facts and probes; held during a probe
+	facts   []slowFacts // what the latest full probe found of each GPU
 	probes  int
 
 	profiling sync.Mutex      // guards gpms

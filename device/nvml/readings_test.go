@@ -25,6 +25,10 @@ func TestMIGInstancesAreReadWithTheirParts(t *testing.T) {
 	first := gpus[0].Instances[0]
 	at := control.Instance{GPUInstance: int(first.GPUInstance), ComputeInstance: int(first.ComputeInstance)}
 	must.NoError(t, c.MIGMemory(0, at, 1234))
+	must.NoError(t, c.Profiling(0, 900, 800, 700, 600))
+	must.NoError(t, c.MIGNumber(0, at, "gpm_sm", 432))
+	_, err := r.Sample()
+	must.NoError(t, err)
 	samples, err := r.Sample()
 	must.NoError(t, err)
 	found := false
@@ -32,6 +36,7 @@ func TestMIGInstancesAreReadWithTheirParts(t *testing.T) {
 		if s.UUID == first.UUID {
 			found = true
 			must.Eq(t, inventory.Known[int64](1234), s.MemoryUsedMiB)
+			must.Eq(t, inventory.Known[int64](432), s.SMActivePermille, must.Sprint("its own part of the GPU"))
 			must.False(t, s.TemperatureC.Known, must.Sprint("NVML gives it of the whole GPU alone"))
 		}
 	}
@@ -88,19 +93,27 @@ func TestWhatIsWrongWithAGPUIsRead(t *testing.T) {
 // What changes slowly is asked in every fifth probe, so a change shows in one of
 // the next five.
 func TestProbeSeesAGPUThatNeedsSomething(t *testing.T) {
-	for name, change := range map[string]func(*control.Control) error{
-		"recovery": func(c *control.Control) error { return c.RecoveryAction(1, 1) },
-		"remap":    func(c *control.Control) error { return c.RowRemap(1, true, false) },
-		"slowdown": func(c *control.Control) error { return c.ThrottleReasons(1, 0x40) },
+	for name, tc := range map[string]struct {
+		fixture string
+		change  func(*control.Control, inventory.GPU) error
+	}{
+		"recovery": {"dgxh100", func(c *control.Control, _ inventory.GPU) error { return c.RecoveryAction(0, 1) }},
+		"remap":    {"dgxh100", func(c *control.Control, _ inventory.GPU) error { return c.RowRemap(0, true, false) }},
+		"slowdown": {"dgxh100", func(c *control.Control, _ inventory.GPU) error { return c.ThrottleReasons(0, 0x40) }},
+		"a MIG instance that is destroyed": {"mig-h100", func(c *control.Control, g inventory.GPU) error {
+			m := g.Instances[0]
+			return c.DestroyMIG(0, control.Instance{GPUInstance: int(m.GPUInstance), ComputeInstance: int(m.ComputeInstance)})
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, c := node(t, "dgxh100")
+			r, c := node(t, tc.fixture)
+			first := read(t, r).GPUs[0]
 			before, err := r.Probe()
 			must.NoError(t, err)
 			same, err := r.Probe()
 			must.NoError(t, err)
 			must.Eq(t, before, same)
-			must.NoError(t, change(c))
+			must.NoError(t, tc.change(c, first))
 			seen := false
 			for range 5 {
 				now, err := r.Probe()

@@ -32,7 +32,7 @@ func (r *Reader) Probe() (string, error) {
 	r.probing.Lock()
 	defer r.probing.Unlock()
 	if len(r.facts) != count {
-		r.facts, r.probes = make([][4]int64, count), 0
+		r.facts, r.probes = make([]slowFacts, count), 0
 	}
 	due := r.probes%factsEvery == 0
 	r.probes++
@@ -54,11 +54,17 @@ func (r *Reader) Probe() (string, error) {
 }
 
 // slowFacts are the recovery action, whether rows wait to be remapped and could
-// not be, and what hardware slows the GPU down.
-func (r *Reader) slowFacts(device nvml.Device) [4]int64 {
+// not be, what hardware slows the GPU down, and how many MIG instances there are.
+type slowFacts [5]int64
+
+func (r *Reader) slowFacts(device nvml.Device) slowFacts {
 	asked := r.fields(device, fieldID{id: nvml.FI_DEV_GET_GPU_RECOVERY_ACTION},
 		fieldID{id: nvml.FI_DEV_REMAPPED_PENDING}, fieldID{id: nvml.FI_DEV_REMAPPED_FAILURE})
-	return [4]int64{asked[0].Value, asked[1].Value, asked[2].Value, r.throttle(device).Value & hardwareReasons}
+	instances := 0
+	if r.inMIGMode(device) {
+		instances = len(r.migDevices(device))
+	}
+	return slowFacts{asked[0].Value, asked[1].Value, asked[2].Value, r.throttle(device).Value & hardwareReasons, int64(instances)}
 }
 
 // hardwareReasons are the clocks event reasons by which hardware slows a GPU
@@ -101,7 +107,7 @@ func (r *Reader) Sample() ([]inventory.Sample, error) {
 		if !sample.PCIeSentKBps.Known && r.symbols.has("nvmlDeviceGetPcieThroughput") {
 			slow = append(slow, throughput{device, len(samples) - 1})
 		}
-		samples = append(samples, r.migSamples(device)...)
+		samples = append(samples, r.migSamples(lib, device)...)
 	}
 	measurePCIe(slow, samples)
 	return samples, nil
@@ -131,13 +137,10 @@ func measurePCIe(gpus []throughput, samples []inventory.Sample) {
 	measuring.Wait()
 }
 
-// migSamples reads what MIG instances have of their own: memory. The rest NVML
-// gives of the whole GPU alone.
-func (r *Reader) migSamples(device nvml.Device) []inventory.Sample {
-	if !r.symbols.has("nvmlDeviceGetMigMode") {
-		return nil
-	}
-	if current, _, ret := device.GetMigMode(); ret != nvml.SUCCESS || current != nvml.DEVICE_MIG_ENABLE {
+// migSamples reads what MIG instances have of their own: memory, and performance
+// counters. The rest NVML gives of the whole GPU alone.
+func (r *Reader) migSamples(lib nvml.Interface, device nvml.Device) []inventory.Sample {
+	if !r.inMIGMode(device) {
 		return nil
 	}
 	var samples []inventory.Sample
@@ -148,6 +151,7 @@ func (r *Reader) migSamples(device nvml.Device) []inventory.Sample {
 		}
 		sample := inventory.Sample{UUID: uuid}
 		r.memory(instance, &sample)
+		r.profileInstance(lib, device, instance, &sample)
 		samples = append(samples, sample)
 	}
 	return samples
