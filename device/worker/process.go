@@ -195,12 +195,6 @@ func (p *process) state() (cause error, planned bool) {
 	return p.cause, p.planned
 }
 
-func (p *process) hasServed() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.served
-}
-
 // call makes one request. When the deadline passes first, the process is
 // ended: a call into the driver cannot be interrupted otherwise.
 func (p *process) call(q request, deadline <-chan time.Time) (answer, error) {
