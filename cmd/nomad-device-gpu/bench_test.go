@@ -120,12 +120,21 @@ func serving(b *testing.B, stats bool) map[string]int {
 	must.Eq(b, []string{"unix", "grpc"}, []string{parts[2], strings.TrimSpace(parts[4])})
 
 	client := pluginClient{ctx, parts[3]}
-	must.Positive(b, client.stream(b, "Fingerprint", nil)) // the first message lists the devices
+	client.stream(b, "base.proto.BasePlugin/SetConfig", stateDir(b.TempDir()))
+	must.Positive(b, client.stream(b, "device.DevicePlugin/Fingerprint", nil)) // the first message lists the devices
 	if stats {
 		everySecond := []byte{0x0a, 0x02, 0x08, 0x01} // collection_interval: Duration of 1 s
-		must.Positive(b, client.stream(b, "Stats", everySecond))
+		must.Positive(b, client.stream(b, "device.DevicePlugin/Stats", everySecond))
 	}
 	return map[string]int{"plugin": cmd.Process.Pid, "worker": onlyChild(b, cmd.Process.Pid)}
+}
+
+// stateDir is a SetConfigRequest whose configuration names the directory alone:
+// a map of one text to another, as MessagePack.
+func stateDir(dir string) []byte {
+	config := append([]byte{0x81, 0xa9}, "state_dir"...)
+	config = append(append(config, 0xd9, byte(len(dir))), dir...)
+	return append(binary.AppendUvarint([]byte{0x0a}, uint64(len(config))), config...)
 }
 
 // onlyChild is the process that one of a process's threads has started.
@@ -165,7 +174,7 @@ func (c pluginClient) stream(b *testing.B, method string, request []byte) int {
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	body := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(request))), request...)
 	call, err := http.NewRequestWithContext(c.ctx, http.MethodPost,
-		"http://plugin/hashicorp.nomad.plugins.device.DevicePlugin/"+method, bytes.NewReader(body))
+		"http://plugin/hashicorp.nomad.plugins."+method, bytes.NewReader(body))
 	must.NoError(b, err)
 	call.Header.Set("Content-Type", "application/grpc")
 	call.Header.Set("TE", "trailers")
