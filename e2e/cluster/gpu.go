@@ -70,11 +70,7 @@ func (c *Cluster) prepareGPUs(ctx context.Context, client *Client, options Clien
 			return nil, err
 		}
 	}
-	return []string{
-		"LD_LIBRARY_PATH=" + client.gpuDir,
-		"FAKENVML_FIXTURE=" + compiled,
-		"FAKENVML_CONTROL=" + client.Control.Path(),
-	}, nil
+	return client.pluginEnv(), nil
 }
 
 // fileGPUs is how many GPUs have device nodes among a client's driver files.
@@ -123,6 +119,31 @@ func (c *Client) ConfigurePlugin(more string) error {
 		return fmt.Errorf("configure the plugin of %s: %w", c.Name, err)
 	}
 	return nil
+}
+
+// PluginCommand runs a command of the plugin's program on the client, with the
+// client's configuration, and returns what it prints.
+func (c *Cluster) PluginCommand(ctx context.Context, client *Client, name string) (string, error) {
+	program, err := c.binary(pluginName)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, program, name, "-config", client.config)
+	cmd.Env = client.pluginEnv()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("run %s %s on %s: %w\n%s", pluginName, name, client.Name, err, out)
+	}
+	return string(out), nil
+}
+
+// pluginEnv is the environment by which the client's plugin finds its driver.
+func (c *Client) pluginEnv() []string {
+	return []string{
+		"LD_LIBRARY_PATH=" + c.gpuDir,
+		"FAKENVML_FIXTURE=" + filepath.Join(c.gpuDir, fixtureName),
+		"FAKENVML_CONTROL=" + c.Control.Path(),
+	}
 }
 
 // installPlugin copies the plugin alone into a directory of its own: Nomad

@@ -297,4 +297,28 @@ func driverComesLater(t *testing.T, n *nodes) {
 	must.Eq(t, pid, plugin(t, client))
 	allocation := n.run(t, job{id: "uses-later", client: laterClient, devices: gpus(4)})
 	must.SliceContainsAll(t, ids, cluster.Devices(allocation))
+	driverReleased(t, n, client, ids)
+	n.untouched(t, allocation)
+	must.Eq(t, pid, plugin(t, client))
+}
+
+// driverReleased lets go of the driver by the operator's command, so that nothing
+// of the plugin's has its library open, and takes it again.
+func driverReleased(t *testing.T, n *nodes, client *cluster.Client, ids []string) {
+	out, err := n.PluginCommand(t.Context(), client, "release")
+	must.NoError(t, err)
+	must.StrContains(t, out, "nomad-device-gpu resume")
+	n.wait(t, client.Name, "shows that the driver is released", unhealthy("driver_released", ids...))
+	must.NoError(t, cluster.Poll(t.Context(), "wait for the end of the worker", func() error {
+		if worker, err := client.WorkerPID(); err == nil {
+			return fmt.Errorf("process %d has the driver open", worker)
+		}
+		return nil
+	}))
+	_, err = n.PluginCommand(t.Context(), client, "resume")
+	must.NoError(t, err)
+	n.wait(t, client.Name, "has its driver again", healthy(ids...))
+	out, err = n.PluginCommand(t.Context(), client, "doctor")
+	must.NoError(t, err, must.Sprint("all is well, by the client's own configuration"))
+	must.StrContains(t, out, "[ok  ] 4 GPUs")
 }
