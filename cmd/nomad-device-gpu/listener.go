@@ -55,7 +55,7 @@ func snapshot(v plugin.View) metrics.Snapshot {
 		g := u.Device.GPU
 		d := metrics.Device{ID: u.ID, Group: gpu.DeviceName(gpu.Vendor, u.Type, u.Name), GPU: g.UUID, PCIBusID: g.PCIBusID,
 			Model: g.Name, Index: g.Index, Minor: g.Minor, Unhealthy: string(u.ReasonCode()),
-			LastXID: inventory.Known(u.Device.Health.LastXID), XIDs: u.Device.Health.ByXID}
+			LastXID: inventory.Known(u.Device.LastXID), XIDs: u.Device.XIDs()}
 		for _, c := range u.Conditions() {
 			if c.Severity == inventory.Degraded {
 				d.Degraded = append(d.Degraded, string(c.Code))

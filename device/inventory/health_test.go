@@ -151,6 +151,10 @@ func TestXIDOfAMIGInstanceConcernsItAlone(t *testing.T) {
 	must.Eq(t, map[string]string{"MIG-0-0": "", "MIG-0-1": "xid_95: uncontained memory error", "MIG-0-2": ""}, byID(inv, whole))
 	must.Eq(t, map[string]string{"MIG-0-0": "", "MIG-0-1": "", "MIG-0-2": ""}, byID(watched(inv, 10, g), whole))
 
+	must.Eq(t, map[int64]int64{95: 1}, inv.Devices[0].XIDs(), must.Sprint("the GPU's count has its instances'"))
+	must.Eq(t, int64(95), watched(inv, 1, g).Devices[0].LastXID)
+	must.MapEmpty(t, observe(g).Devices[0].XIDs())
+
 	all := inventory.Note(observe(g), []inventory.Event{{UUID: uuid(0), XID: 79}})
 	const off = "xid_79: the GPU has fallen off the bus"
 	must.Eq(t, map[string]string{"MIG-0-0": off, "MIG-0-1": off, "MIG-0-2": off}, byID(all, whole), must.Sprint("every sibling"))

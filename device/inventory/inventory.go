@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -33,6 +34,23 @@ type Device struct {
 	// that some led to NVSwitch.
 	LinksSeen int64
 	Switched  bool
+	// LastXID is the latest XID of the GPU or of any of its MIG instances; 0
+	// for none.
+	LastXID int64
+}
+
+// XIDs counts the XIDs of the GPU and of the MIG instances that it has, by number.
+func (d Device) XIDs() map[int64]int64 {
+	counts := maps.Clone(d.Health.ByXID)
+	if counts == nil {
+		counts = map[int64]int64{}
+	}
+	for _, m := range d.MIG {
+		for number, n := range m.Health.ByXID {
+			counts[number] += n
+		}
+	}
+	return counts
 }
 
 // MIGDevice is one MIG instance. What befalls the GPU befalls it too; its own
@@ -102,7 +120,7 @@ func Observe(prev Inventory, r Readings) Inventory {
 // read replaces the device's reading. Its health follows in diagnose, when the
 // other GPUs are known too.
 func (d Device) read(g GPU, reloaded bool) Device {
-	next := Device{GPU: g, Health: d.Health, LinksSeen: d.LinksSeen, Switched: d.Switched}
+	next := Device{GPU: g, Health: d.Health, LinksSeen: d.LinksSeen, Switched: d.Switched, LastXID: d.LastXID}
 	if reloaded {
 		next.LinksSeen, next.Switched = 0, false
 	}
@@ -208,6 +226,7 @@ func Note(prev Inventory, events []Event) Inventory {
 }
 
 func (d Device) note(p Policy, e Event) Device {
+	d.LastXID = e.XID
 	d.MIG = slices.Clone(d.MIG)
 	hit := false
 	for i, m := range d.MIG {

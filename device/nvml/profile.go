@@ -1,6 +1,8 @@
 package nvml
 
 import (
+	"math"
+
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"github.com/nomad-governor/governor/device/inventory"
@@ -94,8 +96,10 @@ func counters(lib nvml.Interface, before, now nvml.GpmSample, s *inventory.Sampl
 		return
 	}
 	for i, m := range profileMetrics {
-		if metric := get.Metrics[i]; nvml.Return(metric.NvmlReturn) == nvml.SUCCESS {
-			*m.to(s) = inventory.Known(int64(metric.Value*m.scale + 0.5))
+		metric := get.Metrics[i]
+		// Of two samples at nearly the same time NVML may make no number at all.
+		if value := metric.Value * m.scale; nvml.Return(metric.NvmlReturn) == nvml.SUCCESS && value >= 0 && value < math.MaxInt64 {
+			*m.to(s) = inventory.Known(int64(value + 0.5))
 		}
 	}
 }

@@ -364,8 +364,12 @@ func (m *monitor) view(ctx context.Context, maxAge time.Duration) View {
 			failure = reason(err)
 		}
 	}
-	units, inv := m.offered()
-	return View{Inventory: inv, Units: units, Samples: samples, Failure: failure, At: m.now()}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if at = m.sampled; failure != "" {
+		at = m.now()
+	}
+	return View{Inventory: m.inventory, Units: m.units, Samples: samples, Failure: failure, At: at}
 }
 
 // close ends the source, and with it the calls that are under way.

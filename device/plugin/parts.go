@@ -49,7 +49,7 @@ type occupants interface {
 type View struct {
 	Inventory inventory.Inventory
 	Units     []inventory.Unit
-	// Samples are the latest figures; Failure says why there are none.
+	// Samples are the latest figures, taken At; Failure says why there are none.
 	Samples []inventory.Sample
 	Failure string
 	At      time.Time
