@@ -103,7 +103,7 @@ func (inv Inventory) group(units []Unit) Group {
 	fabric(g.Attributes, devices)
 	switch {
 	case first.MIG != nil:
-		slicesOf(g.Attributes, units)
+		instances(g.Attributes, units)
 	case first.Share != nil:
 		shares(g.Attributes, units)
 	default:
@@ -132,8 +132,8 @@ func shares(attrs map[string]Value, units []Unit) {
 	}
 }
 
-// slicesOf adds what a MIG instance has, in place of what its GPU has.
-func slicesOf(attrs map[string]Value, units []Unit) {
+// instances adds what a MIG instance has, in place of what its GPU has.
+func instances(attrs map[string]Value, units []Unit) {
 	attrs[gpu.AttrDeviceCount] = Number(int64(len(units)), "")
 	attrs[gpu.AttrMIGProfile] = Text(units[0].MIG.Profile)
 	for _, attr := range []string{gpu.AttrMemory, gpu.AttrBAR1, gpu.AttrPower, gpu.AttrCores} {

@@ -189,6 +189,10 @@ func TestResetEndsAnXIDAtOnce(t *testing.T) {
 	old.RecoveryAction, old.EnergyMilliJ = inventory.Maybe[int64]{}, inventory.Known[int64](9000)
 	inv := inventory.Note(observe(old), []inventory.Event{{UUID: uuid(0), XID: 48}})
 	must.NotEq(t, []string{""}, descs(watched(inv, 20, old)), must.Sprint("no word from the driver, no reset: not trusted"))
+	cleared := old
+	old.ECCUncorrected, cleared.ECCUncorrected = inventory.Known[int64](4), inventory.Known[int64](0)
+	must.StrContains(t, descs(watched(watched(inv, 1, old), 1, cleared))[0], "xid_48", must.Sprint("nvidia-smi -p clears counts and resets no GPU"))
+	old.ECCUncorrected = inventory.Maybe[int64]{}
 	reset := old
 	reset.EnergyMilliJ = inventory.Known[int64](10)
 	must.Eq(t, []string{""}, descs(watched(inv, 1, reset)), must.Sprint("the energy counter began anew"))

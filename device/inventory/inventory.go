@@ -156,10 +156,10 @@ func (inv *Inventory) diagnose(before []Device, answered map[string]bool, reload
 	}
 }
 
-// wasReset reports whether a counter that only a reset sets back was set back.
+// wasReset reports whether the energy counter was set back, which nothing but a
+// reset or a driver that is loaded anew does. People can clear error counts.
 func wasReset(old, now GPU) bool {
-	fell := func(a, b Maybe[int64]) bool { return a.Known && b.Known && b.Value < a.Value }
-	return fell(old.EnergyMilliJ, now.EnergyMilliJ) || fell(old.ECCUncorrected, now.ECCUncorrected)
+	return old.EnergyMilliJ.Known && now.EnergyMilliJ.Known && now.EnergyMilliJ.Value < old.EnergyMilliJ.Value
 }
 
 func failuresByIndex(gpus []GPU) map[int]string {

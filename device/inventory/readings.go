@@ -92,7 +92,7 @@ type GPU struct {
 	// (GPUs before Ampere).
 	RetiredPending Maybe[bool]
 	// ECCUncorrected counts, and EnergyMilliJ sums, since the driver was
-	// loaded or the GPU was reset: either that falls tells of a reset.
+	// loaded or the GPU was reset. Energy that falls tells of a reset.
 	ECCUncorrected, EnergyMilliJ Maybe[int64]
 	// ThrottleReasons is NVML's mask of clocks event reasons.
 	ThrottleReasons Maybe[int64]
