@@ -117,14 +117,14 @@ func printLimits(w io.Writer, s agent.Status, inside func(string) bool) {
 
 func limitRow(currency string, l agent.LimitStatus) []string {
 	d := budget.Dimension(l.Dimension)
-	limit, left, used := number(d, l.Limit), number(d, l.Available), number(d, l.Posted)
+	limit, left, used := d.Number(l.Limit), d.Number(l.Available), d.Number(l.Posted)
 	if l.Unlimited {
 		limit, left = "unlimited", "-"
 	}
 	if d.IsGPUs() {
 		used = "-" // GPUs at once are held, never used up
 	}
-	return []string{period(l), what(currency, d), limit, used, number(d, l.Held), left, l.Source}
+	return []string{period(l), d.Noun(currency), limit, used, d.Number(l.Held), left, l.Source}
 }
 
 // period names the present period of a limit: "month 2026-03".
@@ -141,32 +141,6 @@ func period(l agent.LimitStatus) string {
 		layout = "2006-01-02"
 	}
 	return l.Window + " " + l.Start.Format(layout)
-}
-
-// number prints an amount without its unit, which what names.
-func number(d budget.Dimension, a quantity.Amount) string {
-	switch {
-	case d == budget.Cost:
-		return quantity.FormatMoney(a)
-	case d.IsGPUTime():
-		return quantity.FormatHours(a)
-	}
-	return fmt.Sprint(int64(a))
-}
-
-// what names a dimension with its unit: "h100 GPU-hours", "cost in USD".
-func what(currency string, d budget.Dimension) string {
-	unit := "GPUs"
-	switch {
-	case d == budget.Cost:
-		return "cost in " + currency
-	case d.IsGPUTime():
-		unit = "GPU-hours"
-	}
-	if d.Class() == budget.AnyClass {
-		return unit
-	}
-	return d.Class() + " " + unit
 }
 
 func printHolds(w io.Writer, s agent.Status, inside func(string) bool) {

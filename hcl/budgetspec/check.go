@@ -215,10 +215,10 @@ func describe(l budget.Limit) string {
 	switch {
 	case l.Dimension.IsGPUs():
 		noun := " GPUs"
-		if amount == 1 {
+		if amount == quantity.GPU {
 			noun = " GPU"
 		}
-		return quantity.FormatDecimal(amount, 1, 0) + noun + class + " at once"
+		return quantity.FormatGPUs(amount) + noun + class + " at once"
 	case l.Dimension.IsGPUTime():
 		text = quantity.FormatHours(amount) + " GPU-hours" + class
 	default:

@@ -26,7 +26,7 @@ type unit struct {
 
 const limitWords = `"none" for nothing or "unlimited" for no limit`
 
-func gpuUnit() unit { return unit{"GPUs", 1, "one GPU", limitWords} }
+func gpuUnit() unit { return unit{"GPUs", quantity.GPU, "1/5040 of a GPU", limitWords} }
 
 func gpuHourUnit() unit {
 	return unit{"GPU-hours", quantity.GPUHour, "one GPU-millisecond (1/3600000 of a GPU-hour)", limitWords}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Amount is a count of one dimension in that dimension's base unit: GPUs for
-// concurrency, GPU-milliseconds for GPU time, micro-units of the
+// Amount is a count of one dimension in that dimension's base unit: parts of
+// GPUs for concurrency, GPU-milliseconds for GPU time, micro-units of the
 // installation's currency for cost. It is a named type so that nobody adds
 // with a bare + and brings overflow back: use Add, Sub and Mul.
 type Amount int64
@@ -27,7 +27,72 @@ const (
 	GPUHour Amount = 3_600_000
 	// CurrencyUnit is one unit of the currency (one dollar), in micro-units.
 	CurrencyUnit Amount = 1_000_000
+	// GPU is one GPU held, in parts: 5040 = 2^4 x 3^2 x 5 x 7 parts make halves to
+	// tenths, twelfths, fourteenths and sixteenths whole numbers, so that shares of
+	// GPUs (seven MIG instances) add up exactly.
+	GPU Amount = 5040
+	// KWh is one kilowatt-hour in joules.
+	KWh Amount = 3_600_000
 )
+
+// Ratio is a proportion in millionths: 0.6 is 600,000.
+type Ratio int64
+
+// RatioOne is the whole.
+const RatioOne Ratio = 1_000_000
+
+// Of is the ratio's part of a, rounded half to even; a negative a is taken as zero.
+func (r Ratio) Of(a Amount) Amount { return MulDiv(a, int64(r), int64(RatioOne)) }
+
+// OfUp is the ratio's part of a, rounded up.
+func (r Ratio) OfUp(a Amount) Amount { return MulDivUp(a, int64(r), int64(RatioOne)) }
+
+// String prints the ratio as a percentage.
+func (r Ratio) String() string { return FormatDecimal(Amount(r), Amount(RatioOne)/100, 4) + "%" }
+
+// MulDiv is a*n/d on the exact product, rounded half to even and saturated.
+// Negative factors are taken as zero; d must be positive.
+func MulDiv(a Amount, n, d int64) Amount {
+	q, r, over := mulDiv(a, n, d)
+	if over {
+		return MaxAmount
+	}
+	if rest := uint64(d) - r; r > rest || r == rest && q&1 == 1 {
+		q++
+	}
+	return clampAmount(q)
+}
+
+// MulDivUp is a*n/d on the exact product, rounded up and saturated.
+func MulDivUp(a Amount, n, d int64) Amount {
+	q, r, over := mulDiv(a, n, d)
+	if over {
+		return MaxAmount
+	}
+	if r > 0 {
+		q++
+	}
+	return clampAmount(q)
+}
+
+func mulDiv(a Amount, n, d int64) (q, r uint64, over bool) {
+	if a <= 0 || n <= 0 {
+		return 0, 0, false
+	}
+	hi, lo := bits.Mul64(uint64(a), uint64(n))
+	if hi >= uint64(d) {
+		return 0, 0, true
+	}
+	q, r = bits.Div64(hi, lo, uint64(d))
+	return q, r, false
+}
+
+func clampAmount(q uint64) Amount {
+	if q > math.MaxInt64 {
+		return MaxAmount
+	}
+	return Amount(q)
+}
 
 // Add returns a+b, saturated.
 func (a Amount) Add(b Amount) Amount {
@@ -91,22 +156,7 @@ func Millis(d time.Duration) int64 {
 // taken as zero. Callers price cumulative time and post the difference, so
 // that rounding never drifts (BUDGETS.md, "Units and time").
 func Cost(ms, perHour Amount) Amount {
-	if ms <= 0 || perHour <= 0 {
-		return 0
-	}
-	hi, lo := bits.Mul64(uint64(ms), uint64(perHour))
-	if hi >= uint64(GPUHour) {
-		return MaxAmount
-	}
-	q, r := bits.Div64(hi, lo, uint64(GPUHour))
-	switch half := uint64(GPUHour) / 2; {
-	case r > half, r == half && q&1 == 1:
-		q++
-	}
-	if q > math.MaxInt64 {
-		return MaxAmount
-	}
-	return Amount(q)
+	return MulDiv(ms, int64(perHour), int64(GPUHour))
 }
 
 // Limit is a ceiling on one dimension: a finite amount, or Unlimited. The zero
@@ -183,6 +233,9 @@ func FormatMoney(a Amount) string {
 	}
 	return text
 }
+
+// FormatGPUs prints parts of GPUs as a number of GPUs: whole ones without decimals.
+func FormatGPUs(a Amount) string { return FormatDecimal(a, GPU, 3) }
 
 // FormatHours prints GPU-milliseconds as GPU-hours: two decimals, and four below
 // ten hours, where minutes matter.

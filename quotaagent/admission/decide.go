@@ -174,7 +174,7 @@ func peak(lines []ledger.Line) quantity.Amount {
 	total := quantity.Amount(0)
 	for _, line := range lines {
 		for _, n := range line.Needs {
-			total = total.Add(quantity.Amount(n.GPUs).Mul(int64(line.Count)))
+			total = total.Add(quantity.GPU.Mul(n.GPUs).Mul(int64(line.Count)))
 		}
 	}
 	return total

@@ -188,18 +188,10 @@ func duration(ms int64) string {
 
 // format prints an amount of a dimension with its unit.
 func format(p *budget.Policy, d budget.Dimension, a quantity.Amount) string {
-	switch {
-	case d == budget.Cost:
-		return quantity.FormatMoney(a) + " " + p.Currency
-	case d == runtimeDimension:
+	if d == runtimeDimension {
 		return duration(int64(a))
-	case d.IsGPUTime():
-		return quantity.FormatHours(a) + " GPU-hours" + ofClass(d)
 	}
-	if a == 1 {
-		return "1 GPU" + ofClass(d)
-	}
-	return fmt.Sprintf("%d GPUs%s", a, ofClass(d))
+	return d.Format(a, p.Currency) + ofClass(d)
 }
 
 // short prints a shortfall, also one that rounds to nothing in format.
@@ -217,7 +209,7 @@ func (c Check) short(p *budget.Policy) string {
 }
 
 func ofClass(d budget.Dimension) string {
-	if class := d.Class(); class != budget.AnyClass {
+	if class := d.Class(); class != budget.AnyClass && class != "" && !d.IsTokens() {
 		return " of " + class
 	}
 	return ""

@@ -25,12 +25,12 @@ func acme(t *testing.T) *budget.Policy {
 		return budget.Limit{Window: w, Dimension: d, Ceiling: quantity.LimitOf(amount), Source: source(line)}
 	}
 	org := &budget.Budget{Name: "acme", Path: "acme", Owner: "finops@acme.example", Source: source(10), Limits: []budget.Limit{
-		limit(budget.Concurrent, budget.GPUs("any"), 16, 12), limit(budget.Month, budget.Cost, 250*quantity.CurrencyUnit, 14),
+		limit(budget.Concurrent, budget.GPUs("any"), 16*quantity.GPU, 12), limit(budget.Month, budget.Cost, 250*quantity.CurrencyUnit, 14),
 	}}
 	team := &budget.Budget{Name: "nlp", Path: "acme/nlp", Parent: org, Source: source(20), Limits: []budget.Limit{
-		limit(budget.Concurrent, budget.GPUs("h100"), 4, 22), limit(budget.Day, budget.GPUTime("any"), 40*quantity.GPUHour, 24),
+		limit(budget.Concurrent, budget.GPUs("h100"), 4*quantity.GPU, 22), limit(budget.Day, budget.GPUTime("any"), 40*quantity.GPUHour, 24),
 	}}
-	team.PerJob.GPUs = &budget.JobLimit{Ceiling: quantity.LimitOf(12), Source: source(26)}
+	team.PerJob.GPUs = &budget.JobLimit{Ceiling: quantity.LimitOf(12 * quantity.GPU), Source: source(26)}
 	team.PerJob.MaxRuntime, team.PerJob.MaxRuntimeSource = 72*time.Hour, source(27)
 	org.Children = []*budget.Budget{team}
 	return &budget.Policy{Location: mustZone(t, "Europe/Berlin"), Currency: "USD", Roots: []*budget.Budget{org},
@@ -79,11 +79,11 @@ func TestMessages(t *testing.T) {
 		"deny_insufficient_budget":      {ask: asked("batch", "2h", group("g", 1, "nvidia/gpu/V100", 2)), books: admission.Books{"acme": {Posted: posted(month, budget.Cost, 200_000_000), Held: held(month.Key(), budget.Cost, 48_000_000)}}},
 		"deny_insufficient_by_holds":    {ask: asked("batch", "2h", group("g", 1, "nvidia/gpu/V100", 2)), books: admission.Books{"acme/nlp": {Posted: posted(day, budget.GPUTime("any"), quantity.GPUHour), Held: held("day/any", budget.GPUTime("any"), 39*quantity.GPUHour)}}},
 		"deny_insufficient_by_a_moment": {ask: asked("batch", "2h", group("g", 1, "nvidia/gpu/V100", 2)), books: admission.Books{"acme/nlp": {Posted: posted(day, budget.GPUTime("any"), 40*quantity.GPUHour-2*7_235_000+100)}}},
-		"deny_concurrency_limit":        {ask: asked("batch", "1h", group("g", 1, "nvidia/gpu/H100", 2)), books: admission.Books{"acme/nlp": {Held: held(ledger.ConcurrentKey, budget.GPUs("h100"), 3)}}},
+		"deny_concurrency_limit":        {ask: asked("batch", "1h", group("g", 1, "nvidia/gpu/H100", 2)), books: admission.Books{"acme/nlp": {Held: held(ledger.ConcurrentKey, budget.GPUs("h100"), 3*quantity.GPU)}}},
 		"deny_several_limits": {ask: asked("batch", "9h", group("g", 2, "nvidia/gpu/H100", 3)),
-			books: admission.Books{"acme": {Posted: posted(month, budget.Cost, 200_000_000), Held: held(ledger.ConcurrentKey, budget.GPUs("any"), 12)}}},
+			books: admission.Books{"acme": {Posted: posted(month, budget.Cost, 200_000_000), Held: held(ledger.ConcurrentKey, budget.GPUs("any"), 12*quantity.GPU)}}},
 		"deny_resubmission_that_grows": {ask: asked("batch", "1h", group("g", 4, "nvidia/gpu/H100", 1)), have: []ledger.Line{{Group: "g", Count: 2, RuntimeMS: 3_635_000, OnceMS: 3_600_000, Starts: 1, Needs: []ledger.Need{{Classes: []string{"h100"}, GPUs: 1, PerGPUHour: 2_900_000}}}},
-			books: admission.Books{"acme/nlp": {Held: held(ledger.ConcurrentKey, budget.GPUs("h100"), 3)}}},
+			books: admission.Books{"acme/nlp": {Held: held(ledger.ConcurrentKey, budget.GPUs("h100"), 3*quantity.GPU)}}},
 		"deny_lease":                        {ask: asked("service", "", group("g", 4, "nvidia/gpu/V100", 1))},
 		"warn":                              {ask: asked("batch", "6h", group("g", 1, "nvidia/gpu/V100", 8)), edit: func(p *budget.Policy) { p.Roots[0].Admit = budget.AdmitWarn }},
 		"shadow":                            {ask: asked("batch", "6h", group("g", 1, "nvidia/gpu/V100", 8)), edit: func(p *budget.Policy) { p.Enforcement = budget.Shadow }},

@@ -216,7 +216,7 @@ func anyLimits(t *rapid.T, name string) []budget.Limit {
 		l := budget.Limit{Window: w, Source: budget.Source{File: "p.hcl", Line: 1 + len(limits)}}
 		if w == budget.Concurrent {
 			l.Dimension = rapid.SampledFrom([]budget.Dimension{budget.GPUs("any"), budget.GPUs("a")}).Draw(t, "gauge")
-			l.Ceiling = quantity.LimitOf(quantity.Amount(rapid.Int64Range(0, 8).Draw(t, "gpus")))
+			l.Ceiling = quantity.LimitOf(quantity.GPU.Mul(rapid.Int64Range(0, 8).Draw(t, "gpus")))
 		} else {
 			l.Dimension = rapid.SampledFrom([]budget.Dimension{budget.GPUTime("any"), budget.GPUTime("a"), budget.GPUTime("b"), budget.Cost}).Draw(t, "dimension")
 			hours := rapid.Int64Range(0, map[bool]int64{true: 4, false: 24}[w == budget.Hour]).Draw(t, "hours")

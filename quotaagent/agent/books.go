@@ -75,26 +75,53 @@ type heldAt struct {
 	version uint64
 }
 
-// change is what a mutation wants: the hold as it should be (nil ends it) and
-// what to post.
+// view is what a mutation sees: the documents that its target names, all of one
+// consistent state.
+type view struct {
+	// hold of the job; its Hold is nil when there is none.
+	hold heldAt
+	// balances by budget path: those of the target's and of the hold's path, and of
+	// all cohort members of either.
+	balances map[string]ledger.Balance
+	// queued is the job's place in the queue; nil when it does not wait.
+	queued *ledger.Queued
+	// run is the envelope that the target names; nil when there is none.
+	run *ledger.Run
+	// grants that count for the budgets on the path.
+	grants []ledger.Grant
+}
+
+// change is what a mutation wants: the hold as it should be (nil ends it), what
+// to post, and what becomes of the documents beside it.
 type change struct {
 	hold   *ledger.Hold
 	posted ledger.Vector
+	// entries are the history of what is posted.
+	entries []ledger.Entry
+	// queued is the job's place in the queue as it should be; nil leaves it, and
+	// unqueue removes it.
+	queued  *ledger.Queued
+	unqueue bool
+	// run is the envelope as it should be; nil leaves it.
+	run *ledger.Run
 }
 
 // errNoChange tells update that nothing needs to be written.
 var errNoChange = errors.New("no change")
 
-// mutation decides what becomes of a hold, given the balances by budget path.
-// It may run several times and must not keep what it is given.
-type mutation func(h heldAt, balances map[string]ledger.Balance) (change, error)
+// mutation decides what becomes of a hold. It may run several times and must not
+// keep what it is given.
+type mutation func(v view) (change, error)
 
 // target is the hold to change and what is needed to do so.
 type target struct {
 	key string
 	// budget is the path whose balances the mutation needs; "" for none beyond
 	// those of the hold's own budget.
-	budget   string
+	budget string
+	// run is the id of the envelope that the mutation needs; "" for none beyond the
+	// hold's own.
+	run      string
 	calendar ledger.Calendar
 }
 
@@ -137,7 +164,7 @@ func (b *books) tryUpdate(ctx context.Context, fence ledger.Fence, t target, mut
 	if err != nil {
 		return err
 	}
-	want, err := mutate(hold, balances)
+	want, err := mutate(view{hold: hold, balances: balances})
 	if err != nil {
 		return err
 	}

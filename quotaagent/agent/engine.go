@@ -284,8 +284,8 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	same := unchanged(s, placed.Patch)
 	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
 	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, calendar: calendar(p)},
-		func(hold heldAt, balances map[string]ledger.Balance) (change, error) {
-			d, next, err := e.decide(p, b, s, lines, same, hold.Hold, balances)
+		func(v view) (change, error) {
+			d, next, err := e.decide(p, b, s, lines, same, v.hold.Hold, v.balances)
 			if err != nil {
 				return change{}, err
 			}
@@ -297,8 +297,8 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 				next.Placement = placed.Record
 			}
 			t.id, t.before = next.ID, b.Path
-			if hold.Hold != nil {
-				t.before = hold.Budget
+			if v.hold.Hold != nil {
+				t.before = v.hold.Budget
 			}
 			return change{hold: &next}, nil
 		})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/nomad-governor/governor/hcl/budgetspec"
+	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -140,7 +141,7 @@ func (r *rig) posted(path string) int64 {
 }
 
 func (r *rig) heldGPUs(path string) int64 {
-	return int64(r.balance(path).Held.At(ledger.ConcurrentKey, budget.GPUs(budget.AnyClass)))
+	return int64(r.balance(path).Held.At(ledger.ConcurrentKey, budget.GPUs(budget.AnyClass)) / quantity.GPU)
 }
 
 // checkBooks checks the invariants that hold at every instant: held is the sum

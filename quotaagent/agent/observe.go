@@ -30,11 +30,11 @@ var errNoHold = errors.New("no open hold")
 func (m *Meter) mutate(ctx context.Context, fence ledger.Fence, namespace, jobID string, f func(p *budget.Policy, h heldAt) (change, error)) error {
 	policy := m.policy.State().Policy
 	t := target{key: holdKey(namespace, jobID), calendar: calendar(policy)}
-	return m.books.update(ctx, fence, t, func(h heldAt, _ map[string]ledger.Balance) (change, error) {
-		if h.Hold == nil {
+	return m.books.update(ctx, fence, t, func(v view) (change, error) {
+		if v.hold.Hold == nil {
 			return change{}, errNoHold
 		}
-		return f(policy, h)
+		return f(policy, v.hold)
 	})
 }
 

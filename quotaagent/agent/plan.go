@@ -52,7 +52,7 @@ func (e *Engine) over(ctx context.Context, next *budget.Policy, effect *PlanEffe
 		for _, l := range budgetStatus(next, b, balances[b.Path], e.now()).Limits {
 			if !l.Unlimited && l.Available < 0 {
 				effect.Over = append(effect.Over, fmt.Sprintf("%s: %s %s would be over by %s; new work is refused, running work goes on",
-					b.Path, l.Window, dimensionName(budget.Dimension(l.Dimension)), FormatDimension(next.Currency, budget.Dimension(l.Dimension), -l.Available)))
+					b.Path, l.Window, budget.Dimension(l.Dimension).Noun(next.Currency), budget.Dimension(l.Dimension).Format(-l.Available, next.Currency)))
 			}
 		}
 	}
@@ -85,7 +85,7 @@ func limitTexts(p *budget.Policy) map[string]string {
 	texts := make(map[string]string)
 	p.Walk(func(b *budget.Budget) {
 		for _, l := range b.Limits {
-			key := fmt.Sprintf("%s %s %s", b.Path, l.Window, dimensionName(l.Dimension))
+			key := fmt.Sprintf("%s %s %s", b.Path, l.Window, l.Dimension.Noun(p.Currency))
 			texts[key] = formatLimit(p.Currency, l.Dimension, l.Ceiling)
 		}
 		jobCap := func(name string, d budget.Dimension, bound *budget.JobLimit) {
@@ -116,35 +116,5 @@ func formatLimit(currency string, d budget.Dimension, l quantity.Limit) string {
 	if !finite {
 		return "unlimited"
 	}
-	return FormatDimension(currency, d, amount)
-}
-
-// FormatDimension prints an amount with the unit of its dimension, without the
-// class.
-func FormatDimension(currency string, d budget.Dimension, a quantity.Amount) string {
-	switch {
-	case d == budget.Cost:
-		return quantity.FormatMoney(a) + " " + currency
-	case d.IsGPUTime():
-		return quantity.FormatHours(a) + " GPU-hours"
-	}
-	if a == 1 {
-		return "1 GPU"
-	}
-	return fmt.Sprintf("%d GPUs", a)
-}
-
-// dimensionName is a dimension in words: "cost", "h100 GPU-hours", "GPUs".
-func dimensionName(d budget.Dimension) string {
-	name := "GPUs"
-	switch {
-	case d == budget.Cost:
-		return "cost"
-	case d.IsGPUTime():
-		name = "GPU-hours"
-	}
-	if class := d.Class(); class != budget.AnyClass {
-		return class + " " + name
-	}
-	return name
+	return d.Format(amount, currency)
 }

@@ -90,7 +90,8 @@ func (e *Engine) settle(ctx context.Context, s gate.Submission, t ticket, placed
 		placed.Release()
 	}
 	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: t.before, calendar: calendar(e.policy.State().Policy)},
-		func(hold heldAt, _ map[string]ledger.Balance) (change, error) {
+		func(v view) (change, error) {
+			hold := v.hold
 			if hold.Hold == nil || hold.ID != t.id {
 				return change{}, errNoChange // the job has ended already
 			}

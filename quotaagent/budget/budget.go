@@ -20,10 +20,17 @@ type Policy struct {
 	Location *time.Location
 	// Currency is the ISO 4217 code that costs are shown in.
 	Currency string
+	// Meter says what is metered and how often.
+	Meter Meter
 	// Classes in order of their names.
 	Classes []Class
 	// RateCards in ascending order of EffectiveFrom.
 	RateCards []RateCard
+	// Schedules, Notifiers, Asserts in order of their names; Moves as written.
+	Schedules []Schedule
+	Notifiers []Notifier
+	Asserts   []Assert
+	Moves     []Move
 	// Roots in order of their names.
 	Roots []*Budget
 }
@@ -66,17 +73,20 @@ type Class struct {
 	// Devices are full device names, "nvidia/gpu/<model>"; no device name is in
 	// two classes.
 	Devices []string
-	Source  Source
+	// Watts bounds the power of one device before it is measured; 0 when the
+	// policy does not say, and then energy cannot be held ahead.
+	Watts int64
+	// Shares say as how much of other classes one device counts, in order of the
+	// class names: a MIG instance is a seventh of a GPU. A device of a class with
+	// shares counts towards "any" by the sum of its shares, else as one.
+	Shares []Share
+	Source Source
 }
 
-// RateCard is the price list from EffectiveFrom on, until the next one.
-type RateCard struct {
-	Name          string
-	EffectiveFrom time.Time
-	// PerGPUHour is the price of one GPU of a class for an hour, in micro-units
-	// of the currency.
-	PerGPUHour map[string]quantity.Amount
-	Source     Source
+// Share is a part of a device of another class: Parts of quantity.GPU.
+type Share struct {
+	Class string
+	Parts quantity.Amount
 }
 
 // Budget is one node of the tree. All limits of all its ancestors apply to it
@@ -99,7 +109,10 @@ type Budget struct {
 	Lease time.Duration
 	// Admit is what happens to new work beyond a limit; the zero value inherits,
 	// and at the root denies.
-	Admit  Admit
+	Admit Admit
+	// Rules are those beyond limits: what may be lent, queued, overridden, and
+	// what happens to running work over a limit.
+	Rules
 	Source Source
 }
 
@@ -110,7 +123,8 @@ type Admit uint8
 const (
 	AdmitInherit Admit = iota
 	AdmitDeny
-	AdmitWarn // admit, with a warning
+	AdmitWarn  // admit, with a warning
+	AdmitQueue // register, but start only when it fits
 )
 
 // Limit is a ceiling on one dimension in one window.
@@ -118,7 +132,9 @@ type Limit struct {
 	Window    Window
 	Dimension Dimension
 	Ceiling   quantity.Limit
-	Source    Source
+	// Rollover carries what is left of a period into the next; nil for none.
+	Rollover *Rollover
+	Source   Source
 }
 
 // PerJob bounds a single job. Nil or zero means that this node sets no bound;
@@ -130,6 +146,8 @@ type PerJob struct {
 	GPUTime *JobLimit
 	// Cost in micro-units, worst case.
 	Cost *JobLimit
+	// Energy in joules, worst case.
+	Energy *JobLimit
 	// MaxRuntime of one allocation; zero means none.
 	MaxRuntime       time.Duration
 	MaxRuntimeSource Source
@@ -153,7 +171,11 @@ type Match struct {
 	// Identities are patterns over Identity.Names: "role:nlp-*", "policy:x",
 	// "token:name".
 	Identities []string
-	Source     Source
+	// NodePools are glob patterns over the job's node pool.
+	NodePools []string
+	// When is a further condition on the job and its submitter; nil holds always.
+	When   Condition
+	Source Source
 }
 
 // Ancestry is the path from this budget to its root, this budget first.
@@ -220,7 +242,7 @@ func (p *Policy) Windows() []Window {
 		}
 	})
 	var windows []Window
-	for w := Hour; w < windowCount; w++ {
+	for w := Hour; w <= Total; w++ {
 		if used[w] {
 			windows = append(windows, w)
 		}

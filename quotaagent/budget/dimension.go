@@ -2,12 +2,18 @@ package budget
 
 import "strings"
 
-// Dimension is what a limit counts: "gpus/h100", "gpu_ms/h100", "gpu_ms/any"
-// or "cost".
+// Dimension is what a limit counts: "gpus/h100", "gpu_ms/h100", "gpu_ms/any",
+// "cost", "energy_j", "tokens/output" or "jobs".
 type Dimension string
 
-// Cost is money, in micro-units of the currency.
-const Cost Dimension = "cost"
+// Cost is money, in micro-units of the currency. Energy is what GPUs draw, in
+// joules, without what the building adds (RateCard's PUE is in the price). Jobs
+// counts the jobs of one agent run.
+const (
+	Cost   Dimension = "cost"
+	Energy Dimension = "energy_j"
+	Jobs   Dimension = "jobs"
+)
 
 // AnyClass stands for the sum over all GPU classes.
 const AnyClass = "any"
@@ -15,15 +21,36 @@ const AnyClass = "any"
 const (
 	gpusPrefix    = "gpus/"
 	gpuTimePrefix = "gpu_ms/"
+	tokensPrefix  = "tokens/"
 )
 
-// GPUs is the number of GPUs of a class held at the same time.
+// TokenKind is a kind of tokens of a language model, priced each for itself.
+type TokenKind string
+
+// The kinds of tokens.
+const (
+	InputTokens  TokenKind = "input"
+	CachedTokens TokenKind = "cached"
+	OutputTokens TokenKind = "output"
+)
+
+// TokenKinds are all kinds, in the order of their use.
+func TokenKinds() []TokenKind { return []TokenKind{InputTokens, CachedTokens, OutputTokens} }
+
+// Tokens is the number of tokens of a kind.
+func Tokens(kind TokenKind) Dimension { return Dimension(tokensPrefix + string(kind)) }
+
+// IsTokens reports whether the dimension counts tokens.
+func (d Dimension) IsTokens() bool { return strings.HasPrefix(string(d), tokensPrefix) }
+
+// GPUs is the GPUs of a class held at the same time, in parts of quantity.GPU.
 func GPUs(class string) Dimension { return Dimension(gpusPrefix + class) }
 
 // GPUTime is the time for which GPUs of a class are held, in GPU-milliseconds.
 func GPUTime(class string) Dimension { return Dimension(gpuTimePrefix + class) }
 
-// Class is the GPU class that the dimension counts, or "" for cost.
+// Class is the GPU class that the dimension counts, or "" for one that
+// counts none; of tokens it is the kind.
 func (d Dimension) Class() string {
 	_, class, _ := strings.Cut(string(d), "/")
 	return class

@@ -1,6 +1,10 @@
 package budget
 
-import "time"
+import (
+	"time"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+)
 
 // What applies where neither a budget nor its ancestors say anything.
 const (
@@ -75,4 +79,115 @@ func (b *Budget) EffectiveAdmit() Admit {
 		}
 	}
 	return DefaultAdmit
+}
+
+// The defaults of rules that no budget on the path sets.
+const (
+	// DefaultPriority lies in the middle of 0 to 100, as Nomad's.
+	DefaultPriority = 50
+	// DefaultGrace is the time for a checkpoint between the signal and the end.
+	DefaultGrace = 5 * time.Minute
+	// DefaultHalfLife of past use is a week, as Slurm's PriorityDecayHalfLife.
+	DefaultHalfLife = 7 * 24 * time.Hour
+	// DefaultWallClock of an agent run.
+	DefaultWallClock = 24 * time.Hour
+)
+
+// inherited is the first value up the tree that is set.
+func inherited[T any](b *Budget, get func(*Budget) (T, bool), otherwise T) T {
+	for n := b; n != nil; n = n.Parent {
+		if value, set := get(n); set {
+			return value
+		}
+	}
+	return otherwise
+}
+
+// pointed is inherited for rules kept as pointers; nil when there are none.
+func pointed[T any](b *Budget, get func(*Budget) *T) *T {
+	return inherited(b, func(n *Budget) (*T, bool) { p := get(n); return p, p != nil }, nil)
+}
+
+// EffectivePriority is the priority of the nearest budget that sets one.
+func (b *Budget) EffectivePriority() int {
+	if p := pointed(b, func(n *Budget) *int { return n.Priority }); p != nil {
+		return *p
+	}
+	return DefaultPriority
+}
+
+// EffectiveRunning is what happens to running work; never RunningInherit.
+func (b *Budget) EffectiveRunning() RunningRule {
+	return inherited(b, func(n *Budget) (RunningRule, bool) { return n.Running, n.Running != RunningInherit }, LetFinish)
+}
+
+// EffectiveThrottle is how running work is throttled.
+func (b *Budget) EffectiveThrottle() Throttle {
+	if t := pointed(b, func(n *Budget) *Throttle { return n.Throttle }); t != nil {
+		return *t
+	}
+	return Throttle{MinCount: 1, Step: quantity.RatioOne / 4, Every: 10 * time.Minute}
+}
+
+// EffectiveStop is how running work is stopped.
+func (b *Budget) EffectiveStop() Stop {
+	if s := pointed(b, func(n *Budget) *Stop { return n.Stop }); s != nil {
+		return *s
+	}
+	return Stop{Signal: "SIGTERM", Grace: DefaultGrace, Then: "stop"}
+}
+
+// EffectiveQueue orders the jobs that wait for this budget.
+func (b *Budget) EffectiveQueue() Queue {
+	if q := pointed(b, func(n *Budget) *Queue { return n.Queue }); q != nil {
+		return *q
+	}
+	return Queue{}
+}
+
+// EffectiveReclaim is how lent GPUs come back.
+func (b *Budget) EffectiveReclaim() Reclaim {
+	if r := pointed(b, func(n *Budget) *Reclaim { return n.Reclaim }); r != nil {
+		return *r
+	}
+	return Reclaim{Grace: DefaultGrace}
+}
+
+// EffectivePerRun is the cap of an agent run; nil when there is none.
+func (b *Budget) EffectivePerRun() *PerRun {
+	return pointed(b, func(n *Budget) *PerRun { return n.PerRun })
+}
+
+// EffectiveSoft is the part of a limit from which on there are warnings; zero
+// when there is no such mark.
+func (b *Budget) EffectiveSoft() quantity.Ratio {
+	return inherited(b, func(n *Budget) (quantity.Ratio, bool) { return n.Soft, n.Soft != 0 }, 0)
+}
+
+// EffectiveMaxIdle is how long GPUs may be held without use; zero for ever.
+func (b *Budget) EffectiveMaxIdle() time.Duration {
+	return inherited(b, func(n *Budget) (time.Duration, bool) { return n.MaxIdle, n.MaxIdle != 0 }, 0)
+}
+
+// AllowsUndeclared reports whether jobs may reach GPUs without a device block.
+func (b *Budget) AllowsUndeclared() bool {
+	return inherited(b, func(n *Budget) (Undeclared, bool) { return n.Undeclared, n.Undeclared != UndeclaredInherit }, UndeclaredDeny) == UndeclaredAllow
+}
+
+// EffectiveLevel is how binding this budget's own limits are.
+func (b *Budget) EffectiveLevel() Level {
+	otherwise := HardMandatory
+	if len(b.Overrides) > 0 {
+		otherwise = SoftMandatory
+	}
+	return inherited(b, func(n *Budget) (Level, bool) { return n.Enforcement, n.Enforcement != LevelInherit }, otherwise)
+}
+
+// EffectiveHalfLife is how fast past use of this budget is forgotten.
+func (b *Budget) EffectiveHalfLife() time.Duration {
+	f := pointed(b, func(n *Budget) *FairShare { return n.FairShare })
+	if f == nil || f.HalfLife == 0 {
+		return DefaultHalfLife
+	}
+	return f.HalfLife
 }

@@ -5,10 +5,12 @@ import (
 	"time"
 )
 
-// Window is a calendar period in the policy's zone, or the gauge Concurrent.
+// Window is a calendar period in the policy's zone, or one of the gauges
+// Concurrent and Committed.
 type Window uint8
 
-// The windows. Concurrent is not a period: it bounds what is held right now.
+// The windows, in the order of their length. Concurrent is not a period: it
+// bounds what is held right now.
 const (
 	Concurrent Window = iota
 	Hour
@@ -18,10 +20,13 @@ const (
 	Quarter
 	Year
 	Total // all time
+	// Committed is no period either: it bounds what is promised and not used yet
+	// (Slurm's GrpTRESRunMins), whenever it falls.
+	Committed
 	windowCount
 )
 
-var windowNames = [windowCount]string{"concurrent", "hour", "day", "week", "month", "quarter", "year", "total"}
+var windowNames = [windowCount]string{"concurrent", "hour", "day", "week", "month", "quarter", "year", "total", "committed"}
 
 // String is the window's name in the budget language.
 func (w Window) String() string {
@@ -31,9 +36,15 @@ func (w Window) String() string {
 	return windowNames[w]
 }
 
+// Gauge reports whether the window is no period: it bounds what is held now.
+func (w Window) Gauge() bool { return w == Concurrent || w == Committed }
+
+// open reports whether the window has neither a start nor an end.
+func (w Window) open() bool { return w == Total || w.Gauge() }
+
 // ParseWindow is the inverse of String for the calendar windows.
 func ParseWindow(name string) (Window, bool) {
-	for w := Hour; w < windowCount; w++ {
+	for w := Hour; w <= Total; w++ {
 		if windowNames[w] == name {
 			return w, true
 		}
@@ -56,7 +67,7 @@ type Period struct {
 // there.
 func PeriodAt(w Window, t time.Time, loc *time.Location) Period {
 	switch w {
-	case Concurrent, Total:
+	case Concurrent, Committed, Total:
 		return Period{Window: w}
 	case Hour:
 		return hourAt(t.In(loc))
@@ -102,7 +113,7 @@ func firstDate(w Window, t time.Time) time.Time {
 		m, d = m-(m-1)%3, 1
 	case Year:
 		m, d = time.January, 1
-	case Concurrent, Hour, Day, Total:
+	case Concurrent, Committed, Hour, Day, Total:
 	}
 	return time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
 }
@@ -119,7 +130,7 @@ func nextFirstDate(w Window, first time.Time) time.Time {
 		return first.AddDate(0, 3, 0)
 	case Year:
 		return first.AddDate(1, 0, 0)
-	case Concurrent, Hour, Total:
+	case Concurrent, Committed, Hour, Total:
 	}
 	panic("budget: no dates in window " + w.String())
 }
@@ -174,7 +185,7 @@ func offset(t time.Time) time.Duration {
 // Key names the period in the ledger by its start in UTC: "month/2026-10-31T23:00Z",
 // "total". Periods of one window sort by start.
 func (p Period) Key() string {
-	if p.Window == Total || p.Window == Concurrent {
+	if p.Window.open() {
 		return p.Window.String()
 	}
 	return p.Window.String() + "/" + p.Start.UTC().Format(PeriodKeyLayout)
@@ -184,7 +195,8 @@ func (p Period) Key() string {
 const PeriodKeyLayout = "2006-01-02T15:04Z"
 
 // LongestMillis is the longest that a period of w can be, in milliseconds: 25
-// hours for a day on which clocks go back. It is -1 for Total and Concurrent.
+// hours for a day on which clocks go back. It is -1 for
+// Total and the gauges.
 func LongestMillis(w Window) int64 {
 	const hour = int64(time.Hour / time.Millisecond)
 	switch w {
@@ -200,14 +212,14 @@ func LongestMillis(w Window) int64 {
 		return (92*24 + 1) * hour
 	case Year:
 		return (366*24 + 1) * hour
-	case Concurrent, Total:
+	case Concurrent, Committed, Total:
 	}
 	return -1
 }
 
 // Next is the period that follows; the period itself for Total.
 func (p Period) Next(loc *time.Location) Period {
-	if p.Window == Total || p.Window == Concurrent {
+	if p.Window.open() {
 		return p
 	}
 	return PeriodAt(p.Window, p.End, loc)
@@ -215,7 +227,7 @@ func (p Period) Next(loc *time.Location) Period {
 
 // Millis is the length in milliseconds; -1 for Total, which has no end.
 func (p Period) Millis() int64 {
-	if p.Window == Total || p.Window == Concurrent {
+	if p.Window.open() {
 		return -1
 	}
 	return p.End.Sub(p.Start).Milliseconds()
@@ -224,7 +236,7 @@ func (p Period) Millis() int64 {
 // Overlap is the length of [from, to) that falls into the period, in
 // milliseconds.
 func (p Period) Overlap(from, to time.Time) int64 {
-	if p.Window != Total && p.Window != Concurrent {
+	if !p.Window.open() {
 		if from.Before(p.Start) {
 			from = p.Start
 		}

@@ -194,7 +194,7 @@ func TestAnExternalEditWakesAWatch(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, "text", string(records[0].Value))
 	records[0].Value = []byte("next")
-	must.NoError(t, store.Commit(t.Context(), ledger.Fence{}, []ledger.Write{ledger.Write(records[0])}))
+	must.NoError(t, store.Commit(t.Context(), ledger.Fence{}, []ledger.Write{{Key: records[0].Key, Value: records[0].Value, Version: records[0].Version}}))
 
 	now, err := store.Watch(t.Context(), "policy/", index+1000000)
 	must.NoError(t, err)

@@ -56,8 +56,9 @@ func (r reading) charges(cal Calendar) Vector {
 			continue
 		}
 		for _, g := range t.GPUs {
-			v.Add(ConcurrentKey, budget.GPUs(g.Class), quantity.Amount(len(g.IDs)))
-			v.Add(ConcurrentKey, budget.GPUs(budget.AnyClass), quantity.Amount(len(g.IDs)))
+			held := quantity.GPU.Mul(int64(len(g.IDs)))
+			v.Add(ConcurrentKey, budget.GPUs(g.Class), held)
+			v.Add(ConcurrentKey, budget.GPUs(budget.AnyClass), held)
 		}
 		if !r.chargedWithSlot(t) && !r.superseded(t) {
 			chargePlaced(v, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
@@ -332,7 +333,7 @@ func chargeAny(v Vector, needs []Need, count, runtimeMS int64, cal Calendar) {
 
 func chargeGauge(v Vector, needs []Need, count int64) {
 	for _, n := range needs {
-		gpus := quantity.Amount(n.GPUs).Mul(count)
+		gpus := quantity.GPU.Mul(n.GPUs).Mul(count)
 		for _, class := range n.Classes {
 			v.Add(ConcurrentKey, budget.GPUs(class), gpus)
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/budget"
 )
 
 // State is where a hold stands. A hold that ends is removed; what it charged is
@@ -35,10 +36,19 @@ type Hold struct {
 	JobID     string `json:"job_id"`
 	// Budget is the path of the budget that the job draws from.
 	Budget string `json:"budget"`
-	// Accessor and Identity say who submitted it last.
-	Accessor string   `json:"accessor,omitempty"`
-	Identity []string `json:"identity,omitempty"`
-	State    State    `json:"state"`
+	// Run is the envelope that the job draws from, "" for none: its time and money
+	// are charged to the run, which holds them from the budget already.
+	Run string `json:"run,omitempty"`
+	// Accessor and Identity say who submitted it last; Facts describe the job, for
+	// prices that depend on it.
+	Accessor string          `json:"accessor,omitempty"`
+	Identity []string        `json:"identity,omitempty"`
+	Facts    budget.JobFacts `json:"facts,omitzero"`
+	// Priority of the budget at the last submission, then Nomad's of the job: who
+	// gives back first.
+	Priority    int   `json:"priority,omitempty"`
+	JobPriority int   `json:"job_priority,omitempty"`
+	State       State `json:"state"`
 	// CreatedMS and ExpiresMS are Unix milliseconds; an unconfirmed submission
 	// expires then.
 	CreatedMS int64 `json:"created_ms"`
@@ -74,14 +84,35 @@ type Hold struct {
 	Posted Usage `json:"posted"`
 	// Estimate is the worst case as admitted, for the receipt.
 	Estimate Usage `json:"estimate"`
+	// Ending is how the job is being brought to an end by policy; nil if it is not.
+	Ending *Ending `json:"ending,omitempty"`
 	// Placement is the offer that the job was pinned to, opaque to the ledger.
 	Placement json.RawMessage `json:"placement,omitempty"`
 }
 
-// Usage sums GPU time by class and cost.
+// Ending is a stop under way: signal, grace, stop. It is part of the hold, so
+// that a new leader goes on where the old one stopped.
+type Ending struct {
+	// Action is stop or throttle, Cause one of the reasons of docs/reasons.md.
+	Action string `json:"action"`
+	Cause  string `json:"cause"`
+	// Budget is the path whose rule it is.
+	Budget string `json:"budget,omitempty"`
+	// Allocs are the allocations concerned; empty for the whole job.
+	Allocs []string `json:"allocs,omitempty"`
+	// SignalMS is when the signal was sent, StopMS when the grace is over, DoneMS
+	// when the stop was ordered (or, throttling, the last step was taken).
+	SignalMS int64 `json:"signal_ms,omitempty"`
+	StopMS   int64 `json:"stop_ms,omitempty"`
+	DoneMS   int64 `json:"done_ms,omitempty"`
+}
+
+// Usage sums GPU time by class, cost and energy.
 type Usage struct {
 	GPUTime map[string]quantity.Amount `json:"gpu_ms,omitempty"`
 	Cost    quantity.Amount            `json:"cost"`
+	// Energy in joules.
+	Energy quantity.Amount `json:"energy_j,omitempty"`
 }
 
 // Line is the need of one task group.
@@ -111,8 +142,11 @@ type Need struct {
 	// Classes that could serve it, sorted; one once it is known.
 	Classes []string `json:"classes"`
 	GPUs    int64    `json:"gpus"`
-	// PerGPUHour is the price of the dearest of the classes, in micro-units.
+	// PerGPUHour is the price of the dearest of the classes, in micro-units, energy
+	// included.
 	PerGPUHour quantity.Amount `json:"per_gpu_hour"`
+	// Watts bounds the power of one GPU of the hungriest class; 0 if unknown.
+	Watts int64 `json:"watts,omitempty"`
 }
 
 // Track is one allocation that holds GPUs.
@@ -217,7 +251,8 @@ func (h Hold) Clone() Hold {
 		c.Slots[name] = s
 	}
 	c.Charged = h.Charged.Clone()
-	c.Posted = Usage{GPUTime: make(map[string]quantity.Amount, len(h.Posted.GPUTime)), Cost: h.Posted.Cost}
+	c.Posted = h.Posted
+	c.Posted.GPUTime = make(map[string]quantity.Amount, len(h.Posted.GPUTime))
 	for class, ms := range h.Posted.GPUTime {
 		c.Posted.GPUTime[class] = ms
 	}

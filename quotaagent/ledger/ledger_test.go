@@ -58,7 +58,7 @@ func heldHours(t testing.TB, h ledger.Hold, w budget.Window, hours int64) float6
 }
 
 func gauge(h ledger.Hold) quantity.Amount {
-	return ledger.Charges(h, ledger.Calendar{Location: time.UTC}).At(ledger.ConcurrentKey, budget.GPUs("any"))
+	return ledger.Charges(h, ledger.Calendar{Location: time.UTC}).At(ledger.ConcurrentKey, budget.GPUs("any")) / quantity.GPU
 }
 
 func TestUnplacedWorkCountsInEveryPeriod(t *testing.T) {

@@ -16,6 +16,9 @@ type Write struct {
 	Key     string
 	Value   []byte
 	Version uint64
+	// Check writes nothing: the commit only fails if the version is another one.
+	// Value is then ignored.
+	Check bool
 }
 
 // MaxWrites is the most writes of one commit: Consul's documented limit of 64

@@ -1,0 +1,152 @@
+package ledger
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+)
+
+// Amounts is an amount for each dimension.
+type Amounts map[budget.Dimension]quantity.Amount
+
+// Grant is a break-glass grant: for a time it raises the limits of one budget.
+// It is a request until it has the approvals that its rule asks for.
+type Grant struct {
+	ID string `json:"id"`
+	// Budget is the path whose own limits it raises, Rule the override block that
+	// allows it.
+	Budget string `json:"budget"`
+	Rule   string `json:"rule"`
+	// Accessor and Identity say who asked, Reason why.
+	Accessor string   `json:"accessor,omitempty"`
+	Identity []string `json:"identity,omitempty"`
+	Reason   string   `json:"reason,omitempty"`
+	// Max is what it adds to a limit of each dimension, in every window.
+	Max         Amounts `json:"max"`
+	RequestedMS int64   `json:"requested_ms"`
+	// FromMS and UntilMS are when it counts; 0 while it waits for approval.
+	FromMS  int64 `json:"from_ms,omitempty"`
+	UntilMS int64 `json:"until_ms,omitempty"`
+	// Needed is how many approvals it takes; Approvals are those given.
+	Needed    int        `json:"needed,omitempty"`
+	Approvals []Approval `json:"approvals,omitempty"`
+	// RevokedMS is when it was taken back or refused; 0 if it was not.
+	RevokedMS int64  `json:"revoked_ms,omitempty"`
+	RevokedBy string `json:"revoked_by,omitempty"`
+}
+
+// Approval is one yes to a grant.
+type Approval struct {
+	By       string   `json:"by"`
+	Identity []string `json:"identity,omitempty"`
+	AtMS     int64    `json:"at_ms"`
+}
+
+// Active reports whether the grant counts at an instant.
+func (g Grant) Active(nowMS int64) bool {
+	return g.FromMS != 0 && nowMS >= g.FromMS && nowMS < g.UntilMS && (g.RevokedMS == 0 || nowMS < g.RevokedMS)
+}
+
+// Run is the envelope of one agent run: its caps are held whole from the
+// beginning, and its jobs draw from them.
+type Run struct {
+	ID     string `json:"id"`
+	Budget string `json:"budget"`
+	// Accessor and Identity say who opened it.
+	Accessor string   `json:"accessor,omitempty"`
+	Identity []string `json:"identity,omitempty"`
+	OpenedMS int64    `json:"opened_ms"`
+	// UntilMS is when it ends by itself; ClosedMS when it was closed, 0 while open.
+	UntilMS  int64 `json:"until_ms"`
+	ClosedMS int64 `json:"closed_ms,omitempty"`
+	// Caps are what the run may use in all; Concurrency its jobs at once, 0 for
+	// any number.
+	Caps        Amounts `json:"caps"`
+	Concurrency int     `json:"concurrency,omitempty"`
+	// Posted is what its jobs used, Held what their open holds may still use; Jobs
+	// counts all jobs it ever started, Open those with an open hold.
+	Posted Amounts `json:"posted,omitempty"`
+	Held   Amounts `json:"held,omitempty"`
+	Jobs   int     `json:"jobs"`
+	Open   int     `json:"open"`
+	// Charged is what the run now contributes to its budgets' held amounts.
+	Charged Vector `json:"charged,omitempty"`
+}
+
+// Queued is a job that is registered and waits for budget. It holds nothing.
+type Queued struct {
+	Namespace string `json:"namespace"`
+	JobID     string `json:"job_id"`
+	Budget    string `json:"budget"`
+	// Accessor and Identity say who submitted it.
+	Accessor string   `json:"accessor,omitempty"`
+	Identity []string `json:"identity,omitempty"`
+	// SinceMS is when it was queued first: a resubmission of the same need keeps
+	// it. UntilMS is when it is given up; 0 for never.
+	SinceMS int64 `json:"since_ms"`
+	UntilMS int64 `json:"until_ms,omitempty"`
+	// Priority is Nomad's of the job.
+	Priority int `json:"priority,omitempty"`
+	// Lines is its need; Facts and Run go into the hold when it is released.
+	Lines []Line          `json:"lines"`
+	Facts budget.JobFacts `json:"facts"`
+	Run   string          `json:"run,omitempty"`
+	// JobModifyIndex is Nomad's of the gated registration; 0 while that is on its
+	// way.
+	JobModifyIndex uint64 `json:"job_modify_index,omitempty"`
+	ExpiresMS      int64  `json:"expires_ms,omitempty"`
+	// Reason is why it does not fit, as last decided, and Detail one sentence.
+	Reason string `json:"reason"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// Entry is one immutable line of the usage history: what one allocation (or a
+// line without one) used of one class in [FromMS, ToMS). Corrections are new
+// entries, with a negative sign where they take back.
+type Entry struct {
+	// Key makes writing an entry twice count once: it is unique for the fact.
+	Key string `json:"key"`
+	// Kind is usage, correction, overdraft, idle, unallocated, ungoverned, tokens,
+	// or grant.
+	Kind      string `json:"kind"`
+	Budget    string `json:"budget,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	JobID     string `json:"job_id,omitempty"`
+	HoldID    string `json:"hold_id,omitempty"`
+	Run       string `json:"run,omitempty"`
+	Alloc     string `json:"alloc,omitempty"`
+	Node      string `json:"node,omitempty"`
+	// Submitter is the accessor of who submitted.
+	Submitter string   `json:"submitter,omitempty"`
+	Class     string   `json:"class,omitempty"`
+	GPUs      []string `json:"gpus,omitempty"`
+	FromMS    int64    `json:"from_ms"`
+	ToMS      int64    `json:"to_ms"`
+	// GPUTime in GPU-milliseconds, Cost in micro-units, Energy in joules.
+	GPUTime quantity.Amount `json:"gpu_ms,omitempty"`
+	Cost    quantity.Amount `json:"cost,omitempty"`
+	Energy  quantity.Amount `json:"energy_j,omitempty"`
+	// Tokens by kind, of Model.
+	Model  string                               `json:"model,omitempty"`
+	Tokens map[budget.TokenKind]quantity.Amount `json:"tokens,omitempty"`
+	// RateCard is the price list that was effective at FromMS.
+	RateCard string `json:"rate_card,omitempty"`
+	// Estimated marks amounts that could not be observed; Cause says why, also for
+	// an overdraft.
+	Estimated bool   `json:"estimated,omitempty"`
+	Cause     string `json:"cause,omitempty"`
+}
+
+// Encode and Decode are the stored form of a Run, a Grant or a Queued.
+func Encode[T Run | Grant | Queued](v T) ([]byte, error) { return json.Marshal(v) }
+
+// Decode reads what Encode wrote.
+func Decode[T Run | Grant | Queued](value []byte) (T, error) {
+	var v T
+	if err := json.Unmarshal(value, &v); err != nil {
+		return v, fmt.Errorf("decode %T: %w", v, err)
+	}
+	return v, nil
+}
