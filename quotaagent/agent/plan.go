@@ -52,7 +52,7 @@ func (e *Engine) over(ctx context.Context, next *budget.Policy, effect *PlanEffe
 		for _, l := range budgetStatus(next, b, balances[b.Path], e.now()).Limits {
 			if !l.Unlimited && l.Available < 0 {
 				effect.Over = append(effect.Over, fmt.Sprintf("%s: %s %s would be over by %s; new work is refused, running work goes on",
-					b.Path, l.Window, budget.Dimension(l.Dimension).Noun(next.Currency), budget.Dimension(l.Dimension).Format(-l.Available, next.Currency)))
+					b.Path, l.Window, budget.Dimension(l.Dimension).Name(), budget.Dimension(l.Dimension).Format(-l.Available, next.Currency)))
 			}
 		}
 	}
@@ -85,7 +85,7 @@ func limitTexts(p *budget.Policy) map[string]string {
 	texts := make(map[string]string)
 	p.Walk(func(b *budget.Budget) {
 		for _, l := range b.Limits {
-			key := fmt.Sprintf("%s %s %s", b.Path, l.Window, l.Dimension.Noun(p.Currency))
+			key := fmt.Sprintf("%s %s %s", b.Path, l.Window, l.Dimension.Name())
 			texts[key] = formatLimit(p.Currency, l.Dimension, l.Ceiling)
 		}
 		jobCap := func(name string, d budget.Dimension, bound *budget.JobLimit) {

@@ -39,6 +39,11 @@ func (d Dimension) Noun(currency string) string {
 	if d == Cost {
 		return "cost in " + currency
 	}
+	return d.Name()
+}
+
+// Name is the dimension in words: "cost", "h100 GPU-hours", "GPUs".
+func (d Dimension) Name() string {
 	if class := d.Class(); class != AnyClass && class != "" && !d.IsTokens() {
 		return class + " " + d.unit()
 	}
