@@ -201,7 +201,7 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, err
 	}
-	own := api.Handler(a.Backend(), authorize(g), func(r *http.Request, err error) {
+	own := api.Handler(a.Routes(), authorize(g), func(r *http.Request, err error) {
 		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -253,20 +253,20 @@ func askRegion(ctx context.Context, client *nomad.Client) (string, error) {
 // authorize lets anyone read whose token Nomad accepts, and management tokens
 // change budgets. Without ACLs everybody may do everything, as in Nomad.
 func authorize(g *gate.Gate) api.Authorize {
-	return func(r *http.Request, write bool) (string, int, string) {
+	return func(r *http.Request, right api.Right) (api.Caller, int, string) {
 		id, err := g.Caller(r)
 		switch {
 		case errors.Is(err, gate.ErrUnknownToken):
-			return "", http.StatusForbidden, "Nomad does not accept this token; set NOMAD_TOKEN"
+			return api.Caller{}, http.StatusForbidden, "Nomad does not accept this token; set NOMAD_TOKEN"
 		case err != nil:
-			return "", http.StatusServiceUnavailable, "Nomad cannot be asked who you are: " + err.Error()
+			return api.Caller{}, http.StatusServiceUnavailable, "Nomad cannot be asked who you are: " + err.Error()
 		case slices.Contains(id.Names, gate.NameACLDisabled):
-			return "anonymous", 0, ""
+			return api.Caller{Accessor: "anonymous", Names: id.Names}, 0, ""
 		case slices.Contains(id.Names, gate.NameAnonymous):
-			return "", http.StatusForbidden, "a Nomad token is needed; set NOMAD_TOKEN"
-		case write && !slices.Contains(id.Names, "type:management"):
-			return "", http.StatusForbidden, "changing budgets needs a Nomad management token"
+			return api.Caller{}, http.StatusForbidden, "a Nomad token is needed; set NOMAD_TOKEN"
+		case right == api.Write && !slices.Contains(id.Names, "type:management"):
+			return api.Caller{}, http.StatusForbidden, "changing budgets needs a Nomad management token"
 		}
-		return id.Accessor, 0, ""
+		return api.Caller{Accessor: id.Accessor, Names: id.Names}, 0, ""
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/nomad-governor/governor/quotaagent/api"
 )
 
 // The environment variables of the CLI.
@@ -121,14 +123,7 @@ func (c *client) call(method, path string, body, out any) error {
 		return fmt.Errorf("read the agent's answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		text := strings.TrimSpace(string(answer))
-		if own := strings.TrimPrefix(text, "governor: "); own != text {
-			return errors.New(own)
-		}
-		if text == "" || resp.StatusCode == http.StatusNotFound || strings.HasPrefix(text, "<") {
-			text = fmt.Sprintf("%s answers %q: is that a governor agent?", c.address, resp.Status)
-		}
-		return errors.New(text)
+		return c.refusal(resp.Status, answer)
 	}
 	if out == nil {
 		return nil
@@ -137,4 +132,17 @@ func (c *client) call(method, path string, body, out any) error {
 		return fmt.Errorf("%s is not a governor agent: %w", c.address, err)
 	}
 	return nil
+}
+
+// refusal is the error that an agent answered, or that it is none.
+func (c *client) refusal(status string, answer []byte) error {
+	var failure api.Failure
+	if json.Unmarshal(answer, &failure) == nil && failure.Error != "" {
+		return errors.New(failure.Error)
+	}
+	text := strings.TrimSpace(string(answer))
+	if own := strings.TrimPrefix(text, "governor: "); own != text {
+		return errors.New(own) // an agent that is stopping
+	}
+	return fmt.Errorf("%s answers %q: is that a governor agent?", c.address, status)
 }

@@ -50,7 +50,7 @@ func purePackages() []string {
 		"device/inventory", "device/occupancy", "device/exporter/metrics",
 		"scheduler/cluster", "scheduler/place", "scheduler/rewrite",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
-		"quotaagent/metering", "quotaagent/jobspec",
+		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce",
 	}
 }
 
@@ -60,7 +60,7 @@ func adapterPackages() []string {
 		"device/occupancy/watch", "device/exporter",
 		"scheduler/nomadstate",
 		"quotaagent/gate", "quotaagent/consulkv", "quotaagent/sqlite",
-		"quotaagent/nomadevents", "quotaagent/report", "quotaagent/audit",
+		"quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/report", "quotaagent/audit",
 		"quotaagent/api", "quotaagent/web", "quotaagent/mcp",
 	}
 }
@@ -193,7 +193,7 @@ func libraries() []library {
 		{"github.com/hashicorp/nomad/plugins", []string{"device/plugin"}, "only device/plugin speaks Nomad's device protocol"},
 		{nomadAPI, []string{
 			"scheduler/nomadstate", "scheduler/rewrite", "scheduler/service",
-			"quotaagent/jobspec", "quotaagent/gate", "quotaagent/nomadevents",
+			"quotaagent/jobspec", "quotaagent/gate", "quotaagent/nomadevents", "quotaagent/nomadctl",
 			"quotaagent/agent", "quotaagent/api", "cmd", "e2e",
 		}, "budgets, ledger and placement decide on our own types"},
 		// Business Source Licence, and unstable between releases. Last, because

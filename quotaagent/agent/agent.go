@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/nomad-governor/governor/hcl/budgetspec"
-	"github.com/nomad-governor/governor/quotaagent/api"
 )
 
 // drainWithin bounds how long a stopping agent waits for requests in flight.
@@ -100,47 +98,4 @@ func (a *Agent) drain(server *http.Server, requests *inFlight, cut context.Cance
 	if left := requests.wait(settleWithin); left > 0 {
 		a.logger.Warn("stopping with requests in flight, the next leader settles them", "requests", left)
 	}
-}
-
-// Backend is the agent as the HTTP API sees it.
-func (a *Agent) Backend() api.Backend { return backend{a} }
-
-type backend struct{ a *Agent }
-
-// Status implements api.Backend.
-func (b backend) Status(ctx context.Context) (any, error) { return b.a.Engine.Status(ctx, b.a.Meter) }
-
-// Policy implements api.Backend.
-func (b backend) Policy(context.Context) (any, error) {
-	state := b.a.Keeper.State()
-	return struct {
-		PolicyStatus
-		Files []budgetspec.File `json:"files"`
-	}{policyStatus(state), state.Files}, nil
-}
-
-// Plan implements api.Backend.
-func (b backend) Plan(ctx context.Context, files []budgetspec.File) (any, error) {
-	effect, err := b.a.Engine.Plan(ctx, files)
-	return effect, problem(err)
-}
-
-// Apply implements api.Backend.
-func (b backend) Apply(ctx context.Context, u api.Upload, author string) error {
-	return problem(b.a.Keeper.Apply(ctx, u.Files, u.Version, author, u.Commit))
-}
-
-// problem gives errors that are the caller's their HTTP status.
-func problem(err error) error {
-	var diags *DiagnosticsError
-	var upload *UploadError
-	switch {
-	case errors.As(err, &upload):
-		return &api.Problem{Status: http.StatusBadRequest, Text: "governor: " + upload.Text}
-	case errors.As(err, &diags):
-		return &api.Problem{Status: http.StatusBadRequest, Text: diags.Text}
-	case errors.Is(err, ErrPolicyChanged):
-		return &api.Problem{Status: http.StatusConflict, Text: "governor: " + err.Error() + "; plan again"}
-	}
-	return err
 }

@@ -106,6 +106,13 @@ type change struct {
 	run *ledger.Run
 }
 
+// Recorder keeps the history of usage: what was posted, line by line. It is told
+// after the commit that posted the entries, and again whenever it is not certain
+// that it was told: an entry with a Key that it has is nothing new.
+type Recorder interface {
+	Record(ctx context.Context, entries []ledger.Entry) error
+}
+
 // errNoChange tells update that nothing needs to be written.
 var errNoChange = errors.New("no change")
 
@@ -141,6 +148,19 @@ func (b *books) update(ctx context.Context, fence ledger.Fence, t target, mutate
 			return fmt.Errorf("%w: %w", ledger.ErrUnavailable, ctx.Err())
 		}
 	}
+}
+
+// updateAll changes many holds in as few commits as possible: the i-th target by
+// mutate(i, ...), each as update would do it. The result has one error for each
+// target, nil where it is done or nothing had to be done. One that fails does not
+// keep the others from being written. mutate is called from one goroutine at a
+// time, and may run several times for the same i.
+func (b *books) updateAll(ctx context.Context, fence ledger.Fence, targets []target, mutate func(i int, v view) (change, error)) []error {
+	errs := make([]error, len(targets))
+	for i, t := range targets {
+		errs[i] = b.update(ctx, fence, t, func(v view) (change, error) { return mutate(i, v) })
+	}
+	return errs
 }
 
 func (b *books) tryUpdate(ctx context.Context, fence ledger.Fence, t target, mutate mutation) error {

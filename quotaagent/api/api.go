@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,41 +9,101 @@ import (
 	"io"
 	"net/http"
 	"strings"
-
-	"github.com/nomad-governor/governor/hcl/budgetspec"
 )
 
 // Prefix of every path that Governor serves itself.
 const Prefix = "/governor/"
 
-// maxPolicyBytes bounds an upload: what it carries must fit into one transaction
-// of the store anyway, 512 KiB.
-const maxPolicyBytes = 1 << 20
+// bodyMax bounds the body of a request, in bytes, unless its route says more.
+const bodyMax = 64 << 10
 
-// Backend is what the API shows and changes. The agent implements it.
-type Backend interface {
-	// Status, Plan and Policy answer with values that encode to JSON.
-	Status(ctx context.Context) (any, error)
-	Policy(ctx context.Context) (any, error)
-	Plan(ctx context.Context, files []budgetspec.File) (any, error)
-	// Apply replaces the policy that has the given version.
-	Apply(ctx context.Context, u Upload, author string) error
+// Right is what the caller of a route must be allowed to do.
+type Right uint8
+
+// The rights. Routes that need a finer rule than Write ask for Read and look at
+// the Caller.
+const (
+	// Anyone needs no token.
+	Anyone Right = iota
+	// Read needs a token that Nomad accepts.
+	Read
+	// Write needs the right to change budgets.
+	Write
+)
+
+// Caller is who makes a request, as Nomad vouches for it.
+type Caller struct {
+	// Accessor of the ACL token, never the secret; "anonymous" without ACLs.
+	Accessor string
+	// Names are those of the gate's identity, such as "role:oncall", sorted.
+	Names []string
 }
 
-// Upload is a policy as the CLI sends it.
-type Upload struct {
-	Files []budgetspec.File `json:"files"`
-	// Version of the policy that it replaces.
-	Version string `json:"version"`
-	// Commit is the version-control revision the files came from, if known.
-	Commit string `json:"commit,omitempty"`
+// Route is one endpoint.
+type Route struct {
+	// Method and Path are a pattern of http.ServeMux: "/governor/v1/runs/{id}".
+	Method, Path string
+	Right        Right
+	// BodyMax bounds the body, in bytes; 0 means 64 KiB.
+	BodyMax int64
+	// Serve answers with a value that encodes to JSON, or with a Raw. An error is
+	// a *Problem, or else the ledger's.
+	Serve func(ctx context.Context, c Call) (any, error)
 }
 
-// Authorize says who makes a request, never with the secret itself. write asks for the right to change
-// budgets. A status other than 0 refuses, with a sentence.
-type Authorize func(r *http.Request, write bool) (who string, status int, sentence string)
+// Call is one request to a Route.
+type Call struct {
+	Caller  Caller
+	request *http.Request
+	body    io.Reader
+}
 
-// Problem is an error with the status to answer; Backend returns it for
+// Var is the value of a wildcard in the route's path.
+func (c Call) Var(name string) string { return c.request.PathValue(name) }
+
+// Query is the first value of a query parameter, or "".
+func (c Call) Query(name string) string { return c.request.URL.Query().Get(name) }
+
+// Decode reads the body of a call as one JSON value without unknown fields. Its
+// errors are Problems.
+func Decode[T any](c Call) (T, error) {
+	var v T
+	decoder := json.NewDecoder(c.body)
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(&v)
+	if err == nil {
+		switch _, more := decoder.Token(); {
+		case more == nil:
+			err = errors.New("more follows after its end")
+		case !errors.Is(more, io.EOF):
+			err = more
+		}
+	}
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return v, &Problem{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body of this request may have at most %d bytes", tooLarge.Limit)}
+	case errors.Is(err, io.EOF):
+		return v, &Problem{http.StatusBadRequest, "the body of the request is empty; it must be JSON"}
+	case err != nil:
+		return v, &Problem{http.StatusBadRequest, "the body of the request cannot be read: " + err.Error()}
+	}
+	return v, nil
+}
+
+// Raw is an answer that is not JSON.
+type Raw struct {
+	// Type is the content type.
+	Type string
+	// Write writes the body. An error after the first byte cuts the answer short.
+	Write func(w io.Writer) error
+}
+
+// Authorize says who makes a request and whether they have the right. A status
+// other than 0 refuses, with a sentence.
+type Authorize func(r *http.Request, right Right) (who Caller, status int, sentence string)
+
+// Problem is an error with the status to answer; a route returns it for
 // everything that is not the store's fault.
 type Problem struct {
 	Status int
@@ -52,37 +113,25 @@ type Problem struct {
 // Error is the text for the caller.
 func (p *Problem) Error() string { return p.Text }
 
+// Failure is the JSON of an error.
+type Failure struct {
+	// Error says what was wrong, the rule, and what to do. It may have several
+	// lines.
+	Error string `json:"error"`
+}
+
 // Failed is told of every request that failed for a reason that its author must
 // not see, such as an address.
 type Failed func(r *http.Request, err error)
 
-// Handler serves the API.
-func Handler(b Backend, authorize Authorize, failed Failed) http.Handler {
+// Handler serves the routes, and answers everything else below Prefix with 404
+// or 405.
+func Handler(routes []Route, authorize Authorize, failed Failed) http.Handler {
 	mux := http.NewServeMux()
 	h := handler{authorize: authorize, failed: failed}
-	read := func(f func(context.Context) (any, error)) http.HandlerFunc {
-		return h.guarded(false, func(w http.ResponseWriter, r *http.Request, _ string) {
-			v, err := f(r.Context())
-			h.answer(w, r, v, err)
-		})
+	for _, route := range routes {
+		mux.HandleFunc(route.Method+" "+route.Path, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, route) })
 	}
-	mux.HandleFunc("GET /governor/v1/health", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, "{\"ok\":true}\n")
-	})
-	mux.HandleFunc("GET /governor/v1/status", read(b.Status))
-	mux.HandleFunc("GET /governor/v1/policy", read(b.Policy))
-	mux.HandleFunc("POST /governor/v1/policy/plan", h.guarded(false, func(w http.ResponseWriter, r *http.Request, _ string) {
-		if u, ok := upload(w, r); ok {
-			v, err := b.Plan(r.Context(), u.Files)
-			h.answer(w, r, v, err)
-		}
-	}))
-	mux.HandleFunc("PUT /governor/v1/policy", h.guarded(true, func(w http.ResponseWriter, r *http.Request, who string) {
-		if u, ok := upload(w, r); ok {
-			h.answer(w, r, map[string]bool{"applied": true}, b.Apply(r.Context(), u, who))
-		}
-	}))
 	mux.HandleFunc(Prefix, func(w http.ResponseWriter, r *http.Request) { notThere(mux, w, r) })
 	return mux
 }
@@ -91,7 +140,7 @@ func Handler(b Backend, authorize Authorize, failed Failed) http.Handler {
 // catch-all pattern hides that from http.ServeMux itself.
 func notThere(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 	var allowed []string
-	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut} {
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		other := r.Clone(r.Context())
 		other.Method = method
 		if _, pattern := mux.Handler(other); pattern != Prefix {
@@ -99,11 +148,34 @@ func notThere(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if len(allowed) == 0 {
-		http.Error(w, fmt.Sprintf("governor: there is no %s %s", r.Method, r.URL.Path), http.StatusNotFound)
+		refuse(w, http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path))
 		return
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	http.Error(w, fmt.Sprintf("governor: %s does not take %s, but %s", r.URL.Path, r.Method, strings.Join(allowed, ", ")), http.StatusMethodNotAllowed)
+	refuse(w, http.StatusMethodNotAllowed, fmt.Sprintf("%s does not take %s, but %s", r.URL.Path, r.Method, strings.Join(allowed, ", ")))
+}
+
+func refuse(w http.ResponseWriter, status int, text string) {
+	body, err := encode(Failure{Error: text})
+	if err != nil { // a string always encodes
+		body = nil
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+// encode is JSON for people too: indented, and with < and > as they are.
+func encode(v any) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode answer: %w", err)
+	}
+	return out.Bytes(), nil
 }
 
 type handler struct {
@@ -111,70 +183,57 @@ type handler struct {
 	failed    Failed
 }
 
-func (h handler) guarded(write bool, next func(http.ResponseWriter, *http.Request, string)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		who, status, sentence := h.authorize(r, write)
+func (h handler) serve(w http.ResponseWriter, r *http.Request, route Route) {
+	var who Caller
+	if route.Right != Anyone {
+		caller, status, sentence := h.authorize(r, route.Right)
 		if status != 0 {
-			http.Error(w, "governor: "+sentence, status)
+			refuse(w, status, sentence)
 			return
 		}
-		next(w, r, who)
+		who = caller
 	}
+	limit := route.BodyMax
+	if limit == 0 {
+		limit = bodyMax
+	}
+	v, err := route.Serve(r.Context(), Call{Caller: who, request: r, body: http.MaxBytesReader(w, r.Body, limit)})
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.answer(w, r, v)
 }
 
-// commitMax bounds the name of a version-control revision, in bytes.
-const commitMax = 256
-
-func upload(w http.ResponseWriter, r *http.Request) (Upload, bool) {
-	var u Upload
-	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPolicyBytes))
-	decoder.DisallowUnknownFields()
-	err := decoder.Decode(&u)
-	if err == nil && decoder.More() {
-		err = errors.New("more follows after its end")
-	}
-	var tooLarge *http.MaxBytesError
-	refuse := func(status int, text string) { http.Error(w, "governor: "+text, status) }
-	switch {
-	case errors.As(err, &tooLarge):
-		refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a policy upload may have at most %d bytes", tooLarge.Limit))
-	case errors.Is(err, io.EOF):
-		refuse(http.StatusBadRequest, "the request is not a policy upload: the body is empty")
-	case err != nil:
-		refuse(http.StatusBadRequest, "the request is not a policy upload: "+err.Error())
-	case len(u.Files) == 0:
-		refuse(http.StatusBadRequest, "the upload has no files; to remove all budgets delete the keys in the store")
-	case len(u.Commit) > commitMax:
-		refuse(http.StatusBadRequest, fmt.Sprintf("the commit has %d bytes; at most %d are kept", len(u.Commit), commitMax))
-	default:
-		return u, true
-	}
-	return Upload{}, false
-}
-
-// answer writes a value, or the error in its place.
-func (h handler) answer(w http.ResponseWriter, r *http.Request, v any, err error) {
+func (h handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var problem *Problem
-	switch {
-	case errors.As(err, &problem):
-		http.Error(w, problem.Text, problem.Status)
-		return
-	case err != nil:
-		h.failed(r, err)
-		text := "governor: the ledger cannot be read now; the agent's log has the cause, try again later"
-		if r.Method == http.MethodPut {
-			text = "governor: the ledger did not confirm the change, which may or may not have been made; look at it with " +
-				"`governor budget status` before you try again"
-		}
-		http.Error(w, text, http.StatusServiceUnavailable)
+	if errors.As(err, &problem) {
+		refuse(w, problem.Status, problem.Text)
 		return
 	}
-	body, err := json.MarshalIndent(v, "", "  ")
+	h.failed(r, err)
+	text := "the ledger cannot be read now; the agent's log has the cause, try again later"
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		text = "the ledger did not confirm the change, which may or may not have been made; look at what there is before you try again"
+	}
+	refuse(w, http.StatusServiceUnavailable, text)
+}
+
+func (h handler) answer(w http.ResponseWriter, r *http.Request, v any) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if raw, ok := v.(Raw); ok {
+		w.Header().Set("Content-Type", raw.Type)
+		if err := raw.Write(w); err != nil {
+			h.failed(r, err)
+		}
+		return
+	}
+	body, err := encode(v)
 	if err != nil {
 		h.failed(r, err)
-		http.Error(w, "governor: the answer cannot be encoded because of a bug; the agent's log has the cause", http.StatusInternalServerError)
+		refuse(w, http.StatusInternalServerError, "the answer cannot be encoded because of a bug; the agent's log has the cause")
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(body)
 }
