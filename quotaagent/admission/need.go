@@ -39,9 +39,24 @@ type Refusal struct {
 // nodes that placement offered. No device names mean that nothing is known.
 type Offered func(group string, d jobspec.DeviceAsk) []string
 
+// Eligible is on how many nodes a group of a system job would run now; false
+// when that is not known.
+type Eligible func(group string) (nodes int, known bool)
+
+// Cluster is what is known of the cluster and of the job in it. The zero value
+// knows nothing.
+type Cluster struct {
+	Offered  Offered
+	Eligible Eligible
+	// Replaces says that another version of the job runs, so that an update may
+	// hold GPUs of both for a while.
+	Replaces bool
+}
+
 // Need is the worst case of a job, line by line (BUDGETS.md, "Need of a job"),
 // or the reason why there is none.
-func Need(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, offered Offered, now time.Time) ([]ledger.Line, *Refusal) {
+func Need(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, cluster Cluster, now time.Time) ([]ledger.Line, *Refusal) {
+	offered := cluster.Offered
 	if refusal := unsupported(ask); refusal != nil {
 		return nil, refusal
 	}
