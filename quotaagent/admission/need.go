@@ -163,7 +163,7 @@ func price(p *budget.Policy, line ledger.Line, d jobspec.DeviceAsk, offered Offe
 	need := ledger.Need{Classes: classes, GPUs: int64(d.Count)}
 	until := now.Add(time.Duration(line.RuntimeMS) * time.Millisecond) // in range: see maxRuntimeMS
 	for _, class := range classes {
-		rate, priced := metering.DearestRate(p, class, now, until)
+		rate, priced := metering.DearestRate(p, class, budget.JobFacts{}, now, until)
 		if !priced && limitsCost(p) {
 			return ledger.Need{}, &Refusal{Reason: NoPrice,
 				Fact:   fmt.Sprintf("GPU class %q has no price on a rate card that is in force between now and %s, while budgets limit cost", class, until.In(p.Location).Format(timeLayout)),
