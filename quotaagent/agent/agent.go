@@ -65,7 +65,7 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	defer stop()
 	var running sync.WaitGroup
 	running.Go(func() { a.Keeper.Run(background) })
-	running.Go(func() { a.store.Lead(background, a.name, a.lead) })
+	running.Go(func() { a.store.Lead(background, a.name, a.Meter.Lead) })
 
 	requests := newInFlight(handler)
 	streams, cut := context.WithCancel(context.WithoutCancel(ctx))
