@@ -24,6 +24,9 @@ type Placement struct {
 	Patch jobspec.Patch
 	// Offered narrows the classes that can serve a device block; nil if unknown.
 	Offered admission.Offered
+	// Eligible counts the nodes that a group of a system job would run on; nil if
+	// unknown.
+	Eligible admission.Eligible
 	// Infeasible is the sentence that says why no node could ever serve the job;
 	// empty when one could.
 	Infeasible string
@@ -35,6 +38,15 @@ type Placement struct {
 	// registered after all. Never nil.
 	Release func()
 }
+
+// clusterOf is what admission knows of the cluster for one submission.
+func clusterOf(s gate.Submission, placed Placement) admission.Cluster {
+	runs := s.Stored != nil && (s.Stored.Stop == nil || !*s.Stored.Stop) && (s.Stored.Status == nil || *s.Stored.Status != statusDead)
+	return admission.Cluster{Offered: placed.Offered, Eligible: placed.Eligible, Replaces: runs}
+}
+
+// statusDead is Nomad's for a job of which nothing runs or will run.
+const statusDead = "dead"
 
 // Placer picks GPUs. The placement service implements it; cmd/governor joins
 // the two.
@@ -159,7 +171,7 @@ func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submi
 	}
 	var lines []ledger.Line
 	if refusal == nil {
-		lines, refusal = admission.Need(p, b, s.Ask, placed.Offered, e.now())
+		lines, refusal = admission.Need(p, b, s.Ask, clusterOf(s, placed), e.now())
 	}
 	if refusal == nil && placed.Infeasible != "" {
 		refusal = &admission.Refusal{Reason: admission.Infeasible, Fact: placed.Infeasible,

@@ -99,7 +99,7 @@ func tracked(h ledger.Hold, alloc string) bool {
 const unclassified = "unclassified"
 
 func (m *Meter) observation(p *budget.Policy, a nomadevents.Allocation) ledger.Observation {
-	o := ledger.Observation{Alloc: a.ID, Name: a.Name, Group: a.Group, CreateIndex: a.CreateIndex,
+	o := ledger.Observation{Alloc: a.ID, Name: a.Name, Group: a.Group, Node: a.NodeID, CreateIndex: a.CreateIndex,
 		StartMS: a.Created.UnixMilli(), Done: a.Done, Estimated: a.Estimated}
 	if a.Terminal {
 		o.EndMS = a.Ended.UnixMilli()

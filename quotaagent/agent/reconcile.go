@@ -51,11 +51,15 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 			}
 		}
 	}
-	if err := errors.Join(unreadable, failed); err != nil {
+	err = errors.Join(unreadable, failed)
+	if err == nil {
+		m.watchedTo = m.proven
+		m.recovered()
+	}
+	m.duties.snapshot(ctx, fence, allocations, func(err error) { m.failed(ctx, err) })
+	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
-	m.watchedTo = m.proven
-	m.recovered()
 	return nil
 }
 

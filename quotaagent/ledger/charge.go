@@ -153,7 +153,12 @@ func addMillis(at, length int64) int64 {
 // those that run may still need for a further start.
 func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 	count := line.Count
-	if r.hold.Pending == nil && !r.updating(line) {
+	switch {
+	case r.anew || r.updating(line):
+		overlap := max(0, line.Overlap-r.supersededOf(line))
+		chargeGauge(v, line.Needs, int64(overlap))
+		chargeAny(v, line.Needs, int64(overlap), line.OverlapMS, cal)
+	default:
 		count -= line.Canaries // only updates start canaries
 	}
 	names := r.slotNames(line)
@@ -177,6 +182,18 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 	unknown := int64(max(0, count-len(names)))
 	chargeGauge(v, line.Needs, unknown, cal)
 	chargeAny(v, line.Needs, unknown, line.RuntimeMS, cal)
+}
+
+// supersededOf counts the running allocations of a line that are being replaced:
+// their successors run, and they charge for themselves.
+func (r reading) supersededOf(line Line) int {
+	n := 0
+	for _, t := range r.hold.Tracks {
+		if t.Group == line.Group && t.EndMS == 0 && r.superseded(t) {
+			n++
+		}
+	}
+	return n
 }
 
 // updating reports whether allocations of an earlier version still run.

@@ -138,6 +138,13 @@ type Line struct {
 	Starts int `json:"starts,omitempty"`
 	// Lease marks work without an end: its time is held ahead and renewed.
 	Lease bool `json:"lease,omitempty"`
+	// Overlap is how many allocations an update replaces at once, OverlapMS how long
+	// an old one may still hold its GPUs beside its successor.
+	Overlap   int   `json:"overlap,omitempty"`
+	OverlapMS int64 `json:"overlap_ms,omitempty"`
+	// EveryNode says that Count is one for each node: Nomad gives all of them the
+	// same name.
+	EveryNode bool `json:"every_node,omitempty"`
 	// Needs of one allocation, by device ask.
 	Needs []Need `json:"needs"`
 }
