@@ -156,7 +156,7 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 	switch {
 	case r.anew || r.updating(line):
 		overlap := max(0, line.Overlap-r.supersededOf(line))
-		chargeGauge(v, line.Needs, int64(overlap))
+		chargeGauge(v, line.Needs, int64(overlap), cal)
 		chargeAny(v, line.Needs, int64(overlap), line.OverlapMS, cal)
 	default:
 		count -= line.Canaries // only updates start canaries
