@@ -80,7 +80,7 @@ func (t *Track) give(given []Given) bool {
 // giveOne moves one GPU out of a group into one of its own, which ends at atMS.
 func (t *Track) giveOne(i int, id string, atMS int64) {
 	from := t.GPUs[i]
-	alone := TrackGPUs{Class: from.Class, IDs: []string{id}, PerGPUHour: from.PerGPUHour, EndMS: atMS, MarkMS: t.MarkMS}
+	alone := TrackGPUs{Class: from.Class, IDs: []string{id}, PerGPUHour: from.PerGPUHour, Watts: from.Watts, EndMS: atMS, MarkMS: t.MarkMS}
 	if len(from.IDs) == 1 {
 		alone.Energy = from.Energy
 		t.GPUs[i] = alone
