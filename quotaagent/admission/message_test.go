@@ -117,7 +117,7 @@ func TestMessages(t *testing.T) {
 // text is what the author of the ask reads.
 func text(p *budget.Policy, ask jobspec.Ask, books admission.Books, have []ledger.Line) string {
 	b := p.Find("acme/nlp")
-	lines, refusal := admission.Need(p, b, ask, nil, noon)
+	lines, refusal := admission.Need(p, b, ask, admission.Cluster{}, noon)
 	var d admission.Decision
 	if refusal != nil {
 		d = admission.Refuse(p, b, *refusal)

@@ -39,9 +39,24 @@ type Refusal struct {
 // nodes that placement offered. No device names mean that nothing is known.
 type Offered func(group string, d jobspec.DeviceAsk) []string
 
+// Eligible is on how many nodes a group of a system job would run now; false
+// when that is not known.
+type Eligible func(group string) (nodes int, known bool)
+
+// Cluster is what is known of the cluster and of the job in it. The zero value
+// knows nothing.
+type Cluster struct {
+	Offered  Offered
+	Eligible Eligible
+	// Replaces says that another version of the job runs, so that an update may
+	// hold GPUs of both for a while.
+	Replaces bool
+}
+
 // Need is the worst case of a job, line by line (BUDGETS.md, "Need of a job"),
 // or the reason why there is none.
-func Need(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, offered Offered, now time.Time) ([]ledger.Line, *Refusal) {
+func Need(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, cluster Cluster, now time.Time) ([]ledger.Line, *Refusal) {
+	offered := cluster.Offered
 	if refusal := unsupported(ask); refusal != nil {
 		return nil, refusal
 	}
@@ -148,7 +163,7 @@ func price(p *budget.Policy, line ledger.Line, d jobspec.DeviceAsk, offered Offe
 	need := ledger.Need{Classes: classes, GPUs: int64(d.Count)}
 	until := now.Add(time.Duration(line.RuntimeMS) * time.Millisecond) // in range: see maxRuntimeMS
 	for _, class := range classes {
-		rate, priced := metering.DearestRate(p, class, now, until)
+		rate, priced := metering.DearestRate(p, class, budget.JobFacts{}, now, until)
 		if !priced && limitsCost(p) {
 			return ledger.Need{}, &Refusal{Reason: NoPrice,
 				Fact:   fmt.Sprintf("GPU class %q has no price on a rate card that is in force between now and %s, while budgets limit cost", class, until.In(p.Location).Format(timeLayout)),

@@ -59,7 +59,7 @@ func TestNeed(t *testing.T) {
 			if tc.edit != nil {
 				tc.edit(p)
 			}
-			lines, refusal := admission.Need(p, p.Find("acme/nlp"), tc.ask, nil, noon)
+			lines, refusal := admission.Need(p, p.Find("acme/nlp"), tc.ask, admission.Cluster{}, noon)
 			must.Nil(t, refusal)
 			must.Eq(t, tc.want, lines)
 		})
@@ -85,7 +85,7 @@ func TestHugeNumbersDoNotWrapAround(t *testing.T) {
 			g.Name = "g"
 			p := acme(t)
 			b := p.Find("acme/nlp")
-			lines, refusal := admission.Need(p, b, asked("batch", "1h", g), nil, noon)
+			lines, refusal := admission.Need(p, b, asked("batch", "1h", g), admission.Cluster{}, noon)
 			must.Nil(t, refusal)
 			must.Greater(t, int64(1_000_000)*3_000_000, lines[0].RuntimeMS+1)
 			h := ledger.Submit(ledger.Hold{JobID: "train", Budget: b.Path, State: ledger.Held}, lines, 0)
@@ -100,12 +100,12 @@ func TestOfferedDevicesNarrowTheClasses(t *testing.T) {
 	only := func(names ...string) admission.Offered {
 		return func(string, jobspec.DeviceAsk) []string { return names }
 	}
-	lines, refusal := admission.Need(p, p.Find("acme/nlp"), asked("batch", "1h", group("g", 1, "nvidia/gpu", 1)), only("nvidia/gpu/V100"), noon)
+	lines, refusal := admission.Need(p, p.Find("acme/nlp"), asked("batch", "1h", group("g", 1, "nvidia/gpu", 1)), admission.Cluster{Offered: only("nvidia/gpu/V100")}, noon)
 	must.Nil(t, refusal)
 	must.Eq(t, []string{"v100"}, lines[0].Needs[0].Classes)
-	_, refusal = admission.Need(p, p.Find("acme/nlp"), asked("batch", "1h", group("g", 1, "nvidia/gpu", 1)), only("nvidia/gpu/Unknown"), noon)
+	_, refusal = admission.Need(p, p.Find("acme/nlp"), asked("batch", "1h", group("g", 1, "nvidia/gpu", 1)), admission.Cluster{Offered: only("nvidia/gpu/Unknown")}, noon)
 	must.Eq(t, admission.NoClass, refusal.Reason)
-	lines, _ = admission.Need(p, p.Find("acme/nlp"), asked("batch", "1h", group("g", 1, "nvidia/gpu", 1)), only(), noon)
+	lines, _ = admission.Need(p, p.Find("acme/nlp"), asked("batch", "1h", group("g", 1, "nvidia/gpu", 1)), admission.Cluster{Offered: only()}, noon)
 	must.Eq(t, []string{"h100", "v100"}, lines[0].Needs[0].Classes)
 }
 

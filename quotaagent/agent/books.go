@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
@@ -106,6 +105,13 @@ type change struct {
 	run *ledger.Run
 }
 
+// Recorder keeps the history of usage: what was posted, line by line. It is told
+// after the commit that posted the entries, and again whenever it is not certain
+// that it was told: an entry with a Key that it has is nothing new.
+type Recorder interface {
+	Record(ctx context.Context, entries []ledger.Entry) error
+}
+
 // errNoChange tells update that nothing needs to be written.
 var errNoChange = errors.New("no change")
 
@@ -141,6 +147,19 @@ func (b *books) update(ctx context.Context, fence ledger.Fence, t target, mutate
 			return fmt.Errorf("%w: %w", ledger.ErrUnavailable, ctx.Err())
 		}
 	}
+}
+
+// updateAll changes many holds in as few commits as possible: the i-th target by
+// mutate(i, ...), each as update would do it. The result has one error for each
+// target, nil where it is done or nothing had to be done. One that fails does not
+// keep the others from being written. mutate is called from one goroutine at a
+// time, and may run several times for the same i.
+func (b *books) updateAll(ctx context.Context, fence ledger.Fence, targets []target, mutate func(i int, v view) (change, error)) []error {
+	errs := make([]error, len(targets))
+	for i, t := range targets {
+		errs[i] = b.update(ctx, fence, t, func(v view) (change, error) { return mutate(i, v) })
+	}
+	return errs
 }
 
 func (b *books) tryUpdate(ctx context.Context, fence ledger.Fence, t target, mutate mutation) error {
@@ -281,7 +300,7 @@ func (b *books) writes(t target, old heldAt, want change, balances map[string]le
 		if slices.Contains(ledger.Ancestors(owner), path) {
 			next.Posted.AddAll(want.posted, 1)
 		}
-		next.Prune(b.now(), keepPosted)
+		next.Prune(b.now(), keepPosted, t.calendar)
 		value, err := next.Encode()
 		if err != nil {
 			return nil, fmt.Errorf("encode balance %s: %w", path, err)
@@ -323,9 +342,4 @@ func (b *books) holds(ctx context.Context) (holds []heldAt, unreadable, err erro
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.JobID, b.JobID))
 	})
 	return holds, unreadable, nil
-}
-
-// calendar is the policy's.
-func calendar(p *budget.Policy) ledger.Calendar {
-	return ledger.Calendar{Location: p.Location, Windows: p.Windows()}
 }

@@ -24,6 +24,9 @@ type Placement struct {
 	Patch jobspec.Patch
 	// Offered narrows the classes that can serve a device block; nil if unknown.
 	Offered admission.Offered
+	// Eligible counts the nodes that a group of a system job would run on; nil if
+	// unknown.
+	Eligible admission.Eligible
 	// Infeasible is the sentence that says why no node could ever serve the job;
 	// empty when one could.
 	Infeasible string
@@ -35,6 +38,15 @@ type Placement struct {
 	// registered after all. Never nil.
 	Release func()
 }
+
+// clusterOf is what admission knows of the cluster for one submission.
+func clusterOf(s gate.Submission, placed Placement) admission.Cluster {
+	runs := s.Stored != nil && (s.Stored.Stop == nil || !*s.Stored.Stop) && (s.Stored.Status == nil || *s.Stored.Status != statusDead)
+	return admission.Cluster{Offered: placed.Offered, Eligible: placed.Eligible, Replaces: runs}
+}
+
+// statusDead is Nomad's for a job of which nothing runs or will run.
+const statusDead = "dead"
 
 // Placer picks GPUs. The placement service implements it; cmd/governor joins
 // the two.
@@ -61,10 +73,13 @@ type Engine struct {
 	now    func() time.Time
 	// settled is told when a submission ended, so that the meter looks at it.
 	settled func(namespace, jobID string)
+	// audit hears of overrides and runs.
+	audit Auditor
 }
 
 func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, settled func(namespace, jobID string)) *Engine {
-	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled}
+	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled,
+		audit: logAuditor{logger.Named("audit")}}
 }
 
 // errNotLoaded means that the policy was never read: nothing can be decided.
@@ -159,7 +174,7 @@ func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submi
 	}
 	var lines []ledger.Line
 	if refusal == nil {
-		lines, refusal = admission.Need(p, b, s.Ask, placed.Offered, e.now())
+		lines, refusal = admission.Need(p, b, s.Ask, clusterOf(s, placed), e.now())
 	}
 	if refusal == nil && placed.Infeasible != "" {
 		refusal = &admission.Refusal{Reason: admission.Infeasible, Fact: placed.Infeasible,
@@ -283,7 +298,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	var decision admission.Decision
 	same := unchanged(s, placed.Patch)
 	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
-	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, calendar: calendar(p)},
+	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, calendar: ledger.CalendarOf(p)},
 		func(v view) (change, error) {
 			d, next, err := e.decide(p, b, s, lines, same, v.hold.Hold, v.balances)
 			if err != nil {

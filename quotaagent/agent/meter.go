@@ -59,6 +59,8 @@ type Meter struct {
 	rebuild chan struct{}
 	// holdsChanged says that the store has newer holds than open.
 	holdsChanged atomic.Bool
+	// duties are what else the leader does.
+	duties duties
 
 	mu      sync.Mutex
 	leading bool
@@ -258,6 +260,7 @@ func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {
 				m.Rebuild()
 			}
 			err = m.tick(ctx, fence)
+			m.duties.tick(ctx, fence, func(err error) { m.failed(ctx, err) })
 		}
 		if err != nil {
 			m.failed(ctx, err)

@@ -29,7 +29,7 @@ var errNoHold = errors.New("no open hold")
 // The function may run several times. No open hold is errNoHold.
 func (m *Meter) mutate(ctx context.Context, fence ledger.Fence, namespace, jobID string, f func(p *budget.Policy, h heldAt) (change, error)) error {
 	policy := m.policy.State().Policy
-	t := target{key: holdKey(namespace, jobID), calendar: calendar(policy)}
+	t := target{key: holdKey(namespace, jobID), calendar: ledger.CalendarOf(policy)}
 	return m.books.update(ctx, fence, t, func(v view) (change, error) {
 		if v.hold.Hold == nil {
 			return change{}, errNoHold
@@ -99,7 +99,7 @@ func tracked(h ledger.Hold, alloc string) bool {
 const unclassified = "unclassified"
 
 func (m *Meter) observation(p *budget.Policy, a nomadevents.Allocation) ledger.Observation {
-	o := ledger.Observation{Alloc: a.ID, Name: a.Name, Group: a.Group, CreateIndex: a.CreateIndex,
+	o := ledger.Observation{Alloc: a.ID, Name: a.Name, Group: a.Group, Node: a.NodeID, CreateIndex: a.CreateIndex,
 		StartMS: a.Created.UnixMilli(), Done: a.Done, Estimated: a.Estimated}
 	if a.Terminal {
 		o.EndMS = a.Ended.UnixMilli()

@@ -227,21 +227,51 @@ func nextIndex(index, now uint64) uint64 {
 // Consul cannot be reached or has no leader, both wrapped with the cause. After
 // ErrUnavailable the writes may have happened.
 func (s *Store) Commit(ctx context.Context, fence ledger.Fence, writes []ledger.Write) error {
+	_, err := s.CommitVersion(ctx, fence, writes)
+	return err
+}
+
+// CommitVersion is Commit and returns the version that every record now has
+// which was written, so that it need not be read to be written again. It is 0
+// when nothing was written.
+func (s *Store) CommitVersion(ctx context.Context, fence ledger.Fence, writes []ledger.Write) (uint64, error) {
 	if err := request.CheckCommit(writes); err != nil {
-		return err
+		return 0, err
 	}
 	ops := s.operations(fence, writes)
 	if len(ops) == 0 {
-		return nil
+		return 0, nil
 	}
 	response, err := s.transact(ctx, ops)
 	if err != nil {
-		return fmt.Errorf("commit %d writes: %w", len(writes), err)
+		return 0, fmt.Errorf("commit %d writes: %w", len(writes), err)
 	}
 	if len(response.Errors) > 0 {
-		return fmt.Errorf("commit %d writes: %w", len(writes), verdict(ops, response.Errors))
+		return 0, fmt.Errorf("commit %d writes: %w", len(writes), verdict(ops, response.Errors))
 	}
-	return nil
+	return written(ops, response.Results)
+}
+
+// written is the version of what a transaction wrote: Consul applies it at one
+// index. It answers a set with the pair, and a check with the pair as it is.
+func written(ops api.TxnOps, results api.TxnResults) (uint64, error) {
+	sets := make(map[string]bool)
+	for _, op := range ops {
+		if op.KV.Verb == api.KVCAS {
+			sets[op.KV.Key] = true
+		}
+	}
+	version := uint64(0)
+	for _, result := range results {
+		if result.KV == nil || !sets[result.KV.Key] {
+			continue
+		}
+		if version != 0 && result.KV.ModifyIndex != version {
+			return 0, fmt.Errorf("consul answered indexes %d and %d for one transaction", version, result.KV.ModifyIndex)
+		}
+		version = result.KV.ModifyIndex
+	}
+	return version, nil
 }
 
 func (s *Store) operations(fence ledger.Fence, writes []ledger.Write) api.TxnOps {
@@ -254,6 +284,10 @@ func (s *Store) operations(fence ledger.Fence, writes []ledger.Write) api.TxnOps
 	for _, w := range writes {
 		key := s.prefix + w.Key
 		switch {
+		case w.Check && w.Version != 0:
+			check := kv(api.KVCheckIndex, key)
+			check.KV.Index = w.Version
+			ops = append(ops, check)
 		case w.Value != nil:
 			set := kv(api.KVCAS, key)
 			set.KV.Value, set.KV.Index = w.Value, w.Version

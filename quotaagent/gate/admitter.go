@@ -11,12 +11,29 @@ import (
 type Kind uint8
 
 // The governed submissions. Plan and Validate have no effect: they are decided
-// in the same way, but nothing is held.
+// in the same way, but nothing is held. Dispatch and PeriodicForce ask for a
+// child of the job that they name, whose id only Nomad's answer tells.
 const (
 	Register Kind = iota
 	Plan
 	Validate
+	Scale
+	Dispatch
+	PeriodicForce
+	Revert
 )
+
+// Commits reports whether the submission changes what Nomad runs.
+func (k Kind) Commits() bool { return k != Plan && k != Validate }
+
+// Launches reports whether the submission starts a child of the job it names.
+func (k Kind) Launches() bool { return k == Dispatch || k == PeriodicForce }
+
+// String is the kind's stable name, also in conditions of the policy
+// (request.kind).
+func (k Kind) String() string {
+	return [...]string{"register", "plan", "validate", "scale", "dispatch", "periodic", "revert"}[k]
+}
 
 // Submission is one governed request, after the gate has canonicalised it.
 type Submission struct {
@@ -66,6 +83,9 @@ type Outcome struct {
 	// Accepted says that Nomad registered the job at JobModifyIndex.
 	Accepted       bool
 	JobModifyIndex uint64
+	// JobID is the id of the child that Nomad launched; "" when the submission was
+	// of the job itself.
+	JobID string
 }
 
 // Admitter decides about GPU work. An error means that it could not decide

@@ -1,6 +1,10 @@
 package jobspec
 
-import "time"
+import (
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+)
 
 // Ask is what one job requests, read from its effective specification (after
 // Preserve* flags are resolved). Only groups with device asks for GPUs appear.
@@ -8,8 +12,16 @@ type Ask struct {
 	Region    string
 	Namespace string
 	JobID     string
+	// ParentID is the template that the job was launched from: a periodic or
+	// parameterized job; "" for a job of its own.
+	ParentID string
+	Name     string
 	// Type is Nomad's job type: service, batch, system or sysbatch.
-	Type string
+	Type     string
+	NodePool string
+	Priority int
+	// Datacenters that may run it, patterns included, as written.
+	Datacenters []string
 	// Periodic and Parameterized templates run nothing themselves; each launch
 	// asks for the groups.
 	Periodic      bool
@@ -17,7 +29,17 @@ type Ask struct {
 	Meta          map[string]string
 	// Groups in the order of the job, only those that ask for GPUs.
 	Groups []GroupAsk
+	// Undeclared are the ways by which the job can reach GPUs without asking for
+	// devices, or others than it was given; see Undeclared.
+	Undeclared []Undeclared
 }
+
+// EveryNode reports whether the job runs on each node that can serve it, so
+// that its size follows the cluster: system and sysbatch jobs.
+func (a Ask) EveryNode() bool { return a.Type == api.JobTypeSystem || a.Type == api.JobTypeSysbatch }
+
+// Template reports whether the job runs nothing by itself: its launches do.
+func (a Ask) Template() bool { return a.Periodic || a.Parameterized }
 
 // GroupAsk is what one task group requests.
 type GroupAsk struct {
@@ -26,6 +48,10 @@ type GroupAsk struct {
 	// runs.
 	Count    int
 	Canaries int
+	// MaxParallel is how many allocations an update replaces at once: their
+	// successors may hold GPUs while they still end. 0 when the group has no
+	// deployments.
+	MaxParallel int
 	// KillTimeout and ShutdownDelay are the largest of the group's tasks (and of
 	// the group itself): an allocation holds its GPUs for that much longer.
 	KillTimeout   time.Duration
@@ -49,6 +75,8 @@ type DeviceAsk struct {
 	// Name as written: "gpu", "nvidia/gpu" or "nvidia/gpu/<model>".
 	Name  string
 	Count int
+	// Constraints of the block on what the device is: its model, vendor or type.
+	Constraints []Constraint
 }
 
 // GPUs is the largest number of GPUs that the job holds at once.

@@ -2,6 +2,7 @@ package jobspec
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -37,7 +38,12 @@ func Extract(job *api.Job, defaults Defaults) (Ask, error) {
 		Region:        defaults.Region,
 		Namespace:     defaults.Namespace,
 		JobID:         *j.ID,
+		ParentID:      deref(j.ParentID, ""),
+		Name:          *j.Name,
 		Type:          *j.Type,
+		NodePool:      deref(j.NodePool, api.NodePoolDefault),
+		Priority:      *j.Priority,
+		Datacenters:   slices.Clone(j.Datacenters),
 		Periodic:      j.Periodic != nil,
 		Parameterized: j.ParameterizedJob != nil,
 		Meta:          maps.Clone(j.Meta),
@@ -48,6 +54,10 @@ func Extract(job *api.Job, defaults Defaults) (Ask, error) {
 	if ask.Namespace == "" {
 		ask.Namespace = *j.Namespace
 	}
+	if ask.NodePool == "" {
+		ask.NodePool = api.NodePoolDefault
+	}
+	ask.Undeclared = undeclared(j)
 	for _, g := range j.TaskGroups {
 		if devices := groupDevices(g); len(devices) > 0 {
 			ask.Groups = append(ask.Groups, groupAsk(j, g, devices))
@@ -67,9 +77,10 @@ func groupAsk(j *api.Job, g *api.TaskGroup, devices []DeviceAsk) GroupAsk {
 	// system jobs the number is a percentage of the nodes.
 	if g.Update != nil && *j.Type == api.JobTypeService {
 		out.Canaries = min(max(deref(g.Update.Canary, 0), 0), maxCount)
+		out.MaxParallel = min(max(deref(g.Update.MaxParallel, 0), 0), out.Count)
 	}
 	if *j.Stop {
-		out.Count, out.Canaries = 0, 0
+		out.Count, out.Canaries, out.MaxParallel = 0, 0, 0
 	}
 	if p := g.ReschedulePolicy; p != nil {
 		out.Reschedules = max(deref(p.Attempts, 0), 0)
@@ -114,7 +125,7 @@ func deviceAsks(task string, r *api.Resources) []DeviceAsk {
 			continue
 		}
 		count := int(min(deref(d.Count, 1), maxDevices))
-		out = append(out, DeviceAsk{Task: task, Index: i, Name: d.Name, Count: count})
+		out = append(out, DeviceAsk{Task: task, Index: i, Name: d.Name, Count: count, Constraints: identityConstraints(d.Constraints)})
 	}
 	return out
 }

@@ -36,9 +36,9 @@ func TestExtract_defaultsAreNomads(t *testing.T) {
 	t.Parallel()
 	ask := extract(t, `{"ID":"a","TaskGroups":[{"Name":"g","Tasks":[`+gpuTask("t", "nvidia/gpu", "")+`]}]}`)
 	must.Eq(t, Ask{
-		Region: "global", Namespace: "default", JobID: "a", Type: "service",
+		Region: "global", Namespace: "default", JobID: "a", Name: "a", Type: "service", NodePool: "default", Priority: 50,
 		Groups: []GroupAsk{{
-			Name: "g", Count: 1, KillTimeout: 5 * time.Second, UnlimitedReschedules: true,
+			Name: "g", Count: 1, MaxParallel: 1, KillTimeout: 5 * time.Second, UnlimitedReschedules: true,
 			Devices: []DeviceAsk{{Task: "t", Index: 0, Name: "nvidia/gpu", Count: 1}},
 		}},
 	}, ask)
@@ -57,7 +57,7 @@ func TestExtract_readsEverythingThatCounts(t *testing.T) {
 		   "Resources":{"Devices":[{"Name":"gpu","Count":2}]}}}}]}]}`)
 	must.Eq(t, map[string]string{"team": "x"}, ask.Meta)
 	must.Eq(t, []GroupAsk{{
-		Name: "g", Count: 3, Canaries: 2, KillTimeout: 90 * time.Second, ShutdownDelay: 9 * time.Second,
+		Name: "g", Count: 3, Canaries: 2, MaxParallel: 1, KillTimeout: 90 * time.Second, ShutdownDelay: 9 * time.Second,
 		MaxRunDuration: time.Hour, UnlimitedReschedules: true,
 		Devices: []DeviceAsk{
 			{Task: "a", Index: 1, Name: "nvidia/gpu/H100", Count: 4},
@@ -94,6 +94,9 @@ func TestExtract_countsAndReschedules(t *testing.T) {
 			t.Parallel()
 			ask := extract(t, `{"ID":"a","TaskGroups":[{"Name":"g","Tasks":[`+gpuTask("t", "gpu", "")+`]`+tc.group+`}]`+tc.job+`}`)
 			tc.want.Name, tc.want.KillTimeout = "g", 5*time.Second
+			if ask.Type == api.JobTypeService {
+				tc.want.MaxParallel = min(1, tc.want.Count) // Nomad's default
+			}
 			tc.want.Devices = []DeviceAsk{{Task: "t", Name: "gpu", Count: 1}}
 			must.Eq(t, []GroupAsk{tc.want}, ask.Groups)
 		})
@@ -102,9 +105,11 @@ func TestExtract_countsAndReschedules(t *testing.T) {
 
 func TestExtract_ownScopeWithoutDefaults(t *testing.T) {
 	t.Parallel()
-	ask, err := Extract(parseJob(t, `{"ID":"a","Region":"eu","Namespace":"ml","Periodic":{},"ParameterizedJob":{}}`), Defaults{})
+	ask, err := Extract(parseJob(t, `{"ID":"a","Region":"eu","Namespace":"ml","Periodic":{},"ParameterizedJob":{},
+		"Name":"nightly","NodePool":"gpu","Priority":70,"Datacenters":["a","b-*"],"ParentID":"p"}`), Defaults{})
 	must.NoError(t, err)
-	must.Eq(t, Ask{Region: "eu", Namespace: "ml", JobID: "a", Type: "service", Periodic: true, Parameterized: true}, ask)
+	must.Eq(t, Ask{Region: "eu", Namespace: "ml", JobID: "a", Type: "service", Periodic: true, Parameterized: true,
+		Name: "nightly", NodePool: "gpu", Priority: 70, Datacenters: []string{"a", "b-*"}, ParentID: "p"}, ask)
 }
 
 func TestExtract_refusesWhatNomadCannotRead(t *testing.T) {

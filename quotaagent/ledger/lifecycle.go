@@ -86,6 +86,8 @@ func Void(h Hold) (Hold, bool) {
 // Observation is one allocation as Nomad shows it.
 type Observation struct {
 	Alloc, Name, Group string
+	// Node that it was placed on.
+	Node string
 	// CreateIndex is the allocation's own.
 	CreateIndex uint64
 	StartMS     int64
@@ -121,6 +123,9 @@ func Observe(h Hold, o Observation, nowMS int64) (Hold, bool) {
 		return h, false
 	}
 	next := h.Clone()
+	if o.Node != "" && h.everyNode(o.Group) {
+		o.Name += "@" + o.Node
+	}
 	t := Track{Alloc: o.Alloc, Name: o.Name, Group: o.Group, CreateIndex: o.CreateIndex, StartMS: o.StartMS, MarkMS: o.StartMS,
 		Done: o.Done, Estimated: o.Estimated, GPUs: o.GPUs}
 	if o.EndMS != 0 {
@@ -142,6 +147,11 @@ func (h Hold) IsLease(group string) (leaseMS int64, ok bool) {
 		}
 	}
 	return 0, false
+}
+
+// everyNode reports whether the group has an allocation on each node.
+func (h Hold) everyNode(group string) bool {
+	return slices.ContainsFunc(h.need(), func(l Line) bool { return l.Group == group && l.EveryNode })
 }
 
 // Renew moves the lease of every live allocation to nowMS plus its length, once

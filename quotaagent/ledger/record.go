@@ -16,8 +16,8 @@ type Write struct {
 	Key     string
 	Value   []byte
 	Version uint64
-	// Check writes nothing: the commit only fails if the version is another one.
-	// Value is then ignored.
+	// Check writes nothing: the commit only fails if the version is another one,
+	// 0 again meaning that the key does not exist. Value must be nil.
 	Check bool
 }
 

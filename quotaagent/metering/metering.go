@@ -29,7 +29,7 @@ func Post(p *budget.Policy, h ledger.Hold, now time.Time) (ledger.Hold, ledger.V
 				addUsage(p, &next, t, t.MarkMS, until, 1, posted)
 				t.MarkMS = until
 			}
-			t.GPUs = reprice(p, t.GPUs, t.MarkMS, h.HeldUntil(t))
+			t.GPUs = reprice(p, h, t.GPUs, t.MarkMS, h.HeldUntil(t))
 			kept = append(kept, t)
 			continue
 		}
@@ -57,28 +57,12 @@ func finish(h *ledger.Hold, t ledger.Track) {
 }
 
 // reprice values what is still held at the dearest price that will apply.
-func reprice(p *budget.Policy, gpus []ledger.TrackGPUs, fromMS, toMS int64) []ledger.TrackGPUs {
+func reprice(p *budget.Policy, h ledger.Hold, gpus []ledger.TrackGPUs, fromMS, toMS int64) []ledger.TrackGPUs {
 	out := slices.Clone(gpus)
 	for i, g := range out {
-		out[i].PerGPUHour, _ = DearestRate(p, g.Class, time.UnixMilli(fromMS), time.UnixMilli(max(fromMS, toMS)))
+		out[i].PerGPUHour, _ = DearestRate(p, g.Class, h.Facts, time.UnixMilli(fromMS), time.UnixMilli(max(fromMS, toMS)))
 	}
 	return out
-}
-
-// DearestRate is the highest price of a class on the rate cards that are in
-// force at some time in [from, to], in micro-units for a GPU-hour. It is false
-// when one of them has no price for the class, or when none is in force at from.
-func DearestRate(p *budget.Policy, class string, from, to time.Time) (quantity.Amount, bool) {
-	card, found := p.RateAt(from)
-	rate, priced := card.PerGPUHour[class]
-	priced = found && priced
-	for _, later := range p.RateCards {
-		if later.EffectiveFrom.After(from) && !later.EffectiveFrom.After(to) {
-			next, ok := later.PerGPUHour[class]
-			rate, priced = max(rate, next), priced && ok
-		}
-	}
-	return rate, priced
 }
 
 // addUsage posts sign times one allocation's [fromMS, toMS).

@@ -162,7 +162,7 @@ func TestDearestRate(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			rate, ok := metering.DearestRate(p, tc.class, at(t, tc.from), at(t, tc.to))
+			rate, ok := metering.DearestRate(p, tc.class, budget.JobFacts{}, at(t, tc.from), at(t, tc.to))
 			must.Eq(t, tc.want, rate)
 			must.Eq(t, tc.priced, ok)
 		})

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -178,13 +179,21 @@ func present(record ledger.Record) ledger.Record {
 // differs or the fence is not the leader's, and ledger.ErrUnavailable when the
 // file cannot be written in time; both wrapped with the cause.
 func (s *Store) Commit(ctx context.Context, fence ledger.Fence, writes []ledger.Write) error {
+	_, err := s.CommitVersion(ctx, fence, writes)
+	return err
+}
+
+// CommitVersion is Commit and returns the version that every record now has
+// which was written, so that it need not be read to be written again. It is 0
+// when nothing was written.
+func (s *Store) CommitVersion(ctx context.Context, fence ledger.Fence, writes []ledger.Write) (version uint64, err error) {
 	if err := request.CheckCommit(writes); err != nil {
-		return err
+		return 0, err
 	}
 	if len(writes) == 0 && fence == (ledger.Fence{}) {
-		return nil
+		return 0, nil
 	}
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
 		if err := checkFence(ctx, tx, fence); err != nil {
 			return err
 		}
@@ -193,13 +202,14 @@ func (s *Store) Commit(ctx context.Context, fence ledger.Fence, writes []ledger.
 				return err
 			}
 		}
-		return apply(ctx, tx, writes)
+		version, err = apply(ctx, tx, writes)
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("commit %d writes: %w", len(writes), err)
+		return 0, fmt.Errorf("commit %d writes: %w", len(writes), err)
 	}
 	s.announce()
-	return nil
+	return version, nil
 }
 
 func checkVersion(ctx context.Context, tx *sql.Tx, w ledger.Write) error {
@@ -214,15 +224,16 @@ func checkVersion(ctx context.Context, tx *sql.Tx, w ledger.Write) error {
 	return nil
 }
 
-func apply(ctx context.Context, tx *sql.Tx, writes []ledger.Write) error {
+// apply makes the writes, all with one new version, and returns that.
+func apply(ctx context.Context, tx *sql.Tx, writes []ledger.Write) (version uint64, err error) {
+	writes = slices.DeleteFunc(slices.Clone(writes), func(w ledger.Write) bool { return w.Check })
 	if len(writes) == 0 {
-		return nil
+		return 0, nil
 	}
-	var version uint64
-	err := tx.QueryRowContext(ctx,
+	err = tx.QueryRowContext(ctx,
 		`UPDATE ledger_folder SET version = version + 1 WHERE folder = '' RETURNING version`).Scan(&version)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	folders := make(map[string]bool)
 	for _, w := range writes {
@@ -233,18 +244,18 @@ func apply(ctx context.Context, tx *sql.Tx, writes []ledger.Write) error {
 				ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version`, w.Key, w.Value, version)
 		}
 		if err != nil {
-			return err
+			return 0, err
 		}
 		for f := folder(w.Key); f != "" && !folders[f]; f = folder(strings.TrimSuffix(f, "/")) {
 			folders[f] = true
 			_, err := tx.ExecContext(ctx, `INSERT INTO ledger_folder (folder, version) VALUES (?, ?)
 				ON CONFLICT (folder) DO UPDATE SET version = excluded.version`, f, version)
 			if err != nil {
-				return err
+				return 0, err
 			}
 		}
 	}
-	return nil
+	return version, nil
 }
 
 // read runs fn in one snapshot of the file.

@@ -37,6 +37,9 @@ func CheckCommit(writes []ledger.Write) error {
 			return fmt.Errorf("commit: key %q is written twice, merge the writes", w.Key)
 		}
 		seen[w.Key] = true
+		if w.Check && w.Value != nil {
+			return fmt.Errorf("commit: key %q is only to be checked and has a value: leave one of them out", w.Key)
+		}
 		if len(w.Value) > ledger.MaxValue {
 			return fmt.Errorf("commit: value of key %q has %d bytes, at most %d are possible", w.Key, len(w.Value), ledger.MaxValue)
 		}

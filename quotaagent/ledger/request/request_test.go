@@ -36,6 +36,15 @@ func TestCommitsThatNoStoreTakesAreNamed(t *testing.T) {
 			[]ledger.Write{{Key: "k", Value: make([]byte, ledger.MaxValue+1)}},
 			`commit: value of key "k" has 524289 bytes, at most 524288 are possible`,
 		},
+		"a check alone is legal": {[]ledger.Write{{Key: "k", Version: 7, Check: true}}, ""},
+		"a check with a value": {
+			[]ledger.Write{{Key: "k", Value: []byte("v"), Check: true}},
+			`commit: key "k" is only to be checked and has a value: leave one of them out`,
+		},
+		"a key checked and written": {
+			[]ledger.Write{{Key: "k", Check: true}, {Key: "k", Value: []byte("v")}},
+			`commit: key "k" is written twice, merge the writes`,
+		},
 		"the leader's lock":       {[]ledger.Write{{Key: "leader"}}, `commit: key "leader" is the leader's lock, not a record`},
 		"a leading slash":         {[]ledger.Write{{Key: "/a"}}, `commit: key "/a" begins with a slash, leave it out`},
 		"a trailing space":        {[]ledger.Write{{Key: "a "}}, `commit: key "a " begins or ends with a space`},

@@ -166,6 +166,60 @@ func testConditionsOnly(t *testing.T, store Store) {
 	mustConflict(t, store.Commit(t.Context(), ledger.Fence{Session: "made-up"}, nil))
 }
 
+// testCheck: what a decision has read and does not write must be as it was, or
+// nothing is written.
+func testCheck(t *testing.T, store Store) {
+	old := put(t, store, "balance/lender", "10")
+	now := put(t, store, "balance/lender", "20")
+	check := func(key string, version uint64) []ledger.Write {
+		return []ledger.Write{{Key: key, Version: version, Check: true}}
+	}
+	must.NoError(t, store.Commit(t.Context(), noFence, check("balance/lender", now.Version)))
+	must.NoError(t, store.Commit(t.Context(), noFence, check("balance/absent", 0)))
+	must.Eq(t, now, read(t, store, "balance/lender"), must.Sprint("a check is no write"))
+	must.Zero(t, read(t, store, "balance/absent").Version)
+
+	wrong := map[string][]ledger.Write{
+		"an older version":               check("balance/lender", old.Version),
+		"a key that is not there":        check("balance/absent", now.Version),
+		"a key that should not be there": check("balance/lender", 0),
+	}
+	for name, checks := range wrong {
+		mustConflict(t, store.Commit(t.Context(), noFence, checks))
+		borrow := append(checks, ledger.Write{Key: "hold/1", Value: []byte("h")})
+		mustConflict(t, store.Commit(t.Context(), noFence, borrow))
+		must.Zero(t, read(t, store, "hold/1").Version, must.Sprint(name))
+	}
+	right := append(check("balance/lender", now.Version), ledger.Write{Key: "hold/1", Value: []byte("h")})
+	must.NoError(t, store.Commit(t.Context(), noFence, right))
+	must.Eq(t, "h", string(read(t, store, "hold/1").Value))
+	must.Error(t, store.Commit(t.Context(), noFence, []ledger.Write{{Key: "a", Value: []byte("v"), Check: true}}))
+}
+
+func testCommitVersion(t *testing.T, store Store) {
+	seen := put(t, store, "balance/a", "1")
+	gone := put(t, store, "hold/gone", "h")
+	version, err := store.CommitVersion(t.Context(), noFence, []ledger.Write{
+		{Key: "balance/a", Value: []byte("2"), Version: seen.Version},
+		{Key: "hold/gone", Version: gone.Version},
+		{Key: "hold/absent", Check: true},
+		{Key: "hold/new", Value: []byte("n")},
+	})
+	must.NoError(t, err)
+	must.Eq(t, read(t, store, "balance/a").Version, version)
+	must.Eq(t, read(t, store, "hold/new").Version, version)
+	next, err := store.CommitVersion(t.Context(), noFence, []ledger.Write{{Key: "balance/a", Value: []byte("3"), Version: version}})
+	must.NoError(t, err)
+	must.Greater(t, version, next)
+	for name, writes := range map[string][]ledger.Write{"nothing": nil, "a check": {{Key: "balance/a", Version: next, Check: true}}} {
+		none, err := store.CommitVersion(t.Context(), noFence, writes)
+		must.NoError(t, err, must.Sprint(name))
+		must.Zero(t, none, must.Sprint(name))
+	}
+	_, err = store.CommitVersion(t.Context(), noFence, []ledger.Write{{Key: "balance/a", Value: []byte("4"), Version: version}})
+	mustConflict(t, err)
+}
+
 func testIncrements(t *testing.T, store Store) {
 	const workers, each = 8, 12
 	keys := []string{"balance/a", "balance/b"}

@@ -60,6 +60,9 @@ func (m *model) commit(t *testing.T, rt *rapid.T) {
 		if past := m.past[key]; len(past) > 0 && rapid.IntRange(0, 9).Draw(rt, "stale") == 0 {
 			w.Version = rapid.SampledFrom(past).Draw(rt, "version")
 		}
+		if w.Value == nil && rapid.Bool().Draw(rt, "check") {
+			w.Check = true
+		}
 		right = right && w.Version == m.records[key].Version
 		writes = append(writes, w)
 	}
@@ -75,6 +78,9 @@ func (m *model) commit(t *testing.T, rt *rapid.T) {
 }
 
 func (m *model) written(t *testing.T, rt *rapid.T, w ledger.Write) {
+	if w.Check {
+		return
+	}
 	if w.Value == nil {
 		delete(m.records, w.Key)
 		return

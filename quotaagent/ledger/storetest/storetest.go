@@ -17,6 +17,7 @@ type Store interface {
 	List(ctx context.Context, prefix string) (records []ledger.Record, index uint64, err error)
 	Watch(ctx context.Context, prefix string, index uint64) (uint64, error)
 	Commit(ctx context.Context, fence ledger.Fence, writes []ledger.Write) error
+	CommitVersion(ctx context.Context, fence ledger.Fence, writes []ledger.Write) (version uint64, err error)
 	Lead(ctx context.Context, name string, run func(ctx context.Context, fence ledger.Fence))
 	Leader(ctx context.Context) (string, error)
 	Close() error
@@ -52,6 +53,8 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"a leader whose work returns leads again":           testLeadAgain,
 		"random operations agree with a map (model test)":   testModel,
 		"a commit of conditions only is checked":            testConditionsOnly,
+		"a check compares a version and writes nothing":     testCheck,
+		"a commit tells the version of what it wrote":       testCommitVersion,
 		"the leader's lock is no record":                    testLeaderHidden,
 		"watch indexes of list and watch are from one line": testIndexLine,
 	}

@@ -1,0 +1,66 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
+)
+
+// duty is something that only the leader does. An error is logged as a delay of
+// metering; it does not keep the other duties from their turn.
+type duty func(ctx context.Context, fence ledger.Fence) error
+
+// lookout is a duty that looks at all allocations with GPUs that Nomad has, as
+// of a snapshot that the meter has just taken in.
+type lookout func(ctx context.Context, fence ledger.Fence, allocations []nomadevents.Allocation) error
+
+// duties are those of the leader, in the order in which they were added. They
+// run on the meter's goroutine, one after the other.
+type duties struct {
+	// ticks run with every tick, once a second.
+	ticks []appointed[duty]
+	// snapshots run after every snapshot, once in each interval of the meter.
+	snapshots []appointed[lookout]
+}
+
+type appointed[F any] struct {
+	name string
+	run  F
+}
+
+// onTick adds a duty of every tick; name says in errors what it does. Call it
+// before the agent runs.
+func (d *duties) onTick(name string, run duty) {
+	d.ticks = append(d.ticks, appointed[duty]{name, run})
+}
+
+// onSnapshot adds a duty after every snapshot. Call it before the agent runs.
+func (d *duties) onSnapshot(name string, run lookout) {
+	d.snapshots = append(d.snapshots, appointed[lookout]{name, run})
+}
+
+// tick runs the duties of a tick until ctx ends.
+func (d *duties) tick(ctx context.Context, fence ledger.Fence, failed func(error)) {
+	for _, t := range d.ticks {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := t.run(ctx, fence); err != nil {
+			failed(fmt.Errorf("%s: %w", t.name, err))
+		}
+	}
+}
+
+// snapshot runs the duties after a snapshot until ctx ends.
+func (d *duties) snapshot(ctx context.Context, fence ledger.Fence, allocations []nomadevents.Allocation, failed func(error)) {
+	for _, s := range d.snapshots {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := s.run(ctx, fence, allocations); err != nil {
+			failed(fmt.Errorf("%s: %w", s.name, err))
+		}
+	}
+}

@@ -1,0 +1,56 @@
+package budget
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+)
+
+// class finds a class by its name; false for one that the policy does not have.
+func (p *Policy) class(name string) (Class, bool) {
+	i := slices.IndexFunc(p.Classes, func(c Class) bool { return c.Name == name })
+	if i < 0 {
+		return Class{}, false
+	}
+	return p.Classes[i], true
+}
+
+// Counts says as how much of which classes one device of a class counts, in
+// order of the class names: of its own as one, of those in its shares as their
+// parts, and of AnyClass as the sum of its shares or, without any, as one.
+func (p *Policy) Counts(class string) []Share {
+	c, _ := p.class(class)
+	counts := []Share{{Class: class, Parts: quantity.GPU}}
+	total := quantity.Amount(0)
+	for _, s := range c.Shares {
+		total = total.Add(s.Parts)
+		if s.Class != class && s.Class != AnyClass {
+			counts = append(counts, s)
+		}
+	}
+	if len(c.Shares) == 0 {
+		total = quantity.GPU
+	}
+	counts = append(counts, Share{Class: AnyClass, Parts: total})
+	slices.SortFunc(counts, func(a, b Share) int { return strings.Compare(a.Class, b.Class) })
+	return counts
+}
+
+// WattsOf bounds the power of one device of a class: what the policy says, else
+// its shares of what other classes draw. 0 when the policy does not say.
+func (p *Policy) WattsOf(class string) int64 {
+	c, _ := p.class(class)
+	if c.Watts != 0 {
+		return c.Watts
+	}
+	total := quantity.Amount(0)
+	for _, s := range c.Shares {
+		parent, _ := p.class(s.Class)
+		if parent.Watts == 0 {
+			return 0
+		}
+		total = total.Add(quantity.MulDivUp(quantity.Amount(parent.Watts), int64(s.Parts), int64(quantity.GPU)))
+	}
+	return int64(total)
+}
