@@ -302,7 +302,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	var decision admission.Decision
 	same := unchanged(s, placed.Patch)
 	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
-	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, calendar: calendar(p)},
+	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, policy: p, calendar: ledger.CalendarOf(p)},
 		func(v view) (change, error) {
 			d, next, err := e.decide(p, b, s, lines, same, v.hold.Hold, v.balances)
 			if err != nil {
