@@ -34,6 +34,7 @@ const (
 	Unmatched          Reason = "unmatched"           // no budget claims the job
 	AmbiguousMatch     Reason = "ambiguous_match"     // several budgets claim it
 	BudgetNotAllowed   Reason = "budget_not_allowed"  // the job names a budget that it may not use
+	MatchFailed        Reason = "match_failed"        // the condition of a match rule cannot be decided for the job
 	UnsupportedJob     Reason = "unsupported_job"     // a kind of GPU job that is not governed yet
 	NoClass            Reason = "no_class"            // a device is in no GPU class
 	NoPrice            Reason = "no_price"            // a class has no price while cost is limited
@@ -55,7 +56,7 @@ const (
 
 // Reasons are all reason codes in order of precedence.
 func Reasons() []Reason {
-	return []Reason{Unmatched, AmbiguousMatch, BudgetNotAllowed, UnsupportedJob, NoClass, NoPrice, RuntimeUnknown,
+	return []Reason{Unmatched, AmbiguousMatch, BudgetNotAllowed, MatchFailed, UnsupportedJob, NoClass, NoPrice, RuntimeUnknown,
 		Infeasible, ExceedsJobCap, ExceedsBudget, BudgetExhausted, InsufficientBudget, ConcurrencyLimit,
 		RouteNotGoverned, RegionNotGoverned, UnknownRoute, LedgerUnavailable, Fits, FitsWithWarning, Ungoverned}
 }
