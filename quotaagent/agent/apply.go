@@ -5,55 +5,103 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/nomad-governor/governor/hcl/budgetspec"
+	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
 // ErrPolicyChanged: the policy in the store is not the one the caller saw.
 var ErrPolicyChanged = errors.New("the policy was changed by someone else since it was read")
 
+// origin says where the files of an apply come from.
+type origin struct {
+	author string
+	names  []string
+	commit string
+	// restored is the revision that they are taken from; 0 if they are new.
+	restored int
+}
+
 // Apply replaces all policy files in one transaction. expected is the Version
 // that the caller saw. Nothing is written unless everything is, and files that
 // are gone from the policy go from the store.
 func (k *PolicyKeeper) Apply(ctx context.Context, files []budgetspec.File, expected, author, commit string) error {
+	return k.apply(ctx, files, expected, origin{author: author, commit: commit})
+}
+
+func (k *PolicyKeeper) apply(ctx context.Context, files []budgetspec.File, expected string, from origin) error {
 	files, err := checkUpload(files)
 	if err != nil {
 		return err
 	}
 	policy, diags := budgetspec.Parse(files)
+	if !diags.HasErrors() {
+		diags = append(diags, retroactions(files, budget.Retroactive(k.State().Policy, policy, k.now()))...)
+	}
 	if diags.HasErrors() {
 		return &DiagnosticsError{Text: renderDiagnostics(files, diags)}
 	}
-	records, _, err := k.store.List(ctx, policyPrefix)
+	nr, err := k.commitPolicy(ctx, files, policy, expected, from)
 	if err != nil {
-		return fmt.Errorf("read policy: %w", err)
+		return err
 	}
-	if versionOf(records) != expected {
-		return ErrPolicyChanged
+	text := fmt.Sprintf("%s applied policy revision %s", from.author, short(policy.Revision))
+	if from.restored > 0 {
+		text = fmt.Sprintf("%s rolled the policy back to revision %d", from.author, from.restored)
 	}
-	revision, err := json.Marshal(Revision{Digest: policy.Revision, Author: author, Commit: commit, Time: k.now().UTC()})
-	if err != nil {
-		return fmt.Errorf("encode revision: %w", err)
-	}
-	writes := replacement(records, files, revision)
-	if len(writes) > ledger.MaxWrites {
-		return &UploadError{fmt.Sprintf("this changes %d files in one transaction (new, replaced and removed), and at most %d fit; "+
-			"put more budgets into one file", len(writes)-1, ledger.MaxWrites-1)}
-	}
-	if err := k.store.Commit(ctx, ledger.Fence{}, writes); err != nil {
-		if errors.Is(err, ledger.ErrConflict) {
-			return ErrPolicyChanged
-		}
-		return fmt.Errorf("write policy: %w", err)
-	}
+	k.audit.Record(AuditEvent{At: k.now(), Kind: "policy.applied", Actor: from.author, Names: from.names, Subject: revisionName(nr), Text: text})
 	if err := k.Load(ctx); err != nil {
 		k.logger.Warn("policy applied, but not read back yet", "error", err)
 	}
 	return nil
+}
+
+// commitPolicy writes files, revision and history in one commit and returns the
+// number in the history; 0 when the history did not fit and the keeper adds it.
+func (k *PolicyKeeper) commitPolicy(ctx context.Context, files []budgetspec.File, policy *budget.Policy, expected string, from origin) (int, error) {
+	for attempt := 0; ; attempt++ {
+		records, _, err := k.store.List(ctx, policyPrefix)
+		if err != nil {
+			return 0, fmt.Errorf("read policy: %w", err)
+		}
+		if versionOf(records) != expected {
+			return 0, ErrPolicyChanged
+		}
+		revision := Revision{Digest: policy.Revision, Author: from.author, Commit: from.commit, Time: k.now().UTC()}
+		value, err := json.Marshal(revision)
+		if err != nil {
+			return 0, fmt.Errorf("encode revision: %w", err)
+		}
+		writes := replacement(records, files, value)
+		if len(writes) > ledger.MaxWrites {
+			return 0, &UploadError{fmt.Sprintf("this changes %d files in one transaction (new, replaced and removed), and at most %d fit; "+
+				"put more budgets into one file", len(writes)-1, ledger.MaxWrites-1)}
+		}
+		past, err := k.past(ctx)
+		if err != nil {
+			return 0, err
+		}
+		entry := newHistoryEntry(past, revision, budget.Compare(k.State().Policy, policy), from.restored)
+		added := historyWrites(past, entry, files)
+		if !fits(slices.Concat(writes, added)) {
+			entry.Nr, added = 0, nil
+		}
+		err = k.store.Commit(ctx, ledger.Fence{}, append(writes, added...))
+		switch {
+		case errors.Is(err, ledger.ErrConflict) && attempt < commitAttempts:
+			continue // the policy, or only its history: the next round finds out
+		case errors.Is(err, ledger.ErrConflict):
+			return 0, ErrPolicyChanged
+		case err != nil:
+			return 0, fmt.Errorf("write policy: %w", err)
+		}
+		return entry.Nr, nil
+	}
 }
 
 // replacement is the writes that leave exactly these files. Files that are

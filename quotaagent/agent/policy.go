@@ -132,18 +132,21 @@ func (k *PolicyKeeper) Load(ctx context.Context) error {
 	files, revision := splitPolicy(records)
 	policy, diags := budgetspec.Parse(files)
 	previous := k.State()
+	before := *previous
+	if !previous.Loaded && len(files) > 0 {
+		if before, err = k.lastGood(ctx); err != nil {
+			return err // a store that does not answer is no reason to forget the budgets
+		}
+	}
+	if !diags.HasErrors() && len(files) > 0 {
+		diags = append(diags, retroactions(files, budget.Retroactive(before.Policy, policy, k.now()))...)
+	}
 	next := &PolicyState{Policy: policy, Files: files, Revision: revision, Version: versionOf(records), Loaded: true, Since: k.now()}
 	switch {
 	case len(files) == 0:
 		next.Policy = noPolicy()
 	case diags.HasErrors():
-		good := *previous
-		if !previous.Loaded {
-			if good, err = k.lastGood(ctx); err != nil {
-				return err // a store that does not answer is no reason to forget the budgets
-			}
-		}
-		next.Policy, next.Files, next.Revision, next.Since = good.Policy, good.Files, good.Revision, good.Since
+		next.Policy, next.Files, next.Revision, next.Since = before.Policy, before.Files, before.Revision, before.Since
 		next.Broken = renderDiagnostics(files, diags)
 	case policy.Revision != revision.Digest:
 		next.Revision = Revision{Digest: policy.Revision, Author: actorKVEdit, Time: k.now()}
@@ -154,8 +157,45 @@ func (k *PolicyKeeper) Load(ctx context.Context) error {
 	}
 	k.state.Store(next)
 	k.publish(ctx, previous, next, changed)
+	if changed && next.Broken == "" && len(files) > 0 {
+		k.keepHistory(ctx, before.Policy, next)
+	}
 	if changed && k.onChange != nil {
 		k.onChange()
+	}
+	return nil
+}
+
+// retroactions are diagnostics of what would change prices in force.
+func retroactions(files []budgetspec.File, found []budget.Retroaction) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	for _, r := range found {
+		d := &hcl.Diagnostic{Severity: hcl.DiagError, Summary: "Price in force would change", Detail: r.Text}
+		if r.Gone {
+			d.Detail = "It was at " + r.Source.String() + ": " + d.Detail
+		} else {
+			d.Subject = lineRange(files, r.Source)
+		}
+		diags = append(diags, d)
+	}
+	return diags
+}
+
+// lineRange is one line of a file; nil when there is none.
+func lineRange(files []budgetspec.File, at budget.Source) *hcl.Range {
+	for _, f := range files {
+		if f.Name != at.File {
+			continue
+		}
+		line, start := 1, 0
+		for text := range bytes.Lines(f.Content) {
+			if line == at.Line {
+				text = bytes.TrimRight(text, "\r\n")
+				return &hcl.Range{Filename: f.Name, Start: hcl.Pos{Line: line, Column: 1, Byte: start},
+					End: hcl.Pos{Line: line, Column: len([]rune(string(text))) + 1, Byte: start + len(text)}}
+			}
+			line, start = line+1, start+len(text)
+		}
 	}
 	return nil
 }

@@ -180,14 +180,25 @@ func TestPlanTellsTheEffectOnRunningWork(t *testing.T) {
 	next := strings.Replace(testPolicy(4, "1000"), `budget "research"`, `budget "science"`, 1)
 	effect, err := r.Engine.Plan(r.ctx, files(next))
 	must.NoError(t, err)
+	var lines []string
+	for _, c := range effect.Changes {
+		lines = append(lines, c.String())
+	}
 	must.Eq(t, []string{
-		"~ acme concurrent GPUs: 8 GPUs -> 4 GPUs",
-		"- acme/research per_job default_runtime: 1h0m0s",
-		"+ acme/science per_job default_runtime: 1h0m0s"}, effect.Changes)
-	must.Len(t, 1, effect.Over)
-	contains(t, effect.Over[0], "acme: concurrent", "over by 2 GPUs", "running work goes on")
-	must.Len(t, 1, effect.Orphaned)
-	contains(t, effect.Orphaned[0], "default/train", "acme/research")
+		"~ budget acme concurrent gpus: 8 GPUs -> 4 GPUs",
+		"+ budget acme/science",
+		"+ budget acme/science match namespaces: default",
+		"+ budget acme/science per_job default_runtime: 1h",
+		"+ budget acme/science lease: 2h",
+		"- budget acme/research",
+		"- budget acme/research match namespaces: default",
+		"- budget acme/research per_job default_runtime: 1h",
+		"- budget acme/research lease: 2h"}, lines)
+	must.Len(t, 2, effect.Effects)
+	must.Eq(t, Effect{Kind: "over", Budget: "acme", Text: "acme: concurrent GPUs would be over by 2 GPUs (0 used, 6 held, limit 4); " +
+		"new work is refused, and running work goes on to its end"}, effect.Effects[0])
+	must.Eq(t, "orphaned", effect.Effects[1].Kind)
+	contains(t, effect.Effects[1].Text, "default/train", "acme/research")
 
 	// The edit is made all the same: the hold stays until the job ends.
 	id := r.nomad.start("default", "train", 0, 6)

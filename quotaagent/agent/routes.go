@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 
 	"github.com/nomad-governor/governor/hcl/budgetspec"
 	"github.com/nomad-governor/governor/quotaagent/api"
+	"github.com/nomad-governor/governor/quotaagent/budget"
 )
 
 // Routes are the agent's endpoints. A new one is a line here and a method.
@@ -17,6 +19,10 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/policy", Right: api.Read, Serve: a.servePolicy},
 		{Method: "POST", Path: "/governor/v1/policy/plan", Right: api.Read, BodyMax: api.UploadMax, Serve: a.servePlan},
 		{Method: "PUT", Path: "/governor/v1/policy", Right: api.Write, BodyMax: api.UploadMax, Serve: a.serveApply},
+		{Method: "GET", Path: "/governor/v1/policy/history", Right: api.Read, Serve: a.serveHistory},
+		{Method: "GET", Path: "/governor/v1/policy/history/{nr}", Right: api.Read, Serve: a.servePastPolicy},
+		{Method: "POST", Path: "/governor/v1/policy/rollback", Right: api.Write, Serve: a.serveRollback},
+		{Method: "GET", Path: "/governor/v1/budgets/{path...}", Right: api.Read, Serve: a.serveBudget},
 		{Method: "GET", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrides},
 		{Method: "POST", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrideRequest},
 		{Method: "POST", Path: "/governor/v1/overrides/{id}/approve", Right: api.Read, Serve: a.serveOverrideApprove},
@@ -54,8 +60,51 @@ func (a *Agent) serveApply(ctx context.Context, c api.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = a.Keeper.Apply(ctx, u.Files, u.Version, c.Caller.Accessor, u.Commit)
+	err = a.Keeper.apply(ctx, u.Files, u.Version, origin{author: c.Caller.Accessor, names: c.Caller.Names, commit: u.Commit})
 	return map[string]bool{"applied": true}, problem(err)
+}
+
+func (a *Agent) serveHistory(ctx context.Context, _ api.Call) (any, error) {
+	return a.Keeper.History(ctx)
+}
+
+func (a *Agent) servePastPolicy(ctx context.Context, c api.Call) (any, error) {
+	nr, err := strconv.Atoi(c.Var("nr"))
+	if err != nil {
+		return nil, refusal(http.StatusBadRequest, "%.40q is not the number of a revision", c.Var("nr"))
+	}
+	return a.Keeper.PolicyAt(ctx, nr)
+}
+
+func (a *Agent) serveRollback(ctx context.Context, c api.Call) (any, error) {
+	r, err := api.Decode[RollbackRequest](c)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]bool{"applied": true}, problem(a.Keeper.Rollback(ctx, c.Caller, r))
+}
+
+// BudgetView is one budget with everything that applies to it.
+type BudgetView struct {
+	Path        string                    `json:"path"`
+	Description string                    `json:"description,omitempty"`
+	Owner       string                    `json:"owner,omitempty"`
+	Source      string                    `json:"source"`
+	Children    []string                  `json:"children"`
+	Settings    []budget.EffectiveSetting `json:"settings"`
+}
+
+func (a *Agent) serveBudget(_ context.Context, c api.Call) (any, error) {
+	p := a.Keeper.State().Policy
+	b := p.Find(c.Var("path"))
+	if b == nil {
+		return nil, refusal(http.StatusNotFound, "there is no budget %.200q; `governor budget status` lists all", c.Var("path"))
+	}
+	v := BudgetView{Path: b.Path, Description: b.Description, Owner: b.Owner, Source: b.Source.String(), Children: []string{}, Settings: b.EffectiveSettings(p.Currency)}
+	for _, child := range b.Children {
+		v.Children = append(v.Children, child.Path)
+	}
+	return v, nil
 }
 
 func (a *Agent) serveOverrides(ctx context.Context, _ api.Call) (any, error) {

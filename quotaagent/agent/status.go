@@ -173,18 +173,3 @@ func heldNow(h ledger.Hold) ledger.Usage {
 func strayStatus(a nomadevents.Allocation) StrayStatus {
 	return StrayStatus{Namespace: a.Namespace, JobID: a.JobID, Alloc: a.ID, Node: a.NodeName, GPUs: a.IDs()}
 }
-
-// PlanEffect says what applying a policy would change.
-type PlanEffect struct {
-	// Diagnostics are warnings of the new files.
-	Diagnostics string `json:"diagnostics,omitempty"`
-	// Changes are one line each: limits added, removed and changed.
-	Changes []string `json:"changes"`
-	// Over are the budgets that would be over a limit at once. Running work is
-	// never stopped by that; only new work is refused.
-	Over []string `json:"over"`
-	// Orphaned are jobs that hold budget under a path that would be gone.
-	Orphaned []string `json:"orphaned"`
-	// Version is what the apply must name.
-	Version string `json:"version"`
-}

@@ -82,11 +82,30 @@ func blocks(before, after []Setting) []string {
 	return names
 }
 
-// Retroactive lists, in words, what of a new policy would change prices that are
-// in force already: prices are never retroactive. A policy without any rate card
-// in force can be replaced by any other.
-func Retroactive(old, next *Policy, now time.Time) []string {
-	var found []string
+// Retroaction is a way in which a new policy would change prices that are in
+// force already.
+type Retroaction struct {
+	// Source is where the new policy does so, or where the old one had what is gone.
+	Source Source
+	// Gone says that Source is in the old policy.
+	Gone bool
+	// Text says what, and what to do instead, in a few sentences.
+	Text string
+}
+
+// String begins with file and line.
+func (r Retroaction) String() string {
+	if r.Source == (Source{}) {
+		return r.Text
+	}
+	return r.Source.String() + ": " + r.Text
+}
+
+// Retroactive lists what of a new policy would change prices that are in force:
+// prices are never retroactive. A policy without any rate card in force can be
+// replaced by any other.
+func Retroactive(old, next *Policy, now time.Time) []Retroaction {
+	var found []Retroaction
 	cards := map[string]RateCard{}
 	for _, c := range next.RateCards {
 		cards[c.Name] = c
@@ -99,13 +118,13 @@ func Retroactive(old, next *Policy, now time.Time) []string {
 		effective[c.Name] = true
 		after, stays := cards[c.Name]
 		if !stays {
-			found = append(found, fmt.Sprintf("%s: rate_card %q is effective since %s and may not be removed. Put it back as it was (governor budget show -files); to end its prices, add a rate_card with a later effective_from.",
-				at(c.Source), c.Name, since(c, old)))
+			found = append(found, Retroaction{c.Source, true, fmt.Sprintf("rate_card %q is effective since %s and may not be removed. "+
+				"Put it back as it was (`governor budget show -files` prints it); to end its prices, add a rate_card with a later effective_from.", c.Name, since(c, old))})
 			continue
 		}
 		if line := changed(c, after, old, next); line != "" {
-			found = append(found, fmt.Sprintf("%s: rate_card %q is effective since %s and may not be changed: %s. Put it back as it was, and add a rate_card with the new price and an effective_from that is yet to come.",
-				at(after.Source), c.Name, since(c, old), line))
+			found = append(found, Retroaction{after.Source, false, fmt.Sprintf("rate_card %q is effective since %s and may not be changed: %s. "+
+				"Put it back as it was, and add a rate_card with the new price and an effective_from that is yet to come.", c.Name, since(c, old), line)})
 		}
 	}
 	if len(effective) == 0 {
@@ -113,18 +132,11 @@ func Retroactive(old, next *Policy, now time.Time) []string {
 	}
 	for _, c := range next.RateCards {
 		if !effective[c.Name] && !c.EffectiveFrom.After(now) {
-			found = append(found, fmt.Sprintf("%s: rate_card %q is new and would be effective from %s, which is past. Prices are never retroactive: choose an effective_from that is yet to come.",
-				at(c.Source), c.Name, since(c, next)))
+			found = append(found, Retroaction{c.Source, false, fmt.Sprintf("rate_card %q is new and would be effective from %s, which is past. "+
+				"Prices are never retroactive: choose an effective_from that is yet to come.", c.Name, since(c, next))})
 		}
 	}
 	return found
-}
-
-func at(s Source) string {
-	if text := s.String(); text != "" {
-		return text
-	}
-	return "(no file)"
 }
 
 func since(c RateCard, p *Policy) string {

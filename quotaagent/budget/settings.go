@@ -267,10 +267,10 @@ func (l *lister) rules(b *Budget) {
 	}
 	l.set("over_budget running", b.Running.word())
 	if t := b.Throttle; t != nil {
-		l.set("over_budget throttle", t.text())
+		l.set("over_budget throttle", t.String())
 	}
 	if s := b.Stop; s != nil {
-		l.set("over_budget stop", s.text())
+		l.set("over_budget stop", s.String())
 	}
 	if q := b.Queue; q != nil {
 		l.setAt("queue", q.text(), q.Source)
@@ -286,7 +286,7 @@ func (l *lister) rules(b *Budget) {
 		l.setAt("alert "+a.Name, fmt.Sprintf("when %s, notify %s", a.When, orNone(strings.Join(a.Notify, ", "))), a.Source)
 	}
 	l.span("max_idle", b.MaxIdle)
-	l.set("undeclared", [...]string{"", "deny", "allow"}[b.Undeclared])
+	l.set("undeclared", b.Undeclared.word())
 }
 
 func (l *lister) override(o Override) {
@@ -353,11 +353,13 @@ func (l Level) word() string {
 
 func (r RunningRule) word() string { return [...]string{"", "let_finish", "throttle", "stop"}[r] }
 
-func (t Throttle) text() string {
+// String says how, in words.
+func (t Throttle) String() string {
 	return fmt.Sprintf("by %s every %s, keeping %d", t.Step, FormatDuration(t.Every), t.MinCount)
 }
 
-func (s Stop) text() string {
+// String says how, in words.
+func (s Stop) String() string {
 	return fmt.Sprintf("signal %s, grace %s, then %s", orNone(s.Signal), orNone(FormatDuration(s.Grace)), cmp.Or(s.Then, "stop"))
 }
 
