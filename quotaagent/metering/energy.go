@@ -80,14 +80,14 @@ func count(p *budget.Policy, t ledger.Track, g ledger.TrackGPUs, readings map[st
 		}
 		moved = true
 		if base.AtMS == 0 {
-			bounded := Watts(p, g.Class) * max(0, heldBetween(t, g, t.StartMS, r.AtMS)) // W x ms are mJ
+			bounded := p.WattsOf(g.Class) * max(0, heldBetween(t, g, t.StartMS, r.AtMS)) // W x ms are mJ
 			e.CountedMJ, e.Guessed = e.CountedMJ+bounded, e.Guessed || bounded > 0
 		} else {
 			mj, ms := between(p, t, g, base, r)
 			drawn, during = drawn+mj, during+ms
 			e.CountedMJ, e.Guessed = e.CountedMJ+mj, e.Guessed || r.Parent
 			if base.AtMS > t.StartMS && !known { // it ran before this reader's first reading
-				e.CountedMJ, e.Guessed = e.CountedMJ+Watts(p, g.Class)*(base.AtMS-t.StartMS), true
+				e.CountedMJ, e.Guessed = e.CountedMJ+p.WattsOf(g.Class)*(base.AtMS-t.StartMS), true
 			}
 		}
 		if known {
@@ -171,7 +171,7 @@ func (b *bill) drawn(t ledger.Track, g ledger.TrackGPUs, untilMS int64) (joules 
 			guessed = true
 		case open == 0 || open <= fresh && !ended:
 		default:
-			power := Watts(b.policy, g.Class) * 1000
+			power := b.policy.WattsOf(g.Class) * 1000
 			if power == 0 || ended && open <= fresh && e.PowerMW > 0 {
 				power = e.PowerMW
 			}
@@ -201,14 +201,14 @@ func (b *bill) energy(t ledger.Track, g *ledger.TrackGPUs, first int, untilMS in
 		length += piece.ToMS - piece.FromMS
 	}
 	final := t.EndMS != 0 || g.EndMS != 0
-	if due < 0 || length == 0 || pieces[0].Kind == KindCorrection {
+	if due < 0 || length == 0 || pieces[0].Kind == ledger.CorrectionEntry {
 		if length == 0 && !final {
 			return // there is no time to post it to yet
 		}
 		line := b.entry(t, *g, untilMS, untilMS)
-		line.Key += "/energy"
+		line.Key += suffixEnergy
 		if due < 0 {
-			line.Kind, line.Cause = KindCorrection, CauseEnergyCounted
+			line.Kind, line.Cause = ledger.CorrectionEntry, CauseEnergyCounted
 		}
 		b.entries = append(b.entries, line)
 		pieces, length = b.entries[len(b.entries)-1:], 0
@@ -221,7 +221,7 @@ func (b *bill) energy(t ledger.Track, g *ledger.TrackGPUs, first int, untilMS in
 			before += piece.ToMS - piece.FromMS
 			until = e.PostedJ.Add(quantity.MulDiv(due, before, length))
 		}
-		v := versionAt(b.policy, g.Class, b.who, t.StartMS, piece.FromMS)
+		v := b.versionAt(g.Class, t.StartMS, piece.FromMS)
 		piece.Energy = until.Sub(at)
 		piece.Cost = piece.Cost.Add(EnergyCost(v.energy, until).Sub(EnergyCost(v.energy, at)))
 		piece.RateCard = v.card

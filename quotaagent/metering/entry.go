@@ -6,17 +6,6 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
-// The kinds of entries about GPUs. Usage, corrections and overdrafts are posted to
-// budgets; the others are lines of their own that no budget is charged for.
-const (
-	KindUsage       = "usage"
-	KindCorrection  = "correction"
-	KindOverdraft   = "overdraft"
-	KindIdle        = "idle"
-	KindUnallocated = "unallocated"
-	KindUngoverned  = "ungoverned"
-)
-
 // Why amounts are estimated, corrected or more than was held.
 const (
 	// CauseEndUnseen: the end was not seen as it happened; it is the last that is
@@ -53,13 +42,13 @@ func entryKey(t ledger.Track, g ledger.TrackGPUs, fromMS int64) string {
 	return key + strconv.FormatInt(fromMS, 10)
 }
 
-// entrySuffix tells corrections from what they correct.
-func entrySuffix(kind string) string {
-	if kind == KindCorrection {
-		return "/back"
-	}
-	return ""
-}
+// The suffixes of keys tell entries apart that begin at the same time as the usage
+// that they are about.
+const (
+	suffixBack   = "/back"
+	suffixOver   = "/over"
+	suffixEnergy = "/energy"
+)
 
 // overdraftCause is why an allocation uses more than was held for it, at an
 // instant.

@@ -23,7 +23,7 @@ var windows = []budget.Window{budget.Hour, budget.Day, budget.Week, budget.Month
 // posting falls between an end and the news of it.
 func Post(p *budget.Policy, h ledger.Hold, now time.Time) (ledger.Hold, ledger.Vector, []ledger.Entry) {
 	next := h.Clone()
-	b := bill{policy: p, hold: &next, who: payerOf(h), posted: ledger.Vector{}, counts: map[string][]budget.Share{}, keys: map[int64][]string{}}
+	b := bill{policy: p, hold: &next, who: payerOf(h), posted: ledger.Vector{}, counts: map[string][]budget.Share{}}
 	kept := next.Tracks[:0]
 	for _, t := range next.Tracks {
 		held := h.HeldUntil(t)
@@ -60,16 +60,25 @@ type bill struct {
 	who     payer
 	posted  ledger.Vector
 	entries []ledger.Entry
-	// counts and keys remember what classes count as, and the periods of an hour.
+	// counts remembers what classes count as.
 	counts map[string][]budget.Share
-	keys   map[int64][]string
+	// hour and schedules are those that were looked at last.
+	hour      hour
+	schedules schedules
+}
+
+// hour is one hour of the calendar, and the keys of the periods of all windows
+// that it lies in.
+type hour struct {
+	begin, end int64
+	keys       []string
 }
 
 // reprice values what is still held at the dearest price that will apply.
 func (b *bill) reprice(gpus []ledger.TrackGPUs, fromMS, toMS int64) {
 	for i, g := range gpus {
 		gpus[i].PerGPUHour, _ = dearestRate(b.policy, g.Class, b.who, time.UnixMilli(fromMS), time.UnixMilli(max(fromMS, toMS)))
-		gpus[i].Watts = Watts(b.policy, g.Class)
+		gpus[i].Watts = b.policy.WattsOf(g.Class)
 	}
 }
 
@@ -145,30 +154,28 @@ func (b *bill) group(t ledger.Track, g *ledger.TrackGPUs, fromMS, toMS, held int
 	for _, e := range b.entries[first:] {
 		b.add(e, t, *g)
 	}
+	b.overdrafts(t, first, held)
 }
 
 // pieces appends an entry for each piece of [fromMS, toMS) that lies in one hour
 // and has one price: those are the largest pieces that fall into one period of
-// every window. What was not held is an overdraft.
+// every window. At the end of what was held it begins another one.
 func (b *bill) pieces(t ledger.Track, g ledger.TrackGPUs, fromMS, toMS, held, sign int64) {
 	n := sign * int64(len(g.IDs))
 	for at := fromMS; at < toMS; {
-		v := versionAt(b.policy, g.Class, b.who, t.StartMS, at)
-		end := min(toMS, budget.PeriodAt(budget.Hour, time.UnixMilli(at), b.policy.Location).End.UnixMilli())
+		v := b.versionAt(g.Class, t.StartMS, at)
+		end := min(toMS, b.hourAt(at).end)
 		if v.untilMS != 0 {
 			end = min(end, v.untilMS)
 		}
-		e := b.entry(t, g, at, end)
-		switch {
-		case sign < 0:
-			e.Kind, e.Cause = KindCorrection, CauseEndedEarlier
-		case at < held:
+		if at < held {
 			end = min(end, held)
-			e.ToMS = end
-		default:
-			e.Kind, e.Cause = KindOverdraft, b.overdraftCause(t, at)
 		}
-		e.Key += entrySuffix(e.Kind)
+		e := b.entry(t, g, at, end)
+		if sign < 0 {
+			e.Key += suffixBack
+			e.Kind, e.Cause = ledger.CorrectionEntry, CauseEndedEarlier
+		}
 		e.GPUTime = quantity.Amount(end - at).Mul(n)
 		e.Cost = v.cost(at, end, int64(len(g.IDs))).Mul(sign)
 		e.RateCard = v.card
@@ -177,9 +184,22 @@ func (b *bill) pieces(t ledger.Track, g ledger.TrackGPUs, fromMS, toMS, held, si
 	}
 }
 
+// overdrafts says once more, for reports, which of the pieces from first on were
+// not held.
+func (b *bill) overdrafts(t ledger.Track, first int, held int64) {
+	for _, e := range b.entries[first:] {
+		if e.Kind != ledger.UsageEntry || e.GPUTime == 0 || e.FromMS < held {
+			continue
+		}
+		e.Key += suffixOver
+		e.Kind, e.Cause = ledger.OverdraftEntry, b.overdraftCause(t, e.FromMS)
+		b.entries = append(b.entries, e)
+	}
+}
+
 // entry is the line of one piece, without amounts.
 func (b *bill) entry(t ledger.Track, g ledger.TrackGPUs, fromMS, toMS int64) ledger.Entry {
-	e := ledger.Entry{Key: entryKey(t, g, fromMS), Kind: KindUsage, Budget: b.hold.Budget, Namespace: b.hold.Namespace, JobID: b.hold.JobID,
+	e := ledger.Entry{Key: entryKey(t, g, fromMS), Kind: ledger.UsageEntry, Budget: b.hold.Budget, Namespace: b.hold.Namespace, JobID: b.hold.JobID,
 		HoldID: b.hold.ID, Run: b.hold.Run, Alloc: t.Alloc, Node: t.Node, Submitter: b.hold.Accessor, Class: g.Class, GPUs: g.IDs, FromMS: fromMS, ToMS: toMS}
 	switch {
 	case t.Unknown:
@@ -197,7 +217,7 @@ func (b *bill) add(e ledger.Entry, t ledger.Track, g ledger.TrackGPUs) {
 	h := b.hold
 	h.Posted.GPUTime[e.Class] = h.Posted.GPUTime[e.Class].Add(e.GPUTime)
 	h.Posted.Cost, h.Posted.Energy = h.Posted.Cost.Add(e.Cost), h.Posted.Energy.Add(e.Energy)
-	for _, key := range b.periods(e) {
+	for _, key := range b.hourAt(e.FromMS).keys {
 		for _, c := range b.countsOf(e.Class) {
 			b.posted.Add(key, budget.GPUTime(c.Class), shareOf(e, c.Parts, t, g))
 		}
@@ -228,19 +248,16 @@ func (b *bill) countsOf(class string) []budget.Share {
 	return b.counts[class]
 }
 
-// periods are the keys of the periods that an entry falls into: one of each
-// window.
-func (b *bill) periods(e ledger.Entry) []string {
-	at := time.UnixMilli(e.FromMS)
-	hour := budget.PeriodAt(budget.Hour, at, b.policy.Location)
-	start := hour.Start.UnixMilli()
-	if keys, ok := b.keys[start]; ok {
-		return keys
+// hourAt is the hour of the calendar that an instant lies in.
+func (b *bill) hourAt(atMS int64) hour {
+	if atMS >= b.hour.begin && atMS < b.hour.end {
+		return b.hour
 	}
-	keys := []string{hour.Key()}
+	at := time.UnixMilli(atMS)
+	p := budget.PeriodAt(budget.Hour, at, b.policy.Location)
+	b.hour = hour{begin: p.Start.UnixMilli(), end: p.End.UnixMilli(), keys: []string{p.Key()}}
 	for _, w := range windows[1:] {
-		keys = append(keys, budget.PeriodAt(w, at, b.policy.Location).Key())
+		b.hour.keys = append(b.hour.keys, budget.PeriodAt(w, at, b.policy.Location).Key())
 	}
-	b.keys[start] = keys
-	return keys
+	return b.hour
 }

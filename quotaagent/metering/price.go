@@ -41,8 +41,8 @@ func (v version) cost(fromMS, toMS, gpus int64) quantity.Amount {
 // versionAt is the price of a class at an instant, for an allocation that began
 // at startMS. Before the first rate card, and for a class without a price, it is
 // zero.
-func versionAt(p *budget.Policy, class string, who payer, startMS, atMS int64) version {
-	at := time.UnixMilli(atMS)
+func (b *bill) versionAt(class string, startMS, atMS int64) version {
+	p, at := b.policy, time.UnixMilli(atMS)
 	v := version{beginMS: startMS}
 	if next, changes := nextCard(p, at); changes {
 		v.untilMS = next.UnixMilli()
@@ -54,17 +54,17 @@ func versionAt(p *budget.Policy, class string, who payer, startMS, atMS int64) v
 	v.card, v.energy = card.Name, card.Energy
 	v.beginMS = max(startMS, card.EffectiveFrom.UnixMilli())
 	list, _ := CardPrice(p, card, class)
-	if len(card.Modifiers) == 0 {
-		v.rate = list
-		return v
-	}
-	on, until := schedulesAt(p, card, at)
-	if !until.IsZero() && (v.untilMS == 0 || until.UnixMilli() < v.untilMS) {
-		v.untilMS = until.UnixMilli()
+	var on map[string]bool
+	if usesSchedules(card) {
+		b.schedules = b.schedules.at(p, atMS)
+		on = b.schedules.on
+		if until := b.schedules.untilMS; until != 0 && (v.untilMS == 0 || until < v.untilMS) {
+			v.untilMS = until
+		}
 	}
 	var by []quantity.Ratio
 	for _, m := range card.Modifiers {
-		if holds(m, who, at, on) {
+		if holds(m, b.who, at, on) {
 			by = append(by, m.Multiply)
 		}
 	}
@@ -72,29 +72,35 @@ func versionAt(p *budget.Policy, class string, who payer, startMS, atMS int64) v
 	return v
 }
 
-// PriceAt is what one GPU of a class costs for an hour at an instant for anybody,
-// in micro-units: that of the card with modifiers that depend on nobody, without
-// energy.
+// PriceAt is what one GPU of a class costs for an hour at an instant for work
+// that is nobody's, in micro-units: on the card, with the modifiers that then
+// apply, without energy. It also names the card; "" before the first.
 func PriceAt(p *budget.Policy, class string, at time.Time) (rate quantity.Amount, card string) {
-	v := versionAt(p, class, payer{}, at.UnixMilli(), at.UnixMilli())
+	b := bill{policy: p}
+	v := b.versionAt(class, at.UnixMilli(), at.UnixMilli())
 	return v.rate, v.card
 }
 
-// schedulesAt is which schedules are on, and when that changes next; empty and
-// zero when the card does not depend on schedules.
-func schedulesAt(p *budget.Policy, card budget.RateCard, at time.Time) (on map[string]bool, until time.Time) {
-	on = make(map[string]bool, len(p.Schedules))
-	if !usesSchedules(card) {
-		return on, until
+// schedules is which of them are on in [fromMS, untilMS); an untilMS of 0 means
+// that none changes any more.
+type schedules struct {
+	on              map[string]bool
+	fromMS, untilMS int64
+}
+
+// at is the state of the schedules at an instant.
+func (s schedules) at(p *budget.Policy, atMS int64) schedules {
+	if s.on != nil && atMS >= s.fromMS && (s.untilMS == 0 || atMS < s.untilMS) {
+		return s
 	}
-	for _, s := range p.Schedules {
-		on[s.Name] = s.Contains(at, p.Location)
-		next := s.Next(at, p.Location)
-		if !next.IsZero() && (until.IsZero() || next.Before(until)) {
-			until = next
+	at := time.UnixMilli(atMS)
+	s = schedules{on: p.SchedulesAt(at), fromMS: atMS}
+	for _, one := range p.Schedules {
+		if next := one.Next(at, p.Location); !next.IsZero() && (s.untilMS == 0 || next.UnixMilli() < s.untilMS) {
+			s.untilMS = next.UnixMilli()
 		}
 	}
-	return on, until
+	return s
 }
 
 // nextCard is when the first rate card after t becomes effective.

@@ -39,30 +39,6 @@ func sharesOf(p *budget.Policy, class string) []budget.Share {
 	return nil
 }
 
-// Watts bounds what one device of a class draws: what its gpu_class says, else
-// its shares of what the classes that it is part of may draw. It is 0 when the
-// policy does not say.
-func Watts(p *budget.Policy, class string) int64 {
-	for _, c := range p.Classes {
-		if c.Name != class {
-			continue
-		}
-		if c.Watts != 0 {
-			return c.Watts
-		}
-		total := quantity.Amount(0)
-		for _, s := range c.Shares {
-			for _, whole := range p.Classes {
-				if whole.Name == s.Class {
-					total = total.Add(quantity.MulDivUp(s.Parts, whole.Watts, int64(quantity.GPU)))
-				}
-			}
-		}
-		return int64(total)
-	}
-	return 0
-}
-
 // energyPerHour bounds what the energy of one device costs for an hour, in
 // micro-units; 0 when the card does not price energy.
 func energyPerHour(p *budget.Policy, card budget.RateCard, class string) quantity.Amount {
@@ -70,7 +46,7 @@ func energyPerHour(p *budget.Policy, card budget.RateCard, class string) quantit
 		return 0
 	}
 	// watts x hours / 1000 are kWh; PUE is in millionths.
-	perHour := quantity.Amount(Watts(p, class)).Mul(int64(card.Energy.PerKWh))
+	perHour := quantity.Amount(p.WattsOf(class)).Mul(int64(card.Energy.PerKWh))
 	return quantity.MulDivUp(perHour, int64(card.Energy.PUE), 1000*int64(quantity.RatioOne))
 }
 
