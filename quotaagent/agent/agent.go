@@ -37,16 +37,23 @@ type Options struct {
 	Placer Placer
 	Logger hclog.Logger
 	Now    func() time.Time
+	// Auditor hears what is done to budgets; nil means the log.
+	Auditor Auditor
 }
 
 // New wires an agent; nothing runs yet.
 func New(o Options) *Agent {
 	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger}
 	b := newBooks(o.Store, o.Now)
+	audit := o.Auditor
+	if audit == nil {
+		audit = logAuditor{o.Logger.Named("audit")}
+	}
 	a.Keeper = NewPolicyKeeper(o.Store, o.Now, o.Logger, nil)
 	a.Meter = newMeter(b, a.Keeper, o.Nomad, o.Placer, o.Logger)
 	a.Keeper.OnChange(a.Meter.Rebuild)
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.Meter.Touch)
+	a.Engine.audit, a.Keeper.audit = audit, audit
 	return a
 }
 

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
@@ -301,7 +300,7 @@ func (b *books) writes(t target, old heldAt, want change, balances map[string]le
 		if slices.Contains(ledger.Ancestors(owner), path) {
 			next.Posted.AddAll(want.posted, 1)
 		}
-		next.Prune(b.now(), keepPosted)
+		next.Prune(b.now(), keepPosted, t.calendar)
 		value, err := next.Encode()
 		if err != nil {
 			return nil, fmt.Errorf("encode balance %s: %w", path, err)
@@ -343,9 +342,4 @@ func (b *books) holds(ctx context.Context) (holds []heldAt, unreadable, err erro
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.JobID, b.JobID))
 	})
 	return holds, unreadable, nil
-}
-
-// calendar is the policy's.
-func calendar(p *budget.Policy) ledger.Calendar {
-	return ledger.Calendar{Location: p.Location, Windows: p.Windows()}
 }

@@ -73,10 +73,13 @@ type Engine struct {
 	now    func() time.Time
 	// settled is told when a submission ended, so that the meter looks at it.
 	settled func(namespace, jobID string)
+	// audit hears of overrides and runs.
+	audit Auditor
 }
 
 func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, settled func(namespace, jobID string)) *Engine {
-	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled}
+	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled,
+		audit: logAuditor{logger.Named("audit")}}
 }
 
 // errNotLoaded means that the policy was never read: nothing can be decided.
@@ -295,7 +298,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	var decision admission.Decision
 	same := unchanged(s, placed.Patch)
 	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
-	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, calendar: calendar(p)},
+	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, calendar: ledger.CalendarOf(p)},
 		func(v view) (change, error) {
 			d, next, err := e.decide(p, b, s, lines, same, v.hold.Hold, v.balances)
 			if err != nil {

@@ -29,7 +29,7 @@ var errNoHold = errors.New("no open hold")
 // The function may run several times. No open hold is errNoHold.
 func (m *Meter) mutate(ctx context.Context, fence ledger.Fence, namespace, jobID string, f func(p *budget.Policy, h heldAt) (change, error)) error {
 	policy := m.policy.State().Policy
-	t := target{key: holdKey(namespace, jobID), calendar: calendar(policy)}
+	t := target{key: holdKey(namespace, jobID), calendar: ledger.CalendarOf(policy)}
 	return m.books.update(ctx, fence, t, func(v view) (change, error) {
 		if v.hold.Hold == nil {
 			return change{}, errNoHold

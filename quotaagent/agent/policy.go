@@ -69,11 +69,12 @@ type PolicyKeeper struct {
 	state    atomic.Pointer[PolicyState]
 	loads    sync.Mutex // one Load at a time
 	onChange func()
+	audit    Auditor
 }
 
 // NewPolicyKeeper returns a keeper that has loaded nothing yet.
 func NewPolicyKeeper(store Store, now func() time.Time, logger hclog.Logger, onChange func()) *PolicyKeeper {
-	k := &PolicyKeeper{store: store, now: now, logger: logger.Named("policy"), onChange: onChange}
+	k := &PolicyKeeper{store: store, now: now, logger: logger.Named("policy"), onChange: onChange, audit: logAuditor{logger.Named("audit")}}
 	k.state.Store(&PolicyState{Policy: noPolicy()})
 	return k
 }

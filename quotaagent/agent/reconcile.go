@@ -71,7 +71,7 @@ func (m *Meter) rechargeAll(ctx context.Context, fence ledger.Fence) error {
 	if errors.Is(unreadable, ledger.ErrUnavailable) {
 		return unreadable
 	}
-	cal := calendar(m.policy.State().Policy)
+	cal := ledger.CalendarOf(m.policy.State().Policy)
 	err := each(ctx, m.open, func(h heldAt) error {
 		if charged(*h.Hold, cal) {
 			return nil
@@ -94,7 +94,7 @@ func charged(h ledger.Hold, cal ledger.Calendar) bool {
 
 func (m *Meter) recharge(ctx context.Context, fence ledger.Fence, h heldAt) error {
 	err := m.mutate(ctx, fence, h.Namespace, h.JobID, func(p *budget.Policy, h heldAt) (change, error) {
-		if charged(*h.Hold, calendar(p)) {
+		if charged(*h.Hold, ledger.CalendarOf(p)) {
 			return change{}, errNoChange
 		}
 		return change{hold: h.Hold}, nil

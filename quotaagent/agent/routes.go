@@ -17,6 +17,10 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/policy", Right: api.Read, Serve: a.servePolicy},
 		{Method: "POST", Path: "/governor/v1/policy/plan", Right: api.Read, BodyMax: api.UploadMax, Serve: a.servePlan},
 		{Method: "PUT", Path: "/governor/v1/policy", Right: api.Write, BodyMax: api.UploadMax, Serve: a.serveApply},
+		{Method: "GET", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrides},
+		{Method: "POST", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrideRequest},
+		{Method: "POST", Path: "/governor/v1/overrides/{id}/approve", Right: api.Read, Serve: a.serveOverrideApprove},
+		{Method: "POST", Path: "/governor/v1/overrides/{id}/revoke", Right: api.Read, Serve: a.serveOverrideRevoke},
 	}
 }
 
@@ -52,6 +56,26 @@ func (a *Agent) serveApply(ctx context.Context, c api.Call) (any, error) {
 	}
 	err = a.Keeper.Apply(ctx, u.Files, u.Version, c.Caller.Accessor, u.Commit)
 	return map[string]bool{"applied": true}, problem(err)
+}
+
+func (a *Agent) serveOverrides(ctx context.Context, _ api.Call) (any, error) {
+	return a.Engine.Overrides(ctx)
+}
+
+func (a *Agent) serveOverrideRequest(ctx context.Context, c api.Call) (any, error) {
+	r, err := api.Decode[OverrideRequest](c)
+	if err != nil {
+		return nil, err
+	}
+	return a.Engine.RequestOverride(ctx, c.Caller, r)
+}
+
+func (a *Agent) serveOverrideApprove(ctx context.Context, c api.Call) (any, error) {
+	return a.Engine.ApproveOverride(ctx, c.Caller, c.Var("id"))
+}
+
+func (a *Agent) serveOverrideRevoke(ctx context.Context, c api.Call) (any, error) {
+	return a.Engine.RevokeOverride(ctx, c.Caller, c.Var("id"))
 }
 
 // problem gives errors that are the caller's their HTTP status.

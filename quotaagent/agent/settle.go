@@ -89,7 +89,7 @@ func (e *Engine) settle(ctx context.Context, s gate.Submission, t ticket, placed
 	if !o.Accepted {
 		placed.Release()
 	}
-	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: t.before, calendar: calendar(e.policy.State().Policy)},
+	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: t.before, calendar: ledger.CalendarOf(e.policy.State().Policy)},
 		func(v view) (change, error) {
 			hold := v.hold
 			if hold.Hold == nil || hold.ID != t.id {

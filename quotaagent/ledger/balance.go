@@ -13,8 +13,11 @@ import (
 // Balance is the account of one budget: what was posted in each live period
 // and what open holds of it and its descendants charge.
 type Balance struct {
-	Posted Vector `json:"posted"`
-	Held   Vector `json:"held"`
+	// SinceMS is when the balance was first written: nothing is carried over from
+	// periods that ended before. 0 when it is not known.
+	SinceMS int64  `json:"since_ms,omitempty"`
+	Posted  Vector `json:"posted"`
+	Held    Vector `json:"held"`
 }
 
 // DecodeBalance reads a balance document; no bytes are the empty account.
@@ -39,7 +42,17 @@ func DecodeBalance(value []byte) (Balance, error) {
 func (b Balance) Encode() ([]byte, error) { return json.Marshal(b) }
 
 // Clone is a deep copy.
-func (b Balance) Clone() Balance { return Balance{Posted: b.Posted.Clone(), Held: b.Held.Clone()} }
+func (b Balance) Clone() Balance {
+	return Balance{SinceMS: b.SinceMS, Posted: b.Posted.Clone(), Held: b.Held.Clone()}
+}
+
+// Begun is the balance with the time of its first write, which later ones keep.
+func (b Balance) Begun(nowMS int64) Balance {
+	if b.SinceMS == 0 {
+		b.SinceMS = nowMS
+	}
+	return b
+}
 
 // HeldIn is what open holds charge to one period: what is placed in it, and
 // what may still fall into it.
@@ -50,30 +63,38 @@ func (b Balance) HeldIn(p budget.Period, d budget.Dimension) quantity.Amount {
 	return b.Held.At(p.Key(), d).Add(b.Held.At(AnyPeriod(p.Window), d))
 }
 
-// Prune drops posted periods that ended more than keep before now. They stay
-// readable in history; the balance only carries what decisions need.
-func (b Balance) Prune(now time.Time, keep time.Duration) {
+// Prune drops posted periods that ended more than keep before now, and that no
+// rollover can need any more. They stay readable in history; the balance only
+// carries what decisions need.
+func (b Balance) Prune(now time.Time, keep time.Duration, cal Calendar) {
 	for key := range b.Posted {
-		end, ok := periodEndAtMost(key)
-		if ok && end.Before(now.Add(-keep)) {
+		w, end, ok := periodEndAtMost(key)
+		if !ok {
+			continue
+		}
+		rollover := time.Duration(budget.LongestMillis(w)) * time.Millisecond * time.Duration(cal.keep[w]+1)
+		if cal.keep[w] == 0 {
+			rollover = 0
+		}
+		if end.Before(now.Add(-max(keep, rollover))) {
 			delete(b.Posted, key)
 		}
 	}
 }
 
 // periodEndAtMost is an upper bound of the end of the period with this key.
-func periodEndAtMost(key string) (time.Time, bool) {
+func periodEndAtMost(key string) (budget.Window, time.Time, bool) {
 	name, start, found := strings.Cut(key, "/")
 	if !found {
-		return time.Time{}, false
+		return 0, time.Time{}, false
 	}
 	w, ok := budget.ParseWindow(name)
 	if !ok {
-		return time.Time{}, false
+		return 0, time.Time{}, false
 	}
 	from, err := time.Parse(budget.PeriodKeyLayout, start)
 	if err != nil {
-		return time.Time{}, false
+		return 0, time.Time{}, false
 	}
-	return from.Add(time.Duration(budget.LongestMillis(w)) * time.Millisecond), true
+	return w, from.Add(time.Duration(budget.LongestMillis(w)) * time.Millisecond), true
 }

@@ -10,13 +10,6 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/budget"
 )
 
-// Calendar is how time divides into periods: the zone, and the windows in which
-// some budget has a limit.
-type Calendar struct {
-	Location *time.Location
-	Windows  []budget.Window
-}
-
 // maxPlaced is the most periods of one window in which a single allocation is
 // charged one by one. Beyond it the allocation is charged like one that may run
 // at any time, which never charges a period less and, as nearly all of the
@@ -30,8 +23,18 @@ const maxPlaced = 200
 // the periods where that falls; for every allocation still to come its whole
 // time in any period; and the GPUs of both at once as gauges. While a submission
 // is unconfirmed it is the larger of both readings, period by period and
-// dimension by dimension: the job as it is, and the job as submitted.
+// dimension by dimension: the job as it is, and the job as submitted. What the job
+// draws from an agent run (Hold.Capped) is held by the run and not charged again.
 func Charges(h Hold, cal Calendar) Vector {
+	v := wholeCharges(h, cal)
+	if h.Run != "" {
+		v.drop(func(d budget.Dimension) bool { return coveredBy(h.Capped, d) })
+	}
+	return v
+}
+
+// wholeCharges is what a hold would charge without a run.
+func wholeCharges(h Hold, cal Calendar) Vector {
 	v := reading{h, h.Lines, false}.charges(cal)
 	if h.Pending != nil {
 		v = larger(v, reading{h, h.Pending, !h.Unchanged}.charges(cal))
@@ -56,9 +59,7 @@ func (r reading) charges(cal Calendar) Vector {
 			continue
 		}
 		for _, g := range t.GPUs {
-			held := quantity.GPU.Mul(int64(len(g.IDs)))
-			v.Add(ConcurrentKey, budget.GPUs(g.Class), held)
-			v.Add(ConcurrentKey, budget.GPUs(budget.AnyClass), held)
+			addGauge(v, cal.countsOf(g.Class), int64(len(g.IDs)))
 		}
 		if !r.chargedWithSlot(t) && !r.superseded(t) {
 			chargePlaced(v, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
@@ -155,7 +156,7 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 	switch {
 	case r.anew || r.updating(line):
 		overlap := max(0, line.Overlap-r.supersededOf(line))
-		chargeGauge(v, line.Needs, int64(overlap))
+		chargeGauge(v, line.Needs, int64(overlap), cal)
 		chargeAny(v, line.Needs, int64(overlap), line.OverlapMS, cal)
 	default:
 		count -= line.Canaries // only updates start canaries
@@ -166,7 +167,7 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 		switch {
 		case running && line.Lease:
 			left := uncovered(line.Needs, live.GPUs)
-			chargeGauge(v, left, 1)
+			chargeGauge(v, left, 1, cal)
 			chargeAny(v, left, 1, line.RuntimeMS, cal)
 		case running && r.current(live):
 			r.chargeRunning(v, line, live, cal)
@@ -174,12 +175,12 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 			r.chargeReplaceable(v, line, live, cal)
 		case r.slot(name).Done && !line.Lease:
 		default:
-			chargeGauge(v, line.Needs, 1)
+			chargeGauge(v, line.Needs, 1, cal)
 			chargeAny(v, line.Needs, 1, r.remaining(line, name), cal)
 		}
 	}
 	unknown := int64(max(0, count-len(names)))
-	chargeGauge(v, line.Needs, unknown)
+	chargeGauge(v, line.Needs, unknown, cal)
 	chargeAny(v, line.Needs, unknown, line.RuntimeMS, cal)
 }
 
@@ -220,7 +221,7 @@ func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 // possible successor: the larger of the two in every period, as at most one of
 // them runs to its end.
 func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
-	chargeGauge(v, uncovered(line.Needs, t.GPUs), 1)
+	chargeGauge(v, uncovered(line.Needs, t.GPUs), 1, cal)
 	goesOn, startsAgain := Vector{}, Vector{}
 	chargePlaced(goesOn, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
 	chargeAny(startsAgain, line.Needs, 1, r.remaining(line, t.Name), cal)
@@ -301,59 +302,80 @@ func chargePlaced(v Vector, gpus []TrackGPUs, fromMS, toMS int64, cal Calendar) 
 		longest := budget.LongestMillis(w)
 		if longest > 0 && (toMS-fromMS)/longest >= maxPlaced {
 			for _, g := range gpus {
-				addTime(v, AnyPeriod(w), []string{g.Class}, quantity.Amount(longest).Mul(int64(len(g.IDs))), g.PerGPUHour)
+				g.charge(v, AnyPeriod(w), quantity.Amount(longest), cal)
+			}
+			continue
+		}
+		if w == budget.Total || w == budget.Committed {
+			for _, g := range gpus {
+				g.charge(v, w.String(), quantity.Amount(toMS-fromMS), cal) // a time.Duration ends after 292 years
 			}
 			continue
 		}
 		for p := budget.PeriodAt(w, from, cal.Location); ; p = p.Next(cal.Location) {
-			overlap := quantity.Amount(p.Overlap(from, to))
-			if w == budget.Total {
-				overlap = quantity.Amount(toMS - fromMS) // a time.Duration ends after 292 years
-			}
 			for _, g := range gpus {
-				addTime(v, p.Key(), []string{g.Class}, overlap.Mul(int64(len(g.IDs))), g.PerGPUHour)
+				g.charge(v, p.Key(), quantity.Amount(p.Overlap(from, to)), cal)
 			}
-			if w == budget.Total || !p.End.Before(to) {
+			if !p.End.Before(to) {
 				break
 			}
 		}
 	}
 }
 
-// addTime charges GPU time to each candidate class, to any class once, and its
-// price.
-func addTime(v Vector, period string, classes []string, ms, perHour quantity.Amount) {
+// charge charges the GPUs for ms milliseconds each.
+func (g TrackGPUs) charge(v Vector, period string, ms quantity.Amount, cal Calendar) {
+	addTime(v, period, cal.countsOf(g.Class), ms.Mul(int64(len(g.IDs))), g.PerGPUHour, g.Watts)
+}
+
+// addTime charges GPU time to each class that the GPUs count towards, its price
+// and the energy that it can draw. Shares and energy are rounded up.
+func addTime(v Vector, period string, counts []counted, ms, perHour quantity.Amount, watts int64) {
 	if ms <= 0 {
 		return
 	}
-	for _, class := range classes {
-		v.Add(period, budget.GPUTime(class), ms)
+	for _, c := range counts {
+		v.Add(period, c.time, c.timeOf(ms))
 	}
-	v.Add(period, budget.GPUTime(budget.AnyClass), ms)
 	v.Add(period, budget.Cost, quantity.Cost(ms, perHour))
+	v.Add(period, budget.Energy, quantity.MulDivUp(ms, watts, millisPerSecond))
+}
+
+// millisPerSecond turns watts times milliseconds into joules.
+const millisPerSecond = 1000
+
+// timeOf is what ms GPU-milliseconds of the device count as, rounded up.
+func (c counted) timeOf(ms quantity.Amount) quantity.Amount {
+	if c.parts == quantity.GPU {
+		return ms
+	}
+	return quantity.MulDivUp(ms, int64(c.parts), int64(quantity.GPU))
 }
 
 // chargeAny charges the time of count allocations that may start whenever they
 // like: each counts min(its time, the period's length) in every period.
 func chargeAny(v Vector, needs []Need, count, runtimeMS int64, cal Calendar) {
 	for _, n := range needs {
-		gpus := quantity.Amount(n.GPUs).Mul(count)
+		gpus, counts := quantity.Amount(n.GPUs).Mul(count), cal.countsOfAny(n.Classes)
 		for _, w := range cal.Windows {
 			share := max(0, runtimeMS)
 			if longest := budget.LongestMillis(w); longest >= 0 {
 				share = min(share, longest)
 			}
-			addTime(v, AnyPeriod(w), n.Classes, quantity.Amount(share).Mul(int64(gpus)), n.PerGPUHour)
+			addTime(v, AnyPeriod(w), counts, quantity.Amount(share).Mul(int64(gpus)), n.PerGPUHour, n.Watts)
 		}
 	}
 }
 
-func chargeGauge(v Vector, needs []Need, count int64) {
+func chargeGauge(v Vector, needs []Need, count int64, cal Calendar) {
 	for _, n := range needs {
-		gpus := quantity.GPU.Mul(n.GPUs).Mul(count)
-		for _, class := range n.Classes {
-			v.Add(ConcurrentKey, budget.GPUs(class), gpus)
-		}
-		v.Add(ConcurrentKey, budget.GPUs(budget.AnyClass), gpus)
+		addGauge(v, cal.countsOfAny(n.Classes), n.GPUs*count)
+	}
+}
+
+// addGauge charges a number of devices held at once.
+func addGauge(v Vector, counts []counted, devices int64) {
+	for _, c := range counts {
+		v.Add(ConcurrentKey, c.gpus, c.parts.Mul(devices))
 	}
 }

@@ -39,6 +39,11 @@ type Hold struct {
 	// Run is the envelope that the job draws from, "" for none: its time and money
 	// are charged to the run, which holds them from the budget already.
 	Run string `json:"run,omitempty"`
+	// Capped are the dimensions that its run has caps for: the run holds those, and
+	// every other one the job charges to its budgets itself. Drawn is what the hold
+	// now contributes to Run.Held.
+	Capped []budget.Dimension `json:"capped,omitempty"`
+	Drawn  Amounts            `json:"drawn,omitempty"`
 	// Accessor and Identity say who submitted it last; Facts describe the job, for
 	// prices that depend on it.
 	Accessor string          `json:"accessor,omitempty"`
@@ -185,6 +190,8 @@ type TrackGPUs struct {
 	IDs   []string `json:"ids"`
 	// PerGPUHour is the price used for what is still held, in micro-units.
 	PerGPUHour quantity.Amount `json:"per_gpu_hour"`
+	// Watts bounds the power of one GPU for what is still held; 0 if unknown.
+	Watts int64 `json:"watts,omitempty"`
 }
 
 // Slot is the history of one allocation name ("job.group[0]") since the job was

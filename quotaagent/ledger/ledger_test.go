@@ -244,7 +244,7 @@ func TestPrunedPeriodsAreThoseThatEndedLongAgo(t *testing.T) {
 	for _, key := range []string{"hour/2026-03-20T10:00Z", "hour/2026-03-28T21:00Z", "month/2026-01-31T23:00Z", "month/2026-02-28T23:00Z", "total"} {
 		b.Posted.Add(key, budget.Cost, 1)
 	}
-	b.Prune(start, 48*time.Hour)
+	b.Prune(start, 48*time.Hour, ledger.Calendar{})
 	must.Eq(t, []string{"hour/2026-03-28T21:00Z", "month/2026-02-28T23:00Z", "total"}, b.Posted.Periods())
 }
 

@@ -60,14 +60,16 @@ func mergeNeeds(a, b []Need) []Need {
 		for _, n := range needs {
 			key := joinClasses(n.Classes)
 			have := m[key]
-			m[key] = Need{Classes: n.Classes, GPUs: have.GPUs + n.GPUs, PerGPUHour: max(have.PerGPUHour, n.PerGPUHour)}
+			m[key] = Need{Classes: n.Classes, GPUs: have.GPUs + n.GPUs, PerGPUHour: max(have.PerGPUHour, n.PerGPUHour),
+				Watts: max(have.Watts, n.Watts)}
 		}
 		return m
 	}
 	merged := sums(a)
 	for key, n := range sums(b) {
 		have := merged[key]
-		merged[key] = Need{Classes: n.Classes, GPUs: max(have.GPUs, n.GPUs), PerGPUHour: max(have.PerGPUHour, n.PerGPUHour)}
+		merged[key] = Need{Classes: n.Classes, GPUs: max(have.GPUs, n.GPUs), PerGPUHour: max(have.PerGPUHour, n.PerGPUHour),
+			Watts: max(have.Watts, n.Watts)}
 	}
 	out := make([]Need, 0, len(merged))
 	for _, n := range merged {

@@ -12,6 +12,8 @@ import (
 // Vector is an amount for each period and dimension. Periods are keyed by
 // budget.Period.Key, plus two kinds of key that only holds use: "concurrent"
 // for gauges and AnyPeriod(w) for work that may still fall into any period of w.
+// The gauge Committed is charged like a window without an end: read it, as all
+// windows, with Balance.HeldIn.
 // Zero amounts are not stored, so equal vectors are equal maps.
 type Vector map[string]map[budget.Dimension]quantity.Amount
 
@@ -49,6 +51,24 @@ func (v Vector) AddAll(w Vector, sign int64) {
 	for period, dims := range w {
 		for d, a := range dims {
 			v.Add(period, d, a.Mul(sign))
+		}
+	}
+}
+
+// drop removes the dimensions that gone names, from all periods but the gauge of
+// GPUs held at once.
+func (v Vector) drop(gone func(d budget.Dimension) bool) {
+	for period, dims := range v {
+		if period == ConcurrentKey {
+			continue
+		}
+		for d := range dims {
+			if gone(d) {
+				delete(dims, d)
+			}
+		}
+		if len(dims) == 0 {
+			delete(v, period)
 		}
 	}
 }
