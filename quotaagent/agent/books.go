@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
@@ -91,9 +92,15 @@ type view struct {
 }
 
 // change is what a mutation wants: the hold as it should be (nil ends it), what
-// to post, and what becomes of the documents beside it.
+// to post, and what becomes of the documents beside it. What follows from it the
+// books derive themselves, in the same commit: Hold.Charged, Hold.Drawn and
+// Hold.Outbox, the balances, and of the run of the hold Held, Posted, Jobs, Open
+// and Charged.
 type change struct {
-	hold   *ledger.Hold
+	hold *ledger.Hold
+	// ended is the hold as it ended, for its receipt; only where hold is nil. Without
+	// it the hold is taken as it was.
+	ended  *ledger.Hold
 	posted ledger.Vector
 	// entries are the history of what is posted.
 	entries []ledger.Entry
@@ -101,7 +108,8 @@ type change struct {
 	// unqueue removes it.
 	queued  *ledger.Queued
 	unqueue bool
-	// run is the envelope as it should be; nil leaves it.
+	// run is the envelope as it should be, but for what the books derive; nil leaves
+	// it. It may be a new one.
 	run *ledger.Run
 }
 
@@ -123,8 +131,12 @@ type mutation func(v view) (change, error)
 type target struct {
 	key string
 	// budget is the path whose balances the mutation needs; "" for none beyond
-	// those of the hold's own budget.
+	// those of the hold's own budget. With a budget it also sees the place of the job
+	// in the queue.
 	budget string
+	// policy names the cohorts whose members' balances the mutation sees, and has it
+	// see the grants on the path; nil for a mutation that decides nothing by them.
+	policy *budget.Policy
 	// run is the id of the envelope that the mutation needs; "" for none beyond the
 	// hold's own.
 	run      string
