@@ -80,14 +80,14 @@ func count(p *budget.Policy, t ledger.Track, g ledger.TrackGPUs, readings map[st
 		}
 		moved = true
 		if base.AtMS == 0 {
-			bounded := p.WattsOf(g.Class) * max(0, heldBetween(t, g, t.StartMS, r.AtMS)) // W x ms are mJ
+			bounded := Watts(p, g.Class) * max(0, heldBetween(t, g, t.StartMS, r.AtMS)) // W x ms are mJ
 			e.CountedMJ, e.Guessed = e.CountedMJ+bounded, e.Guessed || bounded > 0
 		} else {
 			mj, ms := between(p, t, g, base, r)
 			drawn, during = drawn+mj, during+ms
 			e.CountedMJ, e.Guessed = e.CountedMJ+mj, e.Guessed || r.Parent
 			if base.AtMS > t.StartMS && !known { // it ran before this reader's first reading
-				e.CountedMJ, e.Guessed = e.CountedMJ+p.WattsOf(g.Class)*(base.AtMS-t.StartMS), true
+				e.CountedMJ, e.Guessed = e.CountedMJ+Watts(p, g.Class)*(base.AtMS-t.StartMS), true
 			}
 		}
 		if known {
@@ -171,7 +171,7 @@ func (b *bill) drawn(t ledger.Track, g ledger.TrackGPUs, untilMS int64) (joules 
 			guessed = true
 		case open == 0 || open <= fresh && !ended:
 		default:
-			power := b.policy.WattsOf(g.Class) * 1000
+			power := Watts(b.policy, g.Class) * 1000
 			if power == 0 || ended && open <= fresh && e.PowerMW > 0 {
 				power = e.PowerMW
 			}

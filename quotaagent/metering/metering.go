@@ -78,7 +78,7 @@ type hour struct {
 func (b *bill) reprice(gpus []ledger.TrackGPUs, fromMS, toMS int64) {
 	for i, g := range gpus {
 		gpus[i].PerGPUHour, _ = dearestRate(b.policy, g.Class, b.who, time.UnixMilli(fromMS), time.UnixMilli(max(fromMS, toMS)))
-		gpus[i].Watts = b.policy.WattsOf(g.Class)
+		gpus[i].Watts = Watts(b.policy, g.Class)
 	}
 }
 

@@ -39,6 +39,33 @@ func sharesOf(p *budget.Policy, class string) []budget.Share {
 	return nil
 }
 
+// Watts bounds what one device of a class draws: what its gpu_class says, else
+// its shares of what the classes that it is part of may draw. It is 0 when the
+// policy does not say.
+func Watts(p *budget.Policy, class string) int64 {
+	bound := func(name string) (own int64, shares []budget.Share) {
+		for _, c := range p.Classes {
+			if c.Name == name {
+				return c.Watts, c.Shares
+			}
+		}
+		return 0, nil
+	}
+	own, shares := bound(class)
+	if own != 0 {
+		return own
+	}
+	total := quantity.Amount(0)
+	for _, s := range shares {
+		whole, _ := bound(s.Class)
+		if whole == 0 {
+			return 0
+		}
+		total = total.Add(quantity.MulDivUp(s.Parts, whole, int64(quantity.GPU)))
+	}
+	return int64(total)
+}
+
 // energyPerHour bounds what the energy of one device costs for an hour, in
 // micro-units; 0 when the card does not price energy.
 func energyPerHour(p *budget.Policy, card budget.RateCard, class string) quantity.Amount {
@@ -46,7 +73,7 @@ func energyPerHour(p *budget.Policy, card budget.RateCard, class string) quantit
 		return 0
 	}
 	// watts x hours / 1000 are kWh; PUE is in millionths.
-	perHour := quantity.Amount(p.WattsOf(class)).Mul(int64(card.Energy.PerKWh))
+	perHour := quantity.Amount(Watts(p, class)).Mul(int64(card.Energy.PerKWh))
 	return quantity.MulDivUp(perHour, int64(card.Energy.PUE), 1000*int64(quantity.RatioOne))
 }
 
