@@ -39,15 +39,6 @@ type Placement struct {
 	Release func()
 }
 
-// clusterOf is what admission knows of the cluster for one submission.
-func clusterOf(s gate.Submission, placed Placement) admission.Cluster {
-	runs := s.Stored != nil && (s.Stored.Stop == nil || !*s.Stored.Stop) && (s.Stored.Status == nil || *s.Stored.Status != statusDead)
-	return admission.Cluster{Offered: placed.Offered, Eligible: placed.Eligible, Replaces: runs}
-}
-
-// statusDead is Nomad's for a job of which nothing runs or will run.
-const statusDead = "dead"
-
 // Placer picks GPUs. The placement service implements it; cmd/governor joins
 // the two.
 type Placer interface {
@@ -114,8 +105,14 @@ func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, er
 	if !state.Loaded {
 		return gate.Verdict{}, &undecided{errNotLoaded}
 	}
+	if refusal := e.refuseUndeclared(state.Policy, s); refusal != nil {
+		return *refusal, nil
+	}
 	if s.Ask.GPUs() == 0 {
 		return e.admitNothing(ctx, s), nil
+	}
+	if s.Ask.Template() {
+		return e.admitTemplate(ctx, state.Policy, s), nil
 	}
 	placed := e.place(ctx, s)
 	verdict, err := e.admitPlaced(ctx, state.Policy, s, placed)
