@@ -2,71 +2,38 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 
 	"github.com/nomad-governor/governor/hcl/budgetspec"
-	"github.com/nomad-governor/governor/quotaagent/agent"
-	"github.com/nomad-governor/governor/quotaagent/api"
+	"github.com/rogpeppe/go-internal/diff"
 )
 
-// readPolicy reads the .hcl files of a directory, or single files.
-func readPolicy(paths []string) ([]budgetspec.File, error) {
-	var files []budgetspec.File
-	for _, path := range paths {
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, fmt.Errorf("read policy: %w", err)
-		}
-		names := []string{path}
-		if info.IsDir() {
-			if names, err = filepath.Glob(filepath.Join(path, "*.hcl")); err != nil {
-				return nil, fmt.Errorf("read policy directory %q: %w", path, err)
-			}
-			if len(names) == 0 {
-				return nil, fmt.Errorf("%s has no .hcl files", path)
-			}
-		}
-		for _, name := range names {
-			content, err := os.ReadFile(name)
-			if err != nil {
-				return nil, fmt.Errorf("read policy: %w", err)
-			}
-			files = append(files, budgetspec.File{Name: filepath.Base(name), Content: content})
-		}
-	}
-	sort.Slice(files, func(i, j int) bool { return files[i].Name < files[j].Name })
-	for i := 1; i < len(files); i++ {
-		if files[i].Name == files[i-1].Name {
-			return nil, fmt.Errorf("two files are named %s; all files of a policy share one directory in the store", files[i].Name)
-		}
-	}
-	return files, nil
-}
-
 func validateCommand(env environment) command {
-	return command{synopsis: "Check budget files", help: `Usage: governor budget validate [-json] <dir or files>...
+	return command{synopsis: "Check budget files", help: `Usage: governor budget validate [options] <dir or files>...
 
   Parses budget files and prints every mistake with its place, what the rule
   is and what to do. Needs no agent. Exits with 1 if there are errors.
 
       $ governor budget validate budgets/
+      $ governor budget validate -var=night_discount=0.5 budgets/
 
-  -json   Print the diagnostics as JSON.`,
+  -json              Print the diagnostics as JSON.` + policyHelp,
 		run: func(args []string) int {
 			fs := flags("budget validate")
 			asJSON := fs.Bool("json", false, "")
+			policy := addPolicyFlags(fs)
 			if !parse(env, fs, args, 1, 1000) {
 				return 1
 			}
-			files, err := readPolicy(fs.Args())
+			files, err := policy.read(fs.Args())
 			if err != nil {
-				return env.fail(err)
+				return env.failWith(err)
 			}
-			policy, diags := budgetspec.Parse(files)
+			_, diags := budgetspec.Parse(files)
 			if *asJSON {
 				err = budgetspec.WriteJSON(env.stdout, files, diags)
 			} else {
@@ -75,7 +42,7 @@ func validateCommand(env environment) command {
 			if err != nil {
 				return env.fail(err)
 			}
-			if policy == nil || diags.HasErrors() {
+			if diags.HasErrors() {
 				return 1
 			}
 			if !*asJSON {
@@ -86,146 +53,77 @@ func validateCommand(env environment) command {
 }
 
 func fmtCommand(env environment) command {
-	return command{synopsis: "Format budget files", help: `Usage: governor budget fmt [-check] <dir or files>...
+	return command{synopsis: "Format budget files", help: `Usage: governor budget fmt [options] <dir or files>...
 
-  Rewrites budget files in the canonical style.
+  Rewrites budget files in the canonical style, and lists those that changed.
 
       $ governor budget fmt budgets/
+      $ governor budget fmt -check -diff budgets/
 
-  -check   Change nothing; list files that would change and exit with 1.`,
+  -check   Change nothing; exit with 1 if a file would change.
+  -diff    Print the differences instead of the names of the files.`,
 		run: func(args []string) int {
 			fs := flags("budget fmt")
-			check := fs.Bool("check", false, "")
+			check, asDiff := fs.Bool("check", false, ""), fs.Bool("diff", false, "")
 			if !parse(env, fs, args, 1, 1000) {
 				return 1
 			}
 			code := 0
 			for _, path := range fs.Args() {
-				names, err := filepath.Glob(filepath.Join(path, "*.hcl"))
-				if err != nil || len(names) == 0 {
-					names = []string{path}
+				names, err := policyPaths(path)
+				if err != nil {
+					return env.fail(err)
 				}
 				for _, name := range names {
-					changed, err := formatFile(name, *check)
+					difference, err := formatFile(name, *check)
 					if err != nil {
 						return env.fail(err)
 					}
-					if changed {
-						fmt.Fprintln(env.stdout, name)
-						if *check {
-							code = 1
-						}
+					if len(difference) == 0 {
+						continue
 					}
+					if *check {
+						code = 1
+					}
+					if *asDiff {
+						_, _ = env.stdout.Write(difference)
+						continue
+					}
+					fmt.Fprintln(env.stdout, name)
 				}
 			}
 			return code
 		}}
 }
 
-func formatFile(name string, check bool) (bool, error) {
+// formatFile formats one file and returns what changes; nothing when it is
+// formatted already.
+func formatFile(name string, check bool) ([]byte, error) {
 	src, err := os.ReadFile(name)
 	if err != nil {
-		return false, fmt.Errorf("format: %w", err)
+		return nil, fmt.Errorf("format: %w", err)
 	}
 	out, diags := budgetspec.Format(filepath.Base(name), src)
 	if diags.HasErrors() {
 		var text bytes.Buffer
 		_ = budgetspec.Render(&text, []budgetspec.File{{Name: filepath.Base(name), Content: src}}, diags, false)
-		return false, fmt.Errorf("format %s:\n%s", name, text.String())
+		return nil, fmt.Errorf("format %s:\n%s", name, text.String())
 	}
 	if bytes.Equal(src, out) {
-		return false, nil
+		return nil, nil
 	}
+	difference := diff.Diff(name, src, name+" (formatted)", out)
 	if check {
-		return true, nil
+		return difference, nil
 	}
-	if err := os.WriteFile(name, out, 0o644); err != nil {
-		return false, fmt.Errorf("format: %w", err)
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, fmt.Errorf("format: %w", err)
 	}
-	return true, nil
-}
-
-func planCommand(env environment) command {
-	return command{synopsis: "Show what applying budgets would change", help: `Usage: governor budget plan [options] <dir or files>...
-
-  Compares budget files with the policy in force: which limits would change,
-  which would be over at once, which jobs would lose their budget. Changes
-  nothing.
-
-      $ governor budget plan budgets/
-` + clientHelp,
-		run: func(args []string) int {
-			fs := flags("budget plan")
-			c := clientFlags(env, fs)
-			if !parse(env, fs, args, 1, 1000) {
-				return 1
-			}
-			files, err := readPolicy(fs.Args())
-			if err != nil {
-				return env.fail(err)
-			}
-			effect, err := plan(c, files)
-			if err != nil {
-				return env.fail(err)
-			}
-			printEffect(env, effect)
-			return 0
-		}}
-}
-
-func plan(c *client, files []budgetspec.File) (agent.PlanEffect, error) {
-	var effect agent.PlanEffect
-	return effect, c.call("POST", "/governor/v1/policy/plan", api.Upload{Files: files}, &effect)
-}
-
-func printEffect(env environment, e agent.PlanEffect) {
-	if e.Diagnostics != "" {
-		fmt.Fprint(env.stderr, e.Diagnostics)
+	if err := os.WriteFile(name, out, info.Mode().Perm()); err != nil {
+		return nil, fmt.Errorf("format: %w", err)
 	}
-	if len(e.Changes) == 0 {
-		fmt.Fprintln(env.stdout, "No limit or price changes.")
-	}
-	for _, line := range e.Changes {
-		fmt.Fprintln(env.stdout, line)
-	}
-	for _, line := range append(e.Over, e.Orphaned...) {
-		fmt.Fprintln(env.stdout, "! "+line)
-	}
-}
-
-func applyCommand(env environment) command {
-	return command{synopsis: "Put budgets into force", help: `Usage: governor budget apply [options] <dir or files>...
-
-  Replaces all budgets in the store by these files in one transaction, and
-  prints what changed. With ACLs on it needs a Nomad management token. If
-  somebody else applied in between nothing is written.
-
-      $ governor budget apply -commit=$(git rev-parse HEAD) budgets/
-
-  -commit=<rev>    Version-control revision of the files, kept with the policy.` + clientHelp,
-		run: func(args []string) int {
-			fs := flags("budget apply")
-			c := clientFlags(env, fs)
-			commit := fs.String("commit", "", "")
-			if !parse(env, fs, args, 1, 1000) {
-				return 1
-			}
-			files, err := readPolicy(fs.Args())
-			if err != nil {
-				return env.fail(err)
-			}
-			effect, err := plan(c, files)
-			if err != nil {
-				return env.fail(err)
-			}
-			upload := api.Upload{Files: files, Version: effect.Version, Commit: *commit}
-			if err := c.call("PUT", "/governor/v1/policy", upload, nil); err != nil {
-				return env.fail(err)
-			}
-			printEffect(env, effect)
-			fmt.Fprintf(env.stdout, "Applied %s.\n", count(len(files), "file"))
-			return 0
-		}}
+	return difference, nil
 }
 
 // count writes a number and its noun: "1 file", "2 files".
@@ -234,4 +132,14 @@ func count(n int, noun string) string {
 		noun += "s"
 	}
 	return fmt.Sprintf("%d %s", n, strings.TrimSpace(noun))
+}
+
+// failWith prints an error; diagnostics stand by themselves.
+func (e environment) failWith(err error) int {
+	var text *diagnosticsText
+	if errors.As(err, &text) || strings.HasPrefix(err.Error(), "Error: ") {
+		fmt.Fprintln(e.stderr, strings.TrimRight(err.Error(), "\n"))
+		return 1
+	}
+	return e.fail(err)
 }

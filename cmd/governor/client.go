@@ -146,3 +146,12 @@ func (c *client) refusal(status string, answer []byte) error {
 	}
 	return fmt.Errorf("%s answers %q: is that a governor agent?", c.address, status)
 }
+
+// escapePath escapes a path for a URL, but its slashes.
+func escapePath(path string) string {
+	parts := strings.Split(path, "/")
+	for i, part := range parts {
+		parts[i] = url.PathEscape(part)
+	}
+	return strings.Join(parts, "/")
+}

@@ -37,7 +37,10 @@ func (t *table) write(w io.Writer) {
 			}
 		}
 	}
-	for _, row := range append([][]string{t.titles}, t.rows...) {
+	for i, row := range append([][]string{t.titles}, t.rows...) {
+		if i == 0 && strings.Join(row, "") == "" {
+			continue // a table without titles
+		}
 		if len(row) == 1 {
 			fmt.Fprintln(w, row[0])
 			continue

@@ -74,11 +74,11 @@ func TestAccess(t *testing.T) {
 
 	t.Run("changing budgets needs a management token", func(t *testing.T) {
 		for token, want := range map[string]string{ml: "management token", "": "token is needed"} {
-			result := governor(ctx, t, c, token, "budget", "apply", policyFile)
+			result := governor(ctx, t, c, token, "budget", "apply", "-auto-approve", policyFile)
 			must.Eq(t, 1, result.ExitCode)
 			must.StrContains(t, result.Output(), want)
 		}
-		result := governor(ctx, t, c, c.Token, "budget", "apply", policyFile)
+		result := governor(ctx, t, c, c.Token, "budget", "apply", "-auto-approve", policyFile)
 		must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
 	})
 	t.Run("a role that no budget names gets no GPUs", func(t *testing.T) {
@@ -126,7 +126,7 @@ func TestAccess(t *testing.T) {
 		} {
 			file, err := c.WriteFile("wrong.hcl", strings.Replace(policy, mistake[0], mistake[1], 1))
 			must.NoError(t, err)
-			result := governor(ctx, t, c, c.Token, "budget", "apply", file)
+			result := governor(ctx, t, c, c.Token, "budget", "apply", "-auto-approve", file)
 			must.Eq(t, 1, result.ExitCode, must.Sprint(name))
 			must.StrContains(t, result.Output(), "wrong.hcl line ", must.Sprint(name))
 		}
@@ -156,7 +156,7 @@ func examples(ctx context.Context, t *testing.T, c *cluster.Cluster) {
 	must.NoError(t, err)
 	policyFile, err := c.WriteFile("budgets.hcl", string(budgets))
 	must.NoError(t, err)
-	applied := governor(ctx, t, c, c.Token, "budget", "apply", policyFile)
+	applied := governor(ctx, t, c, c.Token, "budget", "apply", "-auto-approve", policyFile)
 	must.Eq(t, 0, applied.ExitCode, must.Sprint(applied.Output()))
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".nomad.hcl")

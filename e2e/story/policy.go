@@ -135,7 +135,7 @@ func (s *Scene) apply(ctx context.Context, n int) error {
 	if err := s.writePolicy(text); err != nil {
 		return err
 	}
-	result, err := s.governorCLI(ctx, "budget", "apply", s.policyDir)
+	result, err := s.governorCLI(ctx, "budget", "apply", "-auto-approve", s.policyDir)
 	if err != nil {
 		return err
 	}

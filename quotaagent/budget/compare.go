@@ -156,7 +156,7 @@ func changed(was, is RateCard, old, next *Policy) string {
 		return fmt.Sprintf("its schedules are in the zone %s, and would be in %s", zone(old), zone(next))
 	}
 	for _, c := range Compare(a, b) {
-		return c.String()[len("+ "):]
+		return strings.TrimPrefix(c.String()[len("+ "):], "rate_card "+was.Name+" ")
 	}
 	return ""
 }

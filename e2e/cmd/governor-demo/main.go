@@ -114,7 +114,7 @@ func up(ctx context.Context, out io.Writer) error {
 
 // prepare applies the example budgets.
 func prepare(ctx context.Context, c *cluster.Cluster, root string) error {
-	result, err := c.GovernorCLI(ctx, "budget", "apply", filepath.Join(root, "hcl", "examples"))
+	result, err := c.GovernorCLI(ctx, "budget", "apply", "-auto-approve", filepath.Join(root, "hcl", "examples"))
 	if err != nil {
 		return err
 	}
