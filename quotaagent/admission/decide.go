@@ -81,7 +81,7 @@ type Books map[string]ledger.Balance
 // submission recorded (ledger.Submit); what it charged before is in h.Charged
 // and in the books, so only the growth counts.
 func Decide(p *budget.Policy, b *budget.Budget, books Books, h ledger.Hold, lines []ledger.Line, now time.Time) Decision {
-	d := Decision{Budget: b, Lines: lines, Estimate: Estimate(lines)}
+	d := Decision{Budget: b, Lines: lines, Estimate: Estimate(p, lines)}
 	cal := ledger.Calendar{Location: p.Location, Windows: p.Windows()}
 	growth := ledger.Charges(h, cal).Minus(h.Charged)
 	for _, node := range b.Ancestry() {

@@ -39,15 +39,6 @@ type Placement struct {
 	Release func()
 }
 
-// clusterOf is what admission knows of the cluster for one submission.
-func clusterOf(s gate.Submission, placed Placement) admission.Cluster {
-	runs := s.Stored != nil && (s.Stored.Stop == nil || !*s.Stored.Stop) && (s.Stored.Status == nil || *s.Stored.Status != statusDead)
-	return admission.Cluster{Offered: placed.Offered, Eligible: placed.Eligible, Replaces: runs}
-}
-
-// statusDead is Nomad's for a job of which nothing runs or will run.
-const statusDead = "dead"
-
 // Placer picks GPUs. The placement service implements it; cmd/governor joins
 // the two.
 type Placer interface {
@@ -114,8 +105,14 @@ func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, er
 	if !state.Loaded {
 		return gate.Verdict{}, &undecided{errNotLoaded}
 	}
+	if refusal := e.refuseUndeclared(state.Policy, s); refusal != nil {
+		return *refusal, nil
+	}
 	if s.Ask.GPUs() == 0 {
 		return e.admitNothing(ctx, s), nil
+	}
+	if s.Ask.Template() {
+		return e.admitTemplate(ctx, state.Policy, s), nil
 	}
 	placed := e.place(ctx, s)
 	verdict, err := e.admitPlaced(ctx, state.Policy, s, placed)
@@ -168,7 +165,7 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 }
 
 func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submission, placed Placement) (gate.Verdict, error) {
-	b, refusal := claim(p, s)
+	b, refusal := claim(p, s, e.now())
 	if refusal == nil && b == nil {
 		return e.admitUngoverned(s, placed, p), nil
 	}
@@ -195,8 +192,8 @@ func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submi
 
 // claim finds the budget, or says why there is none. Both nil: nothing claims
 // the job and the policy lets it run.
-func claim(p *budget.Policy, s gate.Submission) (*budget.Budget, *admission.Refusal) {
-	b, result := p.Claim(s.Ask.Namespace, s.Identity.Names, s.Ask.Meta[admission.BudgetMeta])
+func claim(p *budget.Policy, s gate.Submission, now time.Time) (*budget.Budget, *admission.Refusal) {
+	b, result := p.Claim(factsOf(s, now, p), s.Ask.Meta[admission.BudgetMeta])
 	switch result.Outcome {
 	case budget.Claimed:
 		return b, nil
@@ -208,6 +205,10 @@ func claim(p *budget.Policy, s gate.Submission) (*budget.Budget, *admission.Refu
 		return nil, &admission.Refusal{Reason: admission.BudgetNotAllowed,
 			Fact:   fmt.Sprintf("the job names budget %q, which it may not draw from", result.Narrow),
 			Remedy: "name one of: " + orNone(result.Candidates)}
+	case budget.MatchFailed:
+		return nil, &admission.Refusal{Reason: admission.MatchFailed,
+			Fact:   fmt.Sprintf("the match rule of budget %s cannot be decided for this job: %s", result.Failed, result.Error),
+			Remedy: "give the job what the rule asks for, or have the rule corrected"}
 	case budget.Unclaimed:
 	}
 	if p.Unmatched == budget.UnmatchedAllow {
