@@ -28,11 +28,11 @@ func (p *planner) runs() {
 		now := p.Now.UnixMilli()
 		switch d, used := exhausted(run); {
 		case run.ClosedMS != 0 && now >= run.ClosedMS:
-			p.wish(h, stopping(b, RunExpired, fmt.Sprintf("its agent run %s was closed", run.ID)))
+			p.wish(h, stopping(b, admission.RunExpired, fmt.Sprintf("its agent run %s was closed", run.ID)))
 		case run.UntilMS != 0 && now >= run.UntilMS:
-			p.wish(h, stopping(b, RunExpired, fmt.Sprintf("its agent run %s is over since %s", run.ID, p.clock(run.UntilMS))))
+			p.wish(h, stopping(b, admission.RunExpired, fmt.Sprintf("its agent run %s is over since %s", run.ID, p.clock(run.UntilMS))))
 		case used:
-			p.wish(h, stopping(b, RunExhausted, fmt.Sprintf("its agent run %s has used up its %s of %s", run.ID, d.Name(), d.Format(run.Caps[d], p.Policy.Currency))))
+			p.wish(h, stopping(b, admission.RunExhausted, fmt.Sprintf("its agent run %s has used up its %s of %s", run.ID, d.Name(), d.Format(run.Caps[d], p.Policy.Currency))))
 		}
 	}
 }
@@ -61,7 +61,7 @@ func (p *planner) runtime() {
 		if b == nil {
 			continue
 		}
-		w := stopping(b, MaxRuntime, "it has run as long as it was admitted for")
+		w := stopping(b, admission.MaxRuntime, "it has run as long as it was admitted for")
 		w.timed = true
 		if !saysHowToStop(b) {
 			w.signal = "" // Nomad's own stop is gentle enough, and a SIGTERM would end the run early
@@ -128,7 +128,7 @@ func (p *planner) idle() {
 			idle = idle && known && p.Now.Sub(since) >= longest
 		}
 		if idle {
-			p.wish(h, stopping(b, MaxIdle, fmt.Sprintf("it has held GPUs for %s without using them", longest)))
+			p.wish(h, stopping(b, admission.MaxIdle, fmt.Sprintf("it has held GPUs for %s without using them", longest)))
 		}
 	}
 }
@@ -146,8 +146,8 @@ func (p *planner) overBudget() {
 				text += ", set at " + at
 			}
 			if rule == budget.StopRunning {
-				for _, h := range p.chosen(b, s, OverBudget) {
-					p.wish(h, stopping(b, OverBudget, text))
+				for _, h := range p.chosen(b, s, admission.OverBudget) {
+					p.wish(h, stopping(b, admission.OverBudget, text))
 				}
 				continue
 			}
@@ -201,7 +201,7 @@ func (p *planner) throttle(b *budget.Budget, s ledger.Standing, text string) {
 		each := contribution(h, s.Limit.Limit) / quantity.Amount(max(1, h.Count(), len(h.Live())))
 		// What was taken away already is on its way out.
 		excess = excess.Sub(each * quantity.Amount(max(0, len(h.Live())-h.Count())))
-		w := want{action: ActionThrottle, cause: OverBudget, budget: b.Path, every: rule.Every, text: text}
+		w := want{action: ActionThrottle, cause: admission.OverBudget, budget: b.Path, every: rule.Every, text: text}
 		for _, line := range h.Lines {
 			count := line.Count - line.Canaries
 			if !line.Lease || line.EveryNode || count <= rule.MinCount || s.Limit.Window.Gauge() && excess <= 0 {

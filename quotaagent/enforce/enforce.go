@@ -30,21 +30,6 @@ type Input struct {
 	Now       time.Time
 }
 
-// The causes of an ending.
-const (
-	// OverBudget: more is used than the budget allows.
-	OverBudget admission.Reason = "over_budget"
-	// MaxRuntime: an allocation runs longer than its job was admitted for.
-	MaxRuntime admission.Reason = "max_runtime"
-	// MaxIdle: GPUs are held and not used.
-	MaxIdle admission.Reason = "max_idle"
-	// Reclaimed: GPUs that were lent are wanted back.
-	Reclaimed admission.Reason = "reclaimed"
-	// RunExpired and RunExhausted: the agent run is over, or has used up its caps.
-	RunExpired   admission.Reason = "run_expired"
-	RunExhausted admission.Reason = "run_exhausted"
-)
-
 // What an ending does (ledger.Ending.Action).
 const (
 	ActionStop     = "stop"

@@ -138,17 +138,13 @@ const (
 	reclaimEvery = time.Minute
 )
 
-// WaitingForReclaim is the reason of a job in the queue that waits for GPUs which
-// its own budget has lent.
-const WaitingForReclaim admission.Reason = "waiting_for_reclaim"
-
 // reclaim takes lent GPUs back for jobs that wait for them, from those who borrow.
 func (p *planner) reclaim() {
 	missing := make(map[string]map[budget.Dimension]quantity.Amount)
 	lenders := make(map[string]*budget.Budget)
 	for _, q := range p.Waiting {
 		member := p.memberOf(q.Budget)
-		if q.Reason != string(WaitingForReclaim) || member == nil {
+		if q.Reason != string(admission.WaitingForReclaim) || member == nil {
 			continue
 		}
 		if missing[member.Path] == nil {
@@ -179,7 +175,7 @@ func (p *planner) reclaimFor(lender *budget.Budget, missing map[budget.Dimension
 		}
 		text := fmt.Sprintf("budget %s wants back %s that it has lent", lender.Path, d.Format(short, p.Policy.Currency))
 		for _, h := range p.borrowers(cohort, lender, rule, d, short) {
-			w := stopping(p.Policy.Find(h.Budget), Reclaimed, text)
+			w := stopping(p.Policy.Find(h.Budget), admission.Reclaimed, text)
 			w.grace, w.budget = rule.Grace, lender.Path
 			p.wish(h, w)
 		}
@@ -212,7 +208,7 @@ func (p *planner) borrowers(cohort ledger.Cohort, lender *budget.Budget, rule bu
 		if member == nil || member.Cohort != lender.Cohort || member.Path == lender.Path || gives <= 0 || h.State != ledger.Active {
 			continue
 		}
-		ending := h.Ending != nil && h.Ending.Cause == string(Reclaimed)
+		ending := h.Ending != nil && h.Ending.Cause == string(admission.Reclaimed)
 		if !ending && (!fresh || !rule.AnyPriority && h.Priority >= lender.EffectivePriority() || p.young(h)) {
 			continue
 		}
@@ -223,7 +219,7 @@ func (p *planner) borrowers(cohort ledger.Cohort, lender *budget.Budget, rule bu
 		given[member.Path] = given[member.Path].Add(gives)
 		victims = append(victims, h)
 	}
-	return p.enough(victims, amount, Reclaimed, func(h ledger.Hold) quantity.Amount { return h.Charged.At(ledger.ConcurrentKey, d) })
+	return p.enough(victims, amount, admission.Reclaimed, func(h ledger.Hold) quantity.Amount { return h.Charged.At(ledger.ConcurrentKey, d) })
 }
 
 // young reports whether a job has not had its least time yet, or has not begun.
@@ -241,7 +237,7 @@ func (p *planner) young(h ledger.Hold) bool {
 // ago: what it gives back must show first.
 func (p *planner) reclaimedLately(cohort ledger.Cohort, rule budget.Reclaim) bool {
 	return slices.ContainsFunc(p.Holds, func(h ledger.Hold) bool {
-		if h.Ending == nil || h.Ending.Cause != string(Reclaimed) {
+		if h.Ending == nil || h.Ending.Cause != string(admission.Reclaimed) {
 			return false
 		}
 		inside := slices.ContainsFunc(cohort, func(m ledger.Member) bool { return under(h.Budget, m.Budget.Path) })
