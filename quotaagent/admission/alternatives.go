@@ -85,8 +85,8 @@ func (s search) fits(lines []ledger.Line, at time.Time) bool {
 }
 
 // describe is an alternative with the price and the size of lines.
-func describeLines(lines []ledger.Line) Alternative {
-	a := Alternative{Cost: Estimate(lines).Cost, GPUs: int64(peak(lines) / quantity.GPU)}
+func (s search) describe(lines []ledger.Line) Alternative {
+	a := Alternative{Cost: Estimate(s.policy, lines).Cost, GPUs: int64(peak(lines) / quantity.GPU)}
 	classes := map[string]bool{}
 	for _, line := range lines {
 		a.RuntimeMS = max(a.RuntimeMS, line.OnceMS)
@@ -119,7 +119,7 @@ func (s search) otherClasses(lines []ledger.Line) []Alternative {
 		if !priced || !s.fits(other, s.now) {
 			continue
 		}
-		a := describeLines(other)
+		a := s.describe(other)
 		a.Class, a.Device = class.Name, s.deviceFor(class)
 		out = append(out, a)
 	}
@@ -143,19 +143,21 @@ func (s search) interchangeable(asked []string, class string) bool {
 	return !slices.ContainsFunc(asked, func(name string) bool { return whole(name) != whole(class) })
 }
 
-// withClass is lines on GPUs of one class; false when it has no price.
+// withClass is lines on GPUs of one class; false when it has no
+// price, or no bound on its power where energy is limited.
 func (s search) withClass(lines []ledger.Line, class string) ([]ledger.Line, bool) {
 	out := slices.Clone(lines)
 	for i, line := range out {
 		until := s.now.Add(time.Duration(line.RuntimeMS) * time.Millisecond)
 		rate, priced := metering.DearestRate(s.policy, class, s.ask.Facts(), s.now, until)
-		if !priced && limitsCost(s.policy) {
+		watts := metering.Watts(s.policy, class)
+		if !priced && limitsCost(s.policy) || watts == 0 && limitsEnergy(s.budget) {
 			return nil, false
 		}
 		out[i].Needs = slices.Clone(line.Needs)
 		for j := range out[i].Needs {
 			n := &out[i].Needs[j]
-			n.Classes, n.PerGPUHour, n.Watts = []string{class}, rate, s.policy.WattsOf(class)
+			n.Classes, n.PerGPUHour, n.Watts = []string{class}, rate, watts
 		}
 	}
 	return out, true
@@ -180,7 +182,7 @@ func (s search) later(d Decision) []Alternative {
 	if !ok || !s.fits(d.Lines, at) {
 		return nil
 	}
-	a := describeLines(d.Lines)
+	a := s.describe(d.Lines)
 	a.At = at
 	return []Alternative{a}
 }
@@ -197,7 +199,7 @@ func (s search) less(lines []ledger.Line) []Alternative {
 			return some, s.fits(some, s.now)
 		})
 		if found {
-			a := describeLines(lines)
+			a := s.describe(lines)
 			a.Less = true
 			out = append(out, a)
 		}

@@ -51,6 +51,10 @@ type State struct {
 	// job has an open hold in it already.
 	Run    *ledger.Run
 	Joined bool
+	// Accessor is who submits: only who opened a run may use it. "" asks for no proof.
+	Accessor string
+	// Template says that nothing is held: each launch names its own run.
+	Template bool
 	// Rules of the policy, made once with RulesOf; nil makes them anew.
 	Rules *Rules
 }
@@ -103,11 +107,13 @@ func (x *decider) add(c Check) { x.d.Checks = append(x.d.Checks, c) }
 // what it charged before is in h.Charged and in the balances, so only the growth
 // counts.
 func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, lines []ledger.Line, now time.Time) Decision {
-	if refusal := runRefusal(b, state.Run, now); refusal != nil {
-		return Refuse(p, b, *refusal)
+	if refusal := runRefusal(b, state, now); refusal != nil {
+		d := Refuse(p, b, *refusal)
+		d.Lines, d.Estimate = lines, Estimate(p, lines)
+		return d
 	}
 	x := &decider{policy: p, state: state, rules: state.Rules, hold: h, now: now,
-		d: Decision{Budget: b, Lines: lines, Estimate: Estimate(lines), Run: state.Run}}
+		d: Decision{Budget: b, Lines: lines, Estimate: Estimate(p, lines), Run: state.Run}}
 	if x.rules == nil {
 		x.rules = RulesOf(p)
 	}
@@ -147,21 +153,29 @@ func (x *decider) nodeChecks(node *budget.Budget, last lasts) {
 
 // runRefusal says why the run that a job draws from, or the lack of one, keeps it
 // out whatever it needs.
-func runRefusal(b *budget.Budget, run *ledger.Run, now time.Time) *Refusal {
-	rule := b.EffectivePerRun()
+func runRefusal(b *budget.Budget, state State, now time.Time) *Refusal {
+	rule, run := b.EffectivePerRun(), state.Run
 	switch {
-	case run == nil && rule != nil:
+	case run == nil && (rule == nil || state.Template):
+		return nil
+	case run == nil:
 		return &Refusal{Reason: RunRequired,
 			Fact:   fmt.Sprintf("budget %s serves jobs of agent runs only (%s), and this job names no open run", b.Path, rule.Source),
-			Remedy: "open a run of this budget and submit the job with its id"}
-	case run != nil && (run.ClosedMS != 0 || run.UntilMS != 0 && now.UnixMilli() >= run.UntilMS):
+			Remedy: fmt.Sprintf("open a run of this budget and name its id in meta { %s = \"...\" }", RunMeta)}
+	case state.Accessor != "" && run.Accessor != "" && state.Accessor != run.Accessor:
+		return &Refusal{Reason: RunRequired, Fact: fmt.Sprintf("agent run %s was opened by somebody else", run.ID), Remedy: "name a run of your own"}
+	case run.ClosedMS != 0 || run.UntilMS != 0 && now.UnixMilli() >= run.UntilMS:
 		return &Refusal{Reason: ExceedsRunCap, Fact: fmt.Sprintf("agent run %s is over", run.ID), Remedy: "open another run"}
-	case run != nil && run.Budget != b.Path:
+	case run.Budget != b.Path:
 		return &Refusal{Reason: ExceedsRunCap, Fact: fmt.Sprintf("agent run %s draws from budget %s, and this job from %s", run.ID, run.Budget, b.Path),
 			Remedy: "submit the job in a run of its own budget"}
 	}
 	return nil
 }
+
+// RunMeta is the job meta key by which a job names the agent run that it draws
+// from.
+const RunMeta = "governor_run"
 
 // settle derives outcome and reason from the checks.
 func (d *Decision) settle(p *budget.Policy) {

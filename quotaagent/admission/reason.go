@@ -38,7 +38,6 @@ const (
 	AmbiguousMatch     Reason = "ambiguous_match"      // several budgets claim it
 	BudgetNotAllowed   Reason = "budget_not_allowed"   // the job names a budget that it may not use
 	MatchFailed        Reason = "match_failed"         // the condition of a match rule cannot be decided for the job
-	UnsupportedJob     Reason = "unsupported_job"      // a kind of GPU job that is not governed yet
 	UndeclaredGPU      Reason = "undeclared_gpus"      // it can reach GPUs that it was not given
 	NoClass            Reason = "no_class"             // a device is in no GPU class
 	NoPrice            Reason = "no_price"             // a class has no price while cost is limited
@@ -74,7 +73,7 @@ const (
 // Reasons are all reason codes in order of precedence.
 func Reasons() []Reason {
 	return []Reason{
-		Unmatched, AmbiguousMatch, BudgetNotAllowed, MatchFailed, UnsupportedJob, UndeclaredGPU, NoClass,
+		Unmatched, AmbiguousMatch, BudgetNotAllowed, MatchFailed, UndeclaredGPU, NoClass,
 		NoPrice, NoWatts, RuntimeUnknown, NodesUnknown, TooManyAllocations, AssertionFailed,
 		ModelNotPinned, RunRequired, Infeasible, ExceedsJobCap, ExceedsRunCap, Frozen,
 		ExceedsBudget, BudgetExhausted, InsufficientBudget, CommittedTooFar, ConcurrencyLimit, WaitingForReclaim,

@@ -91,14 +91,14 @@ func (w *world) confirm(job string) {
 
 // post posts all running work of one job.
 func (w *world) post(job string) {
-	next, posted := metering.Post(w.policy, *w.holds[job], w.now)
+	next, posted, _ := metering.Post(w.policy, *w.holds[job], w.now)
 	w.put(job, &next, posted)
 }
 
 // observe takes in a fact and posts.
 func (w *world) observe(job string, o ledger.Observation) {
 	seen, _ := ledger.Observe(*w.holds[job], o, w.now.UnixMilli())
-	next, posted := metering.Post(w.policy, seen, w.now)
+	next, posted, _ := metering.Post(w.policy, seen, w.now)
 	w.put(job, &next, posted)
 }
 

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
@@ -13,18 +12,16 @@ import (
 
 func TestFactsOfASubmission(t *testing.T) {
 	t.Parallel()
-	name, pool, priority := "Train it", "h100", 70
 	s := gate.Submission{
 		Kind: gate.Plan,
 		Ask: jobspec.Ask{
-			Region: "eu", Namespace: "research", JobID: "train", Type: "batch", Meta: map[string]string{"tier": "spot"},
+			Region: "eu", Namespace: "research", JobID: "train", Name: "Train it", Type: "batch", NodePool: "h100", Priority: 70, Datacenters: []string{"dc1"}, Meta: map[string]string{"tier": "spot"},
 			Groups: []jobspec.GroupAsk{{Name: "g", Count: 2, Devices: []jobspec.DeviceAsk{
 				{Task: "a", Name: "gpu", Count: 1},
 				{Task: "b", Name: "nvidia/gpu", Count: 2},
 				{Task: "c", Name: "nvidia/gpu/A/B", Count: 1},
 			}}},
 		},
-		Job:            &api.Job{Name: &name, NodePool: &pool, Priority: &priority, Datacenters: []string{"dc1"}},
 		Identity:       gate.Identity{Accessor: "a1", Names: []string{"role:x"}},
 		PolicyOverride: true,
 	}

@@ -108,8 +108,7 @@ type Queued struct {
 type Entry struct {
 	// Key makes writing an entry twice count once: it is unique for the fact.
 	Key string `json:"key"`
-	// Kind is usage, correction, overdraft, idle, unallocated, ungoverned, tokens,
-	// or grant.
+	// Kind is one of EntryKinds.
 	Kind      string `json:"kind"`
 	Budget    string `json:"budget,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
@@ -137,6 +136,10 @@ type Entry struct {
 	// an overdraft.
 	Estimated bool   `json:"estimated,omitempty"`
 	Cause     string `json:"cause,omitempty"`
+	// Author is the accessor of the person who wrote a correction, and Cause is why.
+	Author string `json:"author,omitempty"`
+	// Receipt is the account of a hold that ended; only with kind receipt.
+	Receipt *Receipt `json:"receipt,omitempty"`
 }
 
 // Encode and Decode are the stored form of a Run, a Grant or a Queued.
