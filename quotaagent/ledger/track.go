@@ -16,13 +16,15 @@ type Given struct {
 }
 
 // Energy is what the GPUs of one class of an allocation drew. It is kept with
-// the hold, so that a new leader goes on where the old one stopped.
+// the hold, so that a new leader goes on where the old one stopped. A GPU is
+// counted up to its counter's reading; what it drew since then is not known yet.
 type Energy struct {
-	// CountedMJ is what counters showed until CountedMS, in millijoules; what was
-	// drawn since then is not known yet.
+	// CountedMJ is what counters showed, in millijoules.
 	CountedMJ int64 `json:"counted_mj,omitempty"`
-	CountedMS int64 `json:"counted_ms,omitempty"`
-	// PowerMW is the mean power of all of the GPUs over the latest time that was
+	// Guessed says that some of it that is not posted yet was not read from a
+	// counter of these GPUs alone.
+	Guessed bool `json:"guessed,omitempty"`
+	// PowerMW is the mean power of one of the GPUs over the latest time that was
 	// counted, in milliwatts; 0 if nothing was counted yet.
 	PowerMW int64 `json:"power_mw,omitempty"`
 	// PostedJ is what is posted, in joules.
@@ -34,10 +36,12 @@ type Energy struct {
 // Counter is one reading of a GPU's energy counter, in millijoules since the
 // driver was loaded.
 type Counter struct {
-	ID      string `json:"id"`
-	MilliJ  int64  `json:"mj"`
-	AtMS    int64  `json:"at_ms"`
-	BootSec int64  `json:"boot_s,omitempty"` // when the node was started, Unix seconds
+	ID     string `json:"id"`
+	MilliJ int64  `json:"mj"`
+	// AtMS is when it was read, on the agent's clock.
+	AtMS int64 `json:"at_ms"`
+	// BootMS is when the node was started; 0 if it did not say.
+	BootMS int64 `json:"boot_ms,omitempty"`
 }
 
 // holding are the GPUs that the allocation still has: those that were not given
@@ -100,8 +104,8 @@ func (e *Energy) split(n int, id string) [2]*Energy {
 		return [2]*Energy{}
 	}
 	one, rest := *e, *e
-	one.CountedMJ, one.PowerMW, one.PostedJ = e.CountedMJ/int64(n), e.PowerMW/int64(n), e.PostedJ/quantity.Amount(n)
-	rest.CountedMJ, rest.PowerMW, rest.PostedJ = e.CountedMJ-one.CountedMJ, e.PowerMW-one.PowerMW, e.PostedJ.Sub(one.PostedJ)
+	one.CountedMJ, one.PostedJ = e.CountedMJ/int64(n), e.PostedJ/quantity.Amount(n)
+	rest.CountedMJ, rest.PostedJ = e.CountedMJ-one.CountedMJ, e.PostedJ.Sub(one.PostedJ)
 	one.Counters, rest.Counters = nil, nil
 	for _, c := range e.Counters {
 		if c.ID == id {
