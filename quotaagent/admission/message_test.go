@@ -124,7 +124,7 @@ func text(p *budget.Policy, ask jobspec.Ask, books admission.Books, have []ledge
 			h.State, h.Lines, h.JobModifyIndex = ledger.Active, have, 7
 			h.Charged = ledger.Charges(h, ledger.Calendar{Location: p.Location, Windows: p.Windows()})
 		}
-		d = admission.Decide(p, b, books, ledger.Submit(h, lines, 0), lines, noon)
+		d = admission.Decide(p, b, admission.State{Balances: books}, ledger.Submit(h, lines, 0), lines, noon)
 	}
 	if d.Outcome == admission.Deny {
 		return d.Denial(p, ask)

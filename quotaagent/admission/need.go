@@ -192,7 +192,7 @@ func runtimeOf(b *budget.Budget, ask jobspec.Ask, g jobspec.GroupAsk) (time.Dura
 // decided against empty books; the decision's checks are those of one launch.
 func Template(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, lines []ledger.Line, now time.Time) Decision {
 	h := ledger.Submit(ledger.Hold{Namespace: ask.Namespace, JobID: ask.JobID, Budget: b.Path, State: ledger.Held}, lines, 0)
-	return Decide(p, b, nil, h, lines, now)
+	return Decide(p, b, State{Template: true}, h, lines, now)
 }
 
 // TemplateNotice tells the author of a template what was decided.

@@ -142,7 +142,7 @@ func TestHugeNumbersDoNotWrapAround(t *testing.T) {
 			must.Nil(t, refusal)
 			must.Greater(t, int64(1_000_000)*3_000_000, lines[0].RuntimeMS+1)
 			h := ledger.Submit(ledger.Hold{JobID: "train", Budget: b.Path, State: ledger.Held}, lines, 0)
-			must.Eq(t, admission.Deny, admission.Decide(p, b, nil, h, lines, noon).Outcome)
+			must.Eq(t, admission.Deny, admission.Decide(p, b, admission.State{}, h, lines, noon).Outcome)
 		})
 	}
 }
@@ -180,7 +180,7 @@ func TestUsageAheadOfTheClockIsSeen(t *testing.T) {
 	posted.Add(tomorrow.Key(), budget.GPUTime("any"), 39*quantity.GPUHour)
 	lines := []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 2 * 3_600_000, Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 1}}}}
 	h := ledger.Submit(ledger.Hold{JobID: "train", Budget: b.Path, State: ledger.Held}, lines, 0)
-	d := admission.Decide(p, b, admission.Books{b.Path: {Posted: posted}}, h, lines, noon)
+	d := admission.Decide(p, b, admission.State{Balances: admission.Books{b.Path: {Posted: posted}}}, h, lines, noon)
 	must.Eq(t, admission.Deny, d.Outcome)
 	must.Eq(t, tomorrow, d.Failed[0].Period)
 }
@@ -222,7 +222,7 @@ func BenchmarkDecide(b *testing.B) {
 		h := ledger.Submit(ledger.Hold{JobID: "j", Budget: leaf.Path, State: ledger.Held}, tc.lines, 0)
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				admission.Decide(p, leaf, tc.books, h, tc.lines, noon)
+				admission.Decide(p, leaf, admission.State{Balances: tc.books}, h, tc.lines, noon)
 			}
 		})
 	}

@@ -59,7 +59,14 @@ const (
 	ConcurrencyLimit   Reason = "concurrency_limit"    // too many GPUs at once
 	WaitingForReclaim  Reason = "waiting_for_reclaim"  // within its own GPUs, but others have borrowed them
 	WaitingForApproval Reason = "waiting_for_approval" // an override that it asks for is not approved yet
+	WaitingTurn        Reason = "waiting_turn"         // it fits, but others wait for the same and come first
 	QueueTimeout       Reason = "queue_timeout"        // it waited for budget as long as the queue allows
+	OverBudget         Reason = "over_budget"          // running work of an overdrawn budget is ended or throttled
+	MaxRuntime         Reason = "max_runtime"          // it has run as long as it was admitted for
+	MaxIdle            Reason = "max_idle"             // it held GPUs without using them
+	Reclaimed          Reason = "reclaimed"            // it ran on GPUs that their owner wants back
+	RunExpired         Reason = "run_expired"          // its agent run is over
+	RunExhausted       Reason = "run_exhausted"        // its agent run has used up its caps
 	RouteNotGoverned   Reason = "route_not_governed"   // a route that is not governed yet
 	RegionNotGoverned  Reason = "region_not_governed"  // a Nomad region without Governor
 	UnknownRoute       Reason = "unknown_route"        // a write that this build does not know
@@ -77,7 +84,8 @@ func Reasons() []Reason {
 		NoPrice, NoWatts, RuntimeUnknown, NodesUnknown, TooManyAllocations, AssertionFailed,
 		ModelNotPinned, RunRequired, Infeasible, ExceedsJobCap, ExceedsRunCap, Frozen,
 		ExceedsBudget, BudgetExhausted, InsufficientBudget, CommittedTooFar, ConcurrencyLimit, WaitingForReclaim,
-		WaitingForApproval, QueueTimeout, RouteNotGoverned, RegionNotGoverned, UnknownRoute, LedgerUnavailable,
+		WaitingForApproval, WaitingTurn, QueueTimeout, OverBudget, MaxRuntime, MaxIdle,
+		Reclaimed, RunExpired, RunExhausted, RouteNotGoverned, RegionNotGoverned, UnknownRoute, LedgerUnavailable,
 		Fits, SoftLimit, FitsWithWarning, Ungoverned,
 	}
 }

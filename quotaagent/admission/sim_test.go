@@ -76,7 +76,7 @@ func (w *world) submit(job, path string, lines []ledger.Line) admission.Decision
 		next = *have
 	}
 	next = ledger.Submit(next, lines, w.now.Add(time.Minute).UnixMilli())
-	d := admission.Decide(w.policy, w.policy.Find(path), w.books, next, lines, w.now)
+	d := admission.Decide(w.policy, w.policy.Find(path), w.state(), next, lines, w.now)
 	if d.Outcome != admission.Deny {
 		w.put(job, &next, nil)
 	}
@@ -250,3 +250,5 @@ func anyLines(t *rapid.T, p *budget.Policy) []ledger.Line {
 	}
 	return lines
 }
+
+func (w *world) state() admission.State { return admission.State{Balances: w.books} }

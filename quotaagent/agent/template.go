@@ -23,6 +23,9 @@ func (e *Engine) admitTemplate(ctx context.Context, p *budget.Policy, s gate.Sub
 	if refusal == nil {
 		lines, refusal = admission.Need(p, b, s.Ask, e.clusterNow(ctx, s), e.now())
 	}
+	if refusal == nil {
+		refusal = e.asserted(p, s, lines)
+	}
 	if refusal != nil {
 		d = admission.Refuse(p, b, *refusal)
 	} else {

@@ -97,6 +97,9 @@ type Queued struct {
 	// way.
 	JobModifyIndex uint64 `json:"job_modify_index,omitempty"`
 	ExpiresMS      int64  `json:"expires_ms,omitempty"`
+	// ReleasingMS is when it began to leave the queue: it has a hold, and is being
+	// registered without its gate. 0 while it waits.
+	ReleasingMS int64 `json:"releasing_ms,omitempty"`
 	// Reason is why it does not fit, as last decided, and Detail one sentence.
 	Reason string `json:"reason"`
 	Detail string `json:"detail,omitempty"`

@@ -244,6 +244,25 @@ func (h Hold) Live() []Track {
 	return live
 }
 
+// LineOf is the confirmed need of a group.
+func (h Hold) LineOf(group string) (Line, bool) {
+	for _, line := range h.Lines {
+		if line.Group == group {
+			return line, true
+		}
+	}
+	return Line{}, false
+}
+
+// Count is how many allocations the confirmed need has at most.
+func (h Hold) Count() int {
+	count := 0
+	for _, line := range h.Lines {
+		count += line.Count
+	}
+	return count
+}
+
 // Ancestors returns the paths of a budget and all its ancestors, leaf first.
 // Holds outlive edits of the tree, so this goes by path, not by policy.
 func Ancestors(path string) []string {

@@ -3,7 +3,6 @@ package queue
 import (
 	"time"
 
-	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
@@ -41,9 +40,6 @@ type Place struct {
 	// cannot be told: no end of a job and no new window is known to make room.
 	ExpectedMS int64
 }
-
-// GiveUpReason is why a job is taken out of the queue after its timeout.
-const GiveUpReason admission.Reason = "queue_timeout"
 
 // scheduledMax bounds for how many jobs a time is computed. Those behind them
 // still start when they fit beside all that is before them.

@@ -39,7 +39,7 @@ type charge struct {
 const pointsMax = 128
 
 func newTimeline(in Input) *timeline {
-	t := &timeline{in: in, calendar: ledger.Calendar{Location: in.Policy.Location, Windows: in.Policy.Windows()}}
+	t := &timeline{in: in, calendar: ledger.CalendarOf(in.Policy)}
 	ends := t.ends()
 	times := []time.Time{in.Now}
 	for _, e := range ends {
