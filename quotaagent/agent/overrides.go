@@ -429,7 +429,7 @@ func (e *Engine) overrideFor(ctx context.Context, p *budget.Policy, s gate.Submi
 
 func waiting(g ledger.Grant) *admission.Refusal {
 	missing := g.Needed - len(g.Approvals)
-	return &admission.Refusal{Reason: admission.Reason("waiting_for_approval"),
+	return &admission.Refusal{Reason: admission.WaitingForApproval,
 		Fact:   fmt.Sprintf("override %s of budget %s waits for %s", g.ID, g.Budget, plural(missing, "approval")),
 		Remedy: fmt.Sprintf("somebody else whom override %q names runs `governor override approve %s`; then submit again with -policy-override", g.Rule, g.ID)}
 }

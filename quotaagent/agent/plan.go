@@ -81,10 +81,11 @@ type planner struct {
 	queued    []ledger.Queued
 	grants    []ledger.Grant
 	balances  map[string]ledger.Balance
+	rules     *admission.Rules
 }
 
 func (e *Engine) planner(ctx context.Context, old, next *budget.Policy) (*planner, error) {
-	pl := &planner{old: old, next: next, now: e.now()}
+	pl := &planner{old: old, next: next, now: e.now(), rules: admission.RulesOf(next)}
 	holds, unreadable, err := e.books.holds(ctx)
 	if err != nil {
 		return nil, err
@@ -326,5 +327,5 @@ func (pl *planner) waiting() []Effect {
 }
 
 func (pl *planner) decide(b *budget.Budget, hold ledger.Hold, lines []ledger.Line) admission.Decision {
-	return admission.Decide(pl.next, b, pl.balances, hold, lines, pl.now)
+	return admission.Decide(pl.next, b, admission.State{Balances: pl.balances, Grants: pl.grants, Rules: pl.rules}, hold, lines, pl.now)
 }
