@@ -1,9 +1,6 @@
 package ledger
 
 import (
-	"encoding/json"
-	"fmt"
-
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 )
@@ -137,16 +134,4 @@ type Entry struct {
 	// an overdraft.
 	Estimated bool   `json:"estimated,omitempty"`
 	Cause     string `json:"cause,omitempty"`
-}
-
-// Encode and Decode are the stored form of a Run, a Grant or a Queued.
-func Encode[T Run | Grant | Queued](v T) ([]byte, error) { return json.Marshal(v) }
-
-// Decode reads what Encode wrote.
-func Decode[T Run | Grant | Queued](value []byte) (T, error) {
-	var v T
-	if err := json.Unmarshal(value, &v); err != nil {
-		return v, fmt.Errorf("decode %T: %w", v, err)
-	}
-	return v, nil
 }
