@@ -1,58 +1,13 @@
 package admission
 
 import (
-	"sort"
-	"strings"
+	"fmt"
+	"slices"
 	"time"
 
-	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
-
-// Check is one inequality: posted + held + need <= limit.
-type Check struct {
-	Budget    *budget.Budget
-	Window    budget.Window
-	Period    budget.Period
-	Dimension budget.Dimension
-	Limit     quantity.Amount
-	Posted    quantity.Amount
-	// Held by other jobs and by this job's confirmed need.
-	Held quantity.Amount
-	// Own is the part of Held that is this job's.
-	Own quantity.Amount
-	// Need on top of what is held, in this period.
-	Need   quantity.Amount
-	Source budget.Source
-	// JobCap marks a bound on the single job: Posted and Held are zero.
-	JobCap bool
-}
-
-// ShortBy is how much is missing; zero or less when the check holds.
-func (c Check) ShortBy() quantity.Amount {
-	return c.Posted.Add(c.Held).Add(c.Need).Sub(c.Limit)
-}
-
-// Available is what is left before the job, never negative.
-func (c Check) Available() quantity.Amount {
-	return max(0, c.Limit.Sub(c.Posted).Sub(c.Held))
-}
-
-// reason classifies a failed check.
-func (c Check) reason() Reason {
-	switch {
-	case c.JobCap:
-		return ExceedsJobCap
-	case c.Own.Add(c.Need) > c.Limit:
-		return ExceedsBudget
-	case c.Window == budget.Concurrent:
-		return ConcurrencyLimit
-	case c.Posted >= c.Limit:
-		return BudgetExhausted
-	}
-	return InsufficientBudget
-}
 
 // Decision is the answer for one job.
 type Decision struct {
@@ -67,72 +22,230 @@ type Decision struct {
 	Checks []Check
 	// Failed are those that do not hold, the dominant one first.
 	Failed []Check
+	// Soft is the check that goes furthest beyond a soft mark; nil when none does.
+	Soft *Check
 	// Refusal explains a decision that is not arithmetic.
 	Refusal *Refusal
-	// Shadow says that the outcome would have been Deny, had the policy enforced.
+	// Shadow says that the outcome would have been Deny or Queue, had the policy or
+	// an advisory budget enforced.
 	Shadow bool
+	// UnblockMS is the earliest time at which the job can be expected to fit; 0 when
+	// that is not known, or never.
+	UnblockMS int64
+	// Alternatives are other ways to get the work done, the cheapest first.
+	Alternatives []Alternative
+	// Run is the agent run that the job draws from; nil for none.
+	Run *ledger.Run
 }
 
 // Books are the balances by budget path; a missing one is empty.
-type Books map[string]ledger.Balance
+type Books = map[string]ledger.Balance
+
+// State is what a decision depends on besides the policy and the job.
+type State struct {
+	// Balances of the budget, all above it, and all members of their cohorts.
+	Balances Books
+	// Grants of those budgets, whatever their state.
+	Grants []ledger.Grant
+	// Run is the envelope that the job draws from; nil for none. Joined says that the
+	// job has an open hold in it already.
+	Run    *ledger.Run
+	Joined bool
+	// Accessor is who submits: only who opened a run may use it. "" asks for no proof.
+	Accessor string
+	// Template says that nothing is held: each launch names its own run.
+	Template bool
+	// Rules of the policy, made once with RulesOf; nil makes them anew.
+	Rules *Rules
+}
+
+// Rules are what decisions need of a policy and is the same for all of them.
+type Rules struct {
+	Calendar ledger.Calendar
+	cohorts  map[string][]*budget.Budget
+}
+
+// RulesOf prepares a policy, which must not change any more.
+func RulesOf(p *budget.Policy) *Rules {
+	r := &Rules{Calendar: ledger.CalendarOf(p), cohorts: map[string][]*budget.Budget{}}
+	p.Walk(func(b *budget.Budget) {
+		if b.Cohort != "" {
+			r.cohorts[b.Cohort] = append(r.cohorts[b.Cohort], b)
+		}
+	})
+	return r
+}
+
+// cohort are the members of a node's cohort with their balances.
+func (r *Rules) cohort(node *budget.Budget, books Books) ledger.Cohort {
+	members := r.cohorts[node.Cohort]
+	c := make(ledger.Cohort, len(members))
+	for i, b := range members {
+		c[i] = ledger.Member{Budget: b, Balance: books[b.Path]}
+	}
+	return c
+}
+
+// decider is one decision in the making.
+type decider struct {
+	policy  *budget.Policy
+	state   State
+	rules   *Rules
+	hold    ledger.Hold
+	growth  ledger.Vector
+	now     time.Time
+	periods [budget.Committed + 1]period
+	nexts   [budget.Committed + 1]period
+	d       Decision
+}
+
+func (x *decider) add(c Check) { x.d.Checks = append(x.d.Checks, c) }
 
 // Decide checks lines, to be held for a job that draws from b, against every
-// ancestor, dimension and window. h is the job's hold as it would be with the
-// submission recorded (ledger.Submit); what it charged before is in h.Charged
-// and in the books, so only the growth counts.
-func Decide(p *budget.Policy, b *budget.Budget, books Books, h ledger.Hold, lines []ledger.Line, now time.Time) Decision {
-	d := Decision{Budget: b, Lines: lines, Estimate: Estimate(lines)}
-	cal := ledger.Calendar{Location: p.Location, Windows: p.Windows()}
-	growth := ledger.Charges(h, cal).Minus(h.Charged)
-	for _, node := range b.Ancestry() {
-		d.Checks = append(d.Checks, jobChecks(node, d.Estimate, lines)...)
-		for _, l := range node.Limits {
-			if limit, finite := l.Ceiling.Finite(); finite {
-				d.Checks = append(d.Checks, windowChecks(p, Check{Budget: node, Window: l.Window, Dimension: l.Dimension, Limit: limit, Source: l.Source},
-					books[node.Path], ledger.Balance{Held: h.Charged}, growth, now)...)
-			}
-		}
+// ancestor, dimension and window, and a job of an agent run against its caps. h
+// is the job's hold as it would be with the submission recorded (ledger.Submit);
+// what it charged before is in h.Charged and in the balances, so only the growth
+// counts.
+func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, lines []ledger.Line, now time.Time) Decision {
+	if refusal := runRefusal(b, state, now); refusal != nil {
+		d := Refuse(p, b, *refusal)
+		d.Lines, d.Estimate = lines, Estimate(p, lines)
+		return d
 	}
-	d.settle(p)
-	return d
+	x := &decider{policy: p, state: state, rules: state.Rules, hold: h, now: now,
+		d: Decision{Budget: b, Lines: lines, Estimate: Estimate(p, lines), Run: state.Run}}
+	if x.rules == nil {
+		x.rules = RulesOf(p)
+	}
+	x.growth = ledger.Charges(h, x.rules.Calendar)
+	if len(h.Charged) > 0 {
+		x.growth.AddAll(h.Charged, -1)
+	}
+	var growing lasts
+	growing.lastCharged(x.growth)
+	nodes := 0
+	for node := b; node != nil; node = node.Parent {
+		nodes += 2*len(node.Limits) + len(node.Committed) + 5
+	}
+	x.d.Checks = make([]Check, 0, nodes)
+	x.runChecks(b)
+	for node := b; node != nil; node = node.Parent {
+		x.nodeChecks(node, growing)
+	}
+	x.d.settle(p)
+	return x.d
 }
+
+func (x *decider) nodeChecks(node *budget.Budget, last lasts) {
+	x.jobChecks(node)
+	book := x.state.Balances[node.Path]
+	if len(node.Limits) > 0 {
+		last.lastCharged(book.Held)
+		last.lastCharged(book.Posted)
+	}
+	for _, l := range node.Limits {
+		x.limitChecks(node, book, l, &last)
+	}
+	for _, l := range node.Committed {
+		x.limitChecks(node, book, l, &last)
+	}
+}
+
+// runRefusal says why the run that a job draws from, or the lack of one, keeps it
+// out whatever it needs.
+func runRefusal(b *budget.Budget, state State, now time.Time) *Refusal {
+	rule, run := b.EffectivePerRun(), state.Run
+	switch {
+	case run == nil && (rule == nil || state.Template):
+		return nil
+	case run == nil:
+		return &Refusal{Reason: RunRequired,
+			Fact:   fmt.Sprintf("budget %s serves jobs of agent runs only (%s), and this job names no open run", b.Path, rule.Source),
+			Remedy: fmt.Sprintf("open a run of this budget and name its id in meta { %s = \"...\" }", RunMeta)}
+	case state.Accessor != "" && run.Accessor != "" && state.Accessor != run.Accessor:
+		return &Refusal{Reason: RunRequired, Fact: fmt.Sprintf("agent run %s was opened by somebody else", run.ID), Remedy: "name a run of your own"}
+	case run.ClosedMS != 0 || run.UntilMS != 0 && now.UnixMilli() >= run.UntilMS:
+		return &Refusal{Reason: ExceedsRunCap, Fact: fmt.Sprintf("agent run %s is over", run.ID), Remedy: "open another run"}
+	case run.Budget != b.Path:
+		return &Refusal{Reason: ExceedsRunCap, Fact: fmt.Sprintf("agent run %s draws from budget %s, and this job from %s", run.ID, run.Budget, b.Path),
+			Remedy: "submit the job in a run of its own budget"}
+	}
+	return nil
+}
+
+// RunMeta is the job meta key by which a job names the agent run that it draws
+// from.
+const RunMeta = "governor_run"
 
 // settle derives outcome and reason from the checks.
 func (d *Decision) settle(p *budget.Policy) {
-	outcome := Admit
-	for _, c := range d.Checks {
-		if c.Need <= 0 || c.ShortBy() <= 0 {
+	d.Outcome, d.Reason = Admit, Fits
+	for i := range d.Checks {
+		c := &d.Checks[i]
+		if c.fails() {
+			d.Failed = append(d.Failed, *c)
 			continue
 		}
-		d.Failed = append(d.Failed, c)
-		if !c.JobCap && c.Budget.EffectiveAdmit() == budget.AdmitWarn {
-			outcome = min(outcome, Warn)
-			continue
+		if mark := c.Budget.EffectiveSoft(); c.pastSoft(mark) && (d.Soft == nil || softer(*c, *d.Soft)) {
+			d.Soft = c
 		}
-		outcome = Deny
 	}
-	d.Outcome = outcome
-	sort.SliceStable(d.Failed, func(i, j int) bool {
-		a, b := d.Failed[i], d.Failed[j]
-		if blocksA, blocksB := blocks(a), blocks(b); blocksA != blocksB {
-			return blocksA
-		}
-		return a.reason().Precedence() < b.reason().Precedence()
-	})
-	switch outcome {
-	case Admit:
-		d.Reason = Fits
-	case Warn:
-		d.Reason = FitsWithWarning
-	case Deny:
-		d.Reason = d.Failed[0].reason()
-		if p.Enforcement == budget.Shadow {
-			d.Outcome, d.Shadow = Warn, true
-		}
+	if len(d.Failed) > 0 {
+		d.fail(p)
+		return
+	}
+	if d.Soft != nil {
+		d.Outcome, d.Reason = Warn, SoftLimit
 	}
 }
 
-func blocks(c Check) bool { return c.JobCap || c.Budget.EffectiveAdmit() != budget.AdmitWarn }
+// softer reports whether a leaves a smaller share of its limit than b.
+func softer(a, b Check) bool {
+	left := func(c Check) int64 { return int64(ppm(c.Available().Sub(c.Need), max(1, c.Limit))) }
+	return left(a) < left(b)
+}
+
+// fail is settle for checks that do not hold.
+func (d *Decision) fail(p *budget.Policy) {
+	blocked, reported := Admit, Admit
+	for _, c := range d.Failed {
+		if outcome := c.outcome(); c.advisory() {
+			reported = min(reported, outcome)
+		} else {
+			blocked = min(blocked, outcome)
+		}
+	}
+	slices.SortStableFunc(d.Failed, func(a, b Check) int {
+		if rankA, rankB := rank(a), rank(b); rankA != rankB {
+			return rankA - rankB
+		}
+		return a.reason().Precedence() - b.reason().Precedence()
+	})
+	d.Outcome, d.Reason = min(blocked, Warn), FitsWithWarning
+	switch {
+	case blocked < Warn && p.Enforcement == budget.Shadow:
+		d.Outcome, d.Reason, d.Shadow = Warn, d.Failed[0].reason(), true
+	case blocked < Warn:
+		d.Reason = d.Failed[0].reason()
+	case reported < Warn:
+		d.Reason, d.Shadow = d.Failed[0].reason(), true
+	}
+}
+
+// rank orders failed checks: those that refuse, those that let wait, those that
+// would if they were enforced, those that only warn.
+func rank(c Check) int {
+	outcome := c.outcome()
+	switch {
+	case c.advisory() && outcome < Warn:
+		return 2
+	case outcome == Deny:
+		return 0
+	case outcome == Queue:
+		return 1
+	}
+	return 3
+}
 
 // Refuse is the decision for a job that cannot be decided by arithmetic.
 func Refuse(p *budget.Policy, b *budget.Budget, r Refusal) Decision {
@@ -141,84 +254,4 @@ func Refuse(p *budget.Policy, b *budget.Budget, r Refusal) Decision {
 		d.Outcome, d.Shadow = Warn, true
 	}
 	return d
-}
-
-func jobChecks(node *budget.Budget, estimate ledger.Usage, lines []ledger.Line) []Check {
-	var checks []Check
-	add := func(bound *budget.JobLimit, d budget.Dimension, need quantity.Amount) {
-		if bound == nil {
-			return
-		}
-		if limit, finite := bound.Ceiling.Finite(); finite {
-			checks = append(checks, Check{Budget: node, Dimension: d, Limit: limit, Need: need, Source: bound.Source, JobCap: true})
-		}
-	}
-	add(node.PerJob.GPUs, budget.GPUs(budget.AnyClass), peak(lines))
-	add(node.PerJob.GPUTime, budget.GPUTime(budget.AnyClass), estimate.GPUTime[budget.AnyClass])
-	add(node.PerJob.Cost, budget.Cost, estimate.Cost)
-	if limit := node.PerJob.MaxRuntime; limit > 0 {
-		for _, line := range lines {
-			if !line.Lease {
-				bound := &budget.JobLimit{Ceiling: quantity.LimitOf(quantity.Amount(quantity.Millis(limit))), Source: node.PerJob.MaxRuntimeSource}
-				add(bound, runtimeDimension, quantity.Amount(line.OnceMS))
-			}
-		}
-	}
-	return checks
-}
-
-// runtimeDimension is how a bound on run time appears in a check.
-const runtimeDimension budget.Dimension = "runtime_ms"
-
-func peak(lines []ledger.Line) quantity.Amount {
-	total := quantity.Amount(0)
-	for _, line := range lines {
-		for _, n := range line.Needs {
-			total = total.Add(quantity.GPU.Mul(n.GPUs).Mul(int64(line.Count)))
-		}
-	}
-	return total
-}
-
-// windowChecks makes one limit's checks: in the current period, in every later
-// one that something is charged to, and in the first that is still free, for
-// unplaced work counts in all of them. limit is the check without its amounts,
-// own what the job itself charges already.
-func windowChecks(p *budget.Policy, limit Check, book, own ledger.Balance, growth ledger.Vector, now time.Time) []Check {
-	if limit.Window == budget.Concurrent {
-		limit.Held = book.Held.At(ledger.ConcurrentKey, limit.Dimension)
-		limit.Own = own.Held.At(ledger.ConcurrentKey, limit.Dimension)
-		limit.Need = growth.At(ledger.ConcurrentKey, limit.Dimension)
-		return []Check{limit}
-	}
-	var checks []Check
-	period := budget.PeriodAt(limit.Window, now, p.Location)
-	last := lastCharged(book, growth, limit.Window, period)
-	for {
-		c := limit
-		c.Period = period
-		c.Posted = book.Posted.At(period.Key(), c.Dimension)
-		c.Held, c.Own = book.HeldIn(period, c.Dimension), own.HeldIn(period, c.Dimension)
-		c.Need = growth.At(period.Key(), c.Dimension).Add(growth.At(ledger.AnyPeriod(c.Window), c.Dimension))
-		checks = append(checks, c)
-		if c.Window == budget.Total || period.Key() > last {
-			return checks
-		}
-		period = period.Next(p.Location)
-	}
-}
-
-// lastCharged is the key of the latest period of w that anything is charged to.
-// Usage may be posted ahead of now: clocks step back.
-func lastCharged(book ledger.Balance, growth ledger.Vector, w budget.Window, current budget.Period) string {
-	last := current.Key()
-	prefix := w.String() + "/"
-	for _, v := range []ledger.Vector{book.Held, book.Posted, growth} {
-		for key := range v {
-			if strings.HasPrefix(key, prefix) && key != ledger.AnyPeriod(w) && key > last {
-				last = key
-			}
-		}
-	}
-	return last
 }

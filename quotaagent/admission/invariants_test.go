@@ -220,7 +220,7 @@ func TestMoreNeverDenies(t *testing.T) {
 		}
 		lines := anyLines(t, w.policy)
 		h := ledger.Submit(ledger.Hold{JobID: "new", Budget: "org/x", State: ledger.Held}, lines, 0)
-		before := admission.Decide(w.policy, w.policy.Find("org/x"), w.books, h, lines, w.now)
+		before := admission.Decide(w.policy, w.policy.Find("org/x"), w.state(), h, lines, w.now)
 		switch rapid.SampledFrom([]string{"raise", "lift", "end a job"}).Draw(t, "more") {
 		case "raise":
 			w.policy.Walk(func(b *budget.Budget) {
@@ -242,7 +242,7 @@ func TestMoreNeverDenies(t *testing.T) {
 				}
 			}
 		}
-		after := admission.Decide(w.policy, w.policy.Find("org/x"), w.books, h, lines, w.now)
+		after := admission.Decide(w.policy, w.policy.Find("org/x"), w.state(), h, lines, w.now)
 		must.True(t, after.Outcome >= before.Outcome, must.Sprintf("was %s, now %s", before.Outcome, after.Outcome))
 	})
 }

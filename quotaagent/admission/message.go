@@ -19,26 +19,45 @@ import (
 func (d Decision) Denial(p *budget.Policy, ask jobspec.Ask) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "governor: job %q in namespace %q was not registered: %s (%s)\n", ask.JobID, ask.Namespace, d.headline(p), d.Reason)
+	d.explain(&b, p)
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// Waits is the text for a job that is registered and waits for budget.
+func (d Decision) Waits(p *budget.Policy, ask jobspec.Ask) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "governor: job %q in namespace %q waits for budget: %s (%s)\n", ask.JobID, ask.Namespace, d.headline(p), d.Reason)
+	d.explain(&b, p)
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// explain writes everything below the first line.
+func (d Decision) explain(b *strings.Builder, p *budget.Policy) {
 	if d.Refusal != nil {
 		if d.Budget != nil {
-			row(&b, "budget", describe(d.Budget))
+			row(b, "budget", describe(d.Budget))
 		}
-		row(&b, "what to do", d.Refusal.Remedy)
-		return strings.TrimRight(b.String(), "\n")
+		row(b, "what to do", d.Refusal.Remedy)
+		return
 	}
 	c := d.Failed[0]
-	row(&b, "asked", d.Asked(p))
-	row(&b, "limit", c.limitText(p))
-	if !c.JobCap {
-		row(&b, "used", c.usedText(p))
+	row(b, "asked", d.Asked(p))
+	row(b, "limit", c.limitText(p))
+	if c.Kind != JobCap {
+		row(b, "used", c.usedText(p))
 	}
-	row(&b, "needed", c.neededText(p))
-	row(&b, "short by", c.short(p))
-	row(&b, "what to do", d.remedy(p, c))
+	row(b, "needed", c.neededText(p))
+	row(b, "short by", c.short(p))
+	if d.UnblockMS != 0 {
+		row(b, "expected", "it may fit from "+time.UnixMilli(d.UnblockMS).In(p.Location).Format(timeLayout)+" on")
+	}
+	row(b, "what to do", d.remedy(p, c))
+	if len(d.Alternatives) > 0 {
+		row(b, "instead", d.alternativesText(p))
+	}
 	if others := d.alsoOver(p); len(others) > 0 {
-		row(&b, "also over", strings.Join(others, "; "))
+		row(b, "also over", strings.Join(others, "; "))
 	}
-	return strings.TrimRight(b.String(), "\n")
 }
 
 // headline is the cause in one sentence.
@@ -55,13 +74,29 @@ func (d Decision) headline(p *budget.Policy) string {
 	switch c.reason() {
 	case ExceedsJobCap:
 		return fmt.Sprintf("it asks for %s, and budget %s allows %s %s", need, name, limit, c.scope())
+	case ExceedsRunCap:
+		return fmt.Sprintf("it needs %s, and agent run %s has %s of %s left%s", need, d.Run.ID, format(p, c.Dimension, c.Available()), limit, c.atOnce())
+	case Frozen:
+		return fmt.Sprintf("budget %s is frozen: it allows %s %s", name, limit, c.scope())
 	case ExceedsBudget:
-		return fmt.Sprintf("it needs %s, and budget %s never allows more than %s %s", need, name, limit, c.scope())
+		return fmt.Sprintf("it needs %s, and budget %s never allows more than %s %s", need, name, format(p, c.Dimension, c.Most), c.scope())
 	case BudgetExhausted:
 		return fmt.Sprintf("budget %s has used up its %s%s", name, limit, c.periodText(p))
+	case CommittedTooFar:
+		return fmt.Sprintf("it needs %s, and budget %s may promise %s more", need, name, format(p, c.Dimension, c.Available()))
+	case WaitingForReclaim:
+		return fmt.Sprintf("it needs %s of what budget %s has for itself, and its cohort %q uses all but %s", need, name, c.Budget.Cohort, format(p, c.Dimension, c.Available()))
 	default:
 		return fmt.Sprintf("it needs %s, and budget %s has %s left%s", need, name, format(p, c.Dimension, c.Available()), c.periodText(p))
 	}
+}
+
+// atOnce marks a cap on jobs at the same time.
+func (c Check) atOnce() string {
+	if c.Window == budget.Concurrent {
+		return " at the same time"
+	}
+	return ""
 }
 
 // periodText says which period a check is about: " for the month until
@@ -81,8 +116,17 @@ func (c Check) usedText(p *budget.Policy) string {
 	if c.Own > 0 {
 		held += fmt.Sprintf(" (%s of it by this job)", format(p, c.Dimension, c.Own))
 	}
-	if c.Window == budget.Concurrent {
+	switch {
+	case c.Kind == RunCap && c.Dimension == budget.Jobs && c.Window != budget.Concurrent:
+		return format(p, c.Dimension, c.Posted) + " started"
+	case c.Kind == RunCap && c.Window == budget.Concurrent:
+		return format(p, c.Dimension, c.Held) + " open"
+	case c.Kind == PoolCheck:
+		return held + fmt.Sprintf("; the other members of cohort %q leave it %s", c.Budget.Cohort, format(p, c.Dimension, c.Limit))
+	case c.Window == budget.Concurrent:
 		return held
+	case c.Window == budget.Committed:
+		return held + ", over all time"
 	}
 	return fmt.Sprintf("%s posted + %s = %s%s", format(p, c.Dimension, c.Posted), held,
 		format(p, c.Dimension, c.Posted.Add(c.Held)), c.periodText(p))
@@ -107,9 +151,9 @@ func (d Decision) alsoOver(p *budget.Policy) []string {
 		path      string
 		window    budget.Window
 		dimension budget.Dimension
-		jobCap    bool
+		kind      CheckKind
 	}
-	keyOf := func(c Check) key { return key{c.Budget.Path, c.Window, c.Dimension, c.JobCap} }
+	keyOf := func(c Check) key { return key{c.Budget.Path, c.Window, c.Dimension, c.Kind} }
 	worst := make(map[key]Check)
 	var order []key
 	for _, c := range d.Failed {
@@ -124,7 +168,10 @@ func (d Decision) alsoOver(p *budget.Policy) []string {
 	texts := make([]string, 0, len(order))
 	for _, k := range order[1:] {
 		text := fmt.Sprintf("%s (short by %s", worst[k].limitText(p), worst[k].short(p))
-		if !blocks(worst[k]) {
+		switch c := worst[k]; {
+		case c.advisory():
+			text += ", advisory"
+		case !c.blocks():
 			text += ", warns only"
 		}
 		texts = append(texts, text+")")
@@ -217,21 +264,47 @@ func ofClass(d budget.Dimension) string {
 
 func (c Check) limitText(p *budget.Policy) string {
 	text := fmt.Sprintf("%s %s in budget %s", format(p, c.Dimension, c.Limit), c.scope(), c.Budget.Path)
+	if c.Kind == PoolCheck {
+		text = fmt.Sprintf("%s at the same time for budget %s in cohort %q", format(p, c.Dimension, c.Limit), c.Budget.Path, c.Budget.Cohort)
+	}
+	if added := c.addedText(p); added != "" {
+		text += " (" + added + ")"
+	}
 	if at := c.Source.String(); at != "" {
 		text += ", set at " + at
 	}
 	return text
 }
 
+// addedText says what was added to the limit as written.
+func (c Check) addedText(p *budget.Policy) string {
+	var parts []string
+	for _, part := range []struct {
+		amount quantity.Amount
+		text   string
+	}{{c.Carry, "carried over"}, {c.Granted, "granted for a time"}, {c.Borrow, "borrowed at most"}} {
+		if part.amount > 0 {
+			parts = append(parts, format(p, c.Dimension, part.amount)+" of it "+part.text)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
 // scope says over what a limit counts.
 func (c Check) scope() string {
 	switch {
-	case c.JobCap && c.Dimension == runtimeDimension:
+	case c.Kind == JobCap && c.Dimension == runtimeDimension:
 		return "for one run"
-	case c.JobCap:
+	case c.Kind == JobCap:
 		return "for one job"
+	case c.Kind == RunCap && c.Window == budget.Concurrent:
+		return "at the same time for one agent run"
+	case c.Kind == RunCap:
+		return "for one agent run"
 	case c.Window == budget.Concurrent:
 		return "at the same time"
+	case c.Window == budget.Committed:
+		return "promised and not used"
 	case c.Window == budget.Total:
 		return "in total"
 	}
@@ -246,8 +319,16 @@ func (d Decision) remedy(p *budget.Policy, c Check) string {
 		owner = "ask " + c.Budget.Owner + " to raise the limit"
 	}
 	switch c.reason() {
+	case ExceedsRunCap:
+		return "ask for less, wait until other jobs of this run end, or open another run"
+	case Frozen:
+		return "use another budget, or " + owner
 	case ExceedsJobCap, ExceedsBudget:
 		return ask + ", or " + owner
+	case CommittedTooFar:
+		return "wait until other jobs of this budget have run, " + ask + ", or " + owner
+	case WaitingForReclaim:
+		return "wait until the cohort gives them back, or " + ask
 	case ConcurrencyLimit:
 		return "wait until other jobs of this budget end, " + ask + ", or " + owner
 	}
@@ -278,7 +359,7 @@ func (d Decision) askForLess(c Check) string {
 func (d Decision) fitsFrom(c Check) (time.Time, bool) {
 	from, ok := time.Time{}, false
 	for _, other := range d.Checks {
-		if other.Budget != c.Budget || other.Window != c.Window || other.Dimension != c.Dimension || other.JobCap {
+		if other.Budget != c.Budget || other.Window != c.Window || other.Dimension != c.Dimension || other.Kind != c.Kind {
 			continue
 		}
 		switch fits := other.Need <= 0 || other.ShortBy() <= 0; {
@@ -300,6 +381,10 @@ func (d Decision) leaseOnly() bool {
 func (d Decision) Notice(p *budget.Policy) string {
 	if d.Shadow {
 		text := fmt.Sprintf("governor: shadow mode lets this job in; enforced, it would be refused: %s (%s)", d.headline(p), d.Reason)
+		if p.Enforcement != budget.Shadow {
+			text = fmt.Sprintf("governor: budget %s is advisory and lets this job in; enforced, it would be refused: %s (%s)",
+				d.Failed[0].Budget.Path, d.headline(p), d.Reason)
+		}
 		if d.Refusal != nil {
 			return text + "; what to do: " + d.Refusal.Remedy
 		}
@@ -312,6 +397,9 @@ func (d Decision) Notice(p *budget.Policy) string {
 	if d.leases() {
 		text = fmt.Sprintf("governor: %s, renewed while it runs, from budget %s", d.Asked(p), d.Budget.Path)
 	}
+	if d.Soft != nil && len(d.Failed) == 0 {
+		return text + d.softText(p)
+	}
 	if d.Outcome == Warn {
 		c := d.Failed[0]
 		return fmt.Sprintf("%s; over a limit that only warns: %s, short by %s", text, c.limitText(p), c.short(p))
@@ -320,6 +408,14 @@ func (d Decision) Notice(p *budget.Policy) string {
 		text += fmt.Sprintf("; after this %s left of %s", format(p, c.Dimension, c.Available().Sub(c.Need)), c.limitText(p))
 	}
 	return text
+}
+
+// softText says which soft mark is passed.
+func (d Decision) softText(p *budget.Policy) string {
+	c := *d.Soft
+	mark := c.Budget.EffectiveSoft()
+	return fmt.Sprintf("; past the soft mark of %s: after this %s used and held of %s", mark,
+		format(p, c.Dimension, c.Posted.Add(c.Held).Add(c.Need)), c.limitText(p))
 }
 
 // leases reports whether some of the work has no end.
@@ -332,7 +428,7 @@ func (d Decision) tightest() (Check, bool) {
 	best, found := Check{}, false
 	left := func(c Check) quantity.Amount { return c.Available().Sub(c.Need) }
 	for _, c := range d.Checks {
-		if c.JobCap || c.Limit <= 0 || c.Need <= 0 {
+		if c.Kind == JobCap || c.Limit <= 0 || c.Need <= 0 {
 			continue
 		}
 		if !found || ppm(left(c), c.Limit) < ppm(left(best), best.Limit) {

@@ -87,14 +87,11 @@ func TestMessages(t *testing.T) {
 		"deny_lease":                        {ask: asked("service", "", group("g", 4, "nvidia/gpu/V100", 1))},
 		"warn":                              {ask: asked("batch", "6h", group("g", 1, "nvidia/gpu/V100", 8)), edit: func(p *budget.Policy) { p.Roots[0].Admit = budget.AdmitWarn }},
 		"shadow":                            {ask: asked("batch", "6h", group("g", 1, "nvidia/gpu/V100", 8)), edit: func(p *budget.Policy) { p.Enforcement = budget.Shadow }},
-		"shadow_refusal":                    {ask: asked("system", "", group("g", 1, "nvidia/gpu/V100", 8)), edit: func(p *budget.Policy) { p.Enforcement = budget.Shadow }},
+		"shadow_refusal":                    {ask: asked("batch", "1h", group("g", 1, "nvidia/gpu/T4", 8)), edit: func(p *budget.Policy) { p.Enforcement = budget.Shadow }},
 		"notice":                            {ask: asked("batch", "1h30m", group("g", 1, "nvidia/gpu/V100", 2))},
 		"notice_several_classes_and_groups": {ask: asked("batch", "90m", group("head", 1, "nvidia/gpu/H100", 1), group("workers", 3, "nvidia/gpu", 1))},
 		"notice_reschedules":                {ask: asked("batch", "90m", jobspec.GroupAsk{Name: "g", Count: 1, UnlimitedReschedules: true, Devices: []jobspec.DeviceAsk{{Name: "gpu", Count: 1}}})},
 		"notice_lease":                      {ask: asked("service", "", group("g", 1, "nvidia/gpu/V100", 1))},
-		"refusal_unsupported_periodic":      {ask: jobspec.Ask{Namespace: "research", JobID: "nightly", Type: "batch", Periodic: true, Groups: []jobspec.GroupAsk{group("g", 1, "gpu", 1)}}},
-		"refusal_unsupported_parameterized": {ask: jobspec.Ask{Namespace: "research", JobID: "param", Type: "batch", Parameterized: true, Groups: []jobspec.GroupAsk{group("g", 1, "gpu", 1)}}},
-		"refusal_unsupported_system":        {ask: asked("system", "", group("g", 1, "gpu", 1))},
 		"refusal_no_class":                  {ask: asked("batch", "1h", group("g", 1, "nvidia/gpu/T4", 1))},
 		"refusal_no_price": {ask: asked("batch", "30h", group("g", 1, "nvidia/gpu/V100", 1)), edit: func(p *budget.Policy) {
 			p.RateCards = append(p.RateCards, budget.RateCard{EffectiveFrom: noon.Add(time.Hour), PerGPUHour: map[string]quantity.Amount{"h100": 1}})
@@ -127,7 +124,7 @@ func text(p *budget.Policy, ask jobspec.Ask, books admission.Books, have []ledge
 			h.State, h.Lines, h.JobModifyIndex = ledger.Active, have, 7
 			h.Charged = ledger.Charges(h, ledger.Calendar{Location: p.Location, Windows: p.Windows()})
 		}
-		d = admission.Decide(p, b, books, ledger.Submit(h, lines, 0), lines, noon)
+		d = admission.Decide(p, b, admission.State{Balances: books}, ledger.Submit(h, lines, 0), lines, noon)
 	}
 	if d.Outcome == admission.Deny {
 		return d.Denial(p, ask)

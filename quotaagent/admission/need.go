@@ -2,16 +2,13 @@ package admission
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/nomad-governor/governor/internal/gpu"
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
-	"github.com/nomad-governor/governor/quotaagent/metering"
 )
 
 // RuntimeMeta is the job meta key by which an author bounds a batch job's run
@@ -26,6 +23,10 @@ const BudgetMeta = "governor_budget"
 // stop tasks: its client batches allocation updates every 200 ms and heartbeats
 // arrive every few seconds.
 const slack = 30 * time.Second
+
+// MaxAllocations is the most allocations with GPUs of one job: each is tracked
+// in the job's hold, a document of the store.
+const MaxAllocations = 5000
 
 // Refusal says why a job cannot be decided by arithmetic: the reason, one
 // sentence about the fact, and what to do.
@@ -48,30 +49,39 @@ type Eligible func(group string) (nodes int, known bool)
 type Cluster struct {
 	Offered  Offered
 	Eligible Eligible
-	// Replaces says that another version of the job runs, so that an update may
-	// hold GPUs of both for a while.
-	Replaces bool
+	// Replaces reports whether allocations of the group run and will be replaced,
+	// so that GPUs of both versions are held for a while; nil for a new job.
+	Replaces func(group string) bool
 }
 
 // Need is the worst case of a job, line by line (BUDGETS.md, "Need of a job"),
-// or the reason why there is none.
+// or the reason why there is none. Of a periodic job it is that of one launch; of
+// a parameterized one it is nothing, because the launch says what it does.
 func Need(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, cluster Cluster, now time.Time) ([]ledger.Line, *Refusal) {
-	offered := cluster.Offered
-	if refusal := unsupported(ask); refusal != nil {
-		return nil, refusal
+	if ask.Parameterized {
+		return nil, nil
 	}
 	var lines []ledger.Line
+	pricing := pricing{policy: p, budget: b, facts: ask.Facts(), offered: cluster.Offered, now: now}
 	for _, g := range ask.Groups {
-		if g.Count+g.Canaries == 0 || g.GPUs() == 0 {
+		if g.GPUs() == 0 {
 			continue
 		}
-		line := ledger.Line{Group: g.Name, Count: g.Count + g.Canaries, Canaries: g.Canaries}
-		refusal := bound(&line, b, ask, g)
+		line, refusal := allocations(ask, g, cluster)
 		if refusal != nil {
 			return nil, refusal
 		}
+		if line.Count == 0 {
+			continue
+		}
+		if refusal := bound(&line, b, ask, g); refusal != nil {
+			return nil, refusal
+		}
 		for _, d := range g.Devices {
-			need, refusal := price(p, line, d, offered, now)
+			if d.Count == 0 {
+				continue
+			}
+			need, refusal := pricing.need(line, d)
 			if refusal != nil {
 				return nil, refusal
 			}
@@ -79,29 +89,50 @@ func Need(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, cluster Cluster, 
 		}
 		lines = append(lines, line)
 	}
-	return lines, nil
+	return lines, trackable(lines)
 }
 
-func unsupported(ask jobspec.Ask) *Refusal {
-	var kind string
-	remedy := "submit it as a batch or service job"
-	switch {
-	case ask.Periodic:
-		kind = "periodic"
-	case ask.Parameterized:
-		kind = "parameterized"
-	case ask.Type == "system" || ask.Type == "sysbatch":
-		kind, remedy = ask.Type, "submit it as a service or batch job with a count"
-	default:
+// allocations is how many allocations of the group may hold GPUs at once.
+func allocations(ask jobspec.Ask, g jobspec.GroupAsk, cluster Cluster) (ledger.Line, *Refusal) {
+	line := ledger.Line{Group: g.Name, Count: g.Count + g.Canaries, Canaries: g.Canaries}
+	if ask.EveryNode() {
+		line.EveryNode, line.Canaries = true, 0
+		nodes, known := 0, false
+		if cluster.Eligible != nil {
+			nodes, known = cluster.Eligible(g.Name)
+		}
+		if !known && g.Count > 0 {
+			return line, &Refusal{Reason: NodesUnknown,
+				Fact:   fmt.Sprintf("group %q of this %s job runs on every node that can serve it, and Nomad could not be asked how many those are", g.Name, ask.Type),
+				Remedy: "submit it again shortly; if it stays, an operator should look at the log of the Governor agent"}
+		}
+		line.Count = max(0, nodes) * min(g.Count, 1)
+		return line, nil
+	}
+	if g.MaxParallel > 0 && cluster.Replaces != nil && cluster.Replaces(g.Name) {
+		line.Overlap = g.MaxParallel
+		line.OverlapMS = int64(min(around(g), maxRuntimeMS))
+	}
+	return line, nil
+}
+
+// trackable refuses a job of which the ledger could not keep track.
+func trackable(lines []ledger.Line) *Refusal {
+	total := 0
+	for _, line := range lines {
+		total += line.Count
+	}
+	if total <= MaxAllocations {
 		return nil
 	}
-	return &Refusal{Reason: UnsupportedJob, Remedy: remedy,
-		Fact: fmt.Sprintf("a %s job starts GPU work by itself, and this release of Governor does not govern those launches", kind)}
+	return &Refusal{Reason: TooManyAllocations,
+		Fact:   fmt.Sprintf("it may have %d allocations with GPUs at once, and at most %d of one job can be tracked", total, MaxAllocations),
+		Remedy: "split it into several jobs, or ask for more GPUs in each of fewer allocations"}
 }
 
 // bound sets how long one allocation of the group holds its GPUs at most.
 func bound(line *ledger.Line, b *budget.Budget, ask jobspec.Ask, g jobspec.GroupAsk) *Refusal {
-	if ask.Type == "service" {
+	if ask.Type == "service" || ask.Type == "system" {
 		line.Lease, line.RuntimeMS = true, quantity.Millis(b.EffectiveLease())
 		return nil
 	}
@@ -111,13 +142,19 @@ func bound(line *ledger.Line, b *budget.Budget, ask jobspec.Ask, g jobspec.Group
 	}
 	line.OnceMS = quantity.Millis(runtime)
 	line.Starts = 1 + min(max(0, b.WorstCaseReschedules(g.Reschedules, g.UnlimitedReschedules)), maxReschedules)
-	once := quantity.Amount(0)
-	for _, part := range []time.Duration{runtime, g.KillTimeout, g.ShutdownDelay, slack} {
-		once = once.Add(quantity.Amount(quantity.Millis(max(0, part)))) // a sum of durations would wrap around
-	}
+	once := quantity.Amount(line.OnceMS).Add(around(g))
 	once = min(once, maxRuntimeMS/quantity.Amount(line.Starts))
 	line.RuntimeMS = int64(once.Mul(int64(line.Starts)))
 	return nil
+}
+
+// around is how much longer than its tasks run one allocation holds its GPUs.
+func around(g jobspec.GroupAsk) quantity.Amount {
+	total := quantity.Amount(0)
+	for _, part := range []time.Duration{g.KillTimeout, g.ShutdownDelay, slack} {
+		total = total.Add(quantity.Amount(quantity.Millis(max(0, part)))) // a sum of durations would wrap around
+	}
+	return total
 }
 
 // Bounds that keep sums of times in range. A century is beyond any limit that
@@ -137,7 +174,7 @@ func runtimeOf(b *budget.Budget, ask jobspec.Ask, g jobspec.GroupAsk) (time.Dura
 		d, err := time.ParseDuration(text)
 		if err != nil || d <= 0 {
 			return 0, &Refusal{Reason: RuntimeUnknown,
-				Fact:   fmt.Sprintf("job meta %s is %q, which is not a positive duration", RuntimeMeta, text),
+				Fact:   fmt.Sprintf("job meta %s is %.100q, which is not a positive duration", RuntimeMeta, text),
 				Remedy: `write it with units, for example "2h30m"`}
 		}
 		return d, nil
@@ -150,90 +187,46 @@ func runtimeOf(b *budget.Budget, ask jobspec.Ask, g jobspec.GroupAsk) (time.Dura
 		Remedy: fmt.Sprintf("set meta { %s = \"2h\" } in the job, or per_job { default_runtime } in budget %s", RuntimeMeta, b.Path)}
 }
 
-// price finds the classes that could serve a device block and the dearest of
-// their prices: on the rate card in force now, and on those that take over while
-// the job may run.
-func price(p *budget.Policy, line ledger.Line, d jobspec.DeviceAsk, offered Offered, now time.Time) (ledger.Need, *Refusal) {
-	classes := classesFor(p, line.Group, d, offered)
-	if len(classes) == 0 {
-		return ledger.Need{}, &Refusal{Reason: NoClass,
-			Fact:   fmt.Sprintf("device %q of task %q is in no gpu_class, so it has neither a limit nor a price", d.Name, d.Task),
-			Remedy: "ask for one of: " + knownDevices(p) + "; or have the device's full name added to a gpu_class"}
-	}
-	need := ledger.Need{Classes: classes, GPUs: int64(d.Count)}
-	until := now.Add(time.Duration(line.RuntimeMS) * time.Millisecond) // in range: see maxRuntimeMS
-	for _, class := range classes {
-		rate, priced := metering.DearestRate(p, class, budget.JobFacts{}, now, until)
-		if !priced && limitsCost(p) {
-			return ledger.Need{}, &Refusal{Reason: NoPrice,
-				Fact:   fmt.Sprintf("GPU class %q has no price on a rate card that is in force between now and %s, while budgets limit cost", class, until.In(p.Location).Format(timeLayout)),
-				Remedy: fmt.Sprintf("ask for GPUs of another class, or have gpu %q { per_hour = ... } added to that rate_card", class)}
-		}
-		need.PerGPUHour = max(need.PerGPUHour, rate)
-	}
-	return need, nil
+// Template decides about a periodic job: nothing is held for it, but a job of
+// which no launch could ever fit is refused now and not every night. It is
+// decided against empty books; the decision's checks are those of one launch.
+func Template(p *budget.Policy, b *budget.Budget, ask jobspec.Ask, lines []ledger.Line, now time.Time) Decision {
+	h := ledger.Submit(ledger.Hold{Namespace: ask.Namespace, JobID: ask.JobID, Budget: b.Path, State: ledger.Held}, lines, 0)
+	return Decide(p, b, State{Template: true}, h, lines, now)
 }
 
-func classesFor(p *budget.Policy, group string, d jobspec.DeviceAsk, offered Offered) []string {
-	if offered != nil {
-		if names := offered(group, d); len(names) > 0 {
-			return classesOf(p, func(device string) bool { return slices.Contains(names, device) })
-		}
+// TemplateNotice tells the author of a template what was decided.
+func TemplateNotice(p *budget.Policy, d Decision, ask jobspec.Ask) string {
+	launches := "each launch"
+	if ask.Parameterized {
+		launches = "each dispatch"
 	}
-	return classesOf(p, func(device string) bool {
-		vendor, typ, model, ok := gpu.SplitName(device)
-		return ok && gpu.MatchesName(d.Name, vendor, typ, model)
-	})
+	text := fmt.Sprintf("governor: nothing is held for this job itself; %s is decided when it starts, from budget %s", launches, d.Budget.Path)
+	if len(d.Lines) > 0 {
+		text += ", and needs at most " + d.Asked(p)
+	}
+	return text
 }
 
-// classesOf lists the classes with a device that matches, sorted.
-func classesOf(p *budget.Policy, matches func(device string) bool) []string {
-	var classes []string
-	for _, c := range p.Classes {
-		if slices.ContainsFunc(c.Devices, matches) {
-			classes = append(classes, c.Name)
-		}
+// UndeclaredGPUs is the refusal of a job that can reach GPUs without asking for
+// them, or others than those that it was given; nil when there is nothing to
+// refuse.
+func UndeclaredGPUs(found []jobspec.Undeclared) *Refusal {
+	if len(found) == 0 {
+		return nil
 	}
-	slices.Sort(classes)
-	return classes
-}
-
-func knownDevices(p *budget.Policy) string {
-	var names []string
-	for _, c := range p.Classes {
-		names = append(names, c.Devices...)
+	first := found[0]
+	fact := fmt.Sprintf("task %q of group %q can reach GPUs that it was not given: %s", first.Task, first.Group, first.What)
+	var more []string
+	for _, u := range found[1:min(len(found), 4)] {
+		more = append(more, fmt.Sprintf("%s in task %q of group %q", u.What, u.Task, u.Group))
 	}
-	if len(names) == 0 {
-		return "(the policy declares no gpu_class)"
+	if len(found) > 4 {
+		more = append(more, fmt.Sprintf("%d more", len(found)-4))
 	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
-}
-
-func limitsCost(p *budget.Policy) bool {
-	limited := false
-	p.Walk(func(b *budget.Budget) {
-		limited = limited || b.PerJob.Cost != nil
-		for _, l := range b.Limits {
-			limited = limited || l.Dimension == budget.Cost
-		}
-	})
-	return limited
-}
-
-// Estimate sums what lines can use at most: GPU time by class (every class that
-// could serve it) and cost. For a lease it is one lease's worth.
-func Estimate(lines []ledger.Line) ledger.Usage {
-	u := ledger.Usage{GPUTime: map[string]quantity.Amount{}}
-	for _, line := range lines {
-		for _, n := range line.Needs {
-			ms := quantity.Amount(line.RuntimeMS).Mul(n.GPUs).Mul(int64(line.Count))
-			for _, class := range n.Classes {
-				u.GPUTime[class] = u.GPUTime[class].Add(ms)
-			}
-			u.GPUTime[budget.AnyClass] = u.GPUTime[budget.AnyClass].Add(ms)
-			u.Cost = u.Cost.Add(quantity.Cost(ms, n.PerGPUHour))
-		}
+	if len(more) > 0 {
+		fact += "; also " + strings.Join(more, ", ")
 	}
-	return u
+	return &Refusal{Reason: UndeclaredGPU, Fact: fact,
+		Remedy: first.Fix + "; or have `undeclared_gpus = \"allow\"` set in the budget"}
 }

@@ -17,9 +17,10 @@ func TestNeed(t *testing.T) {
 	t.Parallel()
 	two := 2
 	cases := map[string]struct {
-		ask  jobspec.Ask
-		edit func(p *budget.Policy)
-		want []ledger.Line
+		ask     jobspec.Ask
+		cluster admission.Cluster
+		edit    func(p *budget.Policy)
+		want    []ledger.Line
 	}{
 		"a batch job needs its run, its end and some slack": {
 			ask:  asked("batch", "1h", group("g", 2, "nvidia/gpu/V100", 1)),
@@ -50,6 +51,54 @@ func TestNeed(t *testing.T) {
 			},
 			want: []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 3_635_000, OnceMS: 3_600_000, Starts: 1, Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 1, PerGPUHour: 2_000_000}}}},
 		},
+		"a system job has an allocation on each node that can run it": {
+			ask:     asked("system", "", group("g", 1, "nvidia/gpu/V100", 2)),
+			cluster: admission.Cluster{Eligible: nodes(7, true)},
+			want:    []ledger.Line{{Group: "g", Count: 7, RuntimeMS: 24 * 3_600_000, Lease: true, EveryNode: true, Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 2, PerGPUHour: 900_000}}}},
+		},
+		"a sysbatch job too, for as long as it runs": {
+			ask:     asked("sysbatch", "1h", group("g", 1, "nvidia/gpu/V100", 1)),
+			cluster: admission.Cluster{Eligible: nodes(2, true)},
+			want:    []ledger.Line{{Group: "g", Count: 2, RuntimeMS: 3_635_000, OnceMS: 3_600_000, Starts: 1, EveryNode: true, Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 1, PerGPUHour: 900_000}}}},
+		},
+		"a system job that no node can run needs nothing yet": {
+			ask: asked("system", "", group("g", 1, "nvidia/gpu/V100", 2)), cluster: admission.Cluster{Eligible: nodes(0, true)},
+		},
+		"an update holds GPUs of both versions for a moment": {
+			ask: asked("service", "", jobspec.GroupAsk{Name: "g", Count: 3, MaxParallel: 2, KillTimeout: 20 * time.Second, ShutdownDelay: 10 * time.Second,
+				Devices: []jobspec.DeviceAsk{{Name: "nvidia/gpu/V100", Count: 1}}}),
+			cluster: admission.Cluster{Replaces: func(string) bool { return true }},
+			want: []ledger.Line{{Group: "g", Count: 3, RuntimeMS: 24 * 3_600_000, Lease: true, Overlap: 2, OverlapMS: 60_000,
+				Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 1, PerGPUHour: 900_000}}}},
+		},
+		"an update in place does not": {
+			ask:     asked("service", "", jobspec.GroupAsk{Name: "g", Count: 3, MaxParallel: 2, Devices: []jobspec.DeviceAsk{{Name: "nvidia/gpu/V100", Count: 1}}}),
+			cluster: admission.Cluster{Replaces: func(string) bool { return false }},
+			want:    []ledger.Line{{Group: "g", Count: 3, RuntimeMS: 24 * 3_600_000, Lease: true, Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 1, PerGPUHour: 900_000}}}},
+		},
+		"a constraint on the model leaves the classes that it allows": {
+			ask: asked("batch", "1h", jobspec.GroupAsk{Name: "g", Count: 1, Devices: []jobspec.DeviceAsk{{Name: "gpu", Count: 1,
+				Constraints: []jobspec.Constraint{{LTarget: "${device.model}", Operand: "=", RTarget: "V100"}}}}}),
+			want: []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 3_630_000, OnceMS: 3_600_000, Starts: 1, Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 1, PerGPUHour: 900_000}}}},
+		},
+		"MIG instances draw their share of the power": {
+			ask: asked("batch", "1h", group("g", 1, "nvidia/mig", 3)),
+			edit: func(p *budget.Policy) {
+				p.Classes[0].Watts = 700
+				p.Classes = append(p.Classes, budget.Class{Name: "h100-1g", Devices: []string{"nvidia/mig/1g.10gb"}, Shares: []budget.Share{{Class: "h100", Parts: quantity.GPU / 7}}})
+				p.RateCards[0].PerGPUHour["h100-1g"] = 480_000
+			},
+			want: []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 3_635_000, OnceMS: 3_600_000, Starts: 1, Needs: []ledger.Need{{Classes: []string{"h100-1g"}, GPUs: 3, PerGPUHour: 480_000, Watts: 100}}}},
+		},
+		"several device blocks are several needs": {
+			ask: asked("batch", "1h", jobspec.GroupAsk{Name: "g", Count: 1, Devices: []jobspec.DeviceAsk{{Name: "nvidia/gpu/V100", Count: 1},
+				{Name: "nvidia/gpu/V100", Count: 0}, {Name: "nvidia/gpu/H100", Count: 2}}}),
+			want: []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 3_630_000, OnceMS: 3_600_000, Starts: 1, Needs: []ledger.Need{
+				{Classes: []string{"v100"}, GPUs: 1, PerGPUHour: 900_000}, {Classes: []string{"h100"}, GPUs: 2, PerGPUHour: 2_900_000}}}},
+		},
+		"a parameterized job needs nothing before it is dispatched": {
+			ask: jobspec.Ask{Type: "batch", Parameterized: true, Groups: []jobspec.GroupAsk{group("g", 1, "nvidia/gpu/T4", 1)}},
+		},
 		"a group that is scaled to nothing needs nothing": {ask: asked("batch", "1h", group("g", 0, "nvidia/gpu", 3))},
 	}
 	for name, tc := range cases {
@@ -59,11 +108,15 @@ func TestNeed(t *testing.T) {
 			if tc.edit != nil {
 				tc.edit(p)
 			}
-			lines, refusal := admission.Need(p, p.Find("acme/nlp"), tc.ask, admission.Cluster{}, noon)
+			lines, refusal := admission.Need(p, p.Find("acme/nlp"), tc.ask, tc.cluster, noon)
 			must.Nil(t, refusal)
 			must.Eq(t, tc.want, lines)
 		})
 	}
+}
+
+func nodes(n int, known bool) admission.Eligible {
+	return func(string) (int, bool) { return n, known }
 }
 
 // TestHugeNumbersDoNotWrapAround: each of these once came out as less than
@@ -77,7 +130,7 @@ func TestHugeNumbersDoNotWrapAround(t *testing.T) {
 		"kill timeout":   {Count: 1, MaxRunDuration: time.Hour, KillTimeout: forever, Devices: device},
 		"shutdown delay": {Count: 1, MaxRunDuration: time.Hour, ShutdownDelay: forever, Devices: device},
 		"reschedules":    {Count: 1, MaxRunDuration: time.Hour, Reschedules: math.MaxInt, Devices: device},
-		"all of them":    {Count: 1 << 24, MaxRunDuration: forever, KillTimeout: forever, ShutdownDelay: forever, Reschedules: math.MaxInt, Devices: device},
+		"all of them":    {Count: admission.MaxAllocations, MaxRunDuration: forever, KillTimeout: forever, ShutdownDelay: forever, Reschedules: math.MaxInt, Devices: device},
 	}
 	for name, g := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -89,7 +142,7 @@ func TestHugeNumbersDoNotWrapAround(t *testing.T) {
 			must.Nil(t, refusal)
 			must.Greater(t, int64(1_000_000)*3_000_000, lines[0].RuntimeMS+1)
 			h := ledger.Submit(ledger.Hold{JobID: "train", Budget: b.Path, State: ledger.Held}, lines, 0)
-			must.Eq(t, admission.Deny, admission.Decide(p, b, nil, h, lines, noon).Outcome)
+			must.Eq(t, admission.Deny, admission.Decide(p, b, admission.State{}, h, lines, noon).Outcome)
 		})
 	}
 }
@@ -111,8 +164,9 @@ func TestOfferedDevicesNarrowTheClasses(t *testing.T) {
 
 func TestEstimateCountsEveryClassThatCouldServeAndAnyOnce(t *testing.T) {
 	t.Parallel()
-	u := admission.Estimate([]ledger.Line{{Count: 2, RuntimeMS: 3_600_000, Needs: []ledger.Need{{Classes: []string{"a", "b"}, GPUs: 3, PerGPUHour: 5}}}})
-	must.Eq(t, ledger.Usage{GPUTime: map[string]quantity.Amount{"a": 6 * quantity.GPUHour, "b": 6 * quantity.GPUHour, "any": 6 * quantity.GPUHour}, Cost: 30}, u)
+	u := admission.Estimate(&budget.Policy{}, []ledger.Line{{Count: 2, RuntimeMS: 3_600_000, Needs: []ledger.Need{{Classes: []string{"a", "b"}, GPUs: 3, PerGPUHour: 5, Watts: 700}}}})
+	must.Eq(t, ledger.Usage{GPUTime: map[string]quantity.Amount{"a": 6 * quantity.GPUHour, "b": 6 * quantity.GPUHour, "any": 6 * quantity.GPUHour}, Cost: 30,
+		Energy: 6 * 700 * quantity.KWh / 1000}, u)
 }
 
 // TestUsageAheadOfTheClockIsSeen: a clock that stepped back over a boundary left
@@ -126,7 +180,7 @@ func TestUsageAheadOfTheClockIsSeen(t *testing.T) {
 	posted.Add(tomorrow.Key(), budget.GPUTime("any"), 39*quantity.GPUHour)
 	lines := []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 2 * 3_600_000, Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 1}}}}
 	h := ledger.Submit(ledger.Hold{JobID: "train", Budget: b.Path, State: ledger.Held}, lines, 0)
-	d := admission.Decide(p, b, admission.Books{b.Path: {Posted: posted}}, h, lines, noon)
+	d := admission.Decide(p, b, admission.State{Balances: admission.Books{b.Path: {Posted: posted}}}, h, lines, noon)
 	must.Eq(t, admission.Deny, d.Outcome)
 	must.Eq(t, tomorrow, d.Failed[0].Period)
 }
@@ -168,7 +222,7 @@ func BenchmarkDecide(b *testing.B) {
 		h := ledger.Submit(ledger.Hold{JobID: "j", Budget: leaf.Path, State: ledger.Held}, tc.lines, 0)
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				admission.Decide(p, leaf, tc.books, h, tc.lines, noon)
+				admission.Decide(p, leaf, admission.State{Balances: tc.books}, h, tc.lines, noon)
 			}
 		})
 	}

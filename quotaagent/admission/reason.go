@@ -7,7 +7,8 @@ type Outcome uint8
 
 // The outcomes.
 const (
-	Deny Outcome = iota
+	Deny  Outcome = iota
+	Queue         // register, but start only when it fits
 	Warn
 	Admit
 )
@@ -17,6 +18,8 @@ func (o Outcome) String() string {
 	switch o {
 	case Deny:
 		return "deny"
+	case Queue:
+		return "queue"
 	case Warn:
 		return "warn"
 	case Admit:
@@ -31,33 +34,60 @@ type Reason string
 
 // The reasons, in order of precedence: when several apply, the first is shown.
 const (
-	Unmatched          Reason = "unmatched"           // no budget claims the job
-	AmbiguousMatch     Reason = "ambiguous_match"     // several budgets claim it
-	BudgetNotAllowed   Reason = "budget_not_allowed"  // the job names a budget that it may not use
-	UnsupportedJob     Reason = "unsupported_job"     // a kind of GPU job that is not governed yet
-	NoClass            Reason = "no_class"            // a device is in no GPU class
-	NoPrice            Reason = "no_price"            // a class has no price while cost is limited
-	RuntimeUnknown     Reason = "runtime_unknown"     // a batch job without any bound on its run time
-	Infeasible         Reason = "infeasible"          // no node could ever serve the ask
-	ExceedsJobCap      Reason = "exceeds_job_cap"     // more than one job may ask for
-	ExceedsBudget      Reason = "exceeds_budget"      // more than the whole limit: can never fit
-	BudgetExhausted    Reason = "budget_exhausted"    // the limit is already used up
-	InsufficientBudget Reason = "insufficient_budget" // does not fit now, may fit later
-	ConcurrencyLimit   Reason = "concurrency_limit"   // too many GPUs at once
-	RouteNotGoverned   Reason = "route_not_governed"  // a route that is not governed yet
-	RegionNotGoverned  Reason = "region_not_governed" // a Nomad region without Governor
-	UnknownRoute       Reason = "unknown_route"       // a write that this build does not know
-	LedgerUnavailable  Reason = "ledger_unavailable"  // no decision is possible now (503)
-	Fits               Reason = "fits"                // everything fits
-	FitsWithWarning    Reason = "fits_with_warning"   // over a limit that only warns
-	Ungoverned         Reason = "ungoverned"          // no budget claims it and the policy allows that
+	Unmatched          Reason = "unmatched"            // no budget claims the job
+	AmbiguousMatch     Reason = "ambiguous_match"      // several budgets claim it
+	BudgetNotAllowed   Reason = "budget_not_allowed"   // the job names a budget that it may not use
+	MatchFailed        Reason = "match_failed"         // the condition of a match rule cannot be decided for the job
+	UndeclaredGPU      Reason = "undeclared_gpus"      // it can reach GPUs that it was not given
+	NoClass            Reason = "no_class"             // a device is in no GPU class
+	NoPrice            Reason = "no_price"             // a class has no price while cost is limited
+	NoWatts            Reason = "no_watts"             // a class has no bound on its power while energy is limited
+	RuntimeUnknown     Reason = "runtime_unknown"      // a batch job without any bound on its run time
+	NodesUnknown       Reason = "nodes_unknown"        // a system job while Nomad cannot say on how many nodes it runs
+	TooManyAllocations Reason = "too_many_allocations" // more allocations than can be tracked
+	AssertionFailed    Reason = "assertion_failed"     // a rule of the policy for every job does not hold
+	ModelNotPinned     Reason = "model_not_pinned"     // such a rule that naming the GPU model would satisfy
+	RunRequired        Reason = "run_required"         // the budget only serves jobs of an agent run
+	Infeasible         Reason = "infeasible"           // no node could ever serve the ask
+	ExceedsJobCap      Reason = "exceeds_job_cap"      // more than one job may ask for
+	ExceedsRunCap      Reason = "exceeds_run_cap"      // more than the agent run has left
+	Frozen             Reason = "frozen"               // the limit is zero: nothing new is admitted
+	ExceedsBudget      Reason = "exceeds_budget"       // more than the whole limit: can never fit
+	BudgetExhausted    Reason = "budget_exhausted"     // the limit is already used up
+	InsufficientBudget Reason = "insufficient_budget"  // does not fit now, may fit later
+	CommittedTooFar    Reason = "committed_too_far"    // too much is promised and not used yet
+	ConcurrencyLimit   Reason = "concurrency_limit"    // too many GPUs at once
+	WaitingForReclaim  Reason = "waiting_for_reclaim"  // within its own GPUs, but others have borrowed them
+	WaitingForApproval Reason = "waiting_for_approval" // an override that it asks for is not approved yet
+	WaitingTurn        Reason = "waiting_turn"         // it fits, but others wait for the same and come first
+	QueueTimeout       Reason = "queue_timeout"        // it waited for budget as long as the queue allows
+	OverBudget         Reason = "over_budget"          // running work of an overdrawn budget is ended or throttled
+	MaxRuntime         Reason = "max_runtime"          // it has run as long as it was admitted for
+	MaxIdle            Reason = "max_idle"             // it held GPUs without using them
+	Reclaimed          Reason = "reclaimed"            // it ran on GPUs that their owner wants back
+	RunExpired         Reason = "run_expired"          // its agent run is over
+	RunExhausted       Reason = "run_exhausted"        // its agent run has used up its caps
+	RouteNotGoverned   Reason = "route_not_governed"   // a route that is not governed yet
+	RegionNotGoverned  Reason = "region_not_governed"  // a Nomad region without Governor
+	UnknownRoute       Reason = "unknown_route"        // a write that this build does not know
+	LedgerUnavailable  Reason = "ledger_unavailable"   // no decision is possible now (503)
+	Fits               Reason = "fits"                 // everything fits
+	SoftLimit          Reason = "soft_limit"           // it fits, beyond the soft mark of a limit
+	FitsWithWarning    Reason = "fits_with_warning"    // over a limit that only warns
+	Ungoverned         Reason = "ungoverned"           // no budget claims it and the policy allows that
 )
 
 // Reasons are all reason codes in order of precedence.
 func Reasons() []Reason {
-	return []Reason{Unmatched, AmbiguousMatch, BudgetNotAllowed, UnsupportedJob, NoClass, NoPrice, RuntimeUnknown,
-		Infeasible, ExceedsJobCap, ExceedsBudget, BudgetExhausted, InsufficientBudget, ConcurrencyLimit,
-		RouteNotGoverned, RegionNotGoverned, UnknownRoute, LedgerUnavailable, Fits, FitsWithWarning, Ungoverned}
+	return []Reason{
+		Unmatched, AmbiguousMatch, BudgetNotAllowed, MatchFailed, UndeclaredGPU, NoClass,
+		NoPrice, NoWatts, RuntimeUnknown, NodesUnknown, TooManyAllocations, AssertionFailed,
+		ModelNotPinned, RunRequired, Infeasible, ExceedsJobCap, ExceedsRunCap, Frozen,
+		ExceedsBudget, BudgetExhausted, InsufficientBudget, CommittedTooFar, ConcurrencyLimit, WaitingForReclaim,
+		WaitingForApproval, WaitingTurn, QueueTimeout, OverBudget, MaxRuntime, MaxIdle,
+		Reclaimed, RunExpired, RunExhausted, RouteNotGoverned, RegionNotGoverned, UnknownRoute, LedgerUnavailable,
+		Fits, SoftLimit, FitsWithWarning, Ungoverned,
+	}
 }
 
 // Precedence is the position of the reason in Reasons.

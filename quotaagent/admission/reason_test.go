@@ -27,7 +27,7 @@ func TestReasonsAreDocumented(t *testing.T) {
 		}
 		reason := admission.Reason(strings.Trim(strings.TrimSpace(cells[0]), "`"))
 		status := map[admission.Reason]string{admission.LedgerUnavailable: "503", admission.Fits: "as Nomad answers",
-			admission.FitsWithWarning: "as Nomad answers", admission.Ungoverned: "as Nomad answers"}[reason]
+			admission.FitsWithWarning: "as Nomad answers", admission.SoftLimit: "as Nomad answers", admission.Ungoverned: "as Nomad answers"}[reason]
 		if status == "" {
 			status = "403"
 		}
@@ -47,7 +47,7 @@ func TestPrecedenceIsTheOrderOfReasons(t *testing.T) {
 
 func TestOutcomesAreOrderedFromWorstToBest(t *testing.T) {
 	t.Parallel()
-	must.True(t, admission.Deny < admission.Warn && admission.Warn < admission.Admit)
-	must.Eq(t, "deny warn admit outcome(9)", strings.Join([]string{admission.Deny.String(), admission.Warn.String(),
+	must.True(t, admission.Deny < admission.Queue && admission.Queue < admission.Warn && admission.Warn < admission.Admit)
+	must.Eq(t, "deny queue warn admit outcome(9)", strings.Join([]string{admission.Deny.String(), admission.Queue.String(), admission.Warn.String(),
 		admission.Admit.String(), admission.Outcome(9).String()}, " "))
 }

@@ -76,7 +76,7 @@ func (w *world) submit(job, path string, lines []ledger.Line) admission.Decision
 		next = *have
 	}
 	next = ledger.Submit(next, lines, w.now.Add(time.Minute).UnixMilli())
-	d := admission.Decide(w.policy, w.policy.Find(path), w.books, next, lines, w.now)
+	d := admission.Decide(w.policy, w.policy.Find(path), w.state(), next, lines, w.now)
 	if d.Outcome != admission.Deny {
 		w.put(job, &next, nil)
 	}
@@ -91,14 +91,14 @@ func (w *world) confirm(job string) {
 
 // post posts all running work of one job.
 func (w *world) post(job string) {
-	next, posted := metering.Post(w.policy, *w.holds[job], w.now)
+	next, posted, _ := metering.Post(w.policy, *w.holds[job], w.now)
 	w.put(job, &next, posted)
 }
 
 // observe takes in a fact and posts.
 func (w *world) observe(job string, o ledger.Observation) {
 	seen, _ := ledger.Observe(*w.holds[job], o, w.now.UnixMilli())
-	next, posted := metering.Post(w.policy, seen, w.now)
+	next, posted, _ := metering.Post(w.policy, seen, w.now)
 	w.put(job, &next, posted)
 }
 
@@ -250,3 +250,5 @@ func anyLines(t *rapid.T, p *budget.Policy) []ledger.Line {
 	}
 	return lines
 }
+
+func (w *world) state() admission.State { return admission.State{Balances: w.books} }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -39,15 +40,6 @@ type Placement struct {
 	Release func()
 }
 
-// clusterOf is what admission knows of the cluster for one submission.
-func clusterOf(s gate.Submission, placed Placement) admission.Cluster {
-	runs := s.Stored != nil && (s.Stored.Stop == nil || !*s.Stored.Stop) && (s.Stored.Status == nil || *s.Stored.Status != statusDead)
-	return admission.Cluster{Offered: placed.Offered, Eligible: placed.Eligible, Replaces: runs}
-}
-
-// statusDead is Nomad's for a job of which nothing runs or will run.
-const statusDead = "dead"
-
 // Placer picks GPUs. The placement service implements it; cmd/governor joins
 // the two.
 type Placer interface {
@@ -75,6 +67,8 @@ type Engine struct {
 	settled func(namespace, jobID string)
 	// audit hears of overrides and runs.
 	audit Auditor
+	// rules are those of the policy that was decided by last.
+	rules atomic.Pointer[prepared]
 }
 
 func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, settled func(namespace, jobID string)) *Engine {
@@ -114,8 +108,14 @@ func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, er
 	if !state.Loaded {
 		return gate.Verdict{}, &undecided{errNotLoaded}
 	}
+	if refusal := e.refuseUndeclared(state.Policy, s); refusal != nil {
+		return *refusal, nil
+	}
 	if s.Ask.GPUs() == 0 {
 		return e.admitNothing(ctx, s), nil
+	}
+	if s.Ask.Template() {
+		return e.admitTemplate(ctx, state.Policy, s), nil
 	}
 	placed := e.place(ctx, s)
 	verdict, err := e.admitPlaced(ctx, state.Policy, s, placed)
@@ -168,7 +168,7 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 }
 
 func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submission, placed Placement) (gate.Verdict, error) {
-	b, refusal := claim(p, s)
+	b, refusal := claim(p, s, e.now())
 	if refusal == nil && b == nil {
 		return e.admitUngoverned(s, placed, p), nil
 	}
@@ -176,27 +176,42 @@ func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submi
 	if refusal == nil {
 		lines, refusal = admission.Need(p, b, s.Ask, clusterOf(s, placed), e.now())
 	}
+	if refusal == nil {
+		refusal = e.asserted(p, s, lines)
+	}
 	if refusal == nil && placed.Infeasible != "" {
 		refusal = &admission.Refusal{Reason: admission.Infeasible, Fact: placed.Infeasible,
 			Remedy: "ask for GPUs that a node has, or split the job into more groups"}
 	}
+	var notices []string
 	if refusal != nil {
 		d := admission.Refuse(p, b, *refusal)
 		e.log(s, d)
-		if d.Outcome == admission.Deny || b == nil || refusal.Reason != admission.Infeasible {
+		if d.Outcome == admission.Deny || len(lines) == 0 {
 			return e.verdict(p, s, d, placed), nil
 		}
+		notices = []string{d.Notice(p)} // shadow mode holds what it would have held
 	}
+	decide := e.hold
 	if s.Kind != gate.Register {
-		return e.preview(ctx, p, b, s, lines, placed)
+		decide = e.preview
 	}
-	return e.hold(ctx, p, b, s, lines, placed)
+	verdict, err := decide(ctx, p, b, s, lines, placed)
+	verdict.Warnings = append(notices, verdict.Warnings...)
+	return verdict, err
+}
+
+// asserted is the refusal of a job for which a rule of the policy does not hold.
+func (e *Engine) asserted(p *budget.Policy, s gate.Submission, lines []ledger.Line) *admission.Refusal {
+	facts := factsOf(s, e.now(), p)
+	facts.Estimate = admission.EstimateFacts(admission.Estimate(p, lines))
+	return admission.Asserted(p, facts)
 }
 
 // claim finds the budget, or says why there is none. Both nil: nothing claims
 // the job and the policy lets it run.
-func claim(p *budget.Policy, s gate.Submission) (*budget.Budget, *admission.Refusal) {
-	b, result := p.Claim(s.Ask.Namespace, s.Identity.Names, s.Ask.Meta[admission.BudgetMeta])
+func claim(p *budget.Policy, s gate.Submission, now time.Time) (*budget.Budget, *admission.Refusal) {
+	b, result := p.Claim(factsOf(s, now, p), s.Ask.Meta[admission.BudgetMeta])
 	switch result.Outcome {
 	case budget.Claimed:
 		return b, nil
@@ -208,6 +223,10 @@ func claim(p *budget.Policy, s gate.Submission) (*budget.Budget, *admission.Refu
 		return nil, &admission.Refusal{Reason: admission.BudgetNotAllowed,
 			Fact:   fmt.Sprintf("the job names budget %q, which it may not draw from", result.Narrow),
 			Remedy: "name one of: " + orNone(result.Candidates)}
+	case budget.MatchFailed:
+		return nil, &admission.Refusal{Reason: admission.MatchFailed,
+			Fact:   fmt.Sprintf("the match rule of budget %s cannot be decided for this job: %s", result.Failed, result.Error),
+			Remedy: "give the job what the rule asks for, or have the rule corrected"}
 	case budget.Unclaimed:
 	}
 	if p.Unmatched == budget.UnmatchedAllow {
@@ -236,45 +255,125 @@ func (e *Engine) admitUngoverned(s gate.Submission, placed Placement, p *budget.
 
 // preview decides without holding anything.
 func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
-	hold, err := e.books.readHold(ctx, holdKey(s.Ask.Namespace, s.Ask.JobID))
+	v, err := e.look(ctx, e.targetOf(p, b, s))
 	if err != nil {
 		return gate.Verdict{}, err
 	}
-	paths := ledger.Ancestors(b.Path)
+	d, _, err := e.decide(p, b, s, lines, unchanged(s, placed.Patch), v)
+	if err != nil {
+		return gate.Verdict{}, err
+	}
+	d = e.advise(ctx, p, b, s, d)
+	e.log(s, d)
+	return e.verdict(p, s, d, placed), nil
+}
+
+// look reads what a decision sees, without changing anything.
+func (e *Engine) look(ctx context.Context, t target) (view, error) {
+	hold, err := e.books.readHold(ctx, t.key)
+	if err != nil {
+		return view{}, err
+	}
+	paths := ledger.Ancestors(t.budget)
 	if hold.Hold != nil {
 		paths = append(paths, ledger.Ancestors(hold.Budget)...)
 	}
 	slices.Sort(paths)
 	balances, _, err := e.books.readBalances(ctx, slices.Compact(paths))
-	if err != nil {
-		return gate.Verdict{}, err
+	return view{hold: hold, balances: balances}, err
+}
+
+// targetOf is what deciding about a submission needs of the books.
+func (e *Engine) targetOf(p *budget.Policy, b *budget.Budget, s gate.Submission) target {
+	return target{key: holdKey(s.Ask.Namespace, s.Ask.JobID), budget: b.Path, policy: p, run: s.Ask.Meta[admission.RunMeta],
+		calendar: e.rulesOf(p).Calendar}
+}
+
+// rulesOf prepares a policy for decisions, once as long as it is in force.
+func (e *Engine) rulesOf(p *budget.Policy) *admission.Rules {
+	if last := e.rules.Load(); last != nil && last.policy == p {
+		return last.rules
 	}
-	same := unchanged(s, placed.Patch)
-	d, _, err := e.decide(p, b, s, lines, same, hold.Hold, balances)
-	if err != nil {
-		return gate.Verdict{}, err
-	}
-	e.log(s, d)
-	return e.verdict(p, s, d, placed), nil
+	next := &prepared{policy: p, rules: admission.RulesOf(p)}
+	e.rules.Store(next)
+	return next.rules
+}
+
+// prepared is a policy with what decisions need of it.
+type prepared struct {
+	policy *budget.Policy
+	rules  *admission.Rules
 }
 
 // decide is the one place where a submission meets the books. It also returns
 // the hold as it would be. same says that the job is registered already.
-func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, same bool, hold *ledger.Hold,
-	balances map[string]ledger.Balance) (admission.Decision, ledger.Hold, error) {
-	next, err := e.submitted(hold, s, lines, same)
+func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, same bool, v view) (admission.Decision, ledger.Hold, error) {
+	next, err := e.submitted(v.hold.Hold, s, lines, same)
 	if err != nil {
 		return admission.Decision{}, next, err
 	}
+	next, state := e.stateOf(p, b, next, v)
+	state.Accessor = s.Identity.Accessor
+	var d admission.Decision
+	if id := s.Ask.Meta[admission.RunMeta]; id != "" && v.run == nil {
+		d = admission.Refuse(p, b, admission.Refusal{Reason: admission.RunRequired, Fact: fmt.Sprintf("there is no agent run %.80q", id),
+			Remedy: fmt.Sprintf("name an open run in meta { %s = \"...\" }, or none", admission.RunMeta)})
+	} else {
+		d = admission.Decide(p, b, state, next, lines, e.now())
+	}
+	next.Accessor, next.Identity, next.Estimate = s.Identity.Accessor, s.Identity.Names, d.Estimate
+	next.Facts, next.Priority = s.Ask.Facts(), b.EffectivePriority()
+	next.JobPriority = next.Facts.Priority
+	return d, next, nil
+}
+
+// stateOf is what a decision about a hold depends on, and the hold with what it
+// drew before only as far as it goes on drawing from it: from another budget, or
+// another run, all is new.
+func (e *Engine) stateOf(p *budget.Policy, b *budget.Budget, next ledger.Hold, v view) (ledger.Hold, admission.State) {
+	state := admission.State{Balances: v.balances, Grants: v.grants, Run: v.run, Rules: e.rulesOf(p)}
 	if next.Budget != b.Path {
-		// All of it is new to the other budget, and what it charged to ancestors
-		// that the two share goes away.
-		balances = without(balances, next)
+		// What it charged to ancestors that the two budgets share goes away.
+		state.Balances = without(v.balances, next)
 		next.Budget, next.Charged = b.Path, nil
 	}
-	d := admission.Decide(p, b, balances, next, lines, e.now())
-	next.Accessor, next.Identity, next.Estimate = s.Identity.Accessor, s.Identity.Names, d.Estimate
-	return d, next, nil
+	run, capped := "", []budget.Dimension(nil)
+	if v.run != nil {
+		run, capped = v.run.ID, v.run.Capped()
+	}
+	state.Joined = v.hold.Hold != nil && run != "" && next.Run == run
+	if next.Run != run {
+		next.Run, next.Capped, next.Drawn = run, capped, nil
+	}
+	return next, state
+}
+
+// advise adds to a decision that blocks what would make it pass, as far as the
+// store can be read: the decision stands without it.
+func (e *Engine) advise(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, d admission.Decision) admission.Decision {
+	if !blocked(d) || d.Refusal != nil {
+		return d
+	}
+	v, err := e.look(ctx, e.targetOf(p, b, s))
+	if err != nil {
+		e.logger.Warn("alternatives not looked for", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "error", err)
+		return d
+	}
+	before := ledger.Hold{Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, State: ledger.Held}
+	if v.hold.Hold != nil {
+		before = *v.hold.Hold
+	}
+	before, state := e.stateOf(p, b, before, v)
+	d.Alternatives = admission.Alternatives(p, b, state, s.Ask, before, d, e.now())
+	open, _, err := e.books.holds(ctx)
+	if err != nil {
+		e.logger.Warn("holds not read for the time a job may fit", "error", err)
+	}
+	holds := make([]ledger.Hold, len(open))
+	for i, h := range open {
+		holds[i] = *h.Hold
+	}
+	return d.Unblock(holds, e.now())
 }
 
 // without is the balances without what h charges to them.
@@ -298,14 +397,14 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	var decision admission.Decision
 	same := unchanged(s, placed.Patch)
 	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
-	err := e.books.update(ctx, ledger.Fence{}, target{key: t.key, budget: b.Path, policy: p, calendar: ledger.CalendarOf(p)},
+	err := e.books.update(ctx, ledger.Fence{}, e.targetOf(p, b, s),
 		func(v view) (change, error) {
-			d, next, err := e.decide(p, b, s, lines, same, v.hold.Hold, v.balances)
+			d, next, err := e.decide(p, b, s, lines, same, v)
 			if err != nil {
 				return change{}, err
 			}
 			decision = d
-			if d.Outcome == admission.Deny {
+			if blocked(d) {
 				return change{}, errNoChange
 			}
 			if len(placed.Record) > 0 {
@@ -320,6 +419,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	if err != nil {
 		return gate.Verdict{}, err
 	}
+	decision = e.advise(ctx, p, b, s, decision)
 	e.log(s, decision)
 	verdict := e.verdict(p, s, decision, placed)
 	if !verdict.Denied {
@@ -328,8 +428,14 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	return verdict, nil
 }
 
+// blocked reports whether a job is not registered as it is. A job that could wait
+// for budget is refused with the reason for which it would wait.
+func blocked(d admission.Decision) bool {
+	return d.Outcome == admission.Deny || d.Outcome == admission.Queue
+}
+
 func (e *Engine) verdict(p *budget.Policy, s gate.Submission, d admission.Decision, placed Placement) gate.Verdict {
-	if d.Outcome == admission.Deny {
+	if blocked(d) {
 		return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.Denial(p, s.Ask)}
 	}
 	v := gate.Verdict{Reason: string(d.Reason), Patch: placed.Patch, Warnings: []string{d.Notice(p)}}

@@ -425,7 +425,7 @@ func TestManyRestartsDoNotOutgrowTheHold(t *testing.T) {
 	}
 	id := r.nomad.start("default", "web", 0, 1)
 	p := r.Keeper.State().Policy
-	next, _, _ := r.Meter.settled(p, h, nomadevents.Job{Exists: true}, []nomadevents.Allocation{*r.nomad.allocs[id]}, r.clock.now())
-	must.SliceEmpty(t, next.Finished)
-	must.Len(t, 1, next.Tracks)
+	next, _ := r.Meter.settled(p, h, nomadevents.Job{Exists: true}, []nomadevents.Allocation{*r.nomad.allocs[id]}, r.clock.now())
+	must.SliceEmpty(t, next.hold.Finished)
+	must.Len(t, 1, next.hold.Tracks)
 }

@@ -50,8 +50,8 @@ func (m *Meter) observe(ctx context.Context, fence ledger.Fence, a nomadevents.A
 		if !changed {
 			return change{}, errNoChange
 		}
-		next, posted := metering.Post(p, next, m.proven)
-		return change{hold: &next, posted: posted}, nil
+		next, posted, entries := metering.Post(p, next, m.proven)
+		return change{hold: &next, posted: posted, entries: entries}, nil
 	})
 	if err != nil && !errors.Is(err, errNoHold) {
 		return fmt.Errorf("observe allocation %s: %w", a.ID, err)

@@ -454,7 +454,7 @@ func overridable(d admission.Decision, who api.Caller) ([]overrideRule, string) 
 	var nodes []*budget.Budget
 	for _, c := range d.Failed {
 		switch {
-		case c.JobCap:
+		case c.Kind == admission.JobCap || c.Kind == admission.RunCap:
 			return nil, fmt.Sprintf("-policy-override does not lift the bounds of a single job (%s)", c.Source)
 		case c.Budget.EffectiveAdmit() == budget.AdmitWarn || c.Budget.EffectiveLevel() == budget.Advisory:
 			continue

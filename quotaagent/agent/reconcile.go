@@ -129,11 +129,11 @@ func (m *Meter) reconcileHold(ctx context.Context, fence ledger.Fence, h heldAt,
 		return nil
 	}
 	err := m.mutate(ctx, fence, h.Namespace, h.JobID, func(p *budget.Policy, h heldAt) (change, error) {
-		next, posted := metering.Post(p, *h.Hold, m.proven)
+		next, posted, entries := metering.Post(p, *h.Hold, m.proven)
 		if len(posted) == 0 {
 			return change{}, errNoChange
 		}
-		return change{hold: &next, posted: posted}, nil
+		return change{hold: &next, posted: posted, entries: entries}, nil
 	})
 	return ignore(err, errNoHold)
 }
@@ -229,17 +229,17 @@ func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jo
 		if changed = h.version != seen.version; changed {
 			return change{}, errNoChange
 		}
-		next, usage, moved := m.settled(p, *h.Hold, job, allocations, began)
+		next, moved := m.settled(p, *h.Hold, job, allocations, began)
 		switch {
-		case next == nil:
+		case next.hold == nil:
 			return change{}, nil // never registered: nothing to post
-		case over(*next, job):
-			ended = next
-			return change{posted: usage}, nil
+		case over(*next.hold, job):
+			ended, next.hold = next.hold, nil
+			return next, nil
 		case !moved:
 			return change{}, errNoChange
 		}
-		return change{hold: next, posted: usage}, nil
+		return next, nil
 	})
 	if changed {
 		m.Touch(namespace, jobID)
@@ -256,12 +256,12 @@ func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jo
 // outgrow its document.
 const finishedKept = 256
 
-// settled is the hold as it should be, and the usage to post. A nil hold means
+// settled is the hold as it should be, with the usage to post. A nil hold means
 // that nothing remains of a submission that never arrived.
-func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, allocations []nomadevents.Allocation, began time.Time) (*ledger.Hold, ledger.Vector, bool) {
+func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, allocations []nomadevents.Allocation, began time.Time) (change, bool) {
 	next, moved := m.resolve(h, job, allocations)
 	if next == nil {
-		return nil, nil, true
+		return change{}, true
 	}
 	nowMS := m.now().UnixMilli()
 	for _, a := range allocations {
@@ -276,13 +276,13 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, al
 		observed, changed := ledger.Observe(*next, ledger.Observation{Alloc: t.Alloc, EndMS: end, Estimated: true}, nowMS)
 		next, moved = &observed, moved || changed
 	}
-	posted, usage := metering.Post(p, *next, proof(began))
+	posted, usage, entries := metering.Post(p, *next, proof(began))
 	if len(posted.Finished) > finishedKept {
 		posted.Finished = slices.DeleteFunc(posted.Finished, func(id string) bool {
 			return !slices.ContainsFunc(allocations, func(a nomadevents.Allocation) bool { return a.ID == id })
 		})
 	}
-	return &posted, usage, moved || len(usage) > 0
+	return change{hold: &posted, posted: usage, entries: entries}, moved || len(usage) > 0
 }
 
 // lastSign is until when an allocation ran that Nomad no longer knows. As long as

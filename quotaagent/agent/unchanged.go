@@ -22,37 +22,47 @@ var serverFields = [...]string{"Status", "StatusDescription", "Stable", "Version
 // another submitter (nomad/structs, Job.SpecChanged). It may say no for a job
 // that is the same: that only holds more until Nomad has answered.
 func unchanged(s gate.Submission, patch jobspec.Patch) bool {
-	submitted, stored := s.Job, s.Stored
-	if submitted == nil || stored == nil || (stored.Stop != nil && *stored.Stop) || submitterOf(stored) != tokenID(s.Identity) {
+	if s.Stored == nil || submitterOf(s.Stored) != tokenID(s.Identity) {
 		return false
+	}
+	a, b, comparable := asComparable(s, patch)
+	return comparable && alike(reflect.ValueOf(a), reflect.ValueOf(b))
+}
+
+// asComparable is the submitted job as it would be registered and the stored
+// one, without what says nothing about what runs; false when they cannot be
+// compared or the stored one was stopped.
+func asComparable(s gate.Submission, patch jobspec.Patch) (a, b api.Job, ok bool) {
+	submitted, stored := s.Job, s.Stored
+	if submitted == nil || stored == nil || (stored.Stop != nil && *stored.Stop) {
+		return a, b, false
 	}
 	ours, err := plain(submitted)
 	if err != nil {
-		return false
+		return a, b, false
 	}
 	theirs, err := plain(stored)
 	if err != nil {
-		return false
+		return a, b, false
 	}
 	for _, g := range patch.Groups {
 		group := named(ours, "TaskGroups", g.Group)
 		if group == nil || appendAll(group, "Constraints", g.Constraints) != nil || appendAll(group, "Affinities", g.Affinities) != nil {
-			return false
+			return a, b, false
 		}
 		for _, d := range g.Devices {
 			device := deviceOf(named(group, "Tasks", d.Task), d.Index)
 			if device == nil || appendAll(device, "Constraints", d.Constraints) != nil {
-				return false
+				return a, b, false
 			}
 		}
 	}
-	var a, b api.Job
 	if convert(ours, &a) != nil || convert(theirs, &b) != nil {
-		return false
+		return a, b, false
 	}
 	asStored(&a)
 	asStored(&b)
-	return alike(reflect.ValueOf(a), reflect.ValueOf(b))
+	return a, b, true
 }
 
 func submitterOf(stored *api.Job) string {

@@ -20,9 +20,12 @@ const (
 	Ambiguous
 	// NarrowRefused: the job names a budget that it may not draw from.
 	NarrowRefused
+	// MatchFailed: the condition of a match rule cannot be evaluated for this
+	// job, so that nobody knows which budget it belongs to. It is denied.
+	MatchFailed
 )
 
-var claimOutcomeNames = [...]string{"unclaimed", "claimed", "ambiguous", "narrow_refused"}
+var claimOutcomeNames = [...]string{"unclaimed", "claimed", "ambiguous", "narrow_refused", "match_failed"}
 
 // String is the outcome's stable name.
 func (o ClaimOutcome) String() string {
@@ -40,19 +43,26 @@ type ClaimResult struct {
 	Candidates []string
 	// Narrow is the path that the job named, or "".
 	Narrow string
+	// Failed is the path of the budget whose condition failed and Error says why;
+	// both only when the outcome is MatchFailed.
+	Failed, Error string
 }
 
 // Claim finds the budget that a job draws from: the deepest one whose Match
-// fits the namespace and the identity (Identity.Names of the submitter). When
-// budgets on different paths fit, narrow decides: the path that the job itself
-// names in its meta `governor_budget`. Because a job's author writes it, narrow
-// can only choose among the budgets that fit. In particular it cannot choose
-// the parent of one that fits, which would slip past the limits of the child.
+// fits the job and its submitter. When budgets on different paths fit, narrow
+// decides: the path that the job itself names in its meta `governor_budget`.
+// Because a job's author writes it, narrow can only choose among the budgets
+// that fit. In particular it cannot choose the parent of one that fits, which
+// would slip past the limits of the child.
 //
 // The budget is nil unless the outcome is Claimed.
-func (p *Policy) Claim(namespace string, identity []string, narrow string) (*Budget, ClaimResult) {
-	candidates := p.candidates(namespace, identity)
+func (p *Policy) Claim(f Facts, narrow string) (*Budget, ClaimResult) {
 	result := ClaimResult{Narrow: narrow}
+	candidates, failure := p.candidates(f)
+	if failure != nil {
+		result.Outcome, result.Failed, result.Error = MatchFailed, failure.path, failure.cause.Error()
+		return nil, result
+	}
 	for _, b := range candidates {
 		result.Candidates = append(result.Candidates, b.Path)
 	}
@@ -77,15 +87,29 @@ func (p *Policy) Claim(namespace string, identity []string, narrow string) (*Bud
 	return nil, result
 }
 
+// matchFailure is the first match rule, in path order, that cannot be decided.
+type matchFailure struct {
+	path  string
+	cause error
+}
+
 // candidates are the deepest matching budgets of every path, in path order.
-func (p *Policy) candidates(namespace string, identity []string) []*Budget {
+func (p *Policy) candidates(f Facts) ([]*Budget, *matchFailure) {
+	var failure *matchFailure
 	var deepest func(b *Budget) []*Budget
 	deepest = func(b *Budget) []*Budget {
 		var found []*Budget
 		for _, child := range b.Children {
 			found = append(found, deepest(child)...)
 		}
-		if len(found) == 0 && b.Match.Matches(namespace, identity) {
+		if len(found) > 0 || failure != nil {
+			return found
+		}
+		matches, err := b.Match.Matches(f)
+		if err != nil {
+			failure = &matchFailure{b.Path, err}
+		}
+		if matches {
 			found = append(found, b)
 		}
 		return found
@@ -94,27 +118,43 @@ func (p *Policy) candidates(namespace string, identity []string) []*Budget {
 	for _, root := range p.Roots {
 		found = append(found, deepest(root)...)
 	}
-	return found
+	if failure != nil {
+		return nil, failure
+	}
+	return found, nil
 }
 
-// Matches reports whether a job in the namespace, submitted by someone with
-// these names, fits the rule. A nil rule fits nothing.
-func (m *Match) Matches(namespace string, identity []string) bool {
-	if m == nil {
-		return false
+// Matches reports whether a job fits the rule. A nil rule fits nothing. The
+// condition is evaluated last, and only for jobs that the lists let through; its
+// error is returned.
+func (m *Match) Matches(f Facts) (bool, error) {
+	switch {
+	case m == nil,
+		len(m.Namespaces) > 0 && !matchesAny(m.Namespaces, f.Job.Namespace),
+		len(m.NodePools) > 0 && !matchesAny(m.NodePools, f.Job.NodePool),
+		len(m.Identities) > 0 && !matchesAny(m.Identities, f.Submitter.Names...):
+		return false, nil
+	case m.When == nil:
+		return true, nil
 	}
-	if len(m.Namespaces) > 0 && !matchesAny(m.Namespaces, namespace) {
-		return false
-	}
-	return len(m.Identities) == 0 || matchesAny(m.Identities, identity...)
+	return m.When.Holds(f)
 }
 
 // Overlaps reports whether a job whose submitter has a single name could fit
 // both rules. Somebody with several roles may fit two rules that do not
-// overlap; such a job is ambiguous only when it comes.
+// overlap; such a job is ambiguous only when it comes. Different conditions are
+// taken to exclude each other: nobody can tell without a job.
 func (m *Match) Overlaps(other *Match) bool {
 	return m != nil && other != nil &&
-		listsOverlap(m.Namespaces, other.Namespaces) && listsOverlap(m.Identities, other.Identities)
+		listsOverlap(m.Namespaces, other.Namespaces) && listsOverlap(m.Identities, other.Identities) &&
+		listsOverlap(m.NodePools, other.NodePools) && conditionText(m.When) == conditionText(other.When)
+}
+
+func conditionText(c Condition) string {
+	if c == nil {
+		return ""
+	}
+	return c.String()
 }
 
 // Within reports whether the budget is other or lies below it.

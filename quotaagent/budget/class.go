@@ -36,21 +36,3 @@ func (p *Policy) Counts(class string) []Share {
 	slices.SortFunc(counts, func(a, b Share) int { return strings.Compare(a.Class, b.Class) })
 	return counts
 }
-
-// WattsOf bounds the power of one device of a class: what the policy says, else
-// its shares of what other classes draw. 0 when the policy does not say.
-func (p *Policy) WattsOf(class string) int64 {
-	c, _ := p.class(class)
-	if c.Watts != 0 {
-		return c.Watts
-	}
-	total := quantity.Amount(0)
-	for _, s := range c.Shares {
-		parent, _ := p.class(s.Class)
-		if parent.Watts == 0 {
-			return 0
-		}
-		total = total.Add(quantity.MulDivUp(quantity.Amount(parent.Watts), int64(s.Parts), int64(quantity.GPU)))
-	}
-	return int64(total)
-}

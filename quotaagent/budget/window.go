@@ -138,10 +138,10 @@ func nextFirstDate(w Window, first time.Time) time.Time {
 // offsetMax is more than any zone was ever away from UTC.
 const offsetMax = 18 * time.Hour
 
-// firstInstant is the first moment at which a clock in loc shows the date (at
-// midnight UTC) or a later one. time.Date does not promise this: for a midnight
-// that does not exist it may return 23:00 of the day before, and for one that
-// comes twice the second.
+// firstInstant is the first moment at which a clock in loc shows the date and
+// time that date shows in UTC, or later: of a date at midnight, when it begins.
+// time.Date does not promise this: for a midnight that does not exist it may
+// return 23:00 of the day before, and for one that comes twice the second.
 func firstInstant(date time.Time, loc *time.Location) time.Time {
 	before, after := date.Add(-offsetMax).In(loc), date.Add(offsetMax).In(loc)
 	change, changes := clockChange(before, after)

@@ -125,7 +125,7 @@ func (g *Gate) parse(r *http.Request, route Route, body []byte) (*submission, er
 }
 
 // resolve finds the stored job and the effective one, and says whether GPUs
-// are involved in either.
+// are involved in either, asked for or not.
 func (g *Gate) resolve(ctx context.Context, s *submission) (wantsGPU bool, err error) {
 	preserve := jobspec.Preserve{Counts: s.request.PreserveCounts, Resources: s.request.PreserveResources}
 	submitted, err := jobspec.Extract(s.job, s.defaults())
@@ -146,7 +146,7 @@ func (g *Gate) resolve(ctx context.Context, s *submission) (wantsGPU bool, err e
 	if err != nil {
 		return false, refuseBody(err)
 	}
-	return len(s.ask.Groups) > 0 || jobGPUs(s.stored) > 0, nil
+	return len(s.ask.Groups) > 0 || len(s.ask.Undeclared) > 0 || jobGPUs(s.stored) > 0, nil
 }
 
 func (s *submission) defaults() jobspec.Defaults {

@@ -3,6 +3,7 @@ package jobspec
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // connectProxyPrefix starts the name of the task that Nomad adds for a Consul
@@ -14,8 +15,8 @@ const (
 )
 
 // Apply adds the patch's constraints and affinities to the job in a register,
-// plan or validate document, at the end of the lists that are there. Nothing
-// else changes. After an error the document may be changed in part.
+// plan or validate document, at the end of the lists that are there, after
+// removing the constraints that it drops. Nothing else changes. After an error the document may be changed in part.
 func Apply(doc *Document, patch Patch) error {
 	if patch.Empty() {
 		return nil
@@ -23,6 +24,9 @@ func Apply(doc *Document, patch Patch) error {
 	job := doc.root.field("Job")
 	if job == nil || job.kind != '{' {
 		return errors.New("patch job: the document has no Job object")
+	}
+	if patch.Drop != "" {
+		dropConstraints(job, patch.Drop)
 	}
 	for _, gp := range patch.Groups {
 		group, err := findNamed(job, "TaskGroups", gp.Group)
@@ -34,6 +38,24 @@ func Apply(doc *Document, patch Patch) error {
 		}
 	}
 	return nil
+}
+
+// dropConstraints removes the constraints on a target from every task group.
+func dropConstraints(job *node, target string) {
+	groups := job.field("TaskGroups")
+	if groups == nil {
+		return
+	}
+	for _, group := range groups.items {
+		constraints := group.field("Constraints")
+		if constraints == nil {
+			continue
+		}
+		constraints.items = slices.DeleteFunc(constraints.items, func(c *node) bool {
+			on := c.field("LTarget")
+			return on != nil && on.kind == '"' && decodeString(on.raw) == target
+		})
+	}
 }
 
 func applyGroup(group *node, gp GroupPatch) error {

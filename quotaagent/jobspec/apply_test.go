@@ -157,3 +157,15 @@ func applyTyped(job *api.Job, patch Patch) {
 		}
 	}
 }
+
+func TestApplyDropsConstraintsOnATarget(t *testing.T) {
+	t.Parallel()
+	doc, _, err := ParseRegister([]byte(`{"Job":{"ID":"x","Constraints":[{"LTarget":"${meta.a}"}],"TaskGroups":[
+		{"Name":"g","Constraints":[{"LTarget":"${meta.a}","RTarget":"1"},{"LTarget":"${meta.b}"},{"RTarget":"none"}]},
+		{"Name":"h","Constraints":null},{"Name":"i"}]}}`))
+	must.NoError(t, err)
+	must.NoError(t, Apply(doc, Patch{Drop: "${meta.a}", Groups: []GroupPatch{{Group: "g", Constraints: []Constraint{{LTarget: "${meta.a}", RTarget: "2", Operand: "="}}}}}))
+	must.Eq(t, `{"Job":{"ID":"x","Constraints":[{"LTarget":"${meta.a}"}],"TaskGroups":[`+
+		`{"Name":"g","Constraints":[{"LTarget":"${meta.b}"},{"RTarget":"none"},{"LTarget":"${meta.a}","RTarget":"2","Operand":"="}]},`+
+		`{"Name":"h","Constraints":null},{"Name":"i"}]}}`, string(doc.Encode()))
+}

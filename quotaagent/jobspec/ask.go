@@ -97,10 +97,13 @@ func (g GroupAsk) GPUs() int {
 	return total
 }
 
-// Patch is a set of additions to a job document. It only ever adds
-// constraints and affinities at the end of the existing lists.
+// Patch is a set of additions to a job document: constraints and affinities at
+// the end of the existing lists. Before that it takes out what Drop names.
 type Patch struct {
 	Groups []GroupPatch
+	// Drop is the LTarget of constraints that are removed from every task group; ""
+	// removes nothing.
+	Drop string
 }
 
 // GroupPatch adds to one task group, found by name.
@@ -134,4 +137,4 @@ type Affinity struct {
 }
 
 // Empty reports whether the patch changes nothing.
-func (p Patch) Empty() bool { return len(p.Groups) == 0 }
+func (p Patch) Empty() bool { return len(p.Groups) == 0 && p.Drop == "" }

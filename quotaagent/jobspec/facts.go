@@ -24,7 +24,7 @@ const ownMeta = "governor_"
 // Facts are what conditions of the policy may depend on.
 func (a Ask) Facts() budget.JobFacts {
 	f := budget.JobFacts{
-		ID: a.JobID, Name: a.Name, Namespace: a.Namespace, Region: a.Region, Type: a.Type, NodePool: a.NodePool,
+		ID: a.JobID, Name: cmp.Or(a.Name, a.JobID), Namespace: a.Namespace, Region: a.Region, Type: a.Type, NodePool: cmp.Or(a.NodePool, api.NodePoolDefault),
 		Priority: a.Priority, GPUs: a.GPUs(), Datacenters: slices.Clone(a.Datacenters), Meta: boundedMeta(a.Meta),
 	}
 	for _, g := range a.Groups {

@@ -55,14 +55,14 @@ func (r reading) charges(cal Calendar) Vector {
 	v := Vector{}
 	for _, t := range r.hold.Tracks {
 		if t.EndMS != 0 {
-			chargePlaced(v, t.GPUs, t.MarkMS, t.EndMS, cal)
+			chargePlaced(v, t.holding(), t.MarkMS, t.EndMS, cal)
 			continue
 		}
-		for _, g := range t.GPUs {
+		for _, g := range t.holding() {
 			addGauge(v, cal.countsOf(g.Class), int64(len(g.IDs)))
 		}
 		if !r.chargedWithSlot(t) && !r.superseded(t) {
-			chargePlaced(v, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
+			chargePlaced(v, t.holding(), t.MarkMS, r.heldUntil(t), cal)
 		}
 	}
 	for _, line := range r.lines {
@@ -209,7 +209,7 @@ func (r reading) updating(line Line) bool {
 func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 	left := r.remaining(line, t.Name)
 	run, again, whole := Vector{}, Vector{}, Vector{}
-	chargePlaced(run, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
+	chargePlaced(run, t.holding(), t.MarkMS, r.heldUntil(t), cal)
 	chargeAny(again, line.Needs, 1, left-min(line.once(), left), cal)
 	chargeAny(whole, line.Needs, 1, left, cal)
 	combine(v, run, again, func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount {
@@ -223,7 +223,7 @@ func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
 	chargeGauge(v, uncovered(line.Needs, t.GPUs), 1, cal)
 	goesOn, startsAgain := Vector{}, Vector{}
-	chargePlaced(goesOn, t.GPUs, t.MarkMS, r.heldUntil(t), cal)
+	chargePlaced(goesOn, t.holding(), t.MarkMS, r.heldUntil(t), cal)
 	chargeAny(startsAgain, line.Needs, 1, r.remaining(line, t.Name), cal)
 	combine(v, goesOn, startsAgain, func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount {
 		return max(0, placed.Sub(startsAgain.At(period, d)))

@@ -84,6 +84,14 @@ func (c Cohort) Room(node *budget.Budget, d budget.Dimension) quantity.Amount {
 	return kept.Add(max(0, lent.Sub(used)))
 }
 
+// Most is the most that a member could ever hold of a dimension, were nobody else
+// to use anything.
+func (c Cohort) Most(node *budget.Budget, d budget.Dimension) quantity.Amount {
+	kept, _ := split(node, d)
+	lent, _ := c.Pool(d, node.Path)
+	return kept.Add(lent)
+}
+
 // Borrowed is how much a member holds beyond its own ceiling, and Lent how much of
 // its ceiling the others use: what is missing in the pool up to what it lends.
 func (c Cohort) Borrowed(node *budget.Budget, d budget.Dimension, held quantity.Amount) quantity.Amount {

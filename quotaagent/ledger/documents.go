@@ -94,6 +94,9 @@ type Queued struct {
 	// way.
 	JobModifyIndex uint64 `json:"job_modify_index,omitempty"`
 	ExpiresMS      int64  `json:"expires_ms,omitempty"`
+	// ReleasingMS is when it began to leave the queue: it has a hold, and is being
+	// registered without its gate. 0 while it waits.
+	ReleasingMS int64 `json:"releasing_ms,omitempty"`
 	// Reason is why it does not fit, as last decided, and Detail one sentence.
 	Reason string `json:"reason"`
 	Detail string `json:"detail,omitempty"`
@@ -105,8 +108,7 @@ type Queued struct {
 type Entry struct {
 	// Key makes writing an entry twice count once: it is unique for the fact.
 	Key string `json:"key"`
-	// Kind is usage, correction, overdraft, idle, unallocated, ungoverned, tokens,
-	// or grant.
+	// Kind is one of EntryKinds.
 	Kind      string `json:"kind"`
 	Budget    string `json:"budget,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
@@ -134,4 +136,8 @@ type Entry struct {
 	// an overdraft.
 	Estimated bool   `json:"estimated,omitempty"`
 	Cause     string `json:"cause,omitempty"`
+	// Author is the accessor of the person who wrote a correction, and Cause is why.
+	Author string `json:"author,omitempty"`
+	// Receipt is the account of a hold that ended; only with kind receipt.
+	Receipt *Receipt `json:"receipt,omitempty"`
 }

@@ -181,9 +181,18 @@ type Track struct {
 	Done bool `json:"done,omitempty"`
 	// Estimated marks an end that could not be observed exactly.
 	Estimated bool `json:"estimated,omitempty"`
+	// Unknown says that Nomad has lost touch with the node: the allocation may run.
+	Unknown bool `json:"unknown,omitempty"`
+	// RunMS is when its first task started and RanMS when its last one ended, for
+	// policies that charge running time only; 0 if that did not happen yet or does
+	// not matter.
+	RunMS int64 `json:"run_ms,omitempty"`
+	RanMS int64 `json:"ran_ms,omitempty"`
 	// LeaseMS is until when the GPUs of a lease are held.
-	LeaseMS int64       `json:"lease_ms,omitempty"`
-	GPUs    []TrackGPUs `json:"gpus"`
+	LeaseMS int64 `json:"lease_ms,omitempty"`
+	// Node is the id of the node it runs on.
+	Node string      `json:"node,omitempty"`
+	GPUs []TrackGPUs `json:"gpus"`
 }
 
 // TrackGPUs are the GPUs of one class that an allocation holds.
@@ -194,6 +203,12 @@ type TrackGPUs struct {
 	PerGPUHour quantity.Amount `json:"per_gpu_hour"`
 	// Watts bounds the power of one GPU for what is still held; 0 if unknown.
 	Watts int64 `json:"watts,omitempty"`
+	// EndMS is when Nomad gave these GPUs to another allocation, and MarkMS until
+	// when they are posted since; 0 for GPUs that the allocation keeps to its end.
+	EndMS  int64 `json:"end_ms,omitempty"`
+	MarkMS int64 `json:"mark_ms,omitempty"`
+	// Energy that they drew; nil before it is measured.
+	Energy *Energy `json:"energy,omitempty"`
 }
 
 // Slot is the history of one allocation name ("job.group[0]") since the job was
@@ -229,6 +244,25 @@ func (h Hold) Live() []Track {
 		}
 	}
 	return live
+}
+
+// LineOf is the confirmed need of a group.
+func (h Hold) LineOf(group string) (Line, bool) {
+	for _, line := range h.Lines {
+		if line.Group == group {
+			return line, true
+		}
+	}
+	return Line{}, false
+}
+
+// Count is how many allocations the confirmed need has at most.
+func (h Hold) Count() int {
+	count := 0
+	for _, line := range h.Lines {
+		count += line.Count
+	}
+	return count
 }
 
 // Ancestors returns the paths of a budget and all its ancestors, leaf first.

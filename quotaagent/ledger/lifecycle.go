@@ -95,7 +95,13 @@ type Observation struct {
 	EndMS     int64
 	Done      bool
 	Estimated bool
-	GPUs      []TrackGPUs
+	// Unknown says that Nomad has lost touch with the node.
+	Unknown bool
+	// RunMS and RanMS are as in Track.
+	RunMS, RanMS int64
+	GPUs         []TrackGPUs
+	// Given are those of the GPUs that other allocations have by now.
+	Given []Given
 }
 
 // Observe records a fact about one allocation of a confirmed hold. Observing
@@ -111,12 +117,12 @@ func Observe(h Hold, o Observation, nowMS int64) (Hold, bool) {
 		return h, false
 	}
 	if i := slices.IndexFunc(h.Tracks, func(t Track) bool { return t.Alloc == o.Alloc }); i >= 0 {
-		if h.Tracks[i].EndMS != 0 || o.EndMS == 0 {
+		t, changed := h.Tracks[i].observed(o)
+		if !changed {
 			return h, false
 		}
 		next := h.Clone()
-		t := &next.Tracks[i]
-		t.EndMS, t.Done, t.Estimated = max(o.EndMS, t.StartMS), o.Done, o.Estimated
+		next.Tracks[i] = t
 		return next, true
 	}
 	if o.EndMS != 0 && o.CreateIndex <= h.FirstIndex {
@@ -127,7 +133,8 @@ func Observe(h Hold, o Observation, nowMS int64) (Hold, bool) {
 		o.Name += "@" + o.Node
 	}
 	t := Track{Alloc: o.Alloc, Name: o.Name, Group: o.Group, CreateIndex: o.CreateIndex, StartMS: o.StartMS, MarkMS: o.StartMS,
-		Done: o.Done, Estimated: o.Estimated, GPUs: o.GPUs}
+		Done: o.Done, Estimated: o.Estimated, Unknown: o.Unknown, RunMS: o.RunMS, RanMS: o.RanMS, Node: o.Node, GPUs: o.GPUs}
+	t.give(o.Given)
 	if o.EndMS != 0 {
 		t.EndMS = max(o.EndMS, o.StartMS)
 	}
@@ -137,6 +144,26 @@ func Observe(h Hold, o Observation, nowMS int64) (Hold, bool) {
 	at, _ := slices.BinarySearchFunc(next.Tracks, o.Alloc, func(t Track, id string) int { return strings.Compare(t.Alloc, id) })
 	next.Tracks = slices.Insert(next.Tracks, at, t)
 	return next, true
+}
+
+// observed is the track with what is new in a fact, and whether anything is. An
+// end is final; GPUs that were given away do not come back.
+func (t Track) observed(o Observation) (Track, bool) {
+	changed := t.give(o.Given)
+	if t.EndMS != 0 {
+		return t, changed
+	}
+	if t.RunMS == 0 && o.RunMS != 0 {
+		t.RunMS, changed = o.RunMS, true
+	}
+	if o.EndMS == 0 && t.Unknown != o.Unknown {
+		t.Unknown, changed = o.Unknown, true
+	}
+	if o.EndMS != 0 {
+		t.EndMS, t.RanMS, t.Done, t.Estimated = max(o.EndMS, t.StartMS), o.RanMS, o.Done, o.Estimated
+		changed = true
+	}
+	return t, changed
 }
 
 // IsLease reports whether the group's allocations are held by a rolling lease.

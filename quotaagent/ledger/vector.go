@@ -23,9 +23,27 @@ const ConcurrentKey = "concurrent"
 // AnyPeriod is the key under which work that has not been placed yet counts in
 // every period of a window, for it may start at any time (BUDGETS.md,
 // "Admission": checking only the current window overspends the next one).
-func AnyPeriod(w budget.Window) string { return w.String() + "/" + anySuffix }
+func AnyPeriod(w budget.Window) string { return anyPeriods[w] }
 
 const anySuffix = "any"
+
+// anyPeriods are the keys of AnyPeriod by window.
+var anyPeriods = func() (keys [budget.Committed + 1]string) {
+	for w := range keys {
+		keys[w] = budget.Window(w).String() + "/" + anySuffix
+	}
+	return keys
+}()
+
+// WindowOf is the window of a key that names a period which begins at a time;
+// false for gauges, for all time, and for what may fall into any period.
+func WindowOf(key string) (budget.Window, bool) {
+	name, start, found := strings.Cut(key, "/")
+	if !found || start == anySuffix {
+		return 0, false
+	}
+	return budget.ParseWindow(name)
+}
 
 // Add adds an amount in place.
 func (v Vector) Add(period string, d budget.Dimension, a quantity.Amount) {

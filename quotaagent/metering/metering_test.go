@@ -61,7 +61,7 @@ func TestUsageFallsIntoItsPeriods(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h, _ := running(t, tc.begin, 100, 1)
-			_, posted := metering.Post(priced(t, nil), h, at(t, tc.until))
+			_, posted, _ := metering.Post(priced(t, nil), h, at(t, tc.until))
 			for key, want := range tc.want {
 				must.Eq(t, want, hours(posted, key), must.Sprint(key))
 			}
@@ -73,10 +73,10 @@ func TestARateCardThatChangesDuringTheRunPricesEachSliceByItsStart(t *testing.T)
 	t.Parallel()
 	p := priced(t, map[string]quantity.Amount{"2026-01-01T00:00:00Z": 1_000_000, "2026-06-01T02:00:00Z": 3_000_000}, "2026-01-01T00:00:00Z", "2026-06-01T02:00:00Z")
 	h, _ := running(t, "2026-06-01T00:00:00Z", 3, 1)
-	early, _ := metering.Post(p, h, at(t, "2026-06-01T00:30:00Z"))
+	early, _, _ := metering.Post(p, h, at(t, "2026-06-01T00:30:00Z"))
 	must.Eq(t, 3_000_000, early.Tracks[0].GPUs[0].PerGPUHour, must.Sprint("what is still held costs at most the next price"))
 	must.Eq(t, 0, h.Tracks[0].GPUs[0].PerGPUHour, must.Sprint("the given hold is not changed"))
-	after, _ := metering.Post(p, early, at(t, "2026-06-01T03:00:00Z"))
+	after, _, _ := metering.Post(p, early, at(t, "2026-06-01T03:00:00Z"))
 	must.Eq(t, 2*(2*1_000_000+1*3_000_000), after.Posted.Cost)
 }
 
@@ -84,10 +84,10 @@ func TestWhatWasPostedBeyondTheEndIsTakenBack(t *testing.T) {
 	t.Parallel()
 	p := priced(t, map[string]quantity.Amount{"2026-01-01T00:00:00Z": 1_000_000}, "2026-01-01T00:00:00Z")
 	h, o := running(t, "2026-06-01T00:00:00Z", 9, 1)
-	h, posted := metering.Post(p, h, at(t, "2026-06-01T02:00:00Z"))
+	h, posted, _ := metering.Post(p, h, at(t, "2026-06-01T02:00:00Z"))
 	o.EndMS = at(t, "2026-06-01T01:00:00Z").UnixMilli()
 	h, _ = ledger.Observe(h, o, 0)
-	h, back := metering.Post(p, h, at(t, "2026-06-01T02:00:10Z"))
+	h, back, _ := metering.Post(p, h, at(t, "2026-06-01T02:00:10Z"))
 	posted.AddAll(back, 1)
 	must.Eq(t, 2, hours(posted, "total"))
 	must.Eq(t, 0, hours(posted, "hour/2026-06-01T01:00Z"))
@@ -104,7 +104,7 @@ func TestALostAllocationIsPostedToItsEndAndItsSuccessorFromItsOwnStart(t *testin
 	must.True(t, h.Tracks[0].Estimated)
 	successor := ledger.Observation{Alloc: "0", Name: o.Name, Group: "g", CreateIndex: 20, GPUs: o.GPUs, StartMS: at(t, "2026-06-01T01:30:00Z").UnixMilli()}
 	h, _ = ledger.Observe(h, successor, 0)
-	h, posted := metering.Post(p, h, at(t, "2026-06-01T02:00:00Z"))
+	h, posted, _ := metering.Post(p, h, at(t, "2026-06-01T02:00:00Z"))
 	must.Eq(t, 2+1, hours(posted, "total"), must.Sprint("nothing for the half hour between them"))
 	must.Len(t, 1, h.Tracks)
 	must.Eq(t, ledger.Slot{UsedMS: hour, StartMS: o.StartMS}, h.Slots[o.Name])
@@ -122,7 +122,7 @@ func TestThePredecessorOfAChangedJobUsesNothingOfItsSlot(t *testing.T) {
 	h, _ = ledger.Observe(h, successor, 0)
 	o.EndMS, o.Done = at(t, "2026-06-01T03:00:05Z").UnixMilli(), true
 	h, _ = ledger.Observe(h, o, 0)
-	h, _ = metering.Post(p, h, at(t, "2026-06-01T03:00:05Z"))
+	h, _, _ = metering.Post(p, h, at(t, "2026-06-01T03:00:05Z"))
 	must.MapEmpty(t, h.Slots)
 	must.Eq(t, at(t, "2026-06-01T07:00:00Z").UnixMilli(), h.HeldUntil(h.Tracks[0]), must.Sprint("a whole run of its own"))
 }
@@ -134,7 +134,7 @@ func TestAnAdoptedAllocationIsPostedFromItsCreation(t *testing.T) {
 	o.CreateIndex = 3 // long before the hold
 	h, changed := ledger.Observe(h, o, 0)
 	must.True(t, changed)
-	_, posted := metering.Post(priced(t, nil), h, at(t, "2026-06-01T02:00:00Z"))
+	_, posted, _ := metering.Post(priced(t, nil), h, at(t, "2026-06-01T02:00:00Z"))
 	must.Eq(t, 4, hours(posted, "total"))
 }
 
@@ -179,13 +179,13 @@ func TestWhatIsPostedAndReleasedIsWhatWasHeld(t *testing.T) {
 	cal := ledger.Calendar{Location: p.Location, Windows: []budget.Window{budget.Total}}
 	total := ledger.Vector{}
 	for minutes := range 240 {
-		next, posted := metering.Post(p, h, at(t, "2026-06-01T00:00:00Z").Add(time.Duration(minutes)*time.Minute))
+		next, posted, _ := metering.Post(p, h, at(t, "2026-06-01T00:00:00Z").Add(time.Duration(minutes)*time.Minute))
 		h = next
 		total.AddAll(posted, 1)
 		must.Eq(t, 8, hours(total, "total")+hours(ledger.Charges(h, cal), "total"))
 	}
 	o.EndMS, o.Done = o.StartMS+hour*4-60_000, true
 	h, _ = ledger.Observe(h, o, 0)
-	h, _ = metering.Post(p, h, at(t, "2026-06-01T05:00:00Z"))
+	h, _, _ = metering.Post(p, h, at(t, "2026-06-01T05:00:00Z"))
 	must.Eq(t, 0, len(ledger.Charges(h, cal)))
 }

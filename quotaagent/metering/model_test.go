@@ -183,7 +183,7 @@ func (m *model) post(t *rapid.T) {
 	for _, tr := range m.hold.Tracks {
 		seen[tr.Alloc] = true
 	}
-	next, posted := metering.Post(m.policy, m.hold, time.UnixMilli(m.clock))
+	next, posted, _ := metering.Post(m.policy, m.hold, time.UnixMilli(m.clock))
 	m.hold = next
 	m.posted.AddAll(posted, 1)
 	for _, a := range m.allocs {
@@ -195,10 +195,10 @@ func (m *model) post(t *rapid.T) {
 			a.mark = max(a.mark, m.clock)
 		}
 	}
-	again, nothing := metering.Post(m.policy, m.hold, time.UnixMilli(m.clock))
+	again, nothing, _ := metering.Post(m.policy, m.hold, time.UnixMilli(m.clock))
 	must.Eq(t, 0, len(nothing), must.Sprint("posting to the same instant twice"))
 	must.Eq(t, m.hold, again)
-	_, nothing = metering.Post(m.policy, m.hold, time.UnixMilli(m.clock-hour))
+	_, nothing, _ = metering.Post(m.policy, m.hold, time.UnixMilli(m.clock-hour))
 	must.Eq(t, 0, len(nothing), must.Sprint("posting after the clock stepped back"))
 }
 
@@ -331,14 +331,14 @@ func TestManyPostingsAreOne(t *testing.T) {
 		length := rapid.Int64Range(1, 40*hour).Draw(t, "length")
 		h := ledger.Hold{State: ledger.Active, Tracks: []ledger.Track{{Alloc: "1", Name: "job.g[0]", Group: "g", StartMS: start, MarkMS: start,
 			GPUs: []ledger.TrackGPUs{{Class: "a", IDs: []string{"1", "2", "3"}}, {Class: "b", IDs: []string{"4"}}}}}}
-		whole, once := metering.Post(p, h, time.UnixMilli(start+length))
+		whole, once, _ := metering.Post(p, h, time.UnixMilli(start+length))
 		sum := ledger.Vector{}
 		for _, at := range rapid.SliceOfN(rapid.Int64Range(0, length), 0, 30).Draw(t, "instants") {
-			next, posted := metering.Post(p, h, time.UnixMilli(start+at))
+			next, posted, _ := metering.Post(p, h, time.UnixMilli(start+at))
 			h = next
 			sum.AddAll(posted, 1)
 		}
-		h, posted := metering.Post(p, h, time.UnixMilli(start+length))
+		h, posted, _ := metering.Post(p, h, time.UnixMilli(start+length))
 		sum.AddAll(posted, 1)
 		must.Eq(t, once, sum)
 		must.Eq(t, whole.Posted, h.Posted)

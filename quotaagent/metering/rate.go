@@ -43,24 +43,27 @@ func sharesOf(p *budget.Policy, class string) []budget.Share {
 // its shares of what the classes that it is part of may draw. It is 0 when the
 // policy does not say.
 func Watts(p *budget.Policy, class string) int64 {
-	for _, c := range p.Classes {
-		if c.Name != class {
-			continue
-		}
-		if c.Watts != 0 {
-			return c.Watts
-		}
-		total := quantity.Amount(0)
-		for _, s := range c.Shares {
-			for _, whole := range p.Classes {
-				if whole.Name == s.Class {
-					total = total.Add(quantity.MulDivUp(s.Parts, whole.Watts, int64(quantity.GPU)))
-				}
+	bound := func(name string) (own int64, shares []budget.Share) {
+		for _, c := range p.Classes {
+			if c.Name == name {
+				return c.Watts, c.Shares
 			}
 		}
-		return int64(total)
+		return 0, nil
 	}
-	return 0
+	own, shares := bound(class)
+	if own != 0 {
+		return own
+	}
+	total := quantity.Amount(0)
+	for _, s := range shares {
+		whole, _ := bound(s.Class)
+		if whole == 0 {
+			return 0
+		}
+		total = total.Add(quantity.MulDivUp(s.Parts, whole, int64(quantity.GPU)))
+	}
+	return int64(total)
 }
 
 // energyPerHour bounds what the energy of one device costs for an hour, in

@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/nomad-governor/governor/quotaagent/admission"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+)
+
+// admitTemplate decides about a periodic or parameterized job, of which nothing
+// runs: nothing is held for it, and what it held while it was a job of its own is
+// given back. Its launches are submissions of their own.
+func (e *Engine) admitTemplate(ctx context.Context, p *budget.Policy, s gate.Submission) gate.Verdict {
+	b, refusal := claim(p, s, e.now())
+	placed := Placement{Release: func() {}}
+	if refusal == nil && b == nil {
+		return e.admitUngoverned(s, placed, p)
+	}
+	var d admission.Decision
+	var lines []ledger.Line
+	if refusal == nil {
+		lines, refusal = admission.Need(p, b, s.Ask, e.clusterNow(ctx, s), e.now())
+	}
+	if refusal == nil {
+		refusal = e.asserted(p, s, lines)
+	}
+	if refusal != nil {
+		d = admission.Refuse(p, b, *refusal)
+	} else {
+		d = admission.Template(p, b, s.Ask, lines, e.now())
+	}
+	e.log(s, d)
+	if d.Outcome == admission.Deny {
+		return e.verdict(p, s, d, placed)
+	}
+	verdict := e.admitNothing(ctx, s)
+	verdict.Reason = string(d.Reason)
+	verdict.Warnings = []string{d.Notice(p)}
+	if d.Refusal == nil && !d.Shadow {
+		verdict.Warnings = []string{admission.TemplateNotice(p, d, s.Ask)}
+	}
+	return verdict
+}
+
+// clusterNow is what admission needs to know of the cluster for a template: a
+// sysbatch launch has the size of the cluster.
+func (e *Engine) clusterNow(ctx context.Context, s gate.Submission) admission.Cluster {
+	if !s.Ask.EveryNode() {
+		return admission.Cluster{}
+	}
+	placed, err := e.placer.Place(ctx, s, false)
+	if err != nil {
+		e.logger.Warn("eligible nodes not counted", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "error", err)
+		return admission.Cluster{}
+	}
+	defer placed.Release()
+	return admission.Cluster{Eligible: placed.Eligible}
+}
+
+// refuseUndeclared refuses a job that can reach GPUs that it was not given,
+// unless its budget allows that. A job that no budget claims is refused too if
+// the policy denies such work; before there is any policy, nothing is.
+func (e *Engine) refuseUndeclared(p *budget.Policy, s gate.Submission) *gate.Verdict {
+	refusal := admission.UndeclaredGPUs(s.Ask.Undeclared)
+	if refusal == nil || len(p.Roots) == 0 {
+		return nil
+	}
+	b, unclaimed := claim(p, s, e.now())
+	switch {
+	case b != nil && b.AllowsUndeclared(), b == nil && unclaimed == nil:
+		return nil
+	}
+	d := admission.Refuse(p, b, *refusal)
+	e.log(s, d)
+	if d.Outcome == admission.Deny {
+		verdict := e.verdict(p, s, d, Placement{})
+		return &verdict
+	}
+	return nil // shadow mode: only recorded
+}

@@ -1,0 +1,257 @@
+package enforce
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/admission"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+)
+
+// Input is all that enforcement follows from.
+type Input struct {
+	Policy *budget.Policy
+	// Holds are all open holds, Books the balances by budget path.
+	Holds []ledger.Hold
+	Books map[string]ledger.Balance
+	// Grants are all that counted at any time of a live period.
+	Grants []ledger.Grant
+	// Runs are agent runs by id.
+	Runs map[string]ledger.Run
+	// Waiting are the jobs in the queue.
+	Waiting []ledger.Queued
+	// IdleSince says since when the GPUs of an allocation are not used, by
+	// allocation id. One that is missing is in use, or nobody knows.
+	IdleSince map[string]time.Time
+	Now       time.Time
+}
+
+// What an ending does (ledger.Ending.Action).
+const (
+	ActionStop     = "stop"
+	ActionThrottle = "throttle"
+)
+
+// Step is what is to be done next about one hold.
+type Step uint8
+
+// The steps.
+const (
+	// Begin stores Action.Ending, and sends its signal to Action.Allocs.
+	Begin Step = iota
+	// Signal sends the signal once more: it is not known to have been sent.
+	Signal
+	// StopAllocations stops Action.Allocs, StopJob the whole job.
+	StopAllocations
+	StopJob
+	// Scale sets the count of Action.Group to Action.Count.
+	Scale
+	// Cancel removes the ending: its cause is gone, or it is done.
+	Cancel
+)
+
+var stepNames = [...]string{"begin", "signal", "stop_allocations", "stop_job", "scale", "cancel"}
+
+// String is the step's stable name.
+func (s Step) String() string { return stepNames[s] }
+
+// Action is one step for one hold.
+type Action struct {
+	Step                     Step
+	Namespace, JobID, HoldID string
+	Ending                   ledger.Ending
+	Signal                   string
+	Allocs                   []string
+	Group                    string
+	Count                    int
+	// Text is one sentence that says why.
+	Text string
+}
+
+// repeatAfter is how long an ordered stop may take before it is ordered again.
+// It is longer than nearly every kill_timeout.
+const repeatAfter = time.Minute
+
+// nextAfter is the pause between two stops of allocations of one job, whose times
+// are up one after the other.
+const nextAfter = 10 * time.Second
+
+// want is how a hold should end.
+type want struct {
+	action string
+	cause  admission.Reason
+	budget string
+	signal string
+	grace  time.Duration
+	// allocs are those concerned (nil for the whole job), due those of them whose
+	// time is up now; whole says that the job is to be stopped when it is.
+	allocs, due []string
+	timed       bool // due says when, not the grace
+	// group and count are the next step of a throttle; every is its pause.
+	group string
+	count int
+	every time.Duration
+	text  string
+}
+
+// Plan is the next step of every hold that needs one, by namespace and job id.
+// It is deterministic. In shadow mode nothing is enforced.
+func Plan(in Input) []Action {
+	if in.Policy == nil || in.Policy.Enforcement == budget.Shadow {
+		return nil
+	}
+	in.Holds = slices.Clone(in.Holds)
+	slices.SortFunc(in.Holds, func(a, b ledger.Hold) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.JobID, b.JobID))
+	})
+	p := planner{Input: in, wants: make(map[string]want), borrowing: make(map[string]bool)}
+	p.runs()
+	p.overBudget()
+	p.reclaim()
+	p.runtime()
+	p.idle()
+	var actions []Action
+	for _, h := range in.Holds {
+		if action, ok := p.next(h); ok {
+			action.Namespace, action.JobID, action.HoldID = h.Namespace, h.JobID, h.ID
+			actions = append(actions, action)
+		}
+	}
+	return actions
+}
+
+type planner struct {
+	Input
+	wants map[string]want // by hold id; the first cause counts
+	// borrowing says of members of cohorts, by path, whether they borrow.
+	borrowing map[string]bool
+}
+
+func (p *planner) wish(h ledger.Hold, w want) {
+	if have, wished := p.wants[h.ID]; wished && (have.action == ActionStop || w.action == ActionThrottle) {
+		return
+	}
+	p.wants[h.ID] = w
+}
+
+// next is the next step of one hold.
+func (p *planner) next(h ledger.Hold) (Action, bool) {
+	w, wanted := p.wants[h.ID]
+	e := h.Ending
+	switch {
+	case !wanted && e == nil:
+		return Action{}, false
+	case !wanted && e.Action == ActionStop && e.DoneMS != 0 && running(h, e.Allocs):
+		return p.repeat(h, *e)
+	case !wanted:
+		return Action{Step: Cancel, Ending: *e, Text: gone(*e)}, true
+	case w.action == ActionThrottle:
+		return p.throttled(e, w)
+	case e == nil || e.Cause != string(w.cause) || e.Action != w.action || len(fresh(w.allocs, e.Allocs)) > 0:
+		return p.begin(e, w), true
+	case e.DoneMS != 0 && !w.timed:
+		return p.repeat(h, *e)
+	case p.due(*e, w):
+		return stop(h, *e, w), true
+	case e.SignalMS == 0 && w.signal != "":
+		return Action{Step: Signal, Ending: *e, Signal: w.signal, Allocs: targets(h, e.Allocs), Text: w.text}, true
+	}
+	return Action{}, false
+}
+
+// gone says why an ending is over.
+func gone(e ledger.Ending) string {
+	if e.DoneMS != 0 {
+		return "what was to be ended has ended"
+	}
+	return "its cause is gone (" + e.Cause + ")"
+}
+
+func (p *planner) due(e ledger.Ending, w want) bool {
+	if w.timed {
+		return len(w.due) > 0 && p.Now.UnixMilli()-e.DoneMS >= quantity.Millis(nextAfter)
+	}
+	return p.Now.UnixMilli() >= e.StopMS
+}
+
+// begin stores the intention. What was signalled before is not signalled again.
+func (p *planner) begin(old *ledger.Ending, w want) Action {
+	now := p.Now.UnixMilli()
+	e := ledger.Ending{Action: w.action, Cause: string(w.cause), Budget: w.budget, Allocs: w.allocs, StopMS: now + quantity.Millis(w.grace)}
+	targets := w.allocs
+	if old != nil && old.Cause == string(w.cause) {
+		targets = fresh(w.allocs, old.Allocs)
+	}
+	if w.signal == "" {
+		e.SignalMS = now
+	}
+	return Action{Step: Begin, Ending: e, Signal: w.signal, Allocs: targets, Text: w.text}
+}
+
+// stop orders the end.
+func stop(h ledger.Hold, e ledger.Ending, w want) Action {
+	if len(e.Allocs) == 0 || len(w.allocs) == 0 {
+		return Action{Step: StopJob, Ending: e, Text: w.text}
+	}
+	for _, t := range h.Live() {
+		if !slices.Contains(w.due, t.Alloc) {
+			return Action{Step: StopAllocations, Ending: e, Allocs: w.due, Text: w.text}
+		}
+	}
+	return Action{Step: StopJob, Ending: e, Text: w.text}
+}
+
+// repeat orders a stop again that has no effect yet.
+func (p *planner) repeat(h ledger.Hold, e ledger.Ending) (Action, bool) {
+	if !running(h, e.Allocs) || p.Now.UnixMilli()-e.DoneMS < quantity.Millis(repeatAfter) {
+		return Action{}, false
+	}
+	a := Action{Step: StopJob, Ending: e, Text: "it was told to stop and still runs"}
+	if len(e.Allocs) > 0 {
+		a.Step, a.Allocs = StopAllocations, targets(h, e.Allocs)
+	}
+	return a, true
+}
+
+// running reports whether one of the allocations lives; nil means any.
+func running(h ledger.Hold, allocs []string) bool { return len(targets(h, allocs)) > 0 }
+
+// targets are the live allocations among some; nil means all.
+func targets(h ledger.Hold, allocs []string) []string {
+	var out []string
+	for _, t := range h.Live() {
+		if len(allocs) == 0 || slices.Contains(allocs, t.Alloc) {
+			out = append(out, t.Alloc)
+		}
+	}
+	return out
+}
+
+// fresh are the ids of a that are not in b.
+func fresh(a, b []string) []string {
+	var out []string
+	for _, id := range a {
+		if !slices.Contains(b, id) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// throttled is the next step of a throttle: one at once, and then one in every
+// pause.
+func (p *planner) throttled(e *ledger.Ending, w want) (Action, bool) {
+	now := p.Now.UnixMilli()
+	if e != nil && e.Action == ActionThrottle && now-e.DoneMS < quantity.Millis(w.every) {
+		return Action{}, false
+	}
+	if w.group == "" {
+		return Action{}, false // as small as it may become
+	}
+	ending := ledger.Ending{Action: ActionThrottle, Cause: string(w.cause), Budget: w.budget, StopMS: now, SignalMS: now}
+	return Action{Step: Scale, Ending: ending, Group: w.group, Count: w.count, Text: w.text}, true
+}
