@@ -108,7 +108,7 @@ func (p *posting) end() {
 	last.Charged, last.Drawn, last.Finished, last.Slots, last.Placement = nil, nil, nil, nil, nil
 	key := settledPrefix + last.ID
 	p.s.docs[key] = document{fresh: true} // ids are unique, so that there is none
-	p.delta[key] = &ledger.Settled{Hold: last, EndedMS: p.b.now().UnixMilli()}
+	p.delta[key] = &ledger.Remains{Hold: last, EndedMS: p.b.now().UnixMilli()}
 }
 
 // runDelta is a run before and after the change.

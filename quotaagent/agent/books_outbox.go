@@ -99,14 +99,14 @@ func (b *books) keepRecorded(holds []heldAt) {
 }
 
 // remains are what is left of ended holds, with the versions of their records.
-func (b *books) remains(ctx context.Context) (remains []ledger.Settled, records []ledger.Record, err error) {
+func (b *books) remains(ctx context.Context) (remains []ledger.Remains, records []ledger.Record, err error) {
 	records, _, err = b.store.List(ctx, settledPrefix)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list settled holds: %w", err)
 	}
-	remains = make([]ledger.Settled, len(records))
+	remains = make([]ledger.Remains, len(records))
 	for i, r := range records {
-		if remains[i], err = ledger.Decode[ledger.Settled](r.Value); err != nil {
+		if remains[i], err = ledger.Decode[ledger.Remains](r.Value); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", r.Key, err)
 		}
 	}
@@ -115,7 +115,7 @@ func (b *books) remains(ctx context.Context) (remains []ledger.Settled, records 
 
 // recordAgain records all outboxes: whoever filled them may have died before it
 // could tell its recorder.
-func (b *books) recordAgain(ctx context.Context, holds []heldAt, remains []ledger.Settled) error {
+func (b *books) recordAgain(ctx context.Context, holds []heldAt, remains []ledger.Remains) error {
 	for _, h := range holds {
 		if len(h.Outbox) == 0 {
 			continue
@@ -138,7 +138,7 @@ func (b *books) recordAgain(ctx context.Context, holds []heldAt, remains []ledge
 
 // clean removes what is left of holds that ended long enough ago, after their
 // history was recorded once more, and the marks of agents that are gone.
-func (b *books) clean(ctx context.Context, fence ledger.Fence, remains []ledger.Settled, records []ledger.Record) error {
+func (b *books) clean(ctx context.Context, fence ledger.Fence, remains []ledger.Remains, records []ledger.Record) error {
 	var old []ledger.Write
 	for i, r := range remains {
 		if b.now().UnixMilli()-r.EndedMS < remainsFor.Milliseconds() {

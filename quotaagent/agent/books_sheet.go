@@ -17,7 +17,7 @@ import (
 type document struct {
 	version uint64
 	// value is a *ledger.Hold, ledger.Balance, *ledger.Run, *ledger.Queued,
-	// *ledger.Settled or markValue; nil when there is no such record.
+	// *ledger.Remains or markValue; nil when there is no such record.
 	value any
 	// err is why the record cannot be read.
 	err error
@@ -67,7 +67,7 @@ func encodeDocument(value any) ([]byte, error) {
 		return ledger.Encode(*v)
 	case *ledger.Queued:
 		return ledger.Encode(*v)
-	case *ledger.Settled:
+	case *ledger.Remains:
 		return ledger.Encode(*v)
 	case markValue:
 		return v.encode()

@@ -84,8 +84,8 @@ func TestBrokenDocumentsAreErrors(t *testing.T) {
 		_, err := ledger.DecodeHold(value)
 		must.ErrorContains(t, err, "decode hold", must.Sprint(name))
 	}
-	_, err = ledger.Decode[ledger.Settled]([]byte{1})
-	must.ErrorContains(t, err, "decode ledger.Settled")
+	_, err = ledger.Decode[ledger.Remains]([]byte{1})
+	must.ErrorContains(t, err, "decode ledger.Remains")
 	_, err = ledger.DecodeBalance([]byte{1})
 	must.ErrorContains(t, err, "decode balance")
 }

@@ -2,9 +2,9 @@ package ledger
 
 import "slices"
 
-// Settled is a hold that has ended, kept for a while: for its receipt, and for
+// Remains is a hold that has ended, kept for a while: for its receipt, and for
 // what of its history may not have been recorded yet, which is in its outbox.
-type Settled struct {
+type Remains struct {
 	Hold    Hold  `json:"hold"`
 	EndedMS int64 `json:"ended_ms"`
 }
