@@ -39,12 +39,25 @@ type Options struct {
 	Now    func() time.Time
 	// Auditor hears what is done to budgets; nil means the log.
 	Auditor Auditor
+	// Recorder keeps the history of usage; nil means that nobody does.
+	Recorder Recorder
+	// NewID makes the random part of ids, which is never the same twice; nil means
+	// 64 random bits.
+	NewID func() string
 }
 
 // New wires an agent; nothing runs yet.
 func New(o Options) *Agent {
 	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger}
 	b := newBooks(o.Store, o.Now)
+	if o.Recorder != nil {
+		b.recorder = o.Recorder
+	}
+	if o.NewID != nil {
+		b.newID = o.NewID
+		b.mark.key = commitPrefix + o.NewID()
+	}
+	b.unrecorded = func(err error) { o.Logger.Warn("history delayed", "error", err) }
 	audit := o.Auditor
 	if audit == nil {
 		audit = logAuditor{o.Logger.Named("audit")}

@@ -3,13 +3,14 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/budget"
@@ -31,16 +32,27 @@ type Store interface {
 const (
 	holdPrefix    = "hold/"
 	balancePrefix = "balance/"
+	queuePrefix   = "queue/"
+	runPrefix     = "run/"
 	policyPrefix  = "policy/"
 	statusPrefix  = "status/"
+	// settledPrefix is for holds that ended a short while ago.
+	settledPrefix = "settled/"
+	// commitPrefix is for the last commit of each agent process.
+	commitPrefix = "commit/"
 )
 
-// holdKey names the one open hold of a job. The hash keeps any job id, slashes
-// included, a plain key.
-func holdKey(namespace, jobID string) string {
+// jobHash names a job in keys: any job id, slashes included, becomes plain.
+func jobHash(namespace, jobID string) string {
 	sum := sha256.Sum256([]byte(namespace + "\x00" + jobID))
-	return holdPrefix + hex.EncodeToString(sum[:16])
+	return hex.EncodeToString(sum[:16])
 }
+
+// holdKey names the one open hold of a job.
+func holdKey(namespace, jobID string) string { return holdPrefix + jobHash(namespace, jobID) }
+
+// queueKey names the place in the queue of the job with this hold.
+func queueKey(holdKey string) string { return queuePrefix + strings.TrimPrefix(holdKey, holdPrefix) }
 
 const (
 	// commitAttempts bounds how often a lost compare-and-set is tried again. Each
@@ -55,17 +67,48 @@ const (
 
 // books reads and changes holds together with the balances they charge. One is
 // shared by everything in an agent; it is safe for concurrent use.
+//
+// Changes are committed in groups. Nearly all of them write the same root
+// balance, so that side by side all but one would lose their race. Instead, who
+// wants a change queues up; whoever gets the turn takes as many of those that
+// wait as fit into one commit, makes their changes one after the other in memory,
+// and commits once. Zero overspend follows from the commit alone: it compares the
+// version of every document that any of its changes has seen.
 type books struct {
-	store Store
-	now   func() time.Time
-	// turn has room for one: the changes of one agent queue up here. Nearly all of
-	// them write the same root balance, so that side by side all but one would
-	// lose their race and read everything again.
-	turn chan struct{}
+	store    Store
+	now      func() time.Time
+	newID    func() string
+	recorder Recorder
+	// unrecorded hears why history could not be recorded. It stays in the outboxes.
+	unrecorded func(error)
+
+	mu sync.Mutex
+	// lanes are the waiting changes by fence, in the order in which they are served.
+	lanes []*lane
+	// recorded are the outboxes known to be recorded, by the key of the hold.
+	recorded map[string]string
+	// members are the cohorts of the policy seen last.
+	members members
+
+	// turn has room for one. What follows belongs to whoever has it.
+	turn   chan struct{}
+	memory memory
+	mark   mark
+
+	// replayed is the fence of the term in which history was recorded again. It
+	// belongs to the leader's work.
+	replayed *ledger.Fence
 }
 
 func newBooks(store Store, now func() time.Time) *books {
-	return &books{store: store, now: now, turn: make(chan struct{}, 1)}
+	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {},
+		recorded: make(map[string]string), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
+}
+
+func randomID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails since Go 1.24
+	return hex.EncodeToString(b[:])
 }
 
 // heldAt is an open hold with the version of its document; a nil hold means
@@ -75,19 +118,24 @@ type heldAt struct {
 	version uint64
 }
 
-// view is what a mutation sees: the documents that its target names, all of one
-// consistent state.
+// unsaved is the version of a hold that was changed earlier in the same commit.
+const unsaved = ^uint64(0)
+
+// view is what a mutation sees: the documents that its target names. The commit
+// compares all of them, so that the change only counts if they were all like this
+// at the same time. They are shared: a mutation must not change them.
 type view struct {
 	// hold of the job; its Hold is nil when there is none.
 	hold heldAt
 	// balances by budget path: those of the target's and of the hold's path, and of
-	// all cohort members of either.
+	// all cohort members of either. One that was never written is empty.
 	balances map[string]ledger.Balance
 	// queued is the job's place in the queue; nil when it does not wait.
 	queued *ledger.Queued
-	// run is the envelope that the target names; nil when there is none.
+	// run is the envelope that the target names, else that of the hold; nil when
+	// there is none.
 	run *ledger.Run
-	// grants that count for the budgets on the path.
+	// grants that count now for the budgets on the path, by id.
 	grants []ledger.Grant
 }
 
@@ -123,8 +171,9 @@ type Recorder interface {
 // errNoChange tells update that nothing needs to be written.
 var errNoChange = errors.New("no change")
 
-// mutation decides what becomes of a hold. It may run several times and must not
-// keep what it is given.
+// mutation decides what becomes of a hold. It may run several times, also after
+// changes of others that wait with it, and must not keep what it is given. What
+// it decided in its last run is what was committed.
 type mutation func(v view) (change, error)
 
 // target is the hold to change and what is needed to do so.
@@ -144,21 +193,11 @@ type target struct {
 }
 
 // update changes the hold of one job. The hold and every balance it charges
-// change in one commit.
+// change in one commit. When it returns, mutate is not called any more.
 func (b *books) update(ctx context.Context, fence ledger.Fence, t target, mutate mutation) error {
-	for attempt := 0; ; attempt++ {
-		err := b.tryUpdate(ctx, fence, t, mutate)
-		switch {
-		case errors.Is(err, errNoChange):
-			return nil
-		case !errors.Is(err, ledger.ErrConflict) || attempt == commitAttempts:
-			return err
-		}
-		pause(ctx, time.Duration(rand.Int64N(int64(min(attempt+1, 10))*int64(5*time.Millisecond))))
-		if ctx.Err() != nil {
-			return fmt.Errorf("%w: %w", ledger.ErrUnavailable, ctx.Err())
-		}
-	}
+	r := &wish{ctx: ctx, target: t, mutate: mutate, done: make(chan struct{})}
+	b.serve(ctx, fence, []*wish{r})
+	return r.err
 }
 
 // updateAll changes many holds in as few commits as possible: the i-th target by
@@ -167,60 +206,36 @@ func (b *books) update(ctx context.Context, fence ledger.Fence, t target, mutate
 // keep the others from being written. mutate is called from one goroutine at a
 // time, and may run several times for the same i.
 func (b *books) updateAll(ctx context.Context, fence ledger.Fence, targets []target, mutate func(i int, v view) (change, error)) []error {
-	errs := make([]error, len(targets))
+	requests := make([]*wish, len(targets))
 	for i, t := range targets {
-		errs[i] = b.update(ctx, fence, t, func(v view) (change, error) { return mutate(i, v) })
+		requests[i] = &wish{ctx: ctx, target: t, mutate: func(v view) (change, error) { return mutate(i, v) }, done: make(chan struct{})}
+	}
+	b.serve(ctx, fence, requests)
+	errs := make([]error, len(targets))
+	for i, r := range requests {
+		errs[i] = r.err
 	}
 	return errs
 }
 
-func (b *books) tryUpdate(ctx context.Context, fence ledger.Fence, t target, mutate mutation) error {
-	if err := b.begin(ctx); err != nil {
-		return err
-	}
-	defer b.end()
-	hold, err := b.readHold(ctx, t.key)
-	if err != nil {
-		return err
-	}
-	var paths []string
-	if t.budget != "" {
-		paths = ledger.Ancestors(t.budget)
-	}
-	if hold.Hold != nil {
-		paths = append(paths, ledger.Ancestors(hold.Budget)...)
-	}
-	slices.Sort(paths)
-	balances, versions, err := b.readBalances(ctx, slices.Compact(paths))
-	if err != nil {
-		return err
-	}
-	want, err := mutate(view{hold: hold, balances: balances})
-	if err != nil {
-		return err
-	}
-	writes, err := b.writes(t, hold, want, balances, versions)
-	if err != nil {
-		return err
-	}
-	return b.store.Commit(ctx, fence, writes)
-}
-
-// begin waits for this caller's turn.
-func (b *books) begin(ctx context.Context) error {
-	patience := time.NewTimer(turnWithin)
-	defer patience.Stop()
-	select {
-	case b.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ledger.ErrUnavailable, ctx.Err())
-	case <-patience.C:
-		return fmt.Errorf("%w: %v passed before this change had its turn", ledger.ErrUnavailable, turnWithin)
+// look reads what a mutation with this target would see, without changing
+// anything.
+func (b *books) look(ctx context.Context, t target) (view, error) {
+	s := newSheet(b, nil)
+	for {
+		seen, missing, err := s.needs(t)
+		if err != nil {
+			return view{}, err
+		}
+		if len(missing) == 0 && (t.policy == nil || s.grantsRead) {
+			v, _ := s.view(t, seen)
+			return v, nil
+		}
+		if err := s.read(ctx, missing, t.policy != nil); err != nil {
+			return view{}, err
+		}
 	}
 }
-
-func (b *books) end() { <-b.turn }
 
 func (b *books) readHold(ctx context.Context, key string) (heldAt, error) {
 	records, err := b.store.Read(ctx, key)
@@ -280,58 +295,6 @@ func (b *books) allBalances(ctx context.Context) (map[string]ledger.Balance, map
 		balances[path], versions[path] = balance, r.Version
 	}
 	return balances, versions, nil
-}
-
-// writes turns a change into the documents to write: the hold, and each balance
-// with the old charge taken out, the new one put in, and the usage posted.
-func (b *books) writes(t target, old heldAt, want change, balances map[string]ledger.Balance, versions map[string]uint64) ([]ledger.Write, error) {
-	if old.Hold == nil && want.hold == nil {
-		return nil, errNoChange
-	}
-	holdWrite, owner := ledger.Write{Key: t.key, Version: old.version}, ""
-	if old.Hold != nil {
-		owner = old.Budget
-	}
-	if want.hold != nil {
-		want.hold.Charged = ledger.Charges(*want.hold, t.calendar)
-		value, err := ledger.EncodeHold(*want.hold)
-		if err != nil {
-			return nil, fmt.Errorf("encode hold: %w", err)
-		}
-		holdWrite.Value, owner = value, want.hold.Budget
-	}
-	writes := []ledger.Write{holdWrite}
-	for _, path := range touched(old.Hold, want.hold) {
-		next := balances[path].Clone()
-		if old.Hold != nil && slices.Contains(ledger.Ancestors(old.Budget), path) {
-			next.Held.AddAll(old.Charged, -1)
-		}
-		if want.hold != nil && slices.Contains(ledger.Ancestors(want.hold.Budget), path) {
-			next.Held.AddAll(want.hold.Charged, 1)
-		}
-		if slices.Contains(ledger.Ancestors(owner), path) {
-			next.Posted.AddAll(want.posted, 1)
-		}
-		next.Prune(b.now(), keepPosted, t.calendar)
-		value, err := next.Encode()
-		if err != nil {
-			return nil, fmt.Errorf("encode balance %s: %w", path, err)
-		}
-		writes = append(writes, ledger.Write{Key: balancePrefix + path, Value: value, Version: versions[path]})
-	}
-	return writes, nil
-}
-
-// touched is the sorted paths whose balances change.
-func touched(old, next *ledger.Hold) []string {
-	var paths []string
-	for _, h := range []*ledger.Hold{old, next} {
-		if h != nil {
-			paths = append(paths, ledger.Ancestors(h.Budget)...)
-		}
-	}
-	slices.Sort(paths)
-	return slices.Compact(paths)
 }
 
 // holds lists all open holds, by namespace and job id. A document that cannot

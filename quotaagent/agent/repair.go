@@ -10,15 +10,21 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
-// repair sets what each balance holds to the sum of what open holds charge. The
-// two always change in one commit, so that they can only differ by a foreign
-// hand or a bug. It sets the derived value and never adds: doing it twice is
-// doing it once.
+// repair sets what each balance holds to the sum of what open holds and runs
+// charge, and what each run holds to the sum of what its open holds draw. They
+// always change in one commit, so that they can only differ by a foreign hand or
+// a bug. It sets the derived value and never adds: doing it twice is doing it
+// once. It also looks after the history of what was posted: see recordAgain and
+// clean. It returns the keys of what was set right.
 //
-// The balances are read first. Whoever changes a hold afterwards writes its
-// balances in the same commit, and then the version no longer fits here.
+// The sums are read first. Whoever changes a hold afterwards writes its sums in
+// the same commit, and then the version no longer fits here.
 func (b *books) repair(ctx context.Context, fence ledger.Fence) (repaired []string, err error) {
 	balances, versions, err := b.allBalances(ctx)
+	if err != nil {
+		return nil, err
+	}
+	runs, err := b.allRuns(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -26,38 +32,136 @@ func (b *books) repair(ctx context.Context, fence ledger.Fence) (repaired []stri
 	if err != nil || unreadable != nil {
 		return nil, errors.Join(err, unreadable) // a sum without all holds would be too small
 	}
-	derived := make(map[string]ledger.Vector)
-	for _, h := range holds {
-		for _, path := range ledger.Ancestors(h.Budget) {
-			if derived[path] == nil {
-				derived[path] = ledger.Vector{}
-			}
-			derived[path].AddAll(h.Charged, 1)
-		}
+	if repaired, err = b.repairRuns(ctx, fence, runs, holds); err != nil || len(repaired) > 0 {
+		return repaired, err // the balances follow with the next round
 	}
+	derived := heldBy(holds, runs)
 	paths := slices.AppendSeq(slices.Collect(maps.Keys(balances)), maps.Keys(derived))
 	slices.Sort(paths)
 	for _, path := range slices.Compact(paths) {
-		have, known := balances[path]
+		have := balances[path]
 		if len(have.Held.Minus(derived[path])) == 0 {
 			continue
 		}
-		next := ledger.Balance{Posted: ledger.Vector{}, Held: derived[path].Clone()}
-		if known {
-			next.Posted = have.Posted
+		next := ledger.Balance{SinceMS: have.SinceMS, Posted: have.Posted, Held: derived[path].Clone()}
+		if next.Posted == nil {
+			next.Posted = ledger.Vector{}
 		}
-		value, err := next.Encode()
+		value, err := next.Begun(b.now().UnixMilli()).Encode()
 		if err != nil {
 			return repaired, fmt.Errorf("encode balance %s: %w", path, err)
 		}
-		err = b.store.Commit(ctx, fence, []ledger.Write{{Key: balancePrefix + path, Value: value, Version: versions[path]}})
-		switch {
-		case errors.Is(err, ledger.ErrConflict): // a hold changed meanwhile: the next round looks again
-		case err != nil:
-			return repaired, fmt.Errorf("repair balance %s: %w", path, err)
-		default:
+		done, err := b.set(ctx, fence, ledger.Write{Key: balancePrefix + path, Value: value, Version: versions[path]})
+		if err != nil {
+			return repaired, err
+		}
+		if done {
 			repaired = append(repaired, path)
 		}
 	}
+	return repaired, b.keepHistory(ctx, fence, holds)
+}
+
+// heldBy is what the balance of every path holds.
+func heldBy(holds []heldAt, runs []runAt) map[string]ledger.Vector {
+	derived := make(map[string]ledger.Vector)
+	add := func(leaf string, charged ledger.Vector) {
+		for _, path := range ledger.Ancestors(leaf) {
+			if derived[path] == nil {
+				derived[path] = ledger.Vector{}
+			}
+			derived[path].AddAll(charged, 1)
+		}
+	}
+	for _, h := range holds {
+		add(h.Budget, h.Charged)
+	}
+	for _, r := range runs {
+		add(r.Budget, r.Charged)
+	}
+	return derived
+}
+
+// set repairs one record; false if it changed meanwhile: the next round looks
+// again.
+func (b *books) set(ctx context.Context, fence ledger.Fence, w ledger.Write) (done bool, err error) {
+	err = b.store.Commit(ctx, fence, []ledger.Write{w})
+	switch {
+	case errors.Is(err, ledger.ErrConflict):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("repair %s: %w", w.Key, err)
+	}
+	return true, nil
+}
+
+// runAt is a run with the version of its record.
+type runAt struct {
+	ledger.Run
+	version uint64
+}
+
+func (b *books) allRuns(ctx context.Context) ([]runAt, error) {
+	records, _, err := b.store.List(ctx, runPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	runs := make([]runAt, len(records))
+	for i, r := range records {
+		run, err := ledger.Decode[ledger.Run](r.Value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", r.Key, err)
+		}
+		runs[i] = runAt{run, r.Version}
+	}
+	return runs, nil
+}
+
+// repairRuns sets what runs hold. What a run itself charges is not touched here:
+// it follows with the next change, as the caps do not change with its jobs.
+func (b *books) repairRuns(ctx context.Context, fence ledger.Fence, runs []runAt, holds []heldAt) (repaired []string, err error) {
+	held, open := make(map[string]ledger.Amounts), make(map[string]int)
+	for _, h := range holds {
+		if h.Run != "" {
+			sum := held[h.Run]
+			addAmounts(&sum, h.Drawn, 1)
+			held[h.Run] = sum
+			open[h.Run]++
+		}
+	}
+	for _, r := range runs {
+		if maps.Equal(r.Held, held[r.ID]) && r.Open == open[r.ID] {
+			continue
+		}
+		r.Held, r.Open = held[r.ID], open[r.ID]
+		value, err := ledger.Encode(r.Run)
+		if err != nil {
+			return repaired, fmt.Errorf("encode run %s: %w", r.ID, err)
+		}
+		done, err := b.set(ctx, fence, ledger.Write{Key: runPrefix + r.ID, Value: value, Version: r.version})
+		if err != nil {
+			return repaired, err
+		}
+		if done {
+			repaired = append(repaired, runPrefix+r.ID)
+		}
+	}
 	return repaired, nil
+}
+
+// keepHistory records what may not have been recorded, once in a leader's term,
+// and removes what is no longer needed.
+func (b *books) keepHistory(ctx context.Context, fence ledger.Fence, holds []heldAt) error {
+	remains, records, err := b.remains(ctx)
+	if err != nil {
+		return err
+	}
+	if b.replayed == nil || *b.replayed != fence {
+		if err := b.recordAgain(ctx, holds, remains); err != nil {
+			return err
+		}
+		b.replayed = &fence
+	}
+	b.keepRecorded(holds)
+	return b.clean(ctx, fence, remains, records)
 }

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 
 	"github.com/nomad-governor/governor/quotaagent/gate"
@@ -33,7 +31,7 @@ type ticket struct {
 // same says that it is the job which is registered already.
 func (e *Engine) submitted(hold *ledger.Hold, s gate.Submission, lines []ledger.Line, same bool) (ledger.Hold, error) {
 	now, stored := e.now(), storedIndexes(s)
-	next := ledger.Hold{ID: newHoldID(), Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, State: ledger.Held,
+	next := ledger.Hold{ID: "h-" + e.books.newID(), Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, State: ledger.Held,
 		CreatedMS: now.UnixMilli(), FirstIndex: stored.modified, StoredIndex: stored.job}
 	if hold != nil {
 		next = *hold
@@ -70,12 +68,6 @@ func storedIndexes(s gate.Submission) indexes {
 		i.modified = *s.Stored.ModifyIndex
 	}
 	return i
-}
-
-func newHoldID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails since Go 1.24
-	return "h-" + hex.EncodeToString(b[:])
 }
 
 // settle confirms or voids a submission when Nomad has answered. What cannot be

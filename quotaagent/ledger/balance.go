@@ -1,8 +1,6 @@
 package ledger
 
 import (
-	"encoding/json"
-	"fmt"
 	"strings"
 	"time"
 
@@ -19,27 +17,6 @@ type Balance struct {
 	Posted  Vector `json:"posted"`
 	Held    Vector `json:"held"`
 }
-
-// DecodeBalance reads a balance document; no bytes are the empty account.
-func DecodeBalance(value []byte) (Balance, error) {
-	b := Balance{Posted: Vector{}, Held: Vector{}}
-	if len(value) == 0 {
-		return b, nil
-	}
-	if err := json.Unmarshal(value, &b); err != nil {
-		return Balance{}, fmt.Errorf("decode balance: %w", err)
-	}
-	if b.Posted == nil {
-		b.Posted = Vector{}
-	}
-	if b.Held == nil {
-		b.Held = Vector{}
-	}
-	return b, nil
-}
-
-// Encode is the stored form; equal balances have equal bytes.
-func (b Balance) Encode() ([]byte, error) { return json.Marshal(b) }
 
 // Clone is a deep copy.
 func (b Balance) Clone() Balance {

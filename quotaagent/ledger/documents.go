@@ -1,9 +1,6 @@
 package ledger
 
 import (
-	"encoding/json"
-	"fmt"
-
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 )
@@ -143,16 +140,4 @@ type Entry struct {
 	Author string `json:"author,omitempty"`
 	// Receipt is the account of a hold that ended; only with kind receipt.
 	Receipt *Receipt `json:"receipt,omitempty"`
-}
-
-// Encode and Decode are the stored form of a Run, a Grant or a Queued.
-func Encode[T Run | Grant | Queued](v T) ([]byte, error) { return json.Marshal(v) }
-
-// Decode reads what Encode wrote.
-func Decode[T Run | Grant | Queued](value []byte) (T, error) {
-	var v T
-	if err := json.Unmarshal(value, &v); err != nil {
-		return v, fmt.Errorf("decode %T: %w", v, err)
-	}
-	return v, nil
 }

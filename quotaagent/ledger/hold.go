@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -89,6 +88,9 @@ type Hold struct {
 	Posted Usage `json:"posted"`
 	// Estimate is the worst case as admitted, for the receipt.
 	Estimate Usage `json:"estimate"`
+	// Outbox is the history of what was posted last, until it is certain that it was
+	// recorded; see PutOut and Entries.
+	Outbox []Entry `json:"outbox,omitempty"`
 	// Ending is how the job is being brought to an end by policy; nil if it is not.
 	Ending *Ending `json:"ending,omitempty"`
 	// Placement is the offer that the job was pinned to, opaque to the ledger.
@@ -275,18 +277,6 @@ func Ancestors(path string) []string {
 		path = path[:cut]
 		paths = append(paths, path)
 	}
-}
-
-// EncodeHold and DecodeHold are the stored form of a hold.
-func EncodeHold(h Hold) ([]byte, error) { return json.Marshal(h) }
-
-// DecodeHold reads what EncodeHold wrote.
-func DecodeHold(value []byte) (Hold, error) {
-	var h Hold
-	if err := json.Unmarshal(value, &h); err != nil {
-		return Hold{}, fmt.Errorf("decode hold: %w", err)
-	}
-	return h, nil
 }
 
 // Clone is a deep copy of what later functions change.
