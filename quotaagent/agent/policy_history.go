@@ -18,6 +18,10 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
+// historyPrefix is where revisions of the policy are kept. It does not begin with
+// policyPrefix, so that writing it wakes nobody who watches the policy.
+const historyPrefix = "policy-history/"
+
 // The bounds of the history: the oldest revisions go first.
 const (
 	// historyKept is how many revisions are kept.
