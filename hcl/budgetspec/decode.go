@@ -127,6 +127,9 @@ func (d *decoder) finish() {
 	slices.SortFunc(d.policy.RateCards, func(a, b budget.RateCard) int {
 		return cmp.Or(a.EffectiveFrom.Compare(b.EffectiveFrom), strings.Compare(a.Name, b.Name))
 	})
+	for _, c := range d.policy.RateCards {
+		slices.SortFunc(c.Modifiers, func(a, b budget.Modifier) int { return strings.Compare(a.Name, b.Name) })
+	}
 	byName := func(a, b *budget.Budget) int { return strings.Compare(a.Name, b.Name) }
 	slices.SortFunc(d.policy.Roots, byName)
 	d.policy.Walk(func(b *budget.Budget) {
@@ -136,6 +139,7 @@ func (d *decoder) finish() {
 		}
 		slices.SortFunc(b.Limits, byWindow)
 		slices.SortFunc(b.Committed, byWindow)
+		slices.SortFunc(b.Alerts, func(x, y budget.Alert) int { return strings.Compare(x.Name, y.Name) })
 		slices.SortFunc(b.Overrides, func(x, y budget.Override) int { return strings.Compare(x.Name, y.Name) })
 	})
 }

@@ -102,6 +102,12 @@ func (d *decoder) matchBlock(b *budget.Budget, block *hclsyntax.Block) {
 			match.NodePools = append(match.NodePools, e.text)
 		}
 	}
+	if attr := attrs["when"]; attr != nil {
+		// Not on time: a job would change its budget as it runs.
+		if when, ok := d.condition(attr, "job", "submitter"); ok {
+			match.When = when
+		}
+	}
 	if empty(block) || len(block.Body.Attributes) == 1 && attrs["description"] != nil {
 		d.report(emptyMatch(block.DefRange()))
 	}

@@ -51,7 +51,7 @@ func (d *decoder) rateCardBlock(block *hclsyntax.Block) {
 
 // prices decodes what a card prices.
 func (d *decoder) prices(card *budget.RateCard, blocks []*hclsyntax.Block) {
-	gpus, models := map[string]hcl.Range{}, map[string]hcl.Range{}
+	gpus, models, modifiers := map[string]hcl.Range{}, map[string]hcl.Range{}, map[string]hcl.Range{}
 	for _, b := range blocks {
 		switch b.Type {
 		case "gpu":
@@ -60,6 +60,8 @@ func (d *decoder) prices(card *budget.RateCard, blocks []*hclsyntax.Block) {
 			d.incomplete[card.Name] = d.incomplete[card.Name] || len(d.diags) > before
 		case "tokens":
 			d.tokensBlock(b, card, models)
+		case "modifier":
+			d.modifierBlock(b, card, modifiers)
 		}
 	}
 	if b := d.only("energy", blocks); b != nil {
@@ -155,4 +157,36 @@ func (d *decoder) tokensBlock(block *hclsyntax.Block, card *budget.RateCard, mod
 		card.Tokens = map[string]budget.TokenRate{}
 	}
 	card.Tokens[model] = rate
+}
+
+// factorMax is, in hundredths, the most that a price may be multiplied by.
+const factorMax = 100_000
+
+func (d *decoder) modifierBlock(block *hclsyntax.Block, card *budget.RateCard, names map[string]hcl.Range) {
+	attrs := d.open(modifierSpec(), block.Body).attributes
+	name, ok := d.name(block, modifierSpec())
+	if !ok {
+		return
+	}
+	if first, taken := names[name]; taken {
+		d.report(duplicateName(block.DefRange(), "modifier", name, first))
+		return
+	}
+	names[name] = block.DefRange()
+	m := budget.Modifier{Name: name, Source: sourceOf(block.DefRange())}
+	when, multiply := attrs["when"], attrs["multiply"]
+	if when == nil {
+		d.report(missing(block.DefRange(), "modifier", "when", "when = schedule.night"))
+	}
+	if multiply == nil {
+		d.report(missing(block.DefRange(), "modifier", "multiply", "multiply = 0.6"))
+	}
+	if when == nil || multiply == nil {
+		return
+	}
+	m.Multiply, _ = d.factor(multiply, factorUnit().orNone(`"none" where GPU time is free then`), 0, factorMax)
+	// Amounts and other times are not known for every instant of the past.
+	if m.When, ok = d.condition(when, "schedule", "job", "submitter"); ok {
+		card.Modifiers = append(card.Modifiers, m)
+	}
 }

@@ -1,8 +1,6 @@
 package budgetspec
 
 import (
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -24,10 +22,13 @@ func (d *decoder) rules(b *budget.Budget, blocks []*hclsyntax.Block) {
 			rule.decode(b, inner)
 		}
 	}
-	overrides := map[string]hcl.Range{}
+	overrides, alerts := map[string]hcl.Range{}, map[string]hcl.Range{}
 	for _, inner := range blocks {
-		if inner.Type == "override" {
+		switch inner.Type {
+		case "override":
 			d.overrideBlock(b, inner, overrides)
+		case "alert":
+			d.alertBlock(b, inner, alerts)
 		}
 	}
 }
@@ -300,57 +301,31 @@ func (d *decoder) overrideBlock(b *budget.Budget, block *hclsyntax.Block, names 
 	d.places[b].note("override "+name, block.DefRange())
 }
 
-// notifierUse is a place that names a notifier.
-type notifierUse struct {
-	name string
-	at   hcl.Range
-}
-
-// notifiers reads [notify.webhook.finops].
-func (d *decoder) notifiers(attr *hclsyntax.Attribute) []string {
-	tuple, ok := unwrap(attr.Expr).(*hclsyntax.TupleConsExpr)
+func (d *decoder) alertBlock(b *budget.Budget, block *hclsyntax.Block, names map[string]hcl.Range) {
+	attrs := d.open(alertSpec(), block.Body).attributes
+	name, ok := d.name(block, alertSpec())
 	if !ok {
-		d.report(wrongType(attr.Expr.Range(), attr.Name, d.written(attr.Expr), "a list, such as [notify.webhook.finops]"))
-		return nil
+		return
 	}
-	if len(tuple.Exprs) == 0 {
-		d.report(emptyList(attr.Expr.Range(), attr.Name))
+	if first, taken := names[name]; taken {
+		d.report(duplicateName(block.DefRange(), "alert", name, first))
+		return
 	}
-	var names []string
-	for _, expr := range tuple.Exprs {
-		name, ok := notifierName(expr)
-		switch {
-		case !ok:
-			d.report(badNotifier(expr.Range(), d.written(expr)))
-		case slices.Contains(names, name):
-			d.report(repeatedElement(expr.Range(), attr.Name, name))
-		default:
-			names = append(names, name)
-			d.notifies = append(d.notifies, notifierUse{name, expr.Range()})
+	names[name] = block.DefRange()
+	a := budget.Alert{Name: name, Source: sourceOf(block.DefRange())}
+	for _, needed := range [][2]string{{"when", "when = forecast.cost > limit.cost"}, {"notify", "notify = [notify.webhook.finops]"}} {
+		if attrs[needed[0]] == nil {
+			d.report(missing(block.DefRange(), "alert", needed[0], needed[1]))
 		}
 	}
-	return names
-}
-
-// notifierName is "webhook.finops" of the reference notify.webhook.finops.
-func notifierName(expr hclsyntax.Expression) (string, bool) {
-	traversal, diags := hcl.AbsTraversalForExpr(expr)
-	if diags.HasErrors() || traversal.RootName() != "notify" || len(traversal) != 3 {
-		return "", false
+	if attr := attrs["notify"]; attr != nil {
+		a.Notify = d.notifiers(attr)
 	}
-	var parts []string
-	for _, step := range traversal[1:] {
-		switch s := step.(type) {
-		case hcl.TraverseAttr:
-			parts = append(parts, s.Name)
-		case hcl.TraverseIndex:
-			if s.Key.Type().FriendlyName() != "string" {
-				return "", false
-			}
-			parts = append(parts, s.Key.AsString())
+	if attr := attrs["when"]; attr != nil {
+		if a.When, ok = d.condition(attr, "forecast", "limit", "burn_rate", "schedule", "now"); ok {
+			b.Alerts = append(b.Alerts, a)
 		}
 	}
-	return strings.Join(parts, "."), len(parts) == 2
 }
 
 // borrowing reads borrow and lend of a concurrent block.

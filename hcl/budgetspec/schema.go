@@ -48,8 +48,7 @@ func rateCardSpec() blockSpec {
 	return blockSpec{
 		kind: "rate_card", label: "name",
 		attributes: []string{"description", "effective_from"},
-		blocks:     []string{"gpu", "energy", "tokens"},
-		planned:    []string{"modifier"},
+		blocks:     []string{"gpu", "energy", "tokens", "modifier"},
 	}
 }
 
@@ -73,14 +72,13 @@ func budgetSpec() blockSpec {
 		kind: "budget", label: "name",
 		attributes: []string{"description", "owner", "enforcement", "priority", "cohort", "lease", "soft", "max_idle", "undeclared_gpus"},
 		blocks: []string{
-			"match", "concurrent", "limit", "max_committed", "per_job", "per_run", "over_budget", "queue", "fair_share", "override", "budget",
+			"match", "concurrent", "limit", "max_committed", "per_job", "per_run", "over_budget", "queue", "fair_share", "override", "alert", "budget",
 		},
-		planned: []string{"alert"},
 	}
 }
 
 func matchSpec() blockSpec {
-	return blockSpec{kind: "match", attributes: []string{"description", "namespaces", "identities", "node_pools"}, planned: []string{"when"}}
+	return blockSpec{kind: "match", attributes: []string{"description", "namespaces", "identities", "node_pools", "when"}}
 }
 
 func concurrentSpec() blockSpec {
@@ -146,6 +144,14 @@ func overrideSpec() blockSpec {
 		kind: "override", label: "name",
 		attributes: []string{"description", "who", "max", "expires", "reason", "approval", "notify"},
 	}
+}
+
+func alertSpec() blockSpec {
+	return blockSpec{kind: "alert", label: "name", attributes: []string{"description", "when", "notify"}}
+}
+
+func modifierSpec() blockSpec {
+	return blockSpec{kind: "modifier", label: "name", attributes: []string{"description", "when", "multiply"}}
 }
 
 // contents are the parts of a body that its spec knows.
