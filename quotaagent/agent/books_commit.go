@@ -163,7 +163,7 @@ func (b *books) makeOne(ctx context.Context, s *sheet, r *wish) (result, map[str
 	if err := p.derive(ctx); err != nil {
 		return outcome(err), nil, seen
 	}
-	return result{entries: want.entries, outbox: p.outbox, audit: want.audit}, p.delta, seen
+	return result{entries: p.want.entries, outbox: p.outbox, audit: p.want.audit}, p.delta, seen
 }
 
 func outcome(err error) result {

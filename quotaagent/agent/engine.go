@@ -313,7 +313,7 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 	} else {
 		d = admission.Decide(p, b, state, next, lines, e.now())
 	}
-	next.Accessor, next.Identity, next.Estimate = s.Identity.Accessor, s.Identity.Names, d.Estimate
+	next.Accessor, next.Identity, next.Estimate, next.Reason = s.Identity.Accessor, s.Identity.Names, d.Estimate, string(d.Reason)
 	next.Facts, next.Priority = s.Ask.Facts(), b.EffectivePriority()
 	next.JobPriority = next.Facts.Priority
 	return d, next, nil
