@@ -39,7 +39,7 @@ type boundFact struct {
 
 // condition reads an expression that is true or false of a job at a time. It may
 // refer to the given roots: "job", "submitter", "request", "now", "schedule",
-// "estimate", "limit", "forecast". With "forecast" it may call burn_rate.
+// "estimate", "limit", "forecast", "burn_rate", which is a function.
 // Mistakes that show without a job are reported.
 func (d *decoder) condition(attr *hclsyntax.Attribute, roots ...string) (budget.Condition, bool) {
 	c := &condition{
@@ -154,7 +154,7 @@ func (b *binder) use(root string) {
 
 // bindRate reads the span of burn_rate("1h"), which must be constant.
 func (b *binder) bindRate(e *hclsyntax.FunctionCallExpr) {
-	if !slices.Contains(b.allowed, "forecast") {
+	if !slices.Contains(b.allowed, burnRate) {
 		b.problems = append(b.problems, rateNotHere(e.NameRange))
 		return
 	}

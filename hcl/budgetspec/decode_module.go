@@ -32,7 +32,7 @@ func (d *decoder) notifierReference(t hcl.Traversal) (cty.Value, *hcl.Diagnostic
 		if d.broken {
 			return cty.DynamicVal, nil
 		}
-		return cty.DynamicVal, undeclared(hcl.RangeBetween(t[1].SourceRange(), t[2].SourceRange()), "notify", name, declared)
+		return cty.DynamicVal, unknownNotifier(t.SourceRange(), name, declared)
 	}
 	return cty.CapsuleVal(notifierType, &name), nil
 }
@@ -43,7 +43,7 @@ func (d *decoder) notifiers(attr *hclsyntax.Attribute) []string {
 	var names []string
 	for _, e := range d.elements(attr, "a list, such as [notify.webhook.finops]") {
 		if e.value.Type() != notifierType {
-			d.report(notANotifier(e.at, attr.Name, slices.Sorted(maps.Keys(d.notify))))
+			d.report(badNotifier(e.at, d.writtenAt(e.at)))
 			continue
 		}
 		name := *e.value.EncapsulatedValue().(*string)
@@ -121,7 +121,7 @@ func (d *decoder) notifyBlock(block *hclsyntax.Block) {
 	}
 	n := budget.Notifier{Kind: block.Labels[0], Name: block.Labels[1], Format: notifierFormats()[0], Source: sourceOf(block.DefRange())}
 	if !slices.Contains(notifierKinds(), n.Kind) {
-		d.report(unknownNotifier(block.LabelRanges[0], n.Kind, notifierKinds()))
+		d.report(unknownNotifierKind(block.LabelRanges[0], n.Kind, notifierKinds()))
 		return
 	}
 	if !validName(n.Name) {
