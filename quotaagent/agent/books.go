@@ -87,6 +87,8 @@ type books struct {
 	// wrote hears of every hold that was committed, while the turn is held; a nil
 	// hold is one that ended. The version is that of the commit.
 	wrote func(namespace, jobID string, h heldAt)
+	// audited hears of events after the commit that recorded them.
+	audited func([]AuditEvent)
 
 	mu sync.Mutex
 	// lanes are the waiting changes by fence, in the order in which they are served.
@@ -111,7 +113,7 @@ type books struct {
 }
 
 func newBooks(store Store, now func() time.Time) *books {
-	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {},
+	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {},
 		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 
@@ -169,6 +171,8 @@ type change struct {
 	// run is the envelope as it should be, but for what the books derive; nil leaves
 	// it. It may be a new one.
 	run *ledger.Run
+	// audit are what the change is recorded as, in the same commit.
+	audit []AuditEvent
 }
 
 // Recorder keeps the history of usage: what was posted, line by line. It is told

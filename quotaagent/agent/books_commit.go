@@ -60,7 +60,7 @@ func (b *books) tryGroup(ctx context.Context, fence ledger.Fence, group []*wish)
 			return group[limit:], err
 		}
 		for r, out := range made.results {
-			r.entries, r.outbox = out.entries, out.outbox
+			r.entries, r.outbox, r.audit = out.entries, out.outbox, out.audit
 			if out.err != nil {
 				r.finish(out.err)
 			} else if out.nothing {
@@ -76,6 +76,9 @@ func (b *books) tryGroup(ctx context.Context, fence ledger.Fence, group []*wish)
 // only known once the hold is there, so that it takes up to three rounds.
 func (s *sheet) load(ctx context.Context, group []*wish, more ...string) error {
 	s.know(group)
+	if s.audited {
+		more = append(more, auditHeadKey)
+	}
 	for {
 		grants := false
 		keys := []string(nil)
@@ -107,6 +110,7 @@ type result struct {
 	nothing bool
 	entries []ledger.Entry
 	outbox  string
+	audit   []AuditEvent
 }
 
 // makings are what became of a group in memory.
@@ -131,6 +135,9 @@ func (b *books) makeAll(ctx context.Context, s *sheet, group []*wish) makings {
 			s.accept(delta, seen)
 		} else {
 			m.stale = append(m.stale, s.stale(r.target, seen)...)
+		}
+		if errors.Is(out.err, errChainUnread) {
+			m.stale = append(m.stale, auditHeadKey)
 		}
 		m.results[r] = out
 	}
@@ -157,7 +164,7 @@ func (b *books) makeOne(ctx context.Context, s *sheet, r *wish) (result, map[str
 	if err := p.derive(ctx); err != nil {
 		return outcome(err), nil, seen
 	}
-	return result{entries: want.entries, outbox: p.outbox}, p.delta, seen
+	return result{entries: p.want.entries, outbox: p.outbox, audit: p.want.audit}, p.delta, seen
 }
 
 func outcome(err error) result {
@@ -196,6 +203,7 @@ func (b *books) commitSheet(ctx context.Context, fence ledger.Fence, s *sheet, w
 	}
 	for key, value := range s.next {
 		switch {
+		case strings.HasPrefix(key, auditRecordPrefix): // nobody asks for it again
 		case version == 0: // the store does not say
 			b.memory.forget(key)
 		default:

@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/nomad-governor/governor/quotaagent/audit"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/ledger/request"
@@ -16,7 +18,8 @@ import (
 type document struct {
 	version uint64
 	// value is a *ledger.Hold, ledger.Balance, *ledger.Run, *ledger.Queued,
-	// *ledger.Remains or markValue; nil when there is no such record.
+	// *ledger.Remains, audit.Head, audit.Record or markValue; nil when there is no
+	// such record.
 	value any
 	// err is why the record cannot be read.
 	err error
@@ -45,6 +48,8 @@ func decodeDocument(r ledger.Record) document {
 		d.value, d.err = &queued, err
 	case commitPrefix:
 		d.value, d.err = decoded(decodeMark(r.Value))
+	case auditPrefix:
+		d.value, d.err = decoded(decodeHead(r)) // of the chain only its end is read
 	default:
 		d.err = fmt.Errorf("a record of no known kind")
 	}
@@ -68,6 +73,10 @@ func encodeDocument(value any) ([]byte, error) {
 		return ledger.Encode(*v)
 	case *ledger.Remains:
 		return ledger.Encode(*v)
+	case audit.Head:
+		return json.Marshal(v)
+	case audit.Record:
+		return json.Marshal(v)
 	case markValue:
 		return v.encode()
 	}
@@ -88,7 +97,8 @@ type sheet struct {
 	grants      []grantAt
 	grantsRead  bool
 	grantsFresh bool
-	members     map[string][]string
+	// audited says that some change appends to the audit chain.
+	audited bool
 	// doubted are the keys of which what was known may be old.
 	doubted map[string]bool
 }
