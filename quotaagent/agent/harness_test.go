@@ -33,6 +33,8 @@ type rig struct {
 	nomad  *fakeNomad
 	placer *fakePlacer
 	store  Store
+	// recorder keeps the history; nil for nobody.
+	recorder Recorder
 	*Agent
 }
 
@@ -44,11 +46,14 @@ func openStore(t testing.TB) *sqlite.Store {
 }
 
 // newRig has the policy in force: 8 GPUs at once, 1000 GPU-hours a month.
-func newRig(t testing.TB) *rig {
+func newRig(t testing.TB) *rig { return newRigOn(t, openStore(t), testPolicy(8, "1000")) }
+
+// newRigOn has the policy in force, over an empty store.
+func newRigOn(t testing.TB, store Store, policy string) *rig {
 	c := newClock()
-	r := &rig{t: t, ctx: t.Context(), clock: c, nomad: newNomad(c.now), placer: &fakePlacer{}, store: openStore(t)}
+	r := &rig{t: t, ctx: t.Context(), clock: c, nomad: newNomad(c.now), placer: &fakePlacer{}, store: store}
 	must.NoError(t, r.store.Commit(r.ctx, ledger.Fence{}, []ledger.Write{
-		{Key: policyPrefix + "budgets.hcl", Value: []byte(testPolicy(8, "1000"))}}))
+		{Key: policyPrefix + "budgets.hcl", Value: []byte(policy)}}))
 	r.start(r.store)
 	must.Eq(t, "", r.Keeper.State().Broken)
 	return r
@@ -57,7 +62,8 @@ func newRig(t testing.TB) *rig {
 // start begins a new agent process over a store; what the old one had in memory
 // is gone.
 func (r *rig) start(store Store) {
-	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Placer: r.placer, Logger: hclog.NewNullLogger(), Now: r.clock.now})
+	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Placer: r.placer, Logger: hclog.NewNullLogger(), Now: r.clock.now,
+		Recorder: r.recorder})
 	_ = r.Keeper.Load(r.ctx)
 	r.Meter.begin()
 }
