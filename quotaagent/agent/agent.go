@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/quotaagent/history"
 )
 
 // drainWithin bounds how long a stopping agent waits for requests in flight.
@@ -27,6 +28,10 @@ type Agent struct {
 	store  Store
 	name   string
 	logger hclog.Logger
+	// history keeps what happened, peers exchange it with other agents; nil for an
+	// agent that keeps none.
+	history *historian
+	peers   *peers
 }
 
 // Options are the parts that main composes.
@@ -39,8 +44,14 @@ type Options struct {
 	Now    func() time.Time
 	// Auditor hears what is done to budgets; nil means the log.
 	Auditor Auditor
-	// Recorder keeps the history of usage; nil means that nobody does.
+	// Recorder keeps the history of usage; nil means that History does.
 	Recorder Recorder
+	// History keeps entries, sums and decisions; nil means that nobody does. The agent
+	// closes it. Retention is how long it keeps single entries; 0 means for good.
+	History   *history.Store
+	Retention time.Duration
+	// Peers says how agents reach each other for their history.
+	Peers Peers
 	// NewID makes the random part of ids, which is never the same twice; nil means
 	// 64 random bits.
 	NewID func() string
@@ -67,6 +78,14 @@ func New(o Options) *Agent {
 	a.Keeper.OnChange(a.Meter.Rebuild)
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.Meter.Touch)
 	a.Engine.audit, a.Keeper.audit = audit, audit
+	if o.History != nil {
+		a.history = newHistorian(o.History, a.Keeper, o.Retention, o.Now, o.Logger)
+		a.peers = newPeers(o.Store, o.History, o.Peers, o.Name, o.Now, o.Logger)
+		a.Engine.decided = a.history.decided
+		if o.Recorder == nil {
+			b.recorder = a.history
+		}
+	}
 	return a
 }
 
@@ -79,6 +98,10 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	var running sync.WaitGroup
 	running.Go(func() { a.Keeper.Run(background) })
 	running.Go(func() { a.store.Lead(background, a.name, a.Meter.Lead) })
+	if a.history != nil {
+		running.Go(func() { a.history.run(background) })
+		running.Go(func() { a.peers.run(background) })
+	}
 
 	requests := newInFlight(handler)
 	streams, cut := context.WithCancel(context.WithoutCancel(ctx))
@@ -100,7 +123,11 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	stop()
 	running.Wait()
 	a.logger.Info("stopped")
-	return errors.Join(err, a.store.Close())
+	err = errors.Join(err, a.store.Close())
+	if a.history != nil {
+		err = errors.Join(err, a.history.store.Close())
+	}
+	return err
 }
 
 // drain ends the server: idle connections at once, requests when they are

@@ -11,7 +11,7 @@ type AuditEvent struct {
 	At time.Time
 	// Kind is stable: policy.applied, policy.edited, override.requested,
 	// override.approved, override.activated, override.revoked, run.opened,
-	// run.closed, budget.moved.
+	// run.closed, budget.moved, usage.corrected.
 	Kind string
 	// Actor is the accessor of who did it, "kv-edit" for an edit in the store and
 	// "governor" for a rule; Names are the actor's.

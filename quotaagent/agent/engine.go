@@ -64,6 +64,8 @@ type Engine struct {
 	now    func() time.Time
 	// settled is told when a submission ended, so that the meter looks at it.
 	settled func(namespace, jobID string)
+	// decided is told every decision.
+	decided func(s gate.Submission, d admission.Decision)
 	// audit hears of overrides and runs.
 	audit Auditor
 	// rules are those of the policy that was decided by last.
@@ -72,7 +74,7 @@ type Engine struct {
 
 func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, settled func(namespace, jobID string)) *Engine {
 	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled,
-		audit: logAuditor{logger.Named("audit")}}
+		decided: func(gate.Submission, admission.Decision) {}, audit: logAuditor{logger.Named("audit")}}
 }
 
 // errNotLoaded means that the policy was never read: nothing can be decided.
@@ -440,6 +442,7 @@ func (e *Engine) verdict(p *budget.Policy, s gate.Submission, d admission.Decisi
 }
 
 func (e *Engine) log(s gate.Submission, d admission.Decision) {
+	e.decided(s, d)
 	path := ""
 	if d.Budget != nil {
 		path = d.Budget.Path
