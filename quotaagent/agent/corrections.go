@@ -59,13 +59,9 @@ func (a *Agent) correct(ctx context.Context, who api.Caller, r CorrectionRequest
 	if missing, err := h.store.Missing(ctx, []ledger.Entry{e}); err != nil || len(missing) == 0 {
 		return e, err
 	}
-	done, err := a.Engine.books.postAside(ctx, e, ledger.CalendarOf(p))
-	if err != nil || !done {
-		return e, err
-	}
-	a.Engine.audit.Record(AuditEvent{At: a.Engine.now(), Kind: "usage.corrected", Actor: who.Accessor, Names: who.Names, Budget: e.Budget, Subject: r.ID,
-		Text: fmt.Sprintf("%s corrected the usage of %s by %s: %s", who.Accessor, e.Budget, strings.Join(changes(p, e), ", "), r.Reason)})
-	return e, nil
+	event := AuditEvent{At: a.Engine.now(), Kind: "usage.corrected", Actor: who.Accessor, Names: who.Names, Budget: e.Budget, Subject: r.ID,
+		Text: fmt.Sprintf("%s corrected the usage of %s by %s: %s", who.Accessor, e.Budget, strings.Join(changes(p, e), ", "), e.Cause)}
+	return e, a.Engine.postAside(ctx, e, ledger.CalendarOf(p), event)
 }
 
 // changes are the amounts of a correction for people.
@@ -170,10 +166,14 @@ func setAmounts(p *budget.Policy, e *ledger.Entry, texts map[string]string) erro
 var errTakesMore = errors.New("it takes back more than was posted")
 
 // postAside posts an entry that belongs to no open hold, in one commit with an
-// outbox of its own. done is false for one that was posted already.
-func (b *books) postAside(ctx context.Context, e ledger.Entry, cal ledger.Calendar) (done bool, err error) {
+// outbox of its own and the audit record. One that was posted already is nothing.
+func (e *Engine) postAside(ctx context.Context, entry ledger.Entry, cal ledger.Calendar, event AuditEvent) error {
+	var writes []ledger.Write
+	var err error
 	for attempt := 0; ; attempt++ {
-		done, err = b.tryAside(ctx, e, cal)
+		if writes, err = e.books.aside(ctx, entry, cal); err == nil && len(writes) > 0 {
+			err = e.chain.commit(ctx, ledger.Fence{}, writes, event)
+		}
 		if !errors.Is(err, ledger.ErrConflict) || attempt == commitAttempts {
 			break
 		}
@@ -181,57 +181,63 @@ func (b *books) postAside(ctx context.Context, e ledger.Entry, cal ledger.Calend
 	}
 	switch {
 	case errors.Is(err, errTakesMore):
-		return false, refusal(http.StatusBadRequest, "%v", err)
-	case err != nil || !done:
-		return false, err
+		return refusal(http.StatusBadRequest, "%v", err)
+	case err != nil:
+		return fmt.Errorf("correct the usage of %s: %w", entry.Budget, err)
+	case len(writes) == 0:
+		return nil
 	}
-	if err := b.recorder.Record(ctx, []ledger.Entry{e}); err != nil {
-		b.unrecorded(fmt.Errorf("record history: %w", err)) // it is in its outbox
+	if err := e.books.recorder.Record(ctx, []ledger.Entry{entry}); err != nil {
+		e.books.unrecorded(fmt.Errorf("record history: %w", err)) // it is in its outbox
 	}
-	return true, nil
+	return nil
 }
 
-func (b *books) tryAside(ctx context.Context, e ledger.Entry, cal ledger.Calendar) (bool, error) {
+// aside are the writes that post an entry which belongs to no open hold; none if it
+// was posted already.
+func (b *books) aside(ctx context.Context, e ledger.Entry, cal ledger.Calendar) ([]ledger.Write, error) {
 	key := settledPrefix + e.HoldID
 	records, err := b.store.Read(ctx, key)
 	if err != nil {
-		return false, fmt.Errorf("read %s: %w", key, err)
+		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
 	if records[0].Version != 0 {
-		return false, nil
+		return nil, nil
 	}
 	paths := ledger.Ancestors(e.Budget)
 	balances, versions, err := b.readBalances(ctx, paths)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	now := b.now()
 	h := ledger.Hold{ID: e.HoldID, Namespace: e.Namespace, JobID: e.JobID, Budget: e.Budget, State: ledger.Active, CreatedMS: now.UnixMilli()}
 	value, err := ledger.Encode(ledger.Remains{Hold: h.PutOut([]ledger.Entry{e}), EndedMS: now.UnixMilli()})
 	if err != nil {
-		return false, fmt.Errorf("encode %s: %w", key, err)
+		return nil, fmt.Errorf("encode %s: %w", key, err)
 	}
 	writes := []ledger.Write{{Key: key, Value: value}}
-	posted := e.PostedVector(cal.Location, []budget.Window{budget.Hour, budget.Day, budget.Week, budget.Month, budget.Quarter, budget.Year, budget.Total})
+	posted := e.PostedVector(cal.Location, allWindows())
 	for _, path := range paths {
 		next := balances[path].Clone().Begun(now.UnixMilli())
 		next.Posted.AddAll(posted, 1)
 		for _, d := range sortedDimensions(posted[budget.Total.String()]) {
-			if left := next.Posted.At(budget.Total.String(), d); left < 0 {
-				return false, fmt.Errorf("%w to %s: only %s", errTakesMore, path, d.Format(balances[path].Posted.At(budget.Total.String(), d), ""))
+			if next.Posted.At(budget.Total.String(), d) < 0 {
+				return nil, fmt.Errorf("%w to %s: only %s", errTakesMore, path, d.Format(balances[path].Posted.At(budget.Total.String(), d), ""))
 			}
 		}
 		next.Prune(now, keepPosted, cal)
 		value, err := next.Encode()
 		if err != nil {
-			return false, fmt.Errorf("encode balance of %s: %w", path, err)
+			return nil, fmt.Errorf("encode balance of %s: %w", path, err)
 		}
 		writes = append(writes, ledger.Write{Key: balancePrefix + path, Value: value, Version: versions[path]})
 	}
-	if err := b.store.Commit(ctx, ledger.Fence{}, writes); err != nil {
-		return false, err
-	}
-	return true, nil
+	return writes, nil
+}
+
+// allWindows are those that usage is posted to.
+func allWindows() []budget.Window {
+	return []budget.Window{budget.Hour, budget.Day, budget.Week, budget.Month, budget.Quarter, budget.Year, budget.Total}
 }
 
 func parseAt(text string, now time.Time, loc *time.Location) (begin, end time.Time, err error) {

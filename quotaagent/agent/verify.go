@@ -105,7 +105,7 @@ func (a *Agent) compare(ctx context.Context, h *historian) (UsageCheck, error) {
 		}
 	}
 	for _, e := range waiting {
-		addPosted(periods, p.Moved(e.Budget), e.PostedVector(p.Location, []budget.Window{budget.Hour, budget.Day, budget.Week, budget.Month, budget.Quarter, budget.Year, budget.Total}))
+		addPosted(periods, p.Moved(e.Budget), e.PostedVector(p.Location, allWindows()))
 	}
 	for _, path := range sortedKeys(balances) {
 		c.compareBalance(path, balances[path], periods[path], began, p.Location)
