@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -16,7 +17,7 @@ const (
 	// many bytes of documents: in base64 and with their keys they are well below the
 	// 512 KiB that one transaction of Consul may have. A single change may be larger.
 	groupMax   = ledger.MaxWrites - 1
-	groupBytes = 256 << 10
+	groupBytes = 320 << 10
 	// resendWithin bounds how long a commit is sent again whose answer was lost, and
 	// resends how often: new work must be refused soon when the store is gone.
 	resendWithin = 3 * time.Second
@@ -50,8 +51,8 @@ func (b *books) tryGroup(ctx context.Context, fence ledger.Fence, group []*wish)
 		if err != nil {
 			return group[limit:], err
 		}
-		if limit > 1 && bytesOf(writes) > groupBytes {
-			limit /= 2
+		if n := bytesOf(writes); limit > 1 && n > groupBytes {
+			limit = max(1, min(limit-1, limit*groupBytes/n))
 			s.again()
 			continue
 		}
@@ -59,7 +60,7 @@ func (b *books) tryGroup(ctx context.Context, fence ledger.Fence, group []*wish)
 			return group[limit:], err
 		}
 		for r, out := range made.results {
-			r.entries, r.outbox = out.entries, out.outbox
+			r.entries, r.outbox, r.audit = out.entries, out.outbox, out.audit
 			if out.err != nil {
 				r.finish(out.err)
 			} else if out.nothing {
@@ -74,6 +75,10 @@ func (b *books) tryGroup(ctx context.Context, fence ledger.Fence, group []*wish)
 // load puts on the sheet what the group needs. What a hold's own documents are is
 // only known once the hold is there, so that it takes up to three rounds.
 func (s *sheet) load(ctx context.Context, group []*wish, more ...string) error {
+	s.know(group)
+	if s.audited {
+		more = append(more, auditHeadKey)
+	}
 	for {
 		grants := false
 		keys := []string(nil)
@@ -105,6 +110,7 @@ type result struct {
 	nothing bool
 	entries []ledger.Entry
 	outbox  string
+	audit   []AuditEvent
 }
 
 // makings are what became of a group in memory.
@@ -129,6 +135,9 @@ func (b *books) makeAll(ctx context.Context, s *sheet, group []*wish) makings {
 			s.accept(delta, seen)
 		} else {
 			m.stale = append(m.stale, s.stale(r.target, seen)...)
+		}
+		if errors.Is(out.err, errChainUnread) {
+			m.stale = append(m.stale, auditHeadKey)
 		}
 		m.results[r] = out
 	}
@@ -155,7 +164,7 @@ func (b *books) makeOne(ctx context.Context, s *sheet, r *wish) (result, map[str
 	if err := p.derive(ctx); err != nil {
 		return outcome(err), nil, seen
 	}
-	return result{entries: p.want.entries, outbox: p.outbox}, p.delta, seen
+	return result{entries: p.want.entries, outbox: p.outbox, audit: p.want.audit}, p.delta, seen
 }
 
 func outcome(err error) result {
@@ -194,13 +203,30 @@ func (b *books) commitSheet(ctx context.Context, fence ledger.Fence, s *sheet, w
 	}
 	for key, value := range s.next {
 		switch {
+		case strings.HasPrefix(key, auditRecordPrefix): // nobody asks for it again
 		case version == 0: // the store does not say
 			b.memory.forget(key)
 		default:
 			b.memory.keep(key, value, version, b.now())
+			b.tellHold(s, key, value, version)
 		}
 	}
 	return nil
+}
+
+// tellHold tells who wants to know that a hold is in the store like this now.
+func (b *books) tellHold(s *sheet, key string, value any, version uint64) {
+	if !strings.HasPrefix(key, holdPrefix) {
+		return
+	}
+	h, _ := value.(*ledger.Hold)
+	if h == nil {
+		if last, ok := s.docs[key].value.(*ledger.Hold); ok {
+			b.wrote(last.Namespace, last.JobID, heldAt{version: version})
+		}
+		return
+	}
+	b.wrote(h.Namespace, h.JobID, heldAt{h, version})
 }
 
 // send commits. When the answer is lost, the same commit is sent again: whichever
