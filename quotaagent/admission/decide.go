@@ -36,6 +36,10 @@ type Decision struct {
 	Alternatives []Alternative
 	// Run is the agent run that the job draws from; nil for none.
 	Run *ledger.Run
+	// Turn is the place of a job that waits; nil where it does not, or is not known.
+	Turn *Turn
+	// NotQueued says why a job that could wait for budget is refused; "" otherwise.
+	NotQueued string
 }
 
 // Books are the balances by budget path; a missing one is empty.
