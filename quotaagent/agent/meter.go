@@ -272,6 +272,7 @@ func (m *Meter) handle(ctx context.Context, fence ledger.Fence, f fact) error {
 	if f.alloc != nil {
 		return m.observe(ctx, fence, *f.alloc)
 	}
+	m.duties.job(f.namespace, f.jobID)
 	return m.settleJob(ctx, fence, f.namespace, f.jobID)
 }
 
