@@ -40,6 +40,8 @@ type Decision struct {
 	Turn *Turn
 	// NotQueued says why a job that could wait for budget is refused; "" otherwise.
 	NotQueued string
+	// Overrides are the grants without which some check would not hold, by id.
+	Overrides []ledger.Grant
 }
 
 // Books are the balances by budget path; a missing one is empty.
@@ -137,7 +139,21 @@ func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, line
 		x.nodeChecks(node, growing)
 	}
 	x.d.settle(p)
+	x.d.Overrides = x.leansOn()
 	return x.d
+}
+
+// leansOn are the grants without which some check that holds would not.
+func (x *decider) leansOn() []ledger.Grant {
+	var out []ledger.Grant
+	for _, g := range x.state.Grants {
+		if g.Active(x.now.UnixMilli()) && slices.ContainsFunc(x.d.Checks, func(c Check) bool {
+			return c.Budget.Path == g.Budget && g.Max[c.Dimension] > 0 && c.Granted > 0 && c.Need > 0 && c.ShortBy() <= 0 && c.ShortBy().Add(c.Granted) > 0
+		}) {
+			out = append(out, g)
+		}
+	}
+	return out
 }
 
 func (x *decider) nodeChecks(node *budget.Budget, last lasts) {

@@ -155,7 +155,7 @@ func (b *books) makeOne(ctx context.Context, s *sheet, r *wish) (result, map[str
 	if err := p.derive(ctx); err != nil {
 		return outcome(err), nil, seen
 	}
-	return result{entries: want.entries, outbox: p.outbox}, p.delta, seen
+	return result{entries: p.want.entries, outbox: p.outbox}, p.delta, seen
 }
 
 func outcome(err error) result {

@@ -92,7 +92,7 @@ func (p *posting) hold(ctx context.Context) error {
 	return nil
 }
 
-// end removes the hold and keeps what remains of one that was in use.
+// end removes the hold and keeps what remains of it, with its receipt.
 func (p *posting) end() {
 	p.delta[p.t.key] = nil
 	last := *p.old
@@ -100,10 +100,8 @@ func (p *posting) end() {
 		last = *p.want.ended
 		last.ID, last.Outbox = p.old.ID, p.old.Outbox
 	}
+	p.want.entries = append(slices.Clone(p.want.entries), ledger.ReceiptOf(last, p.b.now().UnixMilli()))
 	last = last.PutOut(p.want.entries)
-	if last.State != ledger.Active && len(last.Outbox) == 0 {
-		return
-	}
 	p.outbox = outboxName(last)
 	last.Charged, last.Drawn, last.Finished, last.Slots, last.Placement = nil, nil, nil, nil, nil
 	key := settledPrefix + last.ID

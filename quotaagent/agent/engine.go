@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -199,13 +198,22 @@ func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submi
 		}
 		notices = []string{d.Notice(p)} // shadow mode holds what it would have held
 	}
+	ruling, err := e.overrule(ctx, p, b, s, lines, placed)
+	if err != nil {
+		return gate.Verdict{}, err
+	}
+	if ruling.Refusal != nil {
+		d := admission.Refuse(p, b, *ruling.Refusal)
+		e.log(s, d)
+		return e.verdict(p, s, d, placed), nil
+	}
 	decide := e.hold
 	if s.Kind != gate.Register {
 		decide = e.preview
 	}
 	verdict, err := decide(ctx, p, b, s, lines, placed)
 	verdict.Warnings = append(notices, verdict.Warnings...)
-	return verdict, err
+	return ruling.noted(verdict), err
 }
 
 // appraise finds the budget of a job and what the job needs of it, or why there is
@@ -300,21 +308,6 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 	return e.verdict(p, s, d, placed), nil
 }
 
-// look reads what a decision sees, without changing anything.
-func (e *Engine) look(ctx context.Context, t target) (view, error) {
-	hold, err := e.books.readHold(ctx, t.key)
-	if err != nil {
-		return view{}, err
-	}
-	paths := ledger.Ancestors(t.budget)
-	if hold.Hold != nil {
-		paths = append(paths, ledger.Ancestors(hold.Budget)...)
-	}
-	slices.Sort(paths)
-	balances, _, err := e.books.readBalances(ctx, slices.Compact(paths))
-	return view{hold: hold, balances: balances}, err
-}
-
 // targetOf is what deciding about a submission needs of the books.
 func (e *Engine) targetOf(p *budget.Policy, b *budget.Budget, s gate.Submission) target {
 	return target{key: holdKey(s.Ask.Namespace, s.Ask.JobID), budget: b.Path, policy: p, run: s.Ask.Meta[admission.RunMeta],
@@ -353,7 +346,7 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 	} else {
 		d = admission.Decide(p, b, state, next, lines, e.now())
 	}
-	next.Accessor, next.Identity, next.Estimate = s.Identity.Accessor, s.Identity.Names, d.Estimate
+	next.Accessor, next.Identity, next.Estimate, next.Reason = s.Identity.Accessor, s.Identity.Names, d.Estimate, string(d.Reason)
 	next.Facts, next.Priority = s.Ask.Facts(), b.EffectivePriority()
 	next.JobPriority = next.Facts.Priority
 	return d, next, nil
@@ -467,6 +460,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	}
 	decision = e.advise(ctx, p, b, s, decision)
 	e.log(s, decision)
+	e.recordUse(p, s, decision)
 	verdict := e.verdict(p, s, decision, placed)
 	if !verdict.Denied {
 		verdict.Settle = func(ctx context.Context, o gate.Outcome) { e.settle(ctx, s, t, placed, o) }

@@ -200,7 +200,8 @@ func rootOf(path string) string {
 // not.
 func (e *Engine) queued(p *budget.Policy, b *budget.Budget, s gate.Submission, v view, at *standing, d admission.Decision) admission.Decision {
 	enforced := p.Enforcement != budget.Shadow && b.EffectiveLevel() != budget.Advisory && b.EffectiveAdmit() != budget.AdmitWarn
-	if !blocked(d) && enforced && at != nil && at.before > 0 && !at.Start && !running(s, v) {
+	overruled := s.PolicyOverride && len(d.Overrides) > 0
+	if !blocked(d) && enforced && !overruled && at != nil && at.before > 0 && !at.Start && !running(s, v) {
 		d = d.AwaitTurn(at.before)
 	}
 	if d.Outcome != admission.Queue {

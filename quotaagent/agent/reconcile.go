@@ -235,6 +235,7 @@ func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jo
 			return change{}, nil // never registered: nothing to post
 		case over(*next.hold, job):
 			ended, next.hold = next.hold, nil
+			next.ended = ended
 			return next, nil
 		case !moved:
 			return change{}, errNoChange
