@@ -27,7 +27,9 @@ func (d Decision) Denial(p *budget.Policy, ask jobspec.Ask) string {
 func (d Decision) Waits(p *budget.Policy, ask jobspec.Ask) string { return d.waits(p, ask, "waits") }
 
 // WouldWait is the text for a job that would wait for budget if it were submitted.
-func (d Decision) WouldWait(p *budget.Policy, ask jobspec.Ask) string { return d.waits(p, ask, "would wait") }
+func (d Decision) WouldWait(p *budget.Policy, ask jobspec.Ask) string {
+	return d.waits(p, ask, "would wait")
+}
 
 func (d Decision) waits(p *budget.Policy, ask jobspec.Ask, verb string) string {
 	var b strings.Builder

@@ -14,7 +14,9 @@ import (
 const QueueMeta = "governor_queue"
 
 // MayWait reports whether the author of a job lets it wait for budget.
-func MayWait(ask jobspec.Ask) bool { return !strings.EqualFold(strings.TrimSpace(ask.Meta[QueueMeta]), "no") }
+func MayWait(ask jobspec.Ask) bool {
+	return !strings.EqualFold(strings.TrimSpace(ask.Meta[QueueMeta]), "no")
+}
 
 // Turn is the place of a job among those that wait for budget.
 type Turn struct {

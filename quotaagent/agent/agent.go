@@ -31,12 +31,15 @@ type Agent struct {
 
 // Options are the parts that main composes.
 type Options struct {
-	Name   string
-	Store  Store
-	Nomad  nomadState
-	Placer Placer
-	Logger hclog.Logger
-	Now    func() time.Time
+	Name  string
+	Store Store
+	Nomad nomadState
+	// Registrar registers the jobs that waited for budget; nil means that none may
+	// wait.
+	Registrar registrar
+	Placer    Placer
+	Logger    hclog.Logger
+	Now       func() time.Time
 	// Auditor hears what is done to budgets; nil means the log.
 	Auditor Auditor
 	// Recorder keeps the history of usage; nil means that nobody does.
@@ -67,6 +70,12 @@ func New(o Options) *Agent {
 	a.Keeper.OnChange(a.Meter.Rebuild)
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.Meter.Touch)
 	a.Engine.audit, a.Keeper.audit = audit, audit
+	if o.Registrar != nil {
+		a.Engine.releases = true
+		queue := newReleaser(a.Engine, o.Registrar, o.Logger)
+		a.Meter.duties.onJob(queue.touch)
+		a.Meter.duties.onTick("queue", queue.tick)
+	}
 	return a
 }
 

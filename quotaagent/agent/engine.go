@@ -110,6 +110,9 @@ func (u *undecided) Unwrap() error { return u.cause }
 func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, error) {
 	job, gated := jobspec.Ungated(s.Job)
 	s.Job = job
+	if gated && s.Kind.Commits() && s.Kind != gate.Register {
+		return e.refuseHeld(s), nil
+	}
 	verdict, err := e.admit(ctx, s)
 	if gated {
 		verdict.Patch.Drop = jobspec.GateTarget

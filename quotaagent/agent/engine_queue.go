@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -344,6 +345,16 @@ func (e *Engine) settleQueued(ctx context.Context, s gate.Submission, t queueTic
 	if err != nil {
 		e.logger.Warn("queued submission not settled yet, reconciling", "job_id", s.Ask.JobID, "namespace", s.Ask.Namespace, "error", err)
 	}
+}
+
+// refuseHeld refuses to start work from a job that waits in a way that leaves no
+// room for a decision: Nomad would make it from what is registered, gate and all.
+func (e *Engine) refuseHeld(s gate.Submission) gate.Verdict {
+	d := admission.Refuse(e.policy.State().Policy, nil, admission.Refusal{Reason: admission.RouteNotGoverned,
+		Fact:   fmt.Sprintf("the job waits for budget, and a %s of it would too", s.Kind),
+		Remedy: "change the job file and run it again (nomad job run); `governor queue list` shows its place"})
+	e.log(s, d)
+	return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.Denial(e.policy.State().Policy, s.Ask)}
 }
 
 func sameQueued(a, b ledger.Queued) bool {
