@@ -211,7 +211,9 @@ func (c *Client) listedJob(ctx context.Context, namespace, jobID string) (Job, e
 	for _, s := range stubs {
 		if s.ID == jobID {
 			job := Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex}
-			job.Gated, err = c.gated(ctx, namespace, jobID, s.JobModifyIndex)
+			if !job.Dead {
+				job.Gated, err = c.gated(ctx, namespace, jobID, s.JobModifyIndex)
+			}
 			return job, err
 		}
 	}
