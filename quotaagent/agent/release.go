@@ -345,8 +345,9 @@ func (r *releaser) wait(ctx context.Context, fence ledger.Fence, c candidate, li
 	return r.write(ctx, fence, c.queued, &next)
 }
 
-// write changes a document that is still what was read; nil removes it.
-func (r *releaser) write(ctx context.Context, fence ledger.Fence, was ledger.Queued, next *ledger.Queued) error {
+// write changes a document that is still what was read; nil removes it. The events
+// are recorded with it.
+func (r *releaser) write(ctx context.Context, fence ledger.Fence, was ledger.Queued, next *ledger.Queued, events ...AuditEvent) error {
 	if next != nil && sameQueued(was, *next) {
 		return nil
 	}
@@ -354,7 +355,7 @@ func (r *releaser) write(ctx context.Context, fence ledger.Fence, was ledger.Que
 		if v.queued == nil || !sameQueued(*v.queued, was) {
 			return change{}, errNoChange
 		}
-		return change{hold: v.hold.Hold, queued: next, unqueue: next == nil}, nil
+		return change{hold: v.hold.Hold, queued: next, unqueue: next == nil, audit: events}, nil
 	})
 	r.e.line.changed()
 	return err

@@ -150,7 +150,6 @@ func (r *releaser) giveUp(ctx context.Context, fence ledger.Fence, q ledger.Queu
 		r.pause(keyOf(q))
 		return fmt.Errorf("stop a job that waited too long: %w", err)
 	}
-	r.e.audit.Record(AuditEvent{At: r.now(), Kind: "queue.expired", Actor: actorGovernor, Budget: q.Budget, Subject: q.Namespace + "/" + q.JobID,
+	return r.write(ctx, fence, q, nil, AuditEvent{At: r.now(), Kind: "queue.expired", Actor: actorGovernor, Budget: q.Budget, Subject: q.Namespace + "/" + q.JobID,
 		Text: fmt.Sprintf("job %q in namespace %q was stopped: governor %s", q.JobID, q.Namespace, why)})
-	return r.write(ctx, fence, q, nil)
 }
