@@ -32,6 +32,12 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/runs/{id}", Right: api.Read, Serve: a.serveRun},
 		{Method: "POST", Path: "/governor/v1/runs/{id}/close", Right: api.Read, Serve: a.serveRunClose},
 		{Method: "GET", Path: "/governor/v1/audit", Right: api.Read, Serve: a.serveAudit},
+		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
+		{Method: "GET", Path: "/governor/v1/usage/verify", Right: api.Read, Serve: a.serveVerify},
+		{Method: "POST", Path: "/governor/v1/usage/corrections", Right: api.Write, Serve: a.serveCorrection},
+		{Method: "GET", Path: "/governor/v1/receipts", Right: api.Read, Serve: a.serveReceipts},
+		{Method: "GET", Path: "/governor/v1/decisions", Right: api.Read, Serve: a.serveDecisions},
+		{Method: "POST", Path: "/governor/v1/history/log", Right: api.Read, BodyMax: 1 << 20, Serve: a.serveLog},
 	}
 }
 
