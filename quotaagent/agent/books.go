@@ -81,6 +81,8 @@ type books struct {
 	recorder Recorder
 	// unrecorded hears why history could not be recorded. It stays in the outboxes.
 	unrecorded func(error)
+	// wait is the pause between two attempts; it ends with the context.
+	wait func(ctx context.Context, d time.Duration)
 
 	mu sync.Mutex
 	// lanes are the waiting changes by fence, in the order in which they are served.
@@ -101,7 +103,7 @@ type books struct {
 }
 
 func newBooks(store Store, now func() time.Time) *books {
-	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {},
+	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, wait: pause,
 		recorded: make(map[string]string), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 

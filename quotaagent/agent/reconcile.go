@@ -115,15 +115,19 @@ func (m *Meter) reconcileHold(ctx context.Context, fence ledger.Fence, h heldAt,
 	for _, a := range allocations {
 		m.verify(*h.Hold, a)
 		m.note(a, false)
+	}
+	if len(vanished(*h.Hold, allocations)) > 0 {
+		// Before the others are posted: a track that Nomad does not know any more must
+		// not be posted up to this snapshot with them.
+		return m.settleJob(ctx, fence, h.Namespace, h.JobID)
+	}
+	for _, a := range allocations {
 		if _, changed := ledger.Observe(*h.Hold, m.observation(m.policy.State().Policy, a), m.now().UnixMilli()); !changed {
 			continue
 		}
 		if err := m.observe(ctx, fence, a); err != nil {
 			return err
 		}
-	}
-	if len(vanished(*h.Hold, allocations)) > 0 {
-		return m.settleJob(ctx, fence, h.Namespace, h.JobID)
 	}
 	if !slices.ContainsFunc(h.Tracks, func(t ledger.Track) bool { return t.MarkMS < m.proven.UnixMilli() }) {
 		return nil
@@ -159,7 +163,7 @@ func (m *Meter) tick(ctx context.Context, fence ledger.Fence) error {
 func (m *Meter) tickHold(ctx context.Context, fence ledger.Fence, h heldAt) error {
 	now := m.now().UnixMilli()
 	doubtful := h.Pending != nil && now-(h.ExpiresMS-confirmWithin.Milliseconds()) > doubtAfter.Milliseconds()
-	if doubtful || len(h.Live()) == 0 {
+	if doubtful || len(h.Live()) == 0 || len(h.Former) > 0 {
 		if !m.lookDue(h) {
 			return nil
 		}
@@ -234,7 +238,8 @@ func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jo
 		case next.hold == nil:
 			return change{}, nil // never registered: nothing to post
 		case over(*next.hold, job):
-			ended, next.hold = next.hold, nil
+			// What remains of the hold is as it ended, the last posting included.
+			ended, next.ended, next.hold = next.hold, next.hold, nil
 			return next, nil
 		case !moved:
 			return change{}, errNoChange
@@ -276,6 +281,8 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, al
 		observed, changed := ledger.Observe(*next, ledger.Observation{Alloc: t.Alloc, EndMS: end, Estimated: true}, nowMS)
 		next, moved = &observed, moved || changed
 	}
+	looked, dropped := ledger.Looked(*next)
+	next, moved = &looked, moved || dropped
 	posted, usage, entries := metering.Post(p, *next, proof(began))
 	if len(posted.Finished) > finishedKept {
 		posted.Finished = slices.DeleteFunc(posted.Finished, func(id string) bool {
@@ -313,6 +320,11 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 		func(a nomadevents.Allocation) bool { return a.CreateIndex > h.FirstIndex }))
 	if (job.Exists && job.ModifyIndex > h.StoredIndex) || runs {
 		next := confirm(h, job.ModifyIndex)
+		if h.State == ledger.Held {
+			// The job may have changed since it was registered, or been stopped: what it
+			// started before that is this hold's too.
+			next.FirstIndex = max(h.FirstIndex, job.CreateIndex)
+		}
 		return &next, true
 	}
 	if !expired {

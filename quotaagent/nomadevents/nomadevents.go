@@ -57,6 +57,9 @@ type Job struct {
 	Dead bool
 	// ModifyIndex is its JobModifyIndex: the last change of its specification.
 	ModifyIndex uint64
+	// CreateIndex is older than every allocation of the job, unless it was purged
+	// and registered anew: of that life it is the beginning.
+	CreateIndex uint64
 }
 
 // Client reads Nomad with the agent's own token.
@@ -186,6 +189,9 @@ func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) 
 		return Job{}, fmt.Errorf("read job %q: %w", jobID, err)
 	}
 	job := Job{Exists: true}
+	if spec.CreateIndex != nil {
+		job.CreateIndex = *spec.CreateIndex
+	}
 	if spec.JobModifyIndex != nil {
 		job.ModifyIndex = *spec.JobModifyIndex
 	}
@@ -206,7 +212,7 @@ func (c *Client) listedJob(ctx context.Context, namespace, jobID string) (Job, e
 	}
 	for _, s := range stubs {
 		if s.ID == jobID {
-			return Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex}, nil
+			return Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex, CreateIndex: s.CreateIndex}, nil
 		}
 	}
 	return Job{Dead: true}, nil
