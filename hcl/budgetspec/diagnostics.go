@@ -57,10 +57,6 @@ func moreDiagnostics(count int, withErrors bool) *hcl.Diagnostic {
 
 // Names and shape.
 
-func notImplemented(at hcl.Range, what string) *hcl.Diagnostic {
-	return problem(at, "Not implemented in this release", "You wrote %s. It is part of the budget language, but not implemented in this release, and it would have no effect. Remove it.", what)
-}
-
 func unknownName(at hcl.Range, sort, name string, spec blockSpec) *hcl.Diagnostic {
 	where := "A " + spec.kind + " block"
 	if spec.kind == "file" {
@@ -74,7 +70,7 @@ func unknownName(at hcl.Range, sort, name string, spec blockSpec) *hcl.Diagnosti
 	if len(known) > 0 {
 		rule += "; it may have " + strings.Join(slices.Sorted(slices.Values(known)), ", ")
 	}
-	everything := slices.Concat(spec.attributes, spec.blocks, spec.planned)
+	everything := slices.Concat(spec.attributes, spec.blocks)
 	return problem(at, "Unknown "+sort, "You wrote %s. %s %s.%s", abridge(name), where, rule, suggestion(name, everything))
 }
 
@@ -115,14 +111,6 @@ func noValue(at hcl.Range) *hcl.Diagnostic {
 	return problem(at, "No value", "You wrote null. Every attribute that is written needs a value. Remove the line to get the default.")
 }
 
-func reference(at hcl.Range, root string) *hcl.Diagnostic {
-	switch root {
-	case "var", "local", "schedule", "notify", "job", "submitter", "now", "estimate", "forecast", "limit", "request":
-		return notImplemented(at, "a reference to "+root)
-	}
-	return problem(at, "Unknown reference", "You wrote %s without quotes, which refers to a value of that name. There is none. If you mean the word, write it in quotes: %q.", abridge(root), abridge(root))
-}
-
 func wrongType(at hcl.Range, what, written, want string) *hcl.Diagnostic {
 	return problem(at, "Wrong type of value", "You wrote %s. The value of %s must be %s. Write it so.", written, what, want)
 }
@@ -159,26 +147,49 @@ func badDuration(at hcl.Range, what, text string, why error) *hcl.Diagnostic {
 }
 
 func notANumber(at hcl.Range, what, written string, u unit) *hcl.Diagnostic {
-	return problem(at, "Not a number", "You wrote %s for %s. It must be a positive number of %s without quotes, or a word: %s. Write it so.", written, what, u.name, u.words)
+	words := ""
+	if u.words != "" {
+		words = ", or a word: " + u.words
+	}
+	return problem(at, "Not a number", "You wrote %s for %s. It must be a positive number of %s without quotes%s. Write it so.", written, what, u.name, words)
 }
 
 func badNumber(at hcl.Range, what, written string, u unit, why numberProblem) *hcl.Diagnostic {
+	instead, or := u.words, ", or a word"
+	if instead == "" {
+		instead, or = "such a number", ""
+	}
 	switch why {
 	case numberZero:
-		return problem(at, "Zero is ambiguous", "You wrote %s for %s. Zero means \"no limit\" in some systems and \"nothing\" in others. Write %s.", written, what, u.words)
+		if or == "" {
+			return problem(at, "Zero", "You wrote %s for %s. It must be a positive number of %s. Write such a number, or remove the line.", written, what, u.name)
+		}
+		return problem(at, "Zero is ambiguous", "You wrote %s for %s. Zero means \"no limit\" in some systems and \"nothing\" in others. Write %s.", written, what, instead)
 	case numberNegative:
-		return problem(at, "Negative number", "You wrote %s for %s. It must be a positive number of %s, or a word. Write %s.", written, what, u.name, u.words)
+		return problem(at, "Negative number", "You wrote %s for %s. It must be a positive number of %s%s. Write %s.", written, what, u.name, or, instead)
 	case numberTooLarge:
-		return problem(at, "Number too large", "You wrote %s for %s. The number does not fit into 64 bits when counted in steps of %s. Write a smaller one, or %s.", written, what, u.finest, u.words)
+		return problem(at, "Number too large", "You wrote %s for %s. The number does not fit into 64 bits when counted in steps of %s. Write a smaller one, or %s.", written, what, u.finest, instead)
 	case numberTooFine, numberFine:
 	}
 	return problem(at, "Number too fine", "You wrote %s for %s. It is not a whole multiple of %s, the smallest step that is counted. Round it.", written, what, u.finest)
 }
 
-func badCount(at hcl.Range, what, written string, most int) *hcl.Diagnostic {
-	return problem(at, "Invalid count", "You wrote %s = %s. It must be a whole number from 0 to %d: the worst case of a job counts this many further starts, so it cannot be unlimited. Write such a number.", what, written, most)
+func badCount(at hcl.Range, what, written string, c countRange) *hcl.Diagnostic {
+	why := ""
+	if c.why != "" {
+		why = ": " + c.why
+	}
+	return problem(at, "Invalid count", "You wrote %s = %s. It must be a whole number from %d to %d%s. Write such a number.", what, written, c.least, c.most, why)
 }
 
-func emptyClassMap(at hcl.Range, what string) *hcl.Diagnostic {
-	return problem(at, "Empty map", "You wrote %s = {}. It must name at least one GPU class, or \"any\" for all together. Write, for example: %s = { any = 8 }", what, what)
+func outOfRange(at hcl.Range, what, written, least, most string) *hcl.Diagnostic {
+	return problem(at, "Number out of range", "You wrote %s = %s. It must be from %s to %s. Write such a number.", what, written, least, most)
+}
+
+func badPercent(at hcl.Range, what, written string) *hcl.Diagnostic {
+	return problem(at, "Not a percentage", "You wrote %s = %s. It must be text with a percentage above 0%% and up to 100%%, with at most %d decimals. Write, for example, \"80%%\".", what, written, percentPlaces)
+}
+
+func emptyMap(at hcl.Range, what, example string) *hcl.Diagnostic {
+	return problem(at, "Empty map", "You wrote %s = {}. It must have at least one element. Write, for example: %s = %s", what, what, example)
 }

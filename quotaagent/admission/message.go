@@ -379,6 +379,14 @@ func (d Decision) leaseOnly() bool {
 // Notice is what the author of an admitted job is told: the estimate and what
 // is left of the tightest limit, or the limits that only warn.
 func (d Decision) Notice(p *budget.Policy) string {
+	text := d.notice(p)
+	for _, g := range d.Overrides {
+		text += fmt.Sprintf("; admitted by override %s of budget %s, which counts until %s", g.ID, g.Budget, time.UnixMilli(g.UntilMS).In(p.Location).Format(timeLayout))
+	}
+	return text
+}
+
+func (d Decision) notice(p *budget.Policy) string {
 	if d.Shadow {
 		text := fmt.Sprintf("governor: shadow mode lets this job in; enforced, it would be refused: %s (%s)", d.headline(p), d.Reason)
 		if p.Enforcement != budget.Shadow {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -65,15 +64,14 @@ type Engine struct {
 	now    func() time.Time
 	// settled is told when a submission ended, so that the meter looks at it.
 	settled func(namespace, jobID string)
-	// audit hears of overrides and runs.
-	audit Auditor
+	// chain records what is done to overrides and runs.
+	chain *auditChain
 	// rules are those of the policy that was decided by last.
 	rules atomic.Pointer[prepared]
 }
 
-func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, settled func(namespace, jobID string)) *Engine {
-	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled,
-		audit: logAuditor{logger.Named("audit")}}
+func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, chain *auditChain, settled func(namespace, jobID string)) *Engine {
+	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled, chain: chain}
 }
 
 // errNotLoaded means that the policy was never read: nothing can be decided.
@@ -192,13 +190,22 @@ func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submi
 		}
 		notices = []string{d.Notice(p)} // shadow mode holds what it would have held
 	}
+	ruling, err := e.overrule(ctx, p, b, s, lines, placed)
+	if err != nil {
+		return gate.Verdict{}, err
+	}
+	if ruling.Refusal != nil {
+		d := admission.Refuse(p, b, *ruling.Refusal)
+		e.log(s, d)
+		return e.verdict(p, s, d, placed), nil
+	}
 	decide := e.hold
 	if s.Kind != gate.Register {
 		decide = e.preview
 	}
 	verdict, err := decide(ctx, p, b, s, lines, placed)
 	verdict.Warnings = append(notices, verdict.Warnings...)
-	return verdict, err
+	return ruling.noted(verdict), err
 }
 
 // asserted is the refusal of a job for which a rule of the policy does not hold.
@@ -255,7 +262,7 @@ func (e *Engine) admitUngoverned(s gate.Submission, placed Placement, p *budget.
 
 // preview decides without holding anything.
 func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
-	v, err := e.look(ctx, e.targetOf(p, b, s))
+	v, err := e.books.look(ctx, e.targetOf(p, b, s))
 	if err != nil {
 		return gate.Verdict{}, err
 	}
@@ -266,21 +273,6 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 	d = e.advise(ctx, p, b, s, d)
 	e.log(s, d)
 	return e.verdict(p, s, d, placed), nil
-}
-
-// look reads what a decision sees, without changing anything.
-func (e *Engine) look(ctx context.Context, t target) (view, error) {
-	hold, err := e.books.readHold(ctx, t.key)
-	if err != nil {
-		return view{}, err
-	}
-	paths := ledger.Ancestors(t.budget)
-	if hold.Hold != nil {
-		paths = append(paths, ledger.Ancestors(hold.Budget)...)
-	}
-	slices.Sort(paths)
-	balances, _, err := e.books.readBalances(ctx, slices.Compact(paths))
-	return view{hold: hold, balances: balances}, err
 }
 
 // targetOf is what deciding about a submission needs of the books.
@@ -321,7 +313,7 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 	} else {
 		d = admission.Decide(p, b, state, next, lines, e.now())
 	}
-	next.Accessor, next.Identity, next.Estimate = s.Identity.Accessor, s.Identity.Names, d.Estimate
+	next.Accessor, next.Identity, next.Estimate, next.Reason = s.Identity.Accessor, s.Identity.Names, d.Estimate, string(d.Reason)
 	next.Facts, next.Priority = s.Ask.Facts(), b.EffectivePriority()
 	next.JobPriority = next.Facts.Priority
 	return d, next, nil
@@ -354,7 +346,7 @@ func (e *Engine) advise(ctx context.Context, p *budget.Policy, b *budget.Budget,
 	if !blocked(d) || d.Refusal != nil {
 		return d
 	}
-	v, err := e.look(ctx, e.targetOf(p, b, s))
+	v, err := e.books.look(ctx, e.targetOf(p, b, s))
 	if err != nil {
 		e.logger.Warn("alternatives not looked for", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "error", err)
 		return d
@@ -414,7 +406,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			if v.hold.Hold != nil {
 				t.before = v.hold.Budget
 			}
-			return change{hold: &next}, nil
+			return change{hold: &next, audit: e.useEvents(p, s, d)}, nil
 		})
 	if err != nil {
 		return gate.Verdict{}, err

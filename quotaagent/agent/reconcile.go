@@ -238,8 +238,8 @@ func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jo
 		case next.hold == nil:
 			return change{}, nil // never registered: nothing to post
 		case over(*next.hold, job):
-			// What remains of the hold is as it ended, the last posting included.
-			ended, next.ended, next.hold = next.hold, next.hold, nil
+			ended, next.hold = next.hold, nil
+			next.ended = ended
 			return next, nil
 		case !moved:
 			return change{}, errNoChange

@@ -127,6 +127,9 @@ type Entry struct {
 	GPUTime quantity.Amount `json:"gpu_ms,omitempty"`
 	Cost    quantity.Amount `json:"cost,omitempty"`
 	Energy  quantity.Amount `json:"energy_j,omitempty"`
+	// Shares is the GPU time that counts towards each class, "any" included, where
+	// that is not simply GPUTime towards Class and towards any: for parts of GPUs.
+	Shares map[string]quantity.Amount `json:"shares,omitempty"`
 	// Tokens by kind, of Model.
 	Model  string                               `json:"model,omitempty"`
 	Tokens map[budget.TokenKind]quantity.Amount `json:"tokens,omitempty"`

@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +62,8 @@ type Receipt struct {
 	// Identity are the names of who submitted, JobType Nomad's type of the job.
 	Identity []string `json:"identity,omitempty"`
 	JobType  string   `json:"job_type,omitempty"`
+	// Reason is that of the decision which admitted the job last.
+	Reason string `json:"reason,omitempty"`
 	// Stopped is the reason for which policy ended the job; "" if it did not.
 	Stopped string `json:"stopped,omitempty"`
 }
@@ -68,7 +72,7 @@ type Receipt struct {
 // everything posted.
 func ReceiptOf(h Hold, endedMS int64) Entry {
 	r := Receipt{Outcome: Settled, CreatedMS: h.CreatedMS, EndedMS: endedMS, Estimate: h.Estimate, Posted: h.Posted,
-		Identity: h.Identity, JobType: h.Facts.Type}
+		Identity: h.Identity, JobType: h.Facts.Type, Reason: h.Reason}
 	if h.State == Held {
 		r.Outcome = Voided
 		if h.ExpiresMS != 0 && h.ExpiresMS <= endedMS {
@@ -99,9 +103,8 @@ func (e Entry) PostedVector(loc *time.Location, windows []budget.Window) Vector 
 }
 
 func (p Part) addTo(v Vector, period string) {
-	if p.class != "" {
-		v.Add(period, budget.GPUTime(p.class), p.GPUTime)
-		v.Add(period, budget.GPUTime(budget.AnyClass), p.GPUTime)
+	for class, a := range p.Shares {
+		v.Add(period, budget.GPUTime(class), a)
 	}
 	v.Add(period, budget.Cost, p.Cost)
 	v.Add(period, budget.Energy, p.Energy)
@@ -123,6 +126,9 @@ func (e Entry) Validate() error {
 		return fmt.Errorf("entry %q lasts from %d to %d; it may last ten years at most", e.Key, e.FromMS, e.ToMS)
 	}
 	amounts := []quantity.Amount{e.GPUTime, e.Cost, e.Energy}
+	for _, class := range slices.Sorted(maps.Keys(e.Shares)) {
+		amounts = append(amounts, e.Shares[class])
+	}
 	for _, kind := range budget.TokenKinds() {
 		amounts = append(amounts, e.Tokens[kind])
 	}

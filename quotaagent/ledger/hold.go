@@ -89,8 +89,10 @@ type Hold struct {
 	Charged Vector `json:"charged,omitempty"`
 	// Posted is all that was posted for it.
 	Posted Usage `json:"posted"`
-	// Estimate is the worst case as admitted, for the receipt.
-	Estimate Usage `json:"estimate"`
+	// Estimate is the worst case as admitted, and Reason that of the decision, for
+	// the receipt.
+	Estimate Usage  `json:"estimate"`
+	Reason   string `json:"reason,omitempty"`
 	// Outbox is the history of what was posted last, until it is certain that it was
 	// recorded; see PutOut and Entries.
 	Outbox []Entry `json:"outbox,omitempty"`

@@ -15,7 +15,8 @@ type Part struct {
 	// GPUTime in GPU-milliseconds, Cost in micro-units, Energy in joules.
 	GPUTime, Cost, Energy quantity.Amount
 	Tokens                map[budget.TokenKind]quantity.Amount
-	class                 string
+	// Shares is the GPU time that counts towards each class, any included.
+	Shares map[string]quantity.Amount
 }
 
 // Hours shares an entry out among the hours of a zone that it overlaps, by time.
@@ -27,7 +28,15 @@ func (e Entry) Hours(loc *time.Location) []Part {
 	parts := make([]Part, len(hours))
 	gpu, cost, energy := share(e.GPUTime, lengths), share(e.Cost, lengths), share(e.Energy, lengths)
 	for i, p := range hours {
-		parts[i] = Part{Hour: p, GPUTime: gpu[i], Cost: cost[i], Energy: energy[i], class: e.Class}
+		parts[i] = Part{Hour: p, GPUTime: gpu[i], Cost: cost[i], Energy: energy[i]}
+	}
+	for class, a := range e.Counts() {
+		for i, part := range share(a, lengths) {
+			if parts[i].Shares == nil {
+				parts[i].Shares = make(map[string]quantity.Amount)
+			}
+			parts[i].Shares[class] = part
+		}
 	}
 	for _, kind := range budget.TokenKinds() {
 		if e.Tokens[kind] == 0 {
@@ -41,6 +50,17 @@ func (e Entry) Hours(loc *time.Location) []Part {
 		}
 	}
 	return parts
+}
+
+// Counts is the GPU time that counts towards each class, any included.
+func (e Entry) Counts() map[string]quantity.Amount {
+	switch {
+	case e.Shares != nil:
+		return e.Shares
+	case e.Class == "" || e.GPUTime == 0:
+		return nil
+	}
+	return map[string]quantity.Amount{e.Class: e.GPUTime, budget.AnyClass: e.GPUTime}
 }
 
 // overlaps are the hours that the entry overlaps, and the milliseconds of it in

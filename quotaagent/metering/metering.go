@@ -151,8 +151,9 @@ func (b *bill) group(t ledger.Track, g *ledger.TrackGPUs, fromMS, toMS, held int
 		b.pieces(t, *g, toMS, fromMS, held, -1)
 	}
 	b.energy(t, g, first, toMS)
-	for _, e := range b.entries[first:] {
-		b.add(e, t, *g)
+	for i := first; i < len(b.entries); i++ {
+		b.entries[i].Shares = b.shares(b.entries[i], t, *g)
+		b.add(b.entries[i])
 	}
 	b.overdrafts(t, first, held)
 }
@@ -211,19 +212,48 @@ func (b *bill) entry(t ledger.Track, g ledger.TrackGPUs, fromMS, toMS int64) led
 }
 
 // add adds an entry to the periods that it falls into, to all classes that the
-// GPUs count towards. Shares of classes are rounded on the time since the
-// allocation began, so that they never drift.
-func (b *bill) add(e ledger.Entry, t ledger.Track, g ledger.TrackGPUs) {
+// GPUs count towards.
+func (b *bill) add(e ledger.Entry) {
 	h := b.hold
 	h.Posted.GPUTime[e.Class] = h.Posted.GPUTime[e.Class].Add(e.GPUTime)
 	h.Posted.Cost, h.Posted.Energy = h.Posted.Cost.Add(e.Cost), h.Posted.Energy.Add(e.Energy)
+	counts := e.Counts()
 	for _, key := range b.hourAt(e.FromMS).keys {
-		for _, c := range b.countsOf(e.Class) {
-			b.posted.Add(key, budget.GPUTime(c.Class), shareOf(e, c.Parts, t, g))
+		for class, a := range counts {
+			b.posted.Add(key, budget.GPUTime(class), a)
 		}
 		b.posted.Add(key, budget.Cost, e.Cost)
 		b.posted.Add(key, budget.Energy, e.Energy)
 	}
+}
+
+// shares is the time that counts towards each class, nil where that is simply all
+// of it towards the class itself and any. Shares are rounded on the time since the
+// allocation began, so that they never drift.
+func (b *bill) shares(e ledger.Entry, t ledger.Track, g ledger.TrackGPUs) map[string]quantity.Amount {
+	counts := b.countsOf(e.Class)
+	if e.GPUTime == 0 || whole(e.Class, counts) {
+		return nil
+	}
+	shares := make(map[string]quantity.Amount, len(counts))
+	for _, c := range counts {
+		shares[c.Class] = shareOf(e, c.Parts, t, g)
+	}
+	return shares
+}
+
+// whole reports whether a GPU of a class counts as one towards it and any, and
+// towards nothing else.
+func whole(class string, counts []budget.Share) bool {
+	if len(counts) != 2 {
+		return false
+	}
+	for _, c := range counts {
+		if c.Parts != quantity.GPU || c.Class != class && c.Class != budget.AnyClass {
+			return false
+		}
+	}
+	return true
 }
 
 func shareOf(e ledger.Entry, parts quantity.Amount, t ledger.Track, g ledger.TrackGPUs) quantity.Amount {

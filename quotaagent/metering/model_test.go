@@ -183,7 +183,8 @@ func (m *model) post(t *rapid.T) {
 	for _, tr := range m.hold.Tracks {
 		seen[tr.Alloc] = true
 	}
-	next, posted, _ := metering.Post(m.policy, m.hold, time.UnixMilli(m.clock))
+	next, posted, entries := metering.Post(m.policy, m.hold, time.UnixMilli(m.clock))
+	must.Eq(t, posted, replay(t, m.policy, entries), must.Sprint("I5: the entries give what was posted"))
 	m.hold = next
 	m.posted.AddAll(posted, 1)
 	for _, a := range m.allocs {
@@ -200,6 +201,16 @@ func (m *model) post(t *rapid.T) {
 	must.Eq(t, m.hold, again)
 	_, nothing, _ = metering.Post(m.policy, m.hold, time.UnixMilli(m.clock-hour))
 	must.Eq(t, 0, len(nothing), must.Sprint("posting after the clock stepped back"))
+}
+
+// replay is what entries add to balances.
+func replay(t must.T, p *budget.Policy, entries []ledger.Entry) ledger.Vector {
+	v := ledger.Vector{}
+	for _, e := range entries {
+		must.NoError(t, e.Validate())
+		v.AddAll(e.PostedVector(p.Location, []budget.Window{budget.Hour, budget.Day, budget.Week, budget.Month, budget.Quarter, budget.Year, budget.Total}), 1)
+	}
+	return v
 }
 
 func (m *model) renew(t *rapid.T) {
@@ -327,6 +338,9 @@ func TestManyPostingsAreOne(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p := anyPolicy(t)
+		if rapid.Bool().Draw(t, "b is a part of a") {
+			p.Classes = []budget.Class{{Name: "a"}, {Name: "b", Shares: []budget.Share{{Class: "a", Parts: quantity.GPU * 3 / 7}}}}
+		}
 		start := base + rapid.Int64Range(0, 10*hour).Draw(t, "start")
 		length := rapid.Int64Range(1, 40*hour).Draw(t, "length")
 		h := ledger.Hold{State: ledger.Active, Tracks: []ledger.Track{{Alloc: "1", Name: "job.g[0]", Group: "g", StartMS: start, MarkMS: start,
@@ -334,7 +348,8 @@ func TestManyPostingsAreOne(t *testing.T) {
 		whole, once, _ := metering.Post(p, h, time.UnixMilli(start+length))
 		sum := ledger.Vector{}
 		for _, at := range rapid.SliceOfN(rapid.Int64Range(0, length), 0, 30).Draw(t, "instants") {
-			next, posted, _ := metering.Post(p, h, time.UnixMilli(start+at))
+			next, posted, entries := metering.Post(p, h, time.UnixMilli(start+at))
+			must.Eq(t, posted, replay(t, p, entries))
 			h = next
 			sum.AddAll(posted, 1)
 		}
