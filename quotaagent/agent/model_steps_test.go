@@ -273,7 +273,7 @@ func (m *model) meter(a *modelAgent) {
 		err = e
 	}
 	for len(a.Meter.facts) > 0 {
-		if e := a.Meter.handle(m.ctx, a.fence, <-a.Meter.facts); err == nil {
+		if e := a.Meter.handle(m.ctx, a.fence, a.Meter.drain(<-a.Meter.facts)); err == nil {
 			err = e
 		}
 	}
@@ -289,7 +289,7 @@ func (m *model) news(a *modelAgent) {
 	}
 	alloc := m.world.news[m.rng.IntN(len(m.world.news))]
 	m.note("news of %s, ended %v", alloc.ID, alloc.Terminal)
-	if err := a.Meter.handle(m.ctx, a.fence, fact{alloc: &alloc}); err != nil {
+	if err := a.Meter.handle(m.ctx, a.fence, []fact{{alloc: &alloc}}); err != nil {
 		m.note("news: %v", err)
 	}
 }
