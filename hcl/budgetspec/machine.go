@@ -9,10 +9,10 @@ import (
 
 // Bounds on the work of expressions, in steps: one for each part that is
 // evaluated, each element that a function looks at and each textStep bytes of
-// text that it makes. A step takes some tenths of a microsecond.
+// text that it makes. A step takes about a microsecond.
 const (
-	stepsMax       = 100_000   // for one value
-	moduleStepsMax = 5_000_000 // for all values of a module
+	stepsMax       = 30_000    // for one value
+	moduleStepsMax = 2_000_000 // for all values of a module
 	lateStepsMax   = 10_000    // each time that a condition is evaluated
 	textStep       = 32
 )
@@ -452,8 +452,12 @@ func (m *machine) splat(e *hclsyntax.SplatExpr, s *scope) (cty.Value, *hcl.Diagn
 		}
 		values = append(values, v)
 	}
-	if t.IsListType() && len(values) > 0 && cty.CanListVal(values) {
-		return cty.ListVal(values), nil
+	switch {
+	case t.IsTupleType() || !isList || !cty.CanListVal(values):
+		return cty.TupleVal(values), nil
+	case len(values) == 0: // of what type nothing is
+		v, problem := m.eval(e.Each, &scope{outer: s, symbol: e.Item, value: cty.UnknownVal(t.ElementType())})
+		return cty.ListValEmpty(v.Type()), problem
 	}
-	return cty.TupleVal(values), nil
+	return cty.ListVal(values), nil
 }
