@@ -54,7 +54,7 @@ func (d *decoder) condition(attr *hclsyntax.Attribute, roots ...string) (budget.
 		return nil, false
 	}
 	c.text = canonical(attr.Expr.Range().SliceBytes(c.source))
-	m := &machine{names: &checkedNames{c}, checking: true, left: stepsMax}
+	m := &machine{names: &checkedNames{c}, checking: true, left: lateStepsMax}
 	v, problem := m.eval(c.expr, nil)
 	if problem != nil {
 		d.report(problem)

@@ -322,13 +322,21 @@ func (m *machine) element(v, key cty.Value, at hcl.Range) (cty.Value, *hcl.Diagn
 			return attribute(v, hcl.TraverseAttr{Name: key.AsString(), SrcRange: at})
 		}
 	}
-	if m.checking && v.IsKnown() && !v.IsNull() && t.IsListType() && v.LengthInt() > 0 {
+	got, diags := hcl.Index(v, key, &at)
+	if m.checking && diags.HasErrors() && (t.IsListType() || t.IsTupleType()) {
 		if _, err := convert.Convert(key, cty.Number); err == nil {
-			return v.Index(cty.Zero), nil // of a list of any length
+			return anyElement(v), nil // a list may be longer
 		}
 	}
-	got, diags := hcl.Index(v, key, &at)
 	return got, firstError(diags)
+}
+
+// anyElement is an element of a list of any length.
+func anyElement(v cty.Value) cty.Value {
+	if v.IsNull() || !v.IsKnown() || v.LengthInt() == 0 {
+		return cty.DynamicVal
+	}
+	return v.AsValueSlice()[0]
 }
 
 // forEach evaluates a for expression.
