@@ -90,7 +90,7 @@ func TestConditionsOfAJob(t *testing.T) {
 		got, err := c.Holds(someFacts())
 		must.NoError(t, err, must.Sprint(text))
 		must.Eq(t, want, got, must.Sprint(text))
-		again, diags := readCondition(c.String())
+		again, diags := readCondition(c.(*condition).text)
 		must.False(t, diags.HasErrors(), must.Sprintf("%s from %s: %v", c, text, diags))
 		must.Eq(t, c.String(), again.String())
 		same, err := again.Holds(someFacts())
@@ -123,8 +123,8 @@ func TestConditionsAboutWhatIsNotKnown(t *testing.T) {
 func TestMistakesThatShowOnlyWithAJob(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		`tonumber(job.meta.tier) > 5`: "cannot be computed", `tonumber(job.meta.absent) > 5`: "is null here", `limit.energy < 5`: "limit.energy is null here", `job.devices[2].count > 1`: "invalid index",
-		`burn_rate("31d") > 1`: "nothing is known about so long a time", `[for d in job.devices : d.model][7] == ""`: "invalid index",
+		`tonumber(job.meta.tier) > 5`: "cannot be computed", `tonumber(job.meta.absent) > 5`: "is null here", `limit.energy < 5`: "limit.energy is null here", `job.devices[2].count > 1`: "missing element",
+		`burn_rate("31d") > 1`: "nothing is known about so long a time", `[for d in job.devices : d.model][7] == ""`: "missing element",
 		`tobool(job.meta.tier)`: "cannot be computed", `{ for d in job.devices : d.group => d } == null`: "repeated key", `slice(job.devices, 0, 9) == []`: "cannot be computed",
 		`[for a in job.devices : [for b in range(1000) : b + 1]] == []`: "too much work", `jsondecode(job.meta.n)`: "not a condition",
 	} {
@@ -178,6 +178,15 @@ func TestAConditionIsWrittenOnOneLine(t *testing.T) {
 		must.Eq(t, want, canonical([]byte(text)), must.Sprint(text))
 		must.Eq(t, want, canonical([]byte(want)), must.Sprint(text))
 	}
+}
+
+func TestAConditionShowsTheConstantsInIt(t *testing.T) {
+	t.Parallel()
+	c, diags := readCondition(`job.gpus>local.n && contains(local.list, local . text)&& local.n > 5`)
+	must.False(t, diags.HasErrors())
+	must.Eq(t, `job.gpus > local.n && contains(local.list, local.text) && local.n > 5 (local.list = ["a", "b"], local.n = 7, local.text = "nlp")`, c.String())
+	_, diags = readCondition(`notify.webhook.finops == job.id`)
+	must.True(t, diags.HasErrors())
 }
 
 // Conditions of different jobs are evaluated at the same time.
@@ -263,7 +272,7 @@ func FuzzCondition(f *testing.F) {
 		facts := someFacts()
 		facts.Job.Meta["tier"], facts.Job.Meta[meta] = meta, meta
 		holds, err := c.Holds(facts)
-		again, diags := readCondition(c.String())
+		again, diags := readCondition(c.(*condition).text)
 		must.False(t, diags.HasErrors(), must.Sprintf("%s\n%v", c, diags))
 		must.Eq(t, c.String(), again.String())
 		same, sameErr := again.Holds(facts)

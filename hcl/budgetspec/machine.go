@@ -177,6 +177,9 @@ func (m *machine) construct(expr hclsyntax.Expression, s *scope) (cty.Value, *hc
 		}
 		whole := &hclsyntax.TemplateExpr{SrcRange: e.SrcRange}
 		for i, v := range values {
+			if v.IsNull() {
+				return cty.DynamicVal, nothingInText(e.Parts[i].Range(), m.names.written(e.Parts[i]))
+			}
 			whole.Parts = append(whole.Parts, constant(v, e.Parts[i]))
 		}
 		return m.text(whole, e)
@@ -328,7 +331,11 @@ func (m *machine) element(v, key cty.Value, at hcl.Range) (cty.Value, *hcl.Diagn
 			return anyElement(v), nil // a list may be longer
 		}
 	}
-	return got, firstError(diags)
+	if diags.HasErrors() {
+		text, _ := asText(key)
+		return cty.DynamicVal, noSuchElement(at, text)
+	}
+	return got, nil
 }
 
 // anyElement is an element of a list of any length.

@@ -98,13 +98,13 @@ func TestMistakesInExpressionsAreFound(t *testing.T) {
 	for text, want := range map[string]string{
 		`local.m`: "Undeclared name", `local`: "Incomplete reference", `var.x`: "Undeclared name", `jobs.x`: "Unknown reference", `job.type`: "Value is not known yet",
 		`local.nothing.a`: "Nothing there", `local.objects[0].name`: "Unknown attribute", `local.map.z`: "Missing key", `local.n.a`: "Unknown attribute",
-		`local.list[9]`: "Invalid index", `local.n[0]`: "Invalid index", `local.nothing + 1`: "Nothing there", `"x" + 1`: "Wrong type of value", `!"x"`: "Wrong type of value",
+		`local.list[9]`: "Missing element", `local.n[0]`: "Missing element", `local.nothing + 1`: "Nothing there", `"x" + 1`: "Wrong type of value", `!"x"`: "Wrong type of value",
 		`1 / 0`: "Number out of bounds", `0 / 0`: "Cannot be computed", `1e9999`: "Number out of bounds", `abs("1e9999")`: "Number out of bounds", `"1e9999" % 3`: "Number out of bounds",
 		`nope(1)`: "Unknown function", `file("x")`: "Unknown function", `max()`: "Cannot be computed", `upper()`: "Wrong number of arguments", `upper("a", "b")`: "Wrong number of arguments",
 		`upper([])`: "Wrong type of value", `max(1...)`: "Not a list", `tonumber("x")`: "Cannot be computed", `burn_rate("1h")`: "Value is not known here",
 		`[for x in 5 : x]`: "Not a list", `[for x in null : x]`: "Not a list", `[for x in [1] : x if "maybe"]`: "Wrong type of value", `[for x in [1] : x if null]`: "Wrong type of value",
 		`{ for x in [1, 2] : "a" => x }`: "Repeated key", `{ for x in [1] : null => x }`: "Wrong type of value", `{ local.text = 1 }`: "Ambiguous key",
-		`null ? 1 : 2`: "Not a condition", `"yes" ? 1 : 2`: "Not a condition", `true ? [] : {}`: "Inconsistent conditional result types", `"a${null}"`: "Invalid template interpolation value",
+		`null ? 1 : 2`: "Not a condition", `"yes" ? 1 : 2`: "Not a condition", `true ? [] : {}`: "Inconsistent conditional result types", `"a${null}"`: "Nothing there",
 		`can()`: "Wrong number of arguments", `can(1, 2)`: "Wrong number of arguments", `try(local.m)`: "Undeclared name", `{ (null) = 1 }`: "Null value as key",
 		`format("%9999s", "a")`: "Too much work", `format("%*s", 5, "a")`: "Too much work", `sum([1, null])`: "Cannot be computed", `one([1, 2])`: "Cannot be computed", `length(5)`: "Cannot be computed",
 	} {
