@@ -144,7 +144,7 @@ func (p *planner) reclaim() {
 	lenders := make(map[string]*budget.Budget)
 	for _, q := range p.Waiting {
 		member := p.memberOf(q.Budget)
-		if q.Reason != string(admission.WaitingForReclaim) || member == nil {
+		if q.Reason != string(admission.WaitingForReclaim) || member == nil || q.ReleasingMS != 0 {
 			continue
 		}
 		if missing[member.Path] == nil {
