@@ -24,9 +24,11 @@ type Agent struct {
 	Engine *Engine
 	Keeper *PolicyKeeper
 	Meter  *Meter
-	store  Store
-	name   string
-	logger hclog.Logger
+	// enforcer is nil where nothing is enforced on running work.
+	enforcer *enforcer
+	store    Store
+	name     string
+	logger   hclog.Logger
 }
 
 // Options are the parts that main composes.
@@ -35,6 +37,8 @@ type Options struct {
 	Store  Store
 	Nomad  nomadState
 	Placer Placer
+	// Actor does what is enforced on running work; nil means that nothing is.
+	Actor  Actor
 	Logger hclog.Logger
 	Now    func() time.Time
 	// Auditor hears what is done to budgets; nil means the log.
@@ -67,6 +71,11 @@ func New(o Options) *Agent {
 	a.Keeper.OnChange(a.Meter.Rebuild)
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.Meter.Touch)
 	a.Engine.audit, a.Keeper.audit = audit, audit
+	if o.Actor != nil {
+		a.enforcer = newEnforcer(a.Engine, o.Actor, o.Logger)
+		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
+		a.Meter.duties.whileLeading(a.enforcer.lead)
+	}
 	return a
 }
 

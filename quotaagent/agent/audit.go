@@ -11,13 +11,14 @@ type AuditEvent struct {
 	At time.Time
 	// Kind is stable: policy.applied, policy.edited, override.requested,
 	// override.approved, override.activated, override.revoked, run.opened,
-	// run.closed, budget.moved.
+	// run.closed, budget.moved, enforcement.begun, enforcement.signalled,
+	// enforcement.stopped, enforcement.scaled, enforcement.cancelled.
 	Kind string
 	// Actor is the accessor of who did it, "kv-edit" for an edit in the store and
 	// "governor" for a rule; Names are the actor's.
 	Actor string
 	Names []string
-	// Budget is the path concerned, Subject the id of the revision, override or run.
+	// Budget is the path concerned, Subject the id of the revision, override, run or hold.
 	Budget, Subject string
 	// Text is one sentence for people.
 	Text string
