@@ -222,7 +222,8 @@ func checkInvariants(t testing.TB, p *budget.Policy) {
 		for _, l := range b.Limits {
 			amount, finite := l.Ceiling.Finite()
 			must.True(t, !finite || amount >= 0)
-			must.True(t, l.Dimension == budget.Cost || classes[l.Dimension.Class()])
+			must.Eq(t, l.Dimension.IsGPUs() || l.Dimension.IsGPUTime(), classes[l.Dimension.Class()])
+			must.True(t, l.Rollover == nil || l.Window != budget.Total && l.Rollover.Periods > 0 && (l.Rollover.Most == nil) != (l.Rollover.Share == 0))
 			must.Eq(t, l.Window == budget.Concurrent, l.Dimension.IsGPUs())
 			must.NotEq(t, "", l.Source.String())
 		}

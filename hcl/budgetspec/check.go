@@ -19,6 +19,7 @@ func (d *decoder) check() {
 		return
 	}
 	d.checkClasses()
+	d.checkNotifiers()
 	d.checkPrices()
 	d.policy.Walk(func(b *budget.Budget) {
 		d.checkReach(b)
@@ -39,6 +40,26 @@ func (d *decoder) checkClasses() {
 			d.report(unknownClass(use.at, use.class, declared))
 		}
 	}
+	for _, use := range d.shared {
+		for _, c := range d.policy.Classes {
+			if c.Name == use.class && len(c.Shares) > 0 {
+				d.report(shareOfShare(use.at, use.class, c.Source))
+			}
+		}
+	}
+}
+
+// checkNotifiers finds references to notify blocks that no file has.
+func (d *decoder) checkNotifiers() {
+	var known []string
+	for _, n := range d.policy.Notifiers {
+		known = append(known, n.Kind+"."+n.Name)
+	}
+	for _, use := range d.notifies {
+		if !slices.Contains(known, use.name) {
+			d.report(unknownNotifier(use.at, use.name, known))
+		}
+	}
 }
 
 // checkPrices finds classes that the newest rate card does not price. Without
@@ -52,7 +73,7 @@ func (d *decoder) checkPrices() {
 	}
 	newest := d.policy.RateCards[len(d.policy.RateCards)-1]
 	for _, class := range d.policy.Classes {
-		if _, priced := newest.PerGPUHour[class.Name]; priced || d.incomplete[newest.Name] {
+		if d.incomplete[newest.Name] || priced(newest, class) {
 			continue
 		}
 		if len(d.costs) > 0 {
@@ -61,6 +82,18 @@ func (d *decoder) checkPrices() {
 			d.report(noPrice(d.classes[class.Name], class.Name, newest.Name))
 		}
 	}
+}
+
+// priced reports whether a card prices a class: by itself, or all that it is a
+// part of.
+func priced(card budget.RateCard, class budget.Class) bool {
+	if _, ok := card.PerGPUHour[class.Name]; ok || len(class.Shares) == 0 {
+		return ok
+	}
+	return !slices.ContainsFunc(class.Shares, func(s budget.Share) bool {
+		_, ok := card.PerGPUHour[s.Class]
+		return !ok
+	})
 }
 
 // checkReach finds budgets that no job can ever draw from.
@@ -221,11 +254,16 @@ func describe(l budget.Limit) string {
 		return quantity.FormatGPUs(amount) + noun + class + " at once"
 	case l.Dimension.IsGPUTime():
 		text = quantity.FormatHours(amount) + " GPU-hours" + class
-	default:
+	case l.Dimension == budget.Cost:
 		text = "a cost of " + quantity.FormatMoney(amount)
+	default:
+		text = l.Dimension.Format(amount, "")
 	}
-	if l.Window == budget.Total {
+	switch l.Window {
+	case budget.Total:
 		return text + " in total"
+	case budget.Committed:
+		return text + " promised at once"
 	}
 	return text + " per " + l.Window.String()
 }

@@ -35,30 +35,6 @@ func (d *decoder) condition(attr *hclsyntax.Attribute, roots ...string) (budget.
 	return c, true
 }
 
-// notifiers reads a list of references to notify blocks, such as
-// [notify.webhook.finops]: their names, "webhook.finops".
-func (d *decoder) notifiers(attr *hclsyntax.Attribute) []string {
-	tuple, ok := unwrap(attr.Expr).(*hclsyntax.TupleConsExpr)
-	if !ok {
-		d.report(wrongType(attr.Expr.Range(), attr.Name, d.written(attr.Expr), "a list, such as [notify.webhook.finops]"))
-		return nil
-	}
-	var names []string
-	for _, expr := range tuple.Exprs {
-		traversal, diags := hcl.AbsTraversalForExpr(expr)
-		if diags.HasErrors() || len(traversal) != 3 || traversal.RootName() != "notify" {
-			d.report(wrongType(expr.Range(), attr.Name, d.written(expr), "a list, such as [notify.webhook.finops]"))
-			continue
-		}
-		kind, isKind := traversal[1].(hcl.TraverseAttr)
-		name, isName := traversal[2].(hcl.TraverseAttr)
-		if isKind && isName {
-			names = append(names, kind.Name+"."+name.Name)
-		}
-	}
-	return names
-}
-
 // Uses implements budget.Condition.
 func (c *condition) Uses(root string) bool { return slices.Contains(c.roots, root) }
 

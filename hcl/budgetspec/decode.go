@@ -2,8 +2,8 @@ package budgetspec
 
 import (
 	"cmp"
-	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,7 +11,6 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
-	"github.com/zclconf/go-cty/cty"
 )
 
 const anyClass = budget.AnyClass
@@ -33,8 +32,10 @@ type decoder struct {
 	// incomplete are the rate cards with a price that could not be read: what
 	// they lack has been reported already.
 	incomplete map[string]bool
-	// uses are the places that name a class.
-	uses []classUse
+	// uses are the places that name a class, shared those of them in a share.
+	uses, shared []classUse
+	// notifies are the places that name a notifier.
+	notifies []notifierUse
 	// costs are the places of all finite limits on cost.
 	costs  []hcl.Range
 	places map[*budget.Budget]*places
@@ -57,6 +58,9 @@ type places struct {
 	header, match  hcl.Range
 	limits         map[limitKey]hcl.Range
 	defaultRuntime hcl.Range
+	// attributes are where attributes and blocks stand that checks are about, by
+	// name: "cohort", "borrow", "lend h100", "stop".
+	attributes map[string]hcl.Range
 }
 
 type limitKey struct {
@@ -123,13 +127,20 @@ func (d *decoder) finish() {
 	slices.SortFunc(d.policy.RateCards, func(a, b budget.RateCard) int {
 		return cmp.Or(a.EffectiveFrom.Compare(b.EffectiveFrom), strings.Compare(a.Name, b.Name))
 	})
+	for _, c := range d.policy.RateCards {
+		slices.SortFunc(c.Modifiers, func(a, b budget.Modifier) int { return strings.Compare(a.Name, b.Name) })
+	}
 	byName := func(a, b *budget.Budget) int { return strings.Compare(a.Name, b.Name) }
 	slices.SortFunc(d.policy.Roots, byName)
 	d.policy.Walk(func(b *budget.Budget) {
 		slices.SortFunc(b.Children, byName)
-		slices.SortFunc(b.Limits, func(x, y budget.Limit) int {
+		byWindow := func(x, y budget.Limit) int {
 			return cmp.Or(cmp.Compare(x.Window, y.Window), strings.Compare(string(x.Dimension), string(y.Dimension)))
-		})
+		}
+		slices.SortFunc(b.Limits, byWindow)
+		slices.SortFunc(b.Committed, byWindow)
+		slices.SortFunc(b.Alerts, func(x, y budget.Alert) int { return strings.Compare(x.Name, y.Name) })
+		slices.SortFunc(b.Overrides, func(x, y budget.Override) int { return strings.Compare(x.Name, y.Name) })
 	})
 }
 
@@ -151,7 +162,11 @@ func (d *decoder) governorBlock(block *hclsyntax.Block) {
 	}
 	d.governor = block
 	d.noLabel(block)
-	attrs := d.open(governorSpec(), block.Body).attributes
+	known := d.open(governorSpec(), block.Body)
+	attrs := known.attributes
+	if inner := d.only("meter", known.blocks); inner != nil {
+		d.meterBlock(inner)
+	}
 	if attr := attrs["enforcement"]; attr != nil {
 		if word, ok := d.choice(attr, []string{"enforce", "shadow"}, nil); ok && word == "shadow" {
 			d.policy.Enforcement = budget.Shadow
@@ -181,6 +196,39 @@ func (d *decoder) governorBlock(block *hclsyntax.Block) {
 				d.report(unknownCurrency(attr.Expr.Range(), code))
 			}
 			d.policy.Currency = code
+		}
+	}
+}
+
+// The bounds of a meter's interval: more often would load the servers for
+// nothing, and less often would leave work without a bound for long.
+const (
+	intervalMin = 5 * time.Second
+	intervalMax = 10 * time.Minute
+)
+
+func (d *decoder) meterBlock(block *hclsyntax.Block) {
+	d.noLabel(block)
+	attrs := d.open(meterSpec(), block.Body).attributes
+	meter := &d.policy.Meter
+	if attr := attrs["basis"]; attr != nil {
+		if word, ok := d.choice(attr, []string{"allocated", "running"}, nil); ok && word == "running" {
+			meter.Basis = budget.Running
+		}
+	}
+	if attr := attrs["interval"]; attr != nil {
+		interval := d.duration(attr)
+		if interval != 0 && (interval < intervalMin || interval > intervalMax) {
+			d.report(outOfRange(attr.Expr.Range(), attr.Name, d.written(attr.Expr), strconv.Quote(formatDuration(intervalMin)), strconv.Quote(formatDuration(intervalMax))))
+		}
+		meter.Interval = interval
+	}
+	if attr := attrs["idle"]; attr != nil {
+		switch word, _ := d.choice(attr, []string{"shared", "owner", "none"}, nil); word {
+		case "owner":
+			meter.Idle = budget.IdleOwner
+		case "none":
+			meter.Idle = budget.IdleNone
 		}
 	}
 }
@@ -218,7 +266,42 @@ func (d *decoder) classBlock(block *hclsyntax.Block) {
 			class.Devices = append(class.Devices, e.text)
 		}
 	}
+	if attr := attrs["watts"]; attr != nil {
+		if watts, ok := d.count(attr, countRange{least: 1, most: wattsMax}); ok {
+			class.Watts = int64(watts)
+		}
+	}
+	if attr := attrs["share"]; attr != nil {
+		class.Shares = d.shares(attr, name)
+	}
 	d.policy.Classes = append(d.policy.Classes, class)
+}
+
+// wattsMax is more than any single device draws.
+const wattsMax = 100_000
+
+// shares reads { h100 = 1 / 7 }: as how much of other classes one device counts.
+func (d *decoder) shares(attr *hclsyntax.Attribute, class string) []budget.Share {
+	var shares []budget.Share
+	part := gpuUnit().only()
+	for _, i := range d.object(attr.Expr, attr.Name, `{ h100 = 1 / 7 }`) {
+		if i.key == class || i.key == anyClass {
+			d.report(badShare(i.keyAt, class, i.key))
+			continue
+		}
+		d.useClass(i.key, i.keyAt)
+		parts, ok := d.finite(i.value, attr.Name+" of "+strconv.Quote(i.key), part)
+		switch {
+		case !ok:
+		case parts > quantity.GPU:
+			d.report(largeShare(i.value.Range(), i.key, d.written(i.value)))
+		default:
+			shares = append(shares, budget.Share{Class: i.key, Parts: parts})
+			d.shared = append(d.shared, classUse{i.key, i.keyAt})
+		}
+	}
+	slices.SortFunc(shares, func(a, b budget.Share) int { return strings.Compare(a.Class, b.Class) })
+	return shares
 }
 
 // validDevice reports whether a name has Nomad's three parts. Only the model
@@ -229,100 +312,4 @@ func validDevice(name string) bool {
 		return false
 	}
 	return !slices.ContainsFunc(parts, func(p string) bool { return p == "" || p != strings.TrimSpace(p) })
-}
-
-func (d *decoder) rateCardBlock(block *hclsyntax.Block) {
-	known := d.open(rateCardSpec(), block.Body)
-	name, ok := d.name(block, rateCardSpec())
-	if !ok {
-		return
-	}
-	if first, taken := d.cards[name]; taken {
-		d.report(duplicateName(block.DefRange(), "rate_card", name, first))
-		return
-	}
-	d.cards[name] = block.DefRange()
-	card := budget.RateCard{Name: name, PerGPUHour: map[string]quantity.Amount{}, Source: sourceOf(block.DefRange())}
-	prices := map[string]hcl.Range{}
-	for _, b := range known.blocks {
-		before := len(d.diags)
-		d.priceBlock(b, card.PerGPUHour, prices)
-		d.incomplete[name] = d.incomplete[name] || len(d.diags) > before
-	}
-	if len(block.Body.Blocks) == 0 {
-		d.report(missing(block.DefRange(), "rate_card", "the price of any GPU", `gpu "h100" { per_hour = 2.90 }`))
-	}
-	attr := known.attributes["effective_from"]
-	if attr == nil {
-		d.report(missing(block.DefRange(), "rate_card", "effective_from", `effective_from = "2026-07-01T00:00:00+02:00"`))
-		return
-	}
-	text, ok := d.text(attr)
-	if !ok {
-		return
-	}
-	at, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		d.report(badTime(attr.Expr.Range(), text))
-		return
-	}
-	card.EffectiveFrom = at.UTC()
-	if other, taken := d.starts[card.EffectiveFrom]; taken {
-		d.report(simultaneousCards(attr.Expr.Range(), text, name, other, d.cards[other]))
-		return
-	}
-	d.starts[card.EffectiveFrom] = name
-	d.policy.RateCards = append(d.policy.RateCards, card)
-}
-
-func (d *decoder) priceBlock(block *hclsyntax.Block, prices map[string]quantity.Amount, places map[string]hcl.Range) {
-	attrs := d.open(priceSpec(), block.Body).attributes
-	class, ok := d.label(block, priceSpec())
-	if !ok {
-		return
-	}
-	if class == anyClass {
-		d.report(priceOfAny(block.LabelRanges[0]))
-		return
-	}
-	d.useClass(class, block.LabelRanges[0])
-	if first, taken := places[class]; taken {
-		d.report(duplicateName(block.DefRange(), "gpu", class, first))
-		return
-	}
-	places[class] = block.DefRange()
-	attr := attrs["per_hour"]
-	if attr == nil {
-		d.report(missing(block.DefRange(), "gpu", "per_hour", "per_hour = 2.90"))
-		return
-	}
-	limit, ok := d.amount(attr.Expr, attr.Name, priceUnit())
-	if !ok {
-		return
-	}
-	price, finite := limit.Finite()
-	if !finite {
-		d.report(unlimitedPrice(attr.Expr.Range()))
-		return
-	}
-	prices[class] = price
-}
-
-// count reads a whole number that may be zero.
-func (d *decoder) count(attr *hclsyntax.Attribute, most int) (int, bool) {
-	v, ok := d.value(attr.Expr)
-	if !ok {
-		return 0, false
-	}
-	if v.Type() == cty.String && v.AsString() == wordNone {
-		return 0, true
-	}
-	if v.Type() == cty.Number {
-		n, accuracy := v.AsBigFloat().Int64()
-		if accuracy == big.Exact && n >= 0 && n <= int64(most) {
-			return int(n), true
-		}
-	}
-	d.report(badCount(attr.Expr.Range(), attr.Name, d.written(attr.Expr), most))
-	return 0, false
 }

@@ -2,6 +2,7 @@ package budgetspec
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -39,7 +40,7 @@ func (d *decoder) budgetBlock(block *hclsyntax.Block, parent *budget.Budget) *bu
 		d.tooMany = cmp.Or(d.tooMany, block)
 		return nil
 	}
-	d.places[b] = &places{header: block.DefRange(), limits: map[limitKey]hcl.Range{}}
+	d.places[b] = &places{header: block.DefRange(), limits: map[limitKey]hcl.Range{}, attributes: map[string]hcl.Range{}}
 	d.budgetAttributes(b, known.attributes)
 	if inner := d.only("match", known.blocks); inner != nil {
 		d.matchBlock(b, inner)
@@ -50,9 +51,7 @@ func (d *decoder) budgetBlock(block *hclsyntax.Block, parent *budget.Budget) *bu
 	if inner := d.only("per_job", known.blocks); inner != nil {
 		d.perJobBlock(b, inner)
 	}
-	if inner := d.only("over_budget", known.blocks); inner != nil {
-		d.overBudgetBlock(b, inner)
-	}
+	d.rules(b, known.blocks)
 	windows := map[budget.Window]hcl.Range{}
 	for _, inner := range known.blocks {
 		switch inner.Type {
@@ -74,6 +73,7 @@ func (d *decoder) budgetAttributes(b *budget.Budget, attrs map[string]*hclsyntax
 	if attr := attrs["lease"]; attr != nil {
 		b.Lease = d.duration(attr)
 	}
+	d.ruleAttributes(b, attrs)
 }
 
 func (d *decoder) matchBlock(b *budget.Budget, block *hclsyntax.Block) {
@@ -91,18 +91,40 @@ func (d *decoder) matchBlock(b *budget.Budget, block *hclsyntax.Block) {
 		}
 	}
 	if attr := attrs["identities"]; attr != nil {
+		match.Identities = d.identities(attr)
+	}
+	if attr := attrs["node_pools"]; attr != nil {
 		for _, e := range d.list(attr) {
-			if problem := checkIdentity(e); problem != nil {
-				d.report(problem)
+			if !validPoolPattern(e.text) {
+				d.report(badNodePool(e.at, e.text))
 				continue
 			}
-			match.Identities = append(match.Identities, e.text)
+			match.NodePools = append(match.NodePools, e.text)
 		}
 	}
-	if attrs["namespaces"] == nil && attrs["identities"] == nil {
+	if attr := attrs["when"]; attr != nil {
+		// Not on time: a job would change its budget as it runs.
+		if when, ok := d.condition(attr, "job", "submitter"); ok {
+			match.When = when
+		}
+	}
+	if empty(block) || len(block.Body.Attributes) == 1 && attrs["description"] != nil {
 		d.report(emptyMatch(block.DefRange()))
 	}
 	b.Match = match
+}
+
+// identities reads a list of patterns for who somebody is.
+func (d *decoder) identities(attr *hclsyntax.Attribute) []string {
+	var patterns []string
+	for _, e := range d.list(attr) {
+		if problem := checkIdentity(e); problem != nil {
+			d.report(problem)
+			continue
+		}
+		patterns = append(patterns, e.text)
+	}
+	return patterns
 }
 
 // patternMax is the longest name of a namespace in Nomad, and enough for any
@@ -117,25 +139,27 @@ func validNamespacePattern(pattern string) bool {
 	})
 }
 
-// identityKinds are what a submitter is known by in this release; the others
-// belong to the full language.
-func identityKinds() (known, planned []string) {
-	return []string{"policy", "role", "token", "type"}, []string{"mcp", "oidc", "user"}
+// validPoolPattern reports whether some node pool can match: Nomad allows
+// letters, digits, dashes and underscores.
+func validPoolPattern(pattern string) bool {
+	return validNamespacePattern(strings.ReplaceAll(pattern, "_", "-"))
 }
+
+// identityKinds are what a submitter is known by.
+func identityKinds() []string {
+	return []string{"mcp", "oidc", "policy", "role", "token", "type", "user"}
+}
+
+// identityWords are names of those whom no token names.
+func identityWords() []string { return []string{"acl:disabled", "anonymous", "workload"} }
 
 // checkIdentity returns what is wrong with "kind:name", or nil.
 func checkIdentity(e element) *hcl.Diagnostic {
-	kind, name, found := strings.Cut(e.text, ":")
-	known, planned := identityKinds()
-	for _, k := range planned {
-		if found && k == kind {
-			return notImplemented(e.at, "identity \""+kind+":\"")
-		}
-	}
-	for _, k := range known {
-		if found && k == kind && name != "" && len(e.text) <= patternMax {
-			return nil
-		}
+	kind, name, _ := strings.Cut(e.text, ":")
+	switch {
+	case slices.Contains(identityWords(), e.text),
+		slices.Contains(identityKinds(), kind) && name != "" && len(e.text) <= patternMax:
+		return nil
 	}
 	return badIdentity(e.at, e.text, kind)
 }
@@ -143,64 +167,27 @@ func checkIdentity(e element) *hcl.Diagnostic {
 func (d *decoder) concurrentBlock(b *budget.Budget, block *hclsyntax.Block) {
 	d.noLabel(block)
 	known := d.open(concurrentSpec(), block.Body)
-	attr := known.attributes["gpus"]
-	if attr == nil {
-		if len(block.Body.Attributes)+len(block.Body.Blocks) == 0 {
-			d.report(missing(block.DefRange(), "concurrent", "gpus", "gpus = { h100 = 8 }"))
-		}
-		return
+	if empty(block) {
+		d.report(missing(block.DefRange(), "concurrent", "gpus", "gpus = { h100 = 8 }"))
 	}
-	for _, a := range d.byClass(attr, gpuUnit()) {
-		d.limit(b, budget.Concurrent, budget.GPUs(a.class), a)
+	for _, m := range d.all(known.attributes, []string{"gpus"}, asLimit) {
+		d.limit(b, budget.Concurrent, m)
 	}
-}
-
-func (d *decoder) limitBlock(b *budget.Budget, block *hclsyntax.Block, windows map[budget.Window]hcl.Range) {
-	known := d.open(limitSpec(), block.Body)
-	name, ok := d.label(block, limitSpec())
-	if !ok {
-		return
+	d.borrowing(b, known.attributes)
+	if inner := d.only("reclaim", known.blocks); inner != nil {
+		d.reclaimBlock(b, inner)
 	}
-	window, ok := budget.ParseWindow(name)
-	if !ok {
-		d.report(unknownWindow(block.LabelRanges[0], name))
-		return
-	}
-	if first, taken := windows[window]; taken {
-		d.report(duplicateName(block.DefRange(), "limit", name, first))
-		return
-	}
-	windows[window] = block.DefRange()
-	if len(block.Body.Attributes)+len(block.Body.Blocks) == 0 {
-		d.report(missing(block.DefRange(), "limit", "gpu_hours or cost", "cost = 1000"))
-	}
-	if attr := known.attributes["gpu_hours"]; attr != nil {
-		for _, a := range d.byClass(attr, gpuHourUnit()) {
-			d.limit(b, window, budget.GPUTime(a.class), a)
-		}
-	}
-	if attr := known.attributes["cost"]; attr != nil {
-		if ceiling, ok := d.amount(attr.Expr, attr.Name, moneyUnit()); ok {
-			d.limit(b, window, budget.Cost, classAmount{limit: ceiling, at: attr.Range()})
-			d.useCost(ceiling, attr.Range())
-		}
-	}
-}
-
-// limit records one limit and where it was written.
-func (d *decoder) limit(b *budget.Budget, w budget.Window, dimension budget.Dimension, a classAmount) {
-	b.Limits = append(b.Limits, budget.Limit{Window: w, Dimension: dimension, Ceiling: a.limit, Source: sourceOf(a.at)})
-	d.places[b].limits[limitKey{w, dimension}] = a.at
 }
 
 func (d *decoder) perJobBlock(b *budget.Budget, block *hclsyntax.Block) {
 	d.noLabel(block)
 	attrs := d.open(perJobSpec(), block.Body).attributes
-	if len(block.Body.Attributes)+len(block.Body.Blocks) == 0 {
-		d.report(missing(block.DefRange(), "per_job", "gpus, gpu_hours, cost, max_runtime, default_runtime or reschedules", `default_runtime = "4h"`))
+	if empty(block) {
+		d.report(missing(block.DefRange(), "per_job", "gpus, gpu_hours, cost, energy, max_runtime, default_runtime or reschedules", `default_runtime = "4h"`))
 	}
 	b.PerJob.GPUs = d.jobLimit(attrs["gpus"], gpuUnit())
 	b.PerJob.GPUTime = d.jobLimit(attrs["gpu_hours"], gpuHourUnit())
+	b.PerJob.Energy = d.jobLimit(attrs["energy"], energyUnit())
 	b.PerJob.Cost = d.jobLimit(attrs["cost"], moneyUnit())
 	if limit := b.PerJob.Cost; limit != nil {
 		d.useCost(limit.Ceiling, attrs["cost"].Range())
@@ -214,7 +201,7 @@ func (d *decoder) perJobBlock(b *budget.Budget, block *hclsyntax.Block) {
 		d.places[b].defaultRuntime = attr.Expr.Range()
 	}
 	if attr := attrs["reschedules"]; attr != nil {
-		if n, ok := d.count(attr, reschedulesMax); ok {
+		if n, ok := d.count(attr, countRange{most: reschedulesMax, why: "the worst case of a job counts this many further starts, so it cannot be unlimited"}); ok {
 			b.PerJob.Reschedules = &n
 		}
 	}
@@ -229,21 +216,4 @@ func (d *decoder) jobLimit(attr *hclsyntax.Attribute, u unit) *budget.JobLimit {
 		return nil
 	}
 	return &budget.JobLimit{Ceiling: ceiling, Source: sourceOf(attr.Range())}
-}
-
-func (d *decoder) overBudgetBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	attr := d.open(overBudgetSpec(), block.Body).attributes["admit"]
-	if attr == nil {
-		if len(block.Body.Attributes)+len(block.Body.Blocks) == 0 {
-			d.report(missing(block.DefRange(), "over_budget", "admit", `admit = "deny"`))
-		}
-		return
-	}
-	switch word, _ := d.choice(attr, []string{"deny", "warn"}, []string{"queue"}); word {
-	case "deny":
-		b.Admit = budget.AdmitDeny
-	case "warn":
-		b.Admit = budget.AdmitWarn
-	}
 }

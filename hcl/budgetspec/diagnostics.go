@@ -159,26 +159,49 @@ func badDuration(at hcl.Range, what, text string, why error) *hcl.Diagnostic {
 }
 
 func notANumber(at hcl.Range, what, written string, u unit) *hcl.Diagnostic {
-	return problem(at, "Not a number", "You wrote %s for %s. It must be a positive number of %s without quotes, or a word: %s. Write it so.", written, what, u.name, u.words)
+	words := ""
+	if u.words != "" {
+		words = ", or a word: " + u.words
+	}
+	return problem(at, "Not a number", "You wrote %s for %s. It must be a positive number of %s without quotes%s. Write it so.", written, what, u.name, words)
 }
 
 func badNumber(at hcl.Range, what, written string, u unit, why numberProblem) *hcl.Diagnostic {
+	instead, or := u.words, ", or a word"
+	if instead == "" {
+		instead, or = "such a number", ""
+	}
 	switch why {
 	case numberZero:
-		return problem(at, "Zero is ambiguous", "You wrote %s for %s. Zero means \"no limit\" in some systems and \"nothing\" in others. Write %s.", written, what, u.words)
+		if or == "" {
+			return problem(at, "Zero", "You wrote %s for %s. It must be a positive number of %s. Write such a number, or remove the line.", written, what, u.name)
+		}
+		return problem(at, "Zero is ambiguous", "You wrote %s for %s. Zero means \"no limit\" in some systems and \"nothing\" in others. Write %s.", written, what, instead)
 	case numberNegative:
-		return problem(at, "Negative number", "You wrote %s for %s. It must be a positive number of %s, or a word. Write %s.", written, what, u.name, u.words)
+		return problem(at, "Negative number", "You wrote %s for %s. It must be a positive number of %s%s. Write %s.", written, what, u.name, or, instead)
 	case numberTooLarge:
-		return problem(at, "Number too large", "You wrote %s for %s. The number does not fit into 64 bits when counted in steps of %s. Write a smaller one, or %s.", written, what, u.finest, u.words)
+		return problem(at, "Number too large", "You wrote %s for %s. The number does not fit into 64 bits when counted in steps of %s. Write a smaller one, or %s.", written, what, u.finest, instead)
 	case numberTooFine, numberFine:
 	}
 	return problem(at, "Number too fine", "You wrote %s for %s. It is not a whole multiple of %s, the smallest step that is counted. Round it.", written, what, u.finest)
 }
 
-func badCount(at hcl.Range, what, written string, most int) *hcl.Diagnostic {
-	return problem(at, "Invalid count", "You wrote %s = %s. It must be a whole number from 0 to %d: the worst case of a job counts this many further starts, so it cannot be unlimited. Write such a number.", what, written, most)
+func badCount(at hcl.Range, what, written string, c countRange) *hcl.Diagnostic {
+	why := ""
+	if c.why != "" {
+		why = ": " + c.why
+	}
+	return problem(at, "Invalid count", "You wrote %s = %s. It must be a whole number from %d to %d%s. Write such a number.", what, written, c.least, c.most, why)
 }
 
-func emptyClassMap(at hcl.Range, what string) *hcl.Diagnostic {
-	return problem(at, "Empty map", "You wrote %s = {}. It must name at least one GPU class, or \"any\" for all together. Write, for example: %s = { any = 8 }", what, what)
+func outOfRange(at hcl.Range, what, written, least, most string) *hcl.Diagnostic {
+	return problem(at, "Number out of range", "You wrote %s = %s. It must be from %s to %s. Write such a number.", what, written, least, most)
+}
+
+func badPercent(at hcl.Range, what, written string) *hcl.Diagnostic {
+	return problem(at, "Not a percentage", "You wrote %s = %s. It must be text with a percentage above 0%% and up to 100%%, with at most %d decimals. Write, for example, \"80%%\".", what, written, percentPlaces)
+}
+
+func emptyMap(at hcl.Range, what, example string) *hcl.Diagnostic {
+	return problem(at, "Empty map", "You wrote %s = {}. It must have at least one element. Write, for example: %s = %s", what, what, example)
 }

@@ -60,8 +60,20 @@ func priceOfAny(at hcl.Range) *hcl.Diagnostic {
 	return problem(at, "Price without a class", "You wrote gpu \"any\". Each class has a price of its own. Write one gpu block for each class.")
 }
 
-func unlimitedPrice(at hcl.Range) *hcl.Diagnostic {
-	return problem(at, "Not a price", "You wrote per_hour = \"unlimited\". A price is a positive number, or \"none\" where GPUs are free. Write it so.")
+func badModel(at hcl.Range, model string) *hcl.Diagnostic {
+	return problem(at, "Invalid model name", "You wrote tokens %q. The label is the name of a language model as the server calls it: 1 to %d characters without blanks at the ends. Write it so.", abridge(model), modelMax)
+}
+
+func badShare(at hcl.Range, class, of string) *hcl.Diagnostic {
+	return problem(at, "Share of the wrong class", "You wrote a share of %q in gpu_class %q. A share says as how much of another class one device counts; \"any\" follows from it. Name the class of the whole GPU.", abridge(of), class)
+}
+
+func largeShare(at hcl.Range, of, written string) *hcl.Diagnostic {
+	return problem(at, "Share too large", "You wrote a share of %s of %q. A share is a part of one GPU, at most 1. Write, for example, 1 / 7.", written, abridge(of))
+}
+
+func shareOfShare(at hcl.Range, of string, first budget.Source) *hcl.Diagnostic {
+	return problem(at, "Share of a part", "You wrote a share of %q, which is itself a part of other classes (%s). Shares do not add up over several steps. Name the class of the whole GPU.", of, first)
 }
 
 func noRateCard(cost hcl.Range) *hcl.Diagnostic {
@@ -101,9 +113,14 @@ func badNamespace(at hcl.Range, pattern string) *hcl.Diagnostic {
 	return problem(at, "Invalid namespace pattern", "You wrote %q. A namespace has at most %d letters, digits and dashes; * stands for any run of them. No namespace can match this. Correct it.", abridge(pattern), patternMax)
 }
 
+func badNodePool(at hcl.Range, pattern string) *hcl.Diagnostic {
+	return problem(at, "Invalid node pool pattern", "You wrote %q. A node pool has at most %d letters, digits, dashes and underscores; * stands for any run of them. No node pool can match this. Correct it.", abridge(pattern), patternMax)
+}
+
 func badIdentity(at hcl.Range, text, kind string) *hcl.Diagnostic {
-	known, _ := identityKinds()
-	return problem(at, "Invalid identity pattern", "You wrote %q. A pattern is kind:name with the kind policy, role, token or type, as in \"role:nlp-*\", and has at most %d characters. Write it so, or leave identities out to match everybody.%s", abridge(text), patternMax, suggestion(kind, known))
+	kinds := identityKinds()
+	return problem(at, "Invalid identity pattern", "You wrote %q. A pattern is kind:name, as in \"role:nlp-*\", with the kind %s, and has at most %d characters; or it is one of the words %s. Write it so.%s",
+		abridge(text), either(kinds), patternMax, either(identityWords()), suggestion(kind, kinds))
 }
 
 func unknownWindow(at hcl.Range, name string) *hcl.Diagnostic {
@@ -115,6 +132,30 @@ func unknownWindow(at hcl.Range, name string) *hcl.Diagnostic {
 		return problem(at, "Unknown window", "You wrote limit \"concurrent\". What is held at once is not a window. Write concurrent { gpus = { ... } } instead.")
 	}
 	return problem(at, "Unknown window", "You wrote limit %q. The window must be %s.%s", abridge(name), either(windows), suggestion(name, windows))
+}
+
+func unknownKey(at hcl.Range, what, key string, known []string) *hcl.Diagnostic {
+	return problem(at, "Unknown key", "You wrote %q in %s. The keys are %s.%s", abridge(key), what, either(known), suggestion(key, known))
+}
+
+func endlessRollover(at hcl.Range) *hcl.Diagnostic {
+	return problem(at, "Rollover of a window without end", "The window total never ends, so nothing is ever left over. Remove the block.")
+}
+
+func rolloverWithoutLimit(at hcl.Range, key string) *hcl.Diagnostic {
+	return problem(at, "Rollover without a limit", "You let %s be carried over, but this block has no limit on it. Add the limit or remove this.", key)
+}
+
+func badSpan(at hcl.Range, text string, window budget.Window) *hcl.Diagnostic {
+	return problem(at, "Invalid time in the calendar", "You wrote expires = %q. It must be a whole number of periods of the window %s, at most %d of them. Write, for example, \"1 %s\" or \"3 %ss\".", abridge(text), window, periodsMax, window, window)
+}
+
+func badNotifier(at hcl.Range, written string) *hcl.Diagnostic {
+	return problem(at, "Not a notifier", "You wrote %s. An element of notify refers to a notify block by its two labels. Write, for example, notify.webhook.finops without quotes.", written)
+}
+
+func unknownNotifier(at hcl.Range, name string, known []string) *hcl.Diagnostic {
+	return problem(at, "Unknown notifier", "There is no notify block with the labels of notify.%s. Declare it, or use one that is.%s", abridge(name), suggestion(name, known))
 }
 
 func unreachable(at hcl.Range, path string) *hcl.Diagnostic {

@@ -3,18 +3,13 @@ package budgetspec_test
 import (
 	"bytes"
 	"flag"
-	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/nomad-governor/governor/hcl/budgetspec"
-	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/shoenig/test/must"
 )
 
@@ -116,50 +111,5 @@ func TestExamplesParseWithoutWarnings(t *testing.T) {
 		policy, diags := budgetspec.Parse(files)
 		must.Eq(t, "", render(t, files, diags))
 		must.NotNil(t, policy)
-	}
-}
-
-// dump prints everything in a policy but its revision, in the order it has.
-func dump(p *budget.Policy) string {
-	var out strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
-	line("enforcement %d, unmatched %d, location %s, currency %s", p.Enforcement, p.Unmatched, p.Location, p.Currency)
-	for _, c := range p.Classes {
-		line("class %s (%s): %q", c.Name, c.Source, c.Devices)
-	}
-	for _, r := range p.RateCards {
-		line("rate card %s (%s) from %s", r.Name, r.Source, r.EffectiveFrom.Format(time.RFC3339))
-		for _, class := range slices.Sorted(maps.Keys(r.PerGPUHour)) {
-			line("  %s: %d", class, r.PerGPUHour[class])
-		}
-	}
-	p.Walk(func(b *budget.Budget) {
-		parent := "none"
-		if b.Parent != nil {
-			parent = b.Parent.Path
-		}
-		line("budget %s named %s (%s), parent %s, description %q, owner %q, lease %s, admit %d", b.Path, b.Name, b.Source, parent, b.Description, b.Owner, b.Lease, b.Admit)
-		if b.Match != nil {
-			line("  match (%s) namespaces %q identities %q", b.Match.Source, b.Match.Namespaces, b.Match.Identities)
-		}
-		for _, l := range b.Limits {
-			line("  %s %s: %s (%s)", l.Window, l.Dimension, l.Ceiling, l.Source)
-		}
-		dumpJobLimit(line, "GPUs", b.PerJob.GPUs)
-		dumpJobLimit(line, "GPU time", b.PerJob.GPUTime)
-		dumpJobLimit(line, "cost", b.PerJob.Cost)
-		if b.PerJob.MaxRuntime != 0 || b.PerJob.DefaultRuntime != 0 {
-			line("  per job: runtime at most %s (%s), by default %s", b.PerJob.MaxRuntime, b.PerJob.MaxRuntimeSource, b.PerJob.DefaultRuntime)
-		}
-		if b.PerJob.Reschedules != nil {
-			line("  per job: %d reschedules", *b.PerJob.Reschedules)
-		}
-	})
-	return out.String()
-}
-
-func dumpJobLimit(line func(string, ...any), name string, limit *budget.JobLimit) {
-	if limit != nil {
-		line("  per job %s: %s (%s)", name, limit.Ceiling, limit.Source)
 	}
 }

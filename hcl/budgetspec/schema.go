@@ -32,24 +32,23 @@ func governorSpec() blockSpec {
 	return blockSpec{
 		kind:       "governor",
 		attributes: []string{"description", "enforcement", "unmatched", "on_failure", "timezone", "currency"},
-		planned:    []string{"meter"},
+		blocks:     []string{"meter"},
 	}
 }
 
+func meterSpec() blockSpec {
+	return blockSpec{kind: "meter", attributes: []string{"description", "basis", "interval", "idle"}}
+}
+
 func classSpec() blockSpec {
-	return blockSpec{
-		kind: "gpu_class", label: "name",
-		attributes: []string{"description", "devices"},
-		planned:    []string{"watts", "share"},
-	}
+	return blockSpec{kind: "gpu_class", label: "name", attributes: []string{"description", "devices", "watts", "share"}}
 }
 
 func rateCardSpec() blockSpec {
 	return blockSpec{
 		kind: "rate_card", label: "name",
 		attributes: []string{"description", "effective_from"},
-		blocks:     []string{"gpu"},
-		planned:    []string{"energy", "tokens", "modifier"},
+		blocks:     []string{"gpu", "energy", "tokens", "modifier"},
 	}
 }
 
@@ -57,43 +56,102 @@ func priceSpec() blockSpec {
 	return blockSpec{kind: "gpu", label: "GPU class", attributes: []string{"description", "per_hour"}}
 }
 
+func energySpec() blockSpec {
+	return blockSpec{kind: "energy", attributes: []string{"description", "per_kwh", "pue"}}
+}
+
+func tokensSpec() blockSpec {
+	return blockSpec{
+		kind: "tokens", label: "model",
+		attributes: []string{"description", "input_per_million", "cached_per_million", "output_per_million"},
+	}
+}
+
 func budgetSpec() blockSpec {
 	return blockSpec{
 		kind: "budget", label: "name",
-		attributes: []string{"description", "owner", "lease"},
-		blocks:     []string{"match", "concurrent", "limit", "per_job", "over_budget", "budget"},
-		planned: []string{
-			"alert", "cohort", "fair_share", "max_committed", "max_idle", "override", "per_run", "priority", "queue", "soft",
+		attributes: []string{"description", "owner", "enforcement", "priority", "cohort", "lease", "soft", "max_idle", "undeclared_gpus"},
+		blocks: []string{
+			"match", "concurrent", "limit", "max_committed", "per_job", "per_run", "over_budget", "queue", "fair_share", "override", "alert", "budget",
 		},
 	}
 }
 
 func matchSpec() blockSpec {
-	return blockSpec{kind: "match", attributes: []string{"description", "namespaces", "identities"}, planned: []string{"node_pools", "when"}}
+	return blockSpec{kind: "match", attributes: []string{"description", "namespaces", "identities", "node_pools", "when"}}
 }
 
 func concurrentSpec() blockSpec {
-	return blockSpec{kind: "concurrent", attributes: []string{"description", "gpus"}, planned: []string{"borrow", "lend", "reclaim"}}
+	return blockSpec{kind: "concurrent", attributes: []string{"description", "gpus", "borrow", "lend"}, blocks: []string{"reclaim"}}
+}
+
+func reclaimSpec() blockSpec {
+	return blockSpec{kind: "reclaim", attributes: []string{"description", "from", "grace"}}
 }
 
 func limitSpec() blockSpec {
 	return blockSpec{
 		kind: "limit", label: "window",
-		attributes: []string{"description", "gpu_hours", "cost"},
-		planned:    []string{"energy", "rollover", "tokens"},
+		attributes: []string{"description", "gpu_hours", "cost", "energy", "tokens"},
+		blocks:     []string{"rollover"},
 	}
+}
+
+func rolloverSpec() blockSpec {
+	return blockSpec{kind: "rollover", attributes: []string{"description", "carry", "max", "expires"}}
+}
+
+func committedSpec() blockSpec {
+	return blockSpec{kind: "max_committed", attributes: []string{"description", "gpu_hours", "cost", "energy"}}
 }
 
 func perJobSpec() blockSpec {
 	return blockSpec{
 		kind:       "per_job",
-		attributes: []string{"description", "gpus", "max_runtime", "default_runtime", "gpu_hours", "cost", "reschedules"},
-		planned:    []string{"energy", "tokens"},
+		attributes: []string{"description", "gpus", "max_runtime", "default_runtime", "gpu_hours", "cost", "energy", "reschedules"},
+	}
+}
+
+func perRunSpec() blockSpec {
+	return blockSpec{
+		kind:       "per_run",
+		attributes: []string{"description", "gpu_hours", "cost", "energy", "tokens", "jobs", "concurrency", "wall_clock"},
 	}
 }
 
 func overBudgetSpec() blockSpec {
-	return blockSpec{kind: "over_budget", attributes: []string{"description", "admit"}, planned: []string{"running", "stop", "throttle"}}
+	return blockSpec{kind: "over_budget", attributes: []string{"description", "admit", "running"}, blocks: []string{"throttle", "stop"}}
+}
+
+func throttleSpec() blockSpec {
+	return blockSpec{kind: "throttle", attributes: []string{"description", "min_count", "step", "every"}}
+}
+
+func stopSpec() blockSpec {
+	return blockSpec{kind: "stop", attributes: []string{"description", "signal", "grace", "then"}}
+}
+
+func queueSpec() blockSpec {
+	return blockSpec{kind: "queue", attributes: []string{"description", "order", "timeout"}}
+}
+
+func fairShareSpec() blockSpec {
+	return blockSpec{kind: "fair_share", attributes: []string{"description", "weight", "half_life"}}
+}
+
+func overrideSpec() blockSpec {
+	return blockSpec{
+		kind: "override", label: "name",
+		attributes: []string{"description", "who", "max", "expires", "reason", "approval", "notify"},
+	}
+}
+
+func alertSpec() blockSpec {
+	return blockSpec{kind: "alert", label: "name", attributes: []string{"description", "when", "notify"}}
+}
+
+func modifierSpec() blockSpec {
+	return blockSpec{kind: "modifier", label: "name", attributes: []string{"description", "when", "multiply"}}
 }
 
 // contents are the parts of a body that its spec knows.

@@ -12,36 +12,6 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// unit is what a number in the language counts.
-type unit struct {
-	// name in the plural, for people.
-	name string
-	// base is how many base units one is: exactly so many are stored.
-	base quantity.Amount
-	// finest is the smallest step, for people.
-	finest string
-	// words says what to write instead of zero, for people.
-	words string
-}
-
-const limitWords = `"none" for nothing or "unlimited" for no limit`
-
-func gpuUnit() unit { return unit{"GPUs", quantity.GPU, "1/5040 of a GPU", limitWords} }
-
-func gpuHourUnit() unit {
-	return unit{"GPU-hours", quantity.GPUHour, "one GPU-millisecond (1/3600000 of a GPU-hour)", limitWords}
-}
-
-func moneyUnit() unit {
-	return unit{"units of the currency", quantity.CurrencyUnit, "one millionth of the currency", limitWords}
-}
-
-func priceUnit() unit {
-	u := moneyUnit()
-	u.words = `"none" where GPUs of the class are free`
-	return u
-}
-
 // The words for what people elsewhere write as 0 and mean opposite things by.
 const (
 	wordNone      = "none"
@@ -198,8 +168,8 @@ func (d *decoder) duration(attr *hclsyntax.Attribute) time.Duration {
 	return length
 }
 
-// amount reads a positive number of units, or the words "none" (a limit of
-// zero) and "unlimited".
+// amount reads a positive number of units, or where the unit has these words
+// "none" (zero) and "unlimited".
 func (d *decoder) amount(expr hclsyntax.Expression, what string, u unit) (quantity.Limit, bool) {
 	v, ok := d.value(expr)
 	if !ok {
@@ -207,10 +177,10 @@ func (d *decoder) amount(expr hclsyntax.Expression, what string, u unit) (quanti
 	}
 	switch v.Type() {
 	case cty.String:
-		switch v.AsString() {
-		case wordNone:
+		switch word := v.AsString(); {
+		case word == wordNone && u.none:
 			return quantity.LimitOf(0), true
-		case wordUnlimited:
+		case word == wordUnlimited && u.unlimited:
 			return quantity.Unlimited, true
 		}
 		d.report(notANumber(expr.Range(), what, d.written(expr), u))
@@ -277,43 +247,74 @@ type classAmount struct {
 
 // byClass reads { h100 = 8, any = 16 }; a plain amount means "any".
 func (d *decoder) byClass(attr *hclsyntax.Attribute, u unit) []classAmount {
-	object, ok := unwrap(attr.Expr).(*hclsyntax.ObjectConsExpr)
-	if !ok {
-		limit, ok := d.amount(attr.Expr, attr.Name, u)
+	return d.byClassOf(attr.Expr, attr.Name, attr.Range(), u)
+}
+
+// byClassOf is byClass of an expression; at is where a plain amount stands.
+func (d *decoder) byClassOf(expr hclsyntax.Expression, what string, at hcl.Range, u unit) []classAmount {
+	if _, object := unwrap(expr).(*hclsyntax.ObjectConsExpr); !object {
+		limit, ok := d.amount(expr, what, u)
 		if !ok {
 			return nil
 		}
-		return []classAmount{{anyClass, limit, attr.Range()}}
-	}
-	if len(object.Items) == 0 {
-		d.report(emptyClassMap(attr.Expr.Range(), attr.Name))
-	}
-	if len(object.Items) > elementsMax {
-		d.report(longList(attr.Expr.Range(), attr.Name, len(object.Items)))
-		return nil
+		return []classAmount{{anyClass, limit, at}}
 	}
 	var amounts []classAmount
-	for _, item := range object.Items {
-		key, ok := d.classKey(item.KeyExpr)
-		if !ok {
-			continue
-		}
-		at := hcl.RangeBetween(item.KeyExpr.Range(), item.ValueExpr.Range())
-		if slices.ContainsFunc(amounts, func(a classAmount) bool { return a.class == key }) {
-			d.report(repeatedElement(at, attr.Name, key))
-			continue
-		}
-		d.useClass(key, item.KeyExpr.Range())
-		if limit, ok := d.amount(item.ValueExpr, attr.Name+" of "+strconv.Quote(key), u); ok {
-			amounts = append(amounts, classAmount{key, limit, at})
+	for _, item := range d.object(expr, what, `{ any = 8 }`) {
+		d.useClass(item.key, item.keyAt)
+		if limit, ok := d.amount(item.value, what+" of "+strconv.Quote(item.key), u); ok {
+			amounts = append(amounts, classAmount{item.key, limit, item.at})
 		}
 	}
 	return amounts
 }
 
-// classKey reads a key: a bare word, text in quotes or, for a class such as
-// 4090, a number.
-func (d *decoder) classKey(expr hclsyntax.Expression) (string, bool) {
+// item is one element of an object.
+type item struct {
+	key   string
+	value hclsyntax.Expression
+	// keyAt is where the key stands, at the key and the value.
+	keyAt, at hcl.Range
+}
+
+// object reads { a = 1, b = 2 } with at least one element and no key twice; what
+// is wrong with it is reported. The example is for who wrote none.
+func (d *decoder) object(expr hclsyntax.Expression, what, example string) []item {
+	object, ok := unwrap(expr).(*hclsyntax.ObjectConsExpr)
+	if !ok {
+		if problem := firstDynamic(expr); problem != nil {
+			d.report(problem)
+			return nil
+		}
+		d.report(wrongType(expr.Range(), what, d.written(expr), "a map, such as "+example))
+		return nil
+	}
+	if len(object.Items) == 0 {
+		d.report(emptyMap(expr.Range(), what, example))
+	}
+	if len(object.Items) > elementsMax {
+		d.report(longList(expr.Range(), what, len(object.Items)))
+		return nil
+	}
+	var items []item
+	for _, i := range object.Items {
+		key, ok := d.key(i.KeyExpr)
+		if !ok {
+			continue
+		}
+		at := hcl.RangeBetween(i.KeyExpr.Range(), i.ValueExpr.Range())
+		if slices.ContainsFunc(items, func(have item) bool { return have.key == key }) {
+			d.report(repeatedElement(at, what, key))
+			continue
+		}
+		items = append(items, item{key, i.ValueExpr, i.KeyExpr.Range(), at})
+	}
+	return items
+}
+
+// key reads a key: a bare word, text in quotes or, for a class such as 4090, a
+// number.
+func (d *decoder) key(expr hclsyntax.Expression) (string, bool) {
 	v, ok := d.value(expr)
 	if !ok {
 		return "", false
@@ -324,7 +325,7 @@ func (d *decoder) classKey(expr hclsyntax.Expression) (string, bool) {
 	case cty.Number:
 		return d.written(expr), true
 	}
-	d.report(wrongType(expr.Range(), "a key", d.written(expr), "the name of a GPU class"))
+	d.report(wrongType(expr.Range(), "a key", d.written(expr), "a name, such as that of a GPU class"))
 	return "", false
 }
 

@@ -1,8 +1,6 @@
 package admission
 
 import (
-	"time"
-
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -213,7 +211,7 @@ func (x *decider) runChecks(b *budget.Budget) {
 // limitChecks are one limit of a node: in the current period, in every later one
 // that something is charged to, and in the first that is still free, for unplaced
 // work counts in all of them.
-func (x *decider) limitChecks(node *budget.Budget, book ledger.Balance, l budget.Limit, last *lasts) {
+func (x *decider) limitChecks(node *budget.Budget, book *ledger.Balance, l *budget.Limit, last *lasts) {
 	if _, finite := l.Ceiling.Finite(); !finite {
 		return
 	}
@@ -221,39 +219,59 @@ func (x *decider) limitChecks(node *budget.Budget, book ledger.Balance, l budget
 		x.gaugeChecks(node, book, l)
 		return
 	}
-	period := x.period(l.Window)
-	for {
+	charged := last[l.Window]
+	for period := x.period(l.Window); ; period = x.after(period) {
 		c := x.checkIn(node, book, l, period)
-		x.add(c)
-		charged := last[l.Window]
 		free := period.key > charged && period.start.After(x.now)
 		if l.Window == budget.Total || free || period.key >= charged && x.coversFree(c, period) {
 			return
 		}
-		period = x.after(period)
 	}
 }
 
 // coversFree reports whether a check that holds says that the same limit holds in
 // a period that nothing is charged to yet: it is no lower there, and nothing that
 // counts here is negative.
-func (x *decider) coversFree(c Check, period period) bool {
+func (x *decider) coversFree(c *Check, period *period) bool {
 	return !c.fails() && c.Carry == 0 && x.growth.At(period.key, c.Dimension) >= 0 && c.Posted >= 0
 }
 
-func (x *decider) checkIn(node *budget.Budget, book ledger.Balance, l budget.Limit, period period) Check {
-	c := x.limited(node, book, l, period.Period)
-	c.Posted = book.Posted.At(period.key, l.Dimension)
-	free := period.any
-	c.Held = book.Held.At(period.key, l.Dimension).Add(book.Held.At(free, l.Dimension))
-	c.Own = x.hold.Charged.At(period.key, l.Dimension).Add(x.hold.Charged.At(free, l.Dimension))
-	c.Need = x.growth.At(period.key, l.Dimension).Add(x.growth.At(free, l.Dimension))
+// checkIn adds the check of a limit in one period.
+func (x *decider) checkIn(node *budget.Budget, book *ledger.Balance, l *budget.Limit, period *period) *Check {
+	at := x.amountsIn(node, book, period)
+	c := x.add(x.limited(node, book, l, period.Period))
+	c.Posted = at.posted[l.Dimension]
+	c.Held = at.held[l.Dimension].Add(at.heldAny[l.Dimension])
+	c.Own = at.charged[l.Dimension].Add(at.chargedAny[l.Dimension])
+	c.Need = at.growth[l.Dimension].Add(at.growthAny[l.Dimension])
 	return c
 }
 
+// amounts are those of one node in one period, by dimension: what is posted, held,
+// charged by the job before and more now; and the last three of what may fall
+// into any period.
+type amounts struct {
+	node   *budget.Budget
+	period *period
+
+	posted, held, charged, growth  map[budget.Dimension]quantity.Amount
+	heldAny, chargedAny, growthAny map[budget.Dimension]quantity.Amount
+}
+
+// amountsIn finds the amounts of a node in a period. Limits of the same window
+// follow each other, so that the last ones are remembered.
+func (x *decider) amountsIn(node *budget.Budget, book *ledger.Balance, p *period) *amounts {
+	if a := &x.amounts; a.node == node && a.period == p {
+		return a
+	}
+	x.amounts = amounts{node: node, period: p, posted: book.Posted[p.key], held: book.Held[p.key], heldAny: book.Held[p.any],
+		charged: x.hold.Charged[p.key], chargedAny: x.hold.Charged[p.any], growth: x.growth[p.key], growthAny: x.growth[p.any]}
+	return &x.amounts
+}
+
 // limited is a check with everything about its limit.
-func (x *decider) limited(node *budget.Budget, book ledger.Balance, l budget.Limit, period budget.Period) Check {
-	e := ledger.Effective(x.policy, node, l, period, book, x.state.Grants, x.now)
+func (x *decider) limited(node *budget.Budget, book *ledger.Balance, l *budget.Limit, period budget.Period) Check {
+	e := ledger.Effective(x.policy, node, *l, period, *book, x.state.Grants, x.now)
 	limit, _ := e.Total().Finite()
 	ceiling, _ := l.Ceiling.Finite()
 	most := ceiling.Add(e.Granted)
@@ -266,7 +284,7 @@ func (x *decider) limited(node *budget.Budget, book ledger.Balance, l budget.Lim
 
 // gaugeChecks are a limit on what is held at once, and for a member of a cohort
 // what the others leave it.
-func (x *decider) gaugeChecks(node *budget.Budget, book ledger.Balance, l budget.Limit) {
+func (x *decider) gaugeChecks(node *budget.Budget, book *ledger.Balance, l *budget.Limit) {
 	c := x.limited(node, book, l, budget.Period{Window: l.Window})
 	key, free := ledger.ConcurrentKey, ""
 	if l.Window == budget.Committed {
@@ -274,12 +292,11 @@ func (x *decider) gaugeChecks(node *budget.Budget, book ledger.Balance, l budget
 	}
 	at := func(v ledger.Vector) quantity.Amount { return v.At(key, l.Dimension).Add(v.At(free, l.Dimension)) }
 	c.Held, c.Own, c.Need = at(book.Held), at(x.hold.Charged), at(x.growth)
-	x.add(c)
+	pool := *x.add(c)
 	if node.Cohort == "" || l.Window != budget.Concurrent {
 		return
 	}
 	cohort := x.rules.cohort(node, x.state.Balances)
-	pool := c
 	pool.Kind, pool.Borrow = PoolCheck, 0
 	pool.Limit = cohort.Room(node, l.Dimension).Add(c.Granted)
 	pool.Most = min(pool.Most, cohort.Most(node, l.Dimension).Add(c.Granted))
@@ -288,38 +305,6 @@ func (x *decider) gaugeChecks(node *budget.Budget, book ledger.Balance, l budget
 
 // anyCommitted is the key of what is committed and not placed.
 var anyCommitted = ledger.AnyPeriod(budget.Committed)
-
-// period is a period with its keys in the ledger.
-type period struct {
-	budget.Period
-	start    time.Time
-	key, any string
-}
-
-// period is that of a window which contains now, made once.
-func (x *decider) period(w budget.Window) period {
-	p := &x.periods[w]
-	if p.key == "" {
-		*p = keyed(budget.PeriodAt(w, x.now, x.policy.Location))
-	}
-	return *p
-}
-
-// after is the period that follows; that of the current one is made once.
-func (x *decider) after(p period) period {
-	if p.key != x.periods[p.Window].key {
-		return keyed(p.Next(x.policy.Location))
-	}
-	next := &x.nexts[p.Window]
-	if next.key == "" {
-		*next = keyed(p.Next(x.policy.Location))
-	}
-	return *next
-}
-
-func keyed(p budget.Period) period {
-	return period{Period: p, start: p.Start, key: p.Key(), any: ledger.AnyPeriod(p.Window)}
-}
 
 // lasts are the keys of the latest periods that anything is charged to, by window.
 type lasts [budget.Committed + 1]string

@@ -3,6 +3,7 @@ package admission
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/budget"
@@ -65,6 +66,9 @@ type State struct {
 type Rules struct {
 	Calendar ledger.Calendar
 	cohorts  map[string][]*budget.Budget
+	// moment are the periods of the last decision, which are those of the next one
+	// until one of them ends.
+	moment atomic.Pointer[moment]
 }
 
 // RulesOf prepares a policy, which must not change any more.
@@ -96,12 +100,16 @@ type decider struct {
 	hold    ledger.Hold
 	growth  ledger.Vector
 	now     time.Time
-	periods [budget.Committed + 1]period
-	nexts   [budget.Committed + 1]period
+	moment  *moment
+	amounts amounts
 	d       Decision
 }
 
-func (x *decider) add(c Check) { x.d.Checks = append(x.d.Checks, c) }
+// add adds a check; the result is good until the next one is added.
+func (x *decider) add(c Check) *Check {
+	x.d.Checks = append(x.d.Checks, c)
+	return &x.d.Checks[len(x.d.Checks)-1]
+}
 
 // Decide checks lines, to be held for a job that draws from b, against every
 // ancestor, dimension and window, and a job of an agent run against its caps. h
@@ -114,11 +122,12 @@ func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, line
 		d.Lines, d.Estimate = lines, Estimate(p, lines)
 		return d
 	}
-	x := &decider{policy: p, state: state, rules: state.Rules, hold: h, now: now,
-		d: Decision{Budget: b, Lines: lines, Estimate: Estimate(p, lines), Run: state.Run}}
-	if x.rules == nil {
-		x.rules = RulesOf(p)
+	rules := state.Rules
+	if rules == nil {
+		rules = RulesOf(p)
 	}
+	x := &decider{policy: p, state: state, rules: rules, hold: h, now: now, moment: rules.at(now),
+		d: Decision{Budget: b, Lines: lines, Estimate: rules.estimate(lines), Run: state.Run}}
 	x.growth = ledger.Charges(h, x.rules.Calendar)
 	if len(h.Charged) > 0 {
 		x.growth.AddAll(h.Charged, -1)
@@ -127,7 +136,7 @@ func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, line
 	growing.lastCharged(x.growth)
 	nodes := 0
 	for node := b; node != nil; node = node.Parent {
-		nodes += 2*len(node.Limits) + len(node.Committed) + 5
+		nodes += len(node.Limits) + len(node.Committed) + 1
 	}
 	x.d.Checks = make([]Check, 0, nodes)
 	x.runChecks(b)
@@ -154,16 +163,17 @@ func (x *decider) leansOn() []ledger.Grant {
 
 func (x *decider) nodeChecks(node *budget.Budget, last lasts) {
 	x.jobChecks(node)
-	book := x.state.Balances[node.Path]
+	found := x.state.Balances[node.Path]
+	book := &found
 	if len(node.Limits) > 0 {
 		last.lastCharged(book.Held)
 		last.lastCharged(book.Posted)
 	}
-	for _, l := range node.Limits {
-		x.limitChecks(node, book, l, &last)
+	for i := range node.Limits {
+		x.limitChecks(node, book, &node.Limits[i], &last)
 	}
-	for _, l := range node.Committed {
-		x.limitChecks(node, book, l, &last)
+	for i := range node.Committed {
+		x.limitChecks(node, book, &node.Committed[i], &last)
 	}
 }
 

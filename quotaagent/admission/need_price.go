@@ -113,12 +113,18 @@ func limits(b *budget.Budget, d budget.Dimension) bool {
 // could serve it, as it counts for itself and for those that it is a share of),
 // cost and energy. For a lease it is one lease's worth.
 func Estimate(p *budget.Policy, lines []ledger.Line) ledger.Usage {
+	return estimate(ledger.CalendarOf(p), lines)
+}
+
+func (r *Rules) estimate(lines []ledger.Line) ledger.Usage { return estimate(r.Calendar, lines) }
+
+func estimate(cal ledger.Calendar, lines []ledger.Line) ledger.Usage {
 	u := ledger.Usage{GPUTime: map[string]quantity.Amount{}}
 	for _, line := range lines {
 		for _, n := range line.Needs {
 			ms := quantity.Amount(line.RuntimeMS).Mul(n.GPUs).Mul(int64(line.Count))
 			ms = ms.Add(quantity.Amount(line.OverlapMS).Mul(n.GPUs).Mul(int64(line.Overlap)))
-			for class, parts := range counted(p, n.Classes) {
+			for class, parts := range cal.CountsOfAny(n.Classes) {
 				u.GPUTime[class] = u.GPUTime[class].Add(quantity.MulDivUp(ms, int64(parts), int64(quantity.GPU)))
 			}
 			u.Cost = u.Cost.Add(quantity.Cost(ms, n.PerGPUHour))
@@ -126,16 +132,4 @@ func Estimate(p *budget.Policy, lines []ledger.Line) ledger.Usage {
 		}
 	}
 	return u
-}
-
-// counted says as how much of each class one device counts at most that is of
-// one of the classes given.
-func counted(p *budget.Policy, classes []string) map[string]quantity.Amount {
-	most := map[string]quantity.Amount{}
-	for _, class := range classes {
-		for _, s := range p.Counts(class) {
-			most[s.Class] = max(most[s.Class], s.Parts)
-		}
-	}
-	return most
 }

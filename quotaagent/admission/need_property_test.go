@@ -1,11 +1,9 @@
 package admission_test
 
 import (
-	"encoding/json"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 	"pgregory.net/rapid"
 
@@ -113,11 +111,11 @@ func FuzzNeed(f *testing.F) {
 	f.Add([]byte(`{"ID":"a","Type":"system","TaskGroups":[{"Name":"g","MaxRunDuration":9223372036854775807,"Tasks":[{"Name":"t","KillTimeout":9223372036854775807,"Resources":{"Devices":[{"Name":"nvidia/gpu/V100"}]}}]}]}`))
 	f.Add([]byte(`{"ID":"a","Meta":{"governor_max_runtime":"-1h"},"Periodic":{},"TaskGroups":[{"Tasks":[{"Driver":"docker","Config":{"privileged":true}}]}]}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		var job api.Job
-		if json.Unmarshal(raw, &job) != nil || job.ID == nil {
+		_, request, err := jobspec.ParseRegister([]byte(`{"Job":` + string(raw) + `}`))
+		if err != nil || request.Job.ID == nil {
 			return
 		}
-		ask, err := jobspec.Extract(&job, jobspec.Defaults{})
+		ask, err := jobspec.Extract(request.Job, jobspec.Defaults{})
 		if err != nil {
 			return
 		}

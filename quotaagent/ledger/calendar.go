@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -64,6 +65,18 @@ func (c Calendar) countsOf(class string) []counted {
 		return known
 	}
 	return countedAs([]budget.Share{{Class: class, Parts: quantity.GPU}, {Class: budget.AnyClass, Parts: quantity.GPU}})
+}
+
+// CountsOfAny is as how much of each class one device counts at most that is of
+// one of the classes given, in parts of a GPU (quantity.GPU).
+func (c Calendar) CountsOfAny(classes []string) iter.Seq2[string, quantity.Amount] {
+	return func(yield func(string, quantity.Amount) bool) {
+		for _, one := range c.countsOfAny(classes) {
+			if !yield(one.class, one.parts) {
+				return
+			}
+		}
+	}
 }
 
 // countsOfAny is what one device counts as at most when any of several classes

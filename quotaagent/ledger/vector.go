@@ -38,12 +38,24 @@ var anyPeriods = func() (keys [budget.Committed + 1]string) {
 // WindowOf is the window of a key that names a period which begins at a time;
 // false for gauges, for all time, and for what may fall into any period.
 func WindowOf(key string) (budget.Window, bool) {
-	name, start, found := strings.Cut(key, "/")
-	if !found || start == anySuffix {
-		return 0, false
+	for _, w := range datedWindows {
+		name := windowNames[w]
+		if len(key) > len(name) && key[0] == name[0] && key[len(name)] == '/' && key[:len(name)] == name {
+			return w, key[len(name)+1:] != anySuffix
+		}
 	}
-	return budget.ParseWindow(name)
+	return 0, false
 }
+
+// datedWindows are those whose periods begin at a time.
+var datedWindows = [...]budget.Window{budget.Hour, budget.Day, budget.Week, budget.Month, budget.Quarter, budget.Year}
+
+var windowNames = func() (names [budget.Committed + 1]string) {
+	for w := range names {
+		names[w] = budget.Window(w).String()
+	}
+	return names
+}()
 
 // Add adds an amount in place.
 func (v Vector) Add(period string, d budget.Dimension, a quantity.Amount) {
@@ -106,6 +118,12 @@ func (v Vector) Clone() Vector {
 // larger is the least vector by which every period and dimension holds as much
 // as by either, what may fall into any period included.
 func larger(v, w Vector) Vector {
+	switch { // nothing that is charged is negative, whatever else counts beside it
+	case len(v) == 0:
+		return w
+	case len(w) == 0:
+		return v
+	}
 	out := Vector{}
 	for _, either := range []Vector{v, w} {
 		for period, dims := range either {

@@ -1,0 +1,95 @@
+package budgetspec_test
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+)
+
+// dump prints everything in a policy but its revision, field by field and in base
+// units. It leaves out what is zero.
+func dump(p *budget.Policy) string {
+	bare := *p
+	bare.Revision = ""
+	var out strings.Builder
+	write(&out, "", reflect.ValueOf(bare))
+	return out.String()
+}
+
+// write prints one value behind the path that leads to it.
+func write(out *strings.Builder, path string, v reflect.Value) {
+	if !v.IsValid() || v.IsZero() {
+		return
+	}
+	if text, ok := leaf(v); ok {
+		fmt.Fprintf(out, "%s = %s\n", strings.TrimPrefix(path, "."), text)
+		return
+	}
+	switch v.Kind() { //nolint:exhaustive // the kinds in a policy
+	case reflect.Pointer, reflect.Interface:
+		before := out.Len()
+		write(out, path, v.Elem())
+		if out.Len() == before { // a pointer to zero is not nothing
+			fmt.Fprintf(out, "%s = %v\n", strings.TrimPrefix(path, "."), v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).Name != "Parent" {
+				write(out, path+"."+v.Type().Field(i).Name, v.Field(i))
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			write(out, fmt.Sprintf("%s[%d]", path, i), v.Index(i))
+		}
+	case reflect.Map:
+		keys := v.MapKeys()
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		for _, key := range keys {
+			at := fmt.Sprintf("%s[%q]", path, key)
+			before := out.Len()
+			write(out, at, v.MapIndex(key))
+			if out.Len() == before {
+				fmt.Fprintf(out, "%s = %v\n", strings.TrimPrefix(at, "."), v.MapIndex(key))
+			}
+		}
+	default:
+		panic("budgetspec: cannot print " + path + " of " + v.Type().String())
+	}
+}
+
+// leaf is the text of a value that is not taken apart.
+func leaf(v reflect.Value) (string, bool) {
+	switch x := v.Interface().(type) {
+	case time.Time:
+		return x.Format(time.RFC3339), true
+	case time.Duration:
+		return x.String(), true
+	case *time.Location:
+		return x.String(), true
+	case budget.Source:
+		return x.String(), true
+	case quantity.Limit:
+		return x.String(), true
+	case budget.Window:
+		return x.String(), true
+	case budget.Condition:
+		return x.String(), true
+	}
+	switch v.Kind() { //nolint:exhaustive // the others are taken apart
+	case reflect.String:
+		return fmt.Sprintf("%q", v.String()), true
+	case reflect.Bool:
+		return fmt.Sprint(v.Bool()), true
+	case reflect.Int, reflect.Int64:
+		return fmt.Sprint(v.Int()), true
+	case reflect.Uint8:
+		return fmt.Sprint(v.Uint()), true
+	}
+	return "", false
+}
