@@ -484,7 +484,7 @@ func cohort(w *world) {
 		b.Borrow = map[string]quantity.Amount{budget.AnyClass: quantity.GPU.Mul(4)}
 	}
 	w.a.Priority, w.b.Priority = &low, &high
-	w.b.Reclaim = &budget.Reclaim{Grace: 10 * time.Minute}
+	w.b.Reclaim = &budget.Reclaim{Grace: 10 * time.Minute, MinRuntime: 5 * time.Minute}
 }
 
 func wanting(path string, gpus int64, reason string) ledger.Queued {
