@@ -79,10 +79,10 @@ func (p *planner) runtime() {
 			if p.Now.UnixMilli() >= end-warn {
 				w.allocs = append(w.allocs, t.Alloc)
 			}
-			end = signalled(h, t, w, end, warn)
-			if w.stopMS == 0 || end < w.stopMS {
-				w.stopMS = end
+			if expected := max(end, min(end, p.Now.UnixMilli())+warn); w.stopMS == 0 || expected < w.stopMS {
+				w.stopMS = expected // if the signal is sent now
 			}
+			end = signalled(h, t, w, end, warn)
 			if p.Now.UnixMilli() >= end {
 				w.due = append(w.due, t.Alloc)
 				spent = spent || slot
