@@ -23,6 +23,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/api"
 	"github.com/nomad-governor/governor/quotaagent/consulkv"
 	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/nomadctl"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
@@ -124,7 +125,8 @@ func runAgent(env environment, config agentconfig.Config) error {
 		return err
 	}
 	a := agent.New(agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client),
-		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now})
+		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"),
+		Actor:  nomadctl.New(client), Logger: logger, Now: time.Now})
 	handler, err := newHandler(env.ctx, config, client, a, logger)
 	if err != nil {
 		return errors.Join(err, listener.Close(), store.Close())

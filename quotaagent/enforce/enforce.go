@@ -222,7 +222,8 @@ func (p *planner) due(e ledger.Ending, w want) bool {
 // begin stores the intention. What was signalled before is not signalled again.
 func (p *planner) begin(old *ledger.Ending, w want) Action {
 	now := p.Now.UnixMilli()
-	e := ledger.Ending{Action: w.action, Cause: string(w.cause), Budget: w.budget, Why: w.text, Allocs: w.allocs, StopMS: now + quantity.Millis(w.grace)}
+	e := ledger.Ending{Action: w.action, Cause: string(w.cause), Budget: w.budget, Why: w.text, Allocs: w.allocs, Signal: w.signal,
+		StopMS: now + quantity.Millis(w.grace)}
 	if w.timed {
 		e.StopMS = w.stopMS
 	}

@@ -111,6 +111,8 @@ type Ending struct {
 	Why string `json:"why,omitempty"`
 	// Allocs are the allocations concerned; empty for the whole job.
 	Allocs []string `json:"allocs,omitempty"`
+	// Signal for the tasks, "" for none.
+	Signal string `json:"signal,omitempty"`
 	// SignalMS is when the signal was sent, StopMS when the grace is over, DoneMS
 	// when the stop was ordered (or, throttling, the last step was taken).
 	SignalMS int64 `json:"signal_ms,omitempty"`
