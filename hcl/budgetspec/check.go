@@ -19,7 +19,7 @@ func (d *decoder) check() {
 		return
 	}
 	d.checkClasses()
-	d.checkNotifiers()
+	d.checkMoves()
 	d.checkPrices()
 	d.policy.Walk(func(b *budget.Budget) {
 		d.checkReach(b)
@@ -45,19 +45,6 @@ func (d *decoder) checkClasses() {
 			if c.Name == use.class && len(c.Shares) > 0 {
 				d.report(shareOfShare(use.at, use.class, c.Source))
 			}
-		}
-	}
-}
-
-// checkNotifiers finds references to notify blocks that no file has.
-func (d *decoder) checkNotifiers() {
-	var known []string
-	for _, n := range d.policy.Notifiers {
-		known = append(known, n.Kind+"."+n.Name)
-	}
-	for _, use := range d.notifies {
-		if !slices.Contains(known, use.name) {
-			d.report(unknownNotifier(use.at, use.name, known))
 		}
 	}
 }

@@ -34,8 +34,19 @@ type decoder struct {
 	incomplete map[string]bool
 	// uses are the places that name a class, shared those of them in a share.
 	uses, shared []classUse
-	// notifies are the places that name a notifier.
-	notifies []notifierUse
+	// schedules, notify and asserts are where blocks with these labels are declared
+	// first; labels of notify are joined by a dot.
+	schedules, notify, asserts map[string]hcl.Range
+	// moves are where the policy's moves stand.
+	moves     []hcl.Range
+	variables map[string]*variable
+	locals    map[string]*local
+	// busy are the locals that are being computed, the outermost first.
+	busy []string
+	// stepsLeft bounds the work of all expressions together.
+	stepsLeft int
+	// broken says that a file could not be read: what it declares is not missing.
+	broken bool
 	// costs are the places of all finite limits on cost.
 	costs  []hcl.Range
 	places map[*budget.Budget]*places
@@ -78,6 +89,12 @@ func newDecoder(revision string) *decoder {
 		starts:     map[time.Time]string{},
 		incomplete: map[string]bool{},
 		places:     map[*budget.Budget]*places{},
+		schedules:  map[string]hcl.Range{},
+		notify:     map[string]hcl.Range{},
+		asserts:    map[string]hcl.Range{},
+		variables:  map[string]*variable{},
+		locals:     map[string]*local{},
+		stepsLeft:  moduleStepsMax,
 	}
 }
 
@@ -100,7 +117,7 @@ func sourceOf(at hcl.Range) budget.Source {
 	return budget.Source{File: at.Filename, Line: at.Start.Line}
 }
 
-// module decodes one file.
+// module decodes one file. What it declares for expressions is known already.
 func (d *decoder) module(body *hclsyntax.Body) {
 	for _, block := range d.open(moduleSpec(), body).blocks {
 		switch block.Type {
@@ -110,6 +127,14 @@ func (d *decoder) module(body *hclsyntax.Body) {
 			d.classBlock(block)
 		case "rate_card":
 			d.rateCardBlock(block)
+		case "schedule":
+			d.scheduleBlock(block)
+		case "notify":
+			d.notifyBlock(block)
+		case "assert":
+			d.assertBlock(block)
+		case "moved":
+			d.movedBlock(block)
 		case "budget":
 			if b := d.budgetBlock(block, nil); b != nil {
 				d.policy.Roots = d.adopt(d.policy.Roots, b)
@@ -130,6 +155,11 @@ func (d *decoder) finish() {
 	for _, c := range d.policy.RateCards {
 		slices.SortFunc(c.Modifiers, func(a, b budget.Modifier) int { return strings.Compare(a.Name, b.Name) })
 	}
+	slices.SortFunc(d.policy.Schedules, func(a, b budget.Schedule) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(d.policy.Notifiers, func(a, b budget.Notifier) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Kind, b.Kind))
+	})
+	slices.SortFunc(d.policy.Asserts, func(a, b budget.Assert) int { return strings.Compare(a.Name, b.Name) })
 	byName := func(a, b *budget.Budget) int { return strings.Compare(a.Name, b.Name) }
 	slices.SortFunc(d.policy.Roots, byName)
 	d.policy.Walk(func(b *budget.Budget) {
@@ -168,17 +198,17 @@ func (d *decoder) governorBlock(block *hclsyntax.Block) {
 		d.meterBlock(inner)
 	}
 	if attr := attrs["enforcement"]; attr != nil {
-		if word, ok := d.choice(attr, []string{"enforce", "shadow"}, nil); ok && word == "shadow" {
+		if word, ok := d.choice(attr, []string{"enforce", "shadow"}); ok && word == "shadow" {
 			d.policy.Enforcement = budget.Shadow
 		}
 	}
 	if attr := attrs["unmatched"]; attr != nil {
-		if word, ok := d.choice(attr, []string{"deny", "allow"}, nil); ok && word == "allow" {
+		if word, ok := d.choice(attr, []string{"deny", "allow"}); ok && word == "allow" {
 			d.policy.Unmatched = budget.UnmatchedAllow
 		}
 	}
 	if attr := attrs["on_failure"]; attr != nil {
-		d.choice(attr, []string{"closed"}, nil)
+		d.choice(attr, []string{"closed"})
 	}
 	if attr := attrs["timezone"]; attr != nil {
 		if name, ok := d.text(attr); ok {
@@ -212,7 +242,7 @@ func (d *decoder) meterBlock(block *hclsyntax.Block) {
 	attrs := d.open(meterSpec(), block.Body).attributes
 	meter := &d.policy.Meter
 	if attr := attrs["basis"]; attr != nil {
-		if word, ok := d.choice(attr, []string{"allocated", "running"}, nil); ok && word == "running" {
+		if word, ok := d.choice(attr, []string{"allocated", "running"}); ok && word == "running" {
 			meter.Basis = budget.Running
 		}
 	}
@@ -224,7 +254,7 @@ func (d *decoder) meterBlock(block *hclsyntax.Block) {
 		meter.Interval = interval
 	}
 	if attr := attrs["idle"]; attr != nil {
-		switch word, _ := d.choice(attr, []string{"shared", "owner", "none"}, nil); word {
+		switch word, _ := d.choice(attr, []string{"shared", "owner", "none"}); word {
 		case "owner":
 			meter.Idle = budget.IdleOwner
 		case "none":

@@ -44,7 +44,7 @@ const (
 
 func (d *decoder) ruleAttributes(b *budget.Budget, attrs map[string]*hclsyntax.Attribute) {
 	if attr := attrs["enforcement"]; attr != nil {
-		switch word, _ := d.choice(attr, []string{"advisory", "soft-mandatory", "hard-mandatory"}, nil); word {
+		switch word, _ := d.choice(attr, []string{"advisory", "soft-mandatory", "hard-mandatory"}); word {
 		case "advisory":
 			b.Enforcement = budget.Advisory
 		case "soft-mandatory":
@@ -76,7 +76,7 @@ func (d *decoder) ruleAttributes(b *budget.Budget, attrs map[string]*hclsyntax.A
 		b.MaxIdle = d.duration(attr)
 	}
 	if attr := attrs["undeclared_gpus"]; attr != nil {
-		switch word, _ := d.choice(attr, []string{"deny", "allow"}, nil); word {
+		switch word, _ := d.choice(attr, []string{"deny", "allow"}); word {
 		case "deny":
 			b.Undeclared = budget.UndeclaredDeny
 		case "allow":
@@ -96,7 +96,7 @@ func (d *decoder) reclaimBlock(b *budget.Budget, block *hclsyntax.Block) {
 	}
 	rule := (&budget.Budget{}).EffectiveReclaim()
 	if attr := attrs["from"]; attr != nil {
-		word, _ := d.choice(attr, []string{"lower_priority", "any"}, nil)
+		word, _ := d.choice(attr, []string{"lower_priority", "any"})
 		rule.AnyPriority = word == "any"
 	}
 	if attr := attrs["grace"]; attr != nil {
@@ -110,7 +110,7 @@ func (d *decoder) reclaimBlock(b *budget.Budget, block *hclsyntax.Block) {
 
 // durationOrNone is duration where "none" is no time at all.
 func (d *decoder) durationOrNone(attr *hclsyntax.Attribute) time.Duration {
-	if literal, ok := d.constant(attr.Expr); ok && literal == wordNone {
+	if d.isWord(attr.Expr, wordNone) {
 		return 0
 	}
 	return d.duration(attr)
@@ -123,7 +123,7 @@ func (d *decoder) overBudgetBlock(b *budget.Budget, block *hclsyntax.Block) {
 		d.report(missing(block.DefRange(), "over_budget", "admit or running", `admit = "deny"`))
 	}
 	if attr := known.attributes["admit"]; attr != nil {
-		switch word, _ := d.choice(attr, []string{"deny", "queue", "warn"}, nil); word {
+		switch word, _ := d.choice(attr, []string{"deny", "queue", "warn"}); word {
 		case "deny":
 			b.Admit = budget.AdmitDeny
 		case "queue":
@@ -133,7 +133,7 @@ func (d *decoder) overBudgetBlock(b *budget.Budget, block *hclsyntax.Block) {
 		}
 	}
 	if attr := known.attributes["running"]; attr != nil {
-		switch word, _ := d.choice(attr, []string{"let_finish", "throttle", "stop"}, nil); word {
+		switch word, _ := d.choice(attr, []string{"let_finish", "throttle", "stop"}); word {
 		case "let_finish":
 			b.Running = budget.LetFinish
 		case "throttle":
@@ -185,7 +185,7 @@ func (d *decoder) stopBlock(b *budget.Budget, block *hclsyntax.Block) {
 	}
 	rule := (&budget.Budget{}).EffectiveStop()
 	if attr := attrs["signal"]; attr != nil {
-		switch word, ok := d.choice(attr, append(signals(), wordNone), nil); {
+		switch word, ok := d.choice(attr, append(signals(), wordNone)); {
 		case ok && word == wordNone:
 			rule.Signal = ""
 		case ok:
@@ -196,7 +196,7 @@ func (d *decoder) stopBlock(b *budget.Budget, block *hclsyntax.Block) {
 		rule.Grace = d.durationOrNone(attr)
 	}
 	if attr := attrs["then"]; attr != nil {
-		d.choice(attr, []string{"stop"}, nil)
+		d.choice(attr, []string{"stop"})
 	}
 	b.Stop = &rule
 	d.places[b].note("stop", block.DefRange())
@@ -210,7 +210,7 @@ func (d *decoder) queueBlock(b *budget.Budget, block *hclsyntax.Block) {
 	}
 	b.Queue = &budget.Queue{Source: sourceOf(block.DefRange())}
 	if attr := attrs["order"]; attr != nil {
-		switch word, _ := d.choice(attr, []string{"fifo", "priority", "fair_share"}, nil); word {
+		switch word, _ := d.choice(attr, []string{"fifo", "priority", "fair_share"}); word {
 		case "priority":
 			b.Queue.Order = budget.ByPriority
 		case "fair_share":
@@ -292,7 +292,7 @@ func (d *decoder) overrideBlock(b *budget.Budget, block *hclsyntax.Block, names 
 		o.Expires = d.duration(attr)
 	}
 	if attr := attrs["reason"]; attr != nil {
-		word, _ := d.choice(attr, []string{"required", "optional"}, nil)
+		word, _ := d.choice(attr, []string{"required", "optional"})
 		o.ReasonRequired = word != "optional"
 	}
 	if attr := attrs["approval"]; attr != nil {

@@ -57,10 +57,6 @@ func moreDiagnostics(count int, withErrors bool) *hcl.Diagnostic {
 
 // Names and shape.
 
-func notImplemented(at hcl.Range, what string) *hcl.Diagnostic {
-	return problem(at, "Not implemented in this release", "You wrote %s. It is part of the budget language, but not implemented in this release, and it would have no effect. Remove it.", what)
-}
-
 func unknownName(at hcl.Range, sort, name string, spec blockSpec) *hcl.Diagnostic {
 	where := "A " + spec.kind + " block"
 	if spec.kind == "file" {
@@ -74,7 +70,7 @@ func unknownName(at hcl.Range, sort, name string, spec blockSpec) *hcl.Diagnosti
 	if len(known) > 0 {
 		rule += "; it may have " + strings.Join(slices.Sorted(slices.Values(known)), ", ")
 	}
-	everything := slices.Concat(spec.attributes, spec.blocks, spec.planned)
+	everything := slices.Concat(spec.attributes, spec.blocks)
 	return problem(at, "Unknown "+sort, "You wrote %s. %s %s.%s", abridge(name), where, rule, suggestion(name, everything))
 }
 
@@ -113,14 +109,6 @@ func missing(at hcl.Range, kind, what, example string) *hcl.Diagnostic {
 
 func noValue(at hcl.Range) *hcl.Diagnostic {
 	return problem(at, "No value", "You wrote null. Every attribute that is written needs a value. Remove the line to get the default.")
-}
-
-func reference(at hcl.Range, root string) *hcl.Diagnostic {
-	switch root {
-	case "var", "local", "schedule", "notify", "job", "submitter", "now", "estimate", "forecast", "limit", "request":
-		return notImplemented(at, "a reference to "+root)
-	}
-	return problem(at, "Unknown reference", "You wrote %s without quotes, which refers to a value of that name. There is none. If you mean the word, write it in quotes: %q.", abridge(root), abridge(root))
 }
 
 func wrongType(at hcl.Range, what, written, want string) *hcl.Diagnostic {

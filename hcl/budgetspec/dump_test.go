@@ -3,6 +3,7 @@ package budgetspec_test
 import (
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -21,22 +22,36 @@ func dump(p *budget.Policy) string {
 	return out.String()
 }
 
-// write prints one value behind the path that leads to it.
+// dumpBare is dump without the places at which things are written.
+func dumpBare(p *budget.Policy) string {
+	return source.ReplaceAllString(dump(p), "")
+}
+
+var source = regexp.MustCompile(`(?m)^.*Source = .*\n`)
+
+// write prints one value behind the path that leads to it. Limits are printed even
+// where they are zero, and of what is optional that it is there.
 func write(out *strings.Builder, path string, v reflect.Value) {
-	if !v.IsValid() || v.IsZero() {
-		return
-	}
-	if text, ok := leaf(v); ok {
+	text, isLeaf := leaf(v)
+	_, isLimit := v.Interface().(quantity.Limit)
+	switch {
+	case isLeaf && (isLimit || !v.IsZero()):
 		fmt.Fprintf(out, "%s = %s\n", strings.TrimPrefix(path, "."), text)
+		return
+	case isLeaf:
 		return
 	}
 	switch v.Kind() { //nolint:exhaustive // the kinds in a policy
-	case reflect.Pointer, reflect.Interface:
+	case reflect.Pointer:
+		if v.IsNil() {
+			return
+		}
 		before := out.Len()
 		write(out, path, v.Elem())
-		if out.Len() == before { // a pointer to zero is not nothing
-			fmt.Fprintf(out, "%s = %v\n", strings.TrimPrefix(path, "."), v.Elem())
+		if v.Elem().Kind() == reflect.Struct || out.Len() == before {
+			fmt.Fprintf(out, "%s is set\n", strings.TrimPrefix(path, "."))
 		}
+	case reflect.Interface:
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if v.Type().Field(i).Name != "Parent" {

@@ -26,7 +26,7 @@ type File struct {
 func Parse(files []File) (*budget.Policy, hcl.Diagnostics) {
 	files = sorted(files)
 	d := newDecoder(Revision(files))
-	bodies := make([]*hclsyntax.Body, 0, len(files))
+	bodies := make(map[string]*hclsyntax.Body, len(files))
 	for i, f := range files {
 		if i > 0 && files[i-1].Name == f.Name {
 			d.report(duplicateFile(f.Name))
@@ -38,14 +38,18 @@ func Parse(files []File) (*budget.Policy, hcl.Diagnostics) {
 			continue
 		}
 		d.source[f.Name] = f.Content
-		bodies = append(bodies, body)
+		bodies[f.Name] = body
 	}
-	broken := d.diags.HasErrors()
-	for _, body := range bodies {
-		d.module(body)
+	d.broken = d.diags.HasErrors()
+	d.declare(bodies)
+	for _, f := range files {
+		if body := bodies[f.Name]; body != nil && !isVarsFile(f.Name) {
+			d.module(body)
+			delete(bodies, f.Name) // of two files with one name
+		}
 	}
 	d.finish()
-	if !broken { // what a broken file declares would be reported as missing
+	if !d.broken { // what a broken file declares would be reported as missing
 		d.check()
 	}
 	diags := tidy(d.diags)

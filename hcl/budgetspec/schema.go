@@ -13,19 +13,40 @@ type blockSpec struct {
 	label      string
 	attributes []string
 	blocks     []string
-	// planned are names of the full language that this release does not
-	// implement. They are refused by name: a rule that is written down and has
-	// no effect is worse than none.
-	planned []string
 }
 
-// The shapes of this release. A description is allowed wherever a name is.
+// The shapes of the language. A description is allowed wherever a name is.
 func moduleSpec() blockSpec {
+	return blockSpec{kind: "file", blocks: []string{
+		"assert", "budget", "governor", "gpu_class", "locals", "moved", "notify", "rate_card", "schedule", "variable",
+	}}
+}
+
+// sensitive is known in order to be refused by name.
+func variableSpec() blockSpec {
 	return blockSpec{
-		kind:    "file",
-		blocks:  []string{"governor", "gpu_class", "rate_card", "budget"},
-		planned: []string{"variable", "locals", "schedule", "notify", "assert", "moved"},
+		kind: "variable", label: "name", attributes: []string{"default", "description", "sensitive", "type"}, blocks: []string{"validation"},
 	}
+}
+
+func validationSpec() blockSpec {
+	return blockSpec{kind: "validation", attributes: []string{"condition", "error_message"}}
+}
+
+func scheduleSpec() blockSpec {
+	return blockSpec{kind: "schedule", label: "name", attributes: []string{"days", "description", "end", "start"}}
+}
+
+func notifySpec() blockSpec {
+	return blockSpec{kind: "notify", label: "kind and name", attributes: []string{"description", "format", "secret_env", "url"}}
+}
+
+func assertSpec() blockSpec {
+	return blockSpec{kind: "assert", label: "name", attributes: []string{"condition", "description", "error_message"}}
+}
+
+func movedSpec() blockSpec {
+	return blockSpec{kind: "moved", attributes: []string{"description", "from", "to"}}
 }
 
 func governorSpec() blockSpec {
@@ -171,8 +192,6 @@ func (d *decoder) open(spec blockSpec, body *hclsyntax.Body) contents {
 			known.attributes[name] = attr
 		case slices.Contains(spec.blocks, name):
 			d.report(isBlock(attr.NameRange, name))
-		case slices.Contains(spec.planned, name):
-			d.report(notImplemented(attr.NameRange, name))
 		default:
 			d.report(unknownName(attr.NameRange, "attribute", name, spec))
 		}
@@ -183,8 +202,6 @@ func (d *decoder) open(spec blockSpec, body *hclsyntax.Body) contents {
 			known.blocks = append(known.blocks, block)
 		case slices.Contains(spec.attributes, block.Type):
 			d.report(isAttribute(block.TypeRange, block.Type))
-		case slices.Contains(spec.planned, block.Type):
-			d.report(notImplemented(block.TypeRange, block.Type))
 		default:
 			d.report(unknownName(block.TypeRange, "block", block.Type, spec))
 		}

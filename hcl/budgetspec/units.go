@@ -141,14 +141,8 @@ func (d *decoder) count(attr *hclsyntax.Attribute, c countRange) (int, bool) {
 	return 0, false
 }
 
-// constant is the text of an expression that is a plain text in quotes.
-func (d *decoder) constant(expr hclsyntax.Expression) (string, bool) {
-	if firstDynamic(expr) != nil {
-		return "", false
-	}
-	v, diags := expr.Value(nil)
-	if diags.HasErrors() || v.IsNull() || v.Type() != cty.String {
-		return "", false
-	}
-	return v.AsString(), true
+// isWord reports whether an expression is a certain word.
+func (d *decoder) isWord(expr hclsyntax.Expression, word string) bool {
+	v, problem := d.evaluate(expr, &staticNames{d})
+	return problem == nil && v.RawEquals(cty.StringVal(word))
 }

@@ -18,45 +18,19 @@ const (
 	wordUnlimited = "unlimited"
 )
 
-// value evaluates an expression that must be constant in this release.
+// value evaluates an expression that must be known when the policy is read. What
+// is unknown depends on something wrong that was reported where it is.
 func (d *decoder) value(expr hclsyntax.Expression) (cty.Value, bool) {
-	if problem := firstDynamic(expr); problem != nil {
+	v, problem := d.evaluate(expr, &staticNames{d})
+	if problem != nil {
 		d.report(problem)
 		return cty.NilVal, false
 	}
-	v, diags := expr.Value(nil)
-	d.diags = append(d.diags, diags...)
-	if diags.HasErrors() {
-		return cty.NilVal, false
-	}
-	if v.IsNull() || !v.IsWhollyKnown() {
+	if v.IsNull() {
 		d.report(noValue(expr.Range()))
 		return cty.NilVal, false
 	}
-	return v, true
-}
-
-// firstDynamic is about the first part of an expression that depends on
-// anything but itself, or nil.
-func firstDynamic(expr hclsyntax.Expression) *hcl.Diagnostic {
-	var problem *hcl.Diagnostic
-	_ = hclsyntax.VisitAll(expr, func(node hclsyntax.Node) hcl.Diagnostics {
-		if problem != nil {
-			return nil //nolint:nilerr // a diagnostic found before is not an error of this node
-		}
-		switch e := node.(type) {
-		case *hclsyntax.ScopeTraversalExpr:
-			problem = reference(e.Range(), e.Traversal.RootName())
-		case *hclsyntax.FunctionCallExpr:
-			problem = notImplemented(e.NameRange, e.Name+"()")
-		case *hclsyntax.ForExpr:
-			problem = notImplemented(e.OpenRange, "for")
-		case *hclsyntax.SplatExpr:
-			problem = notImplemented(e.Range(), "[*]")
-		}
-		return nil
-	})
-	return problem
+	return v, v.IsWhollyKnown()
 }
 
 // text reads a string that is not empty.
@@ -80,20 +54,63 @@ func (d *decoder) textOf(expr hclsyntax.Expression, what string) (string, bool) 
 	return v.AsString(), true
 }
 
-// choice reads one of a few words; planned are words of the full language.
-func (d *decoder) choice(attr *hclsyntax.Attribute, words, planned []string) (string, bool) {
+// choice reads one of a few words.
+func (d *decoder) choice(attr *hclsyntax.Attribute, words []string) (string, bool) {
 	word, ok := d.text(attr)
-	switch {
-	case !ok:
-		return "", false
-	case slices.Contains(words, word):
-		return word, true
-	case slices.Contains(planned, word):
-		d.report(notImplemented(attr.Expr.Range(), attr.Name+" = "+strconv.Quote(word)))
-	default:
+	if ok && !slices.Contains(words, word) {
 		d.report(wrongWord(attr.Expr.Range(), attr.Name, word, words))
+		return "", false
 	}
-	return "", false
+	return word, ok
+}
+
+// part is one element of a list: where it was written, or the whole list where
+// that is computed.
+type part struct {
+	value cty.Value
+	at    hcl.Range
+}
+
+// elementsMax bounds a list or map; patterns can say more in fewer words.
+const elementsMax = 256
+
+// elements reads a list with at least one element; want says what it should be.
+func (d *decoder) elements(attr *hclsyntax.Attribute, want string) []part {
+	var parts []part
+	count := 0
+	if tuple, ok := unwrap(attr.Expr).(*hclsyntax.TupleConsExpr); ok {
+		count = len(tuple.Exprs)
+		for _, expr := range tuple.Exprs[:min(count, elementsMax)] {
+			if v, ok := d.value(expr); ok {
+				parts = append(parts, part{v, expr.Range()})
+			}
+		}
+	} else {
+		v, ok := d.value(attr.Expr)
+		if !ok {
+			return nil
+		}
+		if t := v.Type(); !t.IsListType() && !t.IsTupleType() && !t.IsSetType() {
+			d.report(wrongType(attr.Expr.Range(), attr.Name, d.written(attr.Expr), want))
+			return nil
+		}
+		count = v.LengthInt()
+		for _, element := range v.AsValueSlice() {
+			if element.IsNull() {
+				d.report(noValue(attr.Expr.Range()))
+				continue
+			}
+			parts = append(parts, part{element, attr.Expr.Range()})
+		}
+	}
+	switch {
+	case count == 0:
+		d.report(emptyList(attr.Expr.Range(), attr.Name))
+	case count > elementsMax:
+		d.report(longList(attr.Expr.Range(), attr.Name, count))
+		return nil
+	}
+	return parts
 }
 
 // element is one string of a list.
@@ -102,38 +119,21 @@ type element struct {
 	at   hcl.Range
 }
 
-// elementsMax bounds a list or map; patterns can say more in fewer words.
-const elementsMax = 256
-
 // list reads a list of strings with at least one element.
 func (d *decoder) list(attr *hclsyntax.Attribute) []element {
-	tuple, ok := unwrap(attr.Expr).(*hclsyntax.TupleConsExpr)
-	if !ok {
-		if problem := firstDynamic(attr.Expr); problem != nil {
-			d.report(problem)
-			return nil
-		}
-		d.report(wrongType(attr.Expr.Range(), attr.Name, d.written(attr.Expr), `a list, such as ["a", "b"]`))
-		return nil
-	}
-	if len(tuple.Exprs) == 0 {
-		d.report(emptyList(attr.Expr.Range(), attr.Name))
-	}
-	if len(tuple.Exprs) > elementsMax {
-		d.report(longList(attr.Expr.Range(), attr.Name, len(tuple.Exprs)))
-		return nil
-	}
 	var elements []element
-	for _, expr := range tuple.Exprs {
-		text, ok := d.textOf(expr, "each element of "+attr.Name)
-		if !ok {
-			continue
+	for _, p := range d.elements(attr, `a list, such as ["a", "b"]`) {
+		what := "each element of " + attr.Name
+		switch {
+		case p.value.Type() != cty.String:
+			d.report(wrongType(p.at, what, d.writtenAt(p.at), "text in quotes"))
+		case p.value.AsString() == "":
+			d.report(emptyText(p.at, what))
+		case slices.ContainsFunc(elements, func(e element) bool { return e.text == p.value.AsString() }):
+			d.report(repeatedElement(p.at, attr.Name, p.value.AsString()))
+		default:
+			elements = append(elements, element{p.value.AsString(), p.at})
 		}
-		if i := slices.IndexFunc(elements, func(e element) bool { return e.text == text }); i >= 0 {
-			d.report(repeatedElement(expr.Range(), attr.Name, text))
-			continue
-		}
-		elements = append(elements, element{text, expr.Range()})
 	}
 	return elements
 }
@@ -252,7 +252,7 @@ func (d *decoder) byClass(attr *hclsyntax.Attribute, u unit) []classAmount {
 
 // byClassOf is byClass of an expression; at is where a plain amount stands.
 func (d *decoder) byClassOf(expr hclsyntax.Expression, what string, at hcl.Range, u unit) []classAmount {
-	if _, object := unwrap(expr).(*hclsyntax.ObjectConsExpr); !object {
+	if !d.isObject(expr) {
 		limit, ok := d.amount(expr, what, u)
 		if !ok {
 			return nil
@@ -269,6 +269,16 @@ func (d *decoder) byClassOf(expr hclsyntax.Expression, what string, at hcl.Range
 	return amounts
 }
 
+// isObject reports whether an expression is a map, of whatever: also one that is
+// computed.
+func (d *decoder) isObject(expr hclsyntax.Expression) bool {
+	if _, ok := unwrap(expr).(*hclsyntax.ObjectConsExpr); ok {
+		return true
+	}
+	v, problem := d.evaluate(expr, &staticNames{d})
+	return problem == nil && (v.Type().IsObjectType() || v.Type().IsMapType())
+}
+
 // item is one element of an object.
 type item struct {
 	key   string
@@ -282,12 +292,19 @@ type item struct {
 func (d *decoder) object(expr hclsyntax.Expression, what, example string) []item {
 	object, ok := unwrap(expr).(*hclsyntax.ObjectConsExpr)
 	if !ok {
-		if problem := firstDynamic(expr); problem != nil {
-			d.report(problem)
+		v, ok := d.value(expr)
+		if !ok {
 			return nil
 		}
-		d.report(wrongType(expr.Range(), what, d.written(expr), "a map, such as "+example))
-		return nil
+		if t := v.Type(); !t.IsObjectType() && !t.IsMapType() {
+			d.report(wrongType(expr.Range(), what, d.written(expr), "a map, such as "+example))
+			return nil
+		}
+		object = &hclsyntax.ObjectConsExpr{}
+		for it := v.ElementIterator(); it.Next(); {
+			key, element := it.Element()
+			object.Items = append(object.Items, hclsyntax.ObjectConsItem{KeyExpr: constant(key, expr), ValueExpr: constant(element, expr)})
+		}
 	}
 	if len(object.Items) == 0 {
 		d.report(emptyMap(expr.Range(), what, example))
@@ -333,6 +350,8 @@ func (d *decoder) key(expr hclsyntax.Expression) (string, bool) {
 const writtenMax = 60
 
 // written is an expression as it stands in the file, on one line.
-func (d *decoder) written(expr hclsyntax.Expression) string {
-	return abridge(string(expr.Range().SliceBytes(d.source[expr.Range().Filename])))
+func (d *decoder) written(expr hclsyntax.Expression) string { return d.writtenAt(expr.Range()) }
+
+func (d *decoder) writtenAt(at hcl.Range) string {
+	return abridge(string(at.SliceBytes(d.source[at.Filename])))
 }

@@ -213,6 +213,34 @@ func FormatDecimal(a, unit Amount, places int) string {
 	return text
 }
 
+// FormatExact prints amount/unit without rounding: with as many decimals as it
+// needs, or where six are not enough as a fraction of whole numbers, "1/7".
+func FormatExact(a, unit Amount) string {
+	const placesMax = 6
+	divisor := max(1, gcd(magnitude(int64(a)), uint64(unit)))
+	parts := uint64(unit) / divisor
+	for places, scale := 0, uint64(1); places <= placesMax; places, scale = places+1, scale*10 {
+		if scale%parts != 0 {
+			continue
+		}
+		if hi, _ := bits.Mul64(magnitude(int64(a)), scale); hi < uint64(unit) {
+			return FormatDecimal(a, unit, places)
+		}
+	}
+	sign := ""
+	if a < 0 {
+		sign = "-"
+	}
+	return sign + groupThousands(strconv.FormatUint(magnitude(int64(a))/divisor, 10)) + "/" + strconv.FormatUint(parts, 10)
+}
+
+func gcd(a, b uint64) uint64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
 func groupThousands(digits string) string {
 	for i := len(digits) - 3; i > 0; i -= 3 {
 		digits = digits[:i] + "," + digits[i:]

@@ -2,6 +2,7 @@ package quantity_test
 
 import (
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,4 +103,21 @@ func TestMillisRoundsUp(t *testing.T) {
 	t.Parallel()
 	must.Eq(t, 1, quantity.Millis(1))
 	must.Eq(t, 1500, quantity.Millis(1500*time.Millisecond))
+}
+
+// FormatExact says the whole truth: its text is the amount again.
+func TestFormatExactIsReadBack(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		unit := rapid.SampledFrom([]quantity.Amount{1, quantity.GPU, quantity.GPUHour, quantity.CurrencyUnit, quantity.Amount(quantity.RatioOne) / 100}).Draw(t, "unit")
+		a := quantity.Amount(edgy().Draw(t, "amount"))
+		text := strings.ReplaceAll(quantity.FormatExact(a, unit), ",", "")
+		r, ok := new(big.Rat).SetString(text)
+		must.True(t, ok, must.Sprint(text))
+		must.Eq(t, 0, r.Cmp(big.NewRat(int64(a), int64(unit))), must.Sprint(text))
+	})
+	must.Eq(t, "1/7 0.5 2.9 1,200 0 -0.000001 1/3", strings.Join([]string{
+		quantity.FormatExact(720, quantity.GPU), quantity.FormatExact(2520, quantity.GPU), quantity.FormatExact(2_900_000, quantity.CurrencyUnit),
+		quantity.FormatExact(1200, 1), quantity.FormatExact(0, quantity.KWh), quantity.FormatExact(-1, quantity.CurrencyUnit), quantity.FormatExact(1_200_000, quantity.GPUHour),
+	}, " "))
 }

@@ -50,7 +50,7 @@ func purePackages() []string {
 		"device/inventory", "device/occupancy", "device/exporter/metrics",
 		"scheduler/cluster", "scheduler/place", "scheduler/rewrite",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
-		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce",
+		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce", "quotaagent/audit",
 	}
 }
 
@@ -60,7 +60,7 @@ func adapterPackages() []string {
 		"device/occupancy/watch", "device/exporter",
 		"scheduler/nomadstate",
 		"quotaagent/gate", "quotaagent/consulkv", "quotaagent/sqlite",
-		"quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/report", "quotaagent/audit",
+		"quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/report", "quotaagent/auditfile",
 		"quotaagent/api", "quotaagent/web", "quotaagent/mcp",
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
 
 // drainWithin bounds how long a stopping agent waits for requests in flight.
@@ -24,6 +26,9 @@ type Agent struct {
 	Engine *Engine
 	Keeper *PolicyKeeper
 	Meter  *Meter
+	// Audit takes what is done to budgets and has no commit of its own.
+	Audit Auditor
+	chain *auditChain
 	// enforcer is nil where nothing is enforced on running work.
 	enforcer *enforcer
 	store    Store
@@ -41,8 +46,11 @@ type Options struct {
 	Actor  Actor
 	Logger hclog.Logger
 	Now    func() time.Time
-	// Auditor hears what is done to budgets; nil means the log.
+	// Auditor hears what is done to budgets, beside the log; nil for none.
 	Auditor Auditor
+	// Archive keeps the audit records for good; nil means that only the latest are
+	// kept, in the store.
+	Archive Archive
 	// Recorder keeps the history of usage; nil means that nobody does.
 	Recorder Recorder
 	// NewID makes the random part of ids, which is never the same twice; nil means
@@ -62,15 +70,19 @@ func New(o Options) *Agent {
 		b.mark.key = commitPrefix + o.NewID()
 	}
 	b.unrecorded = func(err error) { o.Logger.Warn("history delayed", "error", err) }
-	audit := o.Auditor
-	if audit == nil {
-		audit = logAuditor{o.Logger.Named("audit")}
+	heard := auditors{logAuditor{o.Logger.Named("audit")}}
+	if o.Auditor != nil {
+		heard = append(heard, o.Auditor)
 	}
-	a.Keeper = NewPolicyKeeper(o.Store, o.Now, o.Logger, nil)
+	a.chain = newAuditChain(o.Store, o.Now, o.Logger, heard)
+	a.chain.archive, a.Audit, b.audited = o.Archive, a.chain, a.chain.tell
+	a.Keeper = newPolicyKeeper(o.Store, o.Now, o.Logger, a.chain, nil)
 	a.Meter = newMeter(b, a.Keeper, o.Nomad, o.Placer, o.Logger)
 	a.Keeper.OnChange(a.Meter.Rebuild)
-	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.Meter.Touch)
-	a.Engine.audit, a.Keeper.audit = audit, audit
+	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.chain, a.Meter.Touch)
+	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {
+		return a.chain.prune(ctx, fence)
+	})
 	if o.Actor != nil {
 		a.enforcer = newEnforcer(a.Engine, o.Actor, o.Logger)
 		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
@@ -87,6 +99,7 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	defer stop()
 	var running sync.WaitGroup
 	running.Go(func() { a.Keeper.Run(background) })
+	running.Go(func() { a.chain.Run(background) })
 	running.Go(func() { a.store.Lead(background, a.name, a.Meter.Lead) })
 
 	requests := newInFlight(handler)

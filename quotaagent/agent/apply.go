@@ -46,61 +46,68 @@ func (k *PolicyKeeper) apply(ctx context.Context, files []budgetspec.File, expec
 	if diags.HasErrors() {
 		return &DiagnosticsError{Text: renderDiagnostics(files, diags)}
 	}
-	nr, err := k.commitPolicy(ctx, files, policy, expected, from)
-	if err != nil {
+	if err := k.commitPolicy(ctx, files, policy, expected, from); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("%s applied policy revision %s", from.author, short(policy.Revision))
-	if from.restored > 0 {
-		text = fmt.Sprintf("%s rolled the policy back to revision %d", from.author, from.restored)
-	}
-	k.audit.Record(AuditEvent{At: k.now(), Kind: "policy.applied", Actor: from.author, Names: from.names, Subject: revisionName(nr), Text: text})
 	if err := k.Load(ctx); err != nil {
 		k.logger.Warn("policy applied, but not read back yet", "error", err)
 	}
 	return nil
 }
 
-// commitPolicy writes files, revision and history in one commit and returns the
-// number in the history; 0 when the history did not fit and the keeper adds it.
-func (k *PolicyKeeper) commitPolicy(ctx context.Context, files []budgetspec.File, policy *budget.Policy, expected string, from origin) (int, error) {
+// applied is the audit record of an apply; nr is its number in the history, 0
+// where the history did not fit.
+func (k *PolicyKeeper) applied(policy *budget.Policy, nr int, from origin) AuditEvent {
+	text := fmt.Sprintf("%s applied policy revision %s", from.author, short(policy.Revision))
+	if from.restored > 0 {
+		text = fmt.Sprintf("%s rolled the policy back to revision %d", from.author, from.restored)
+	}
+	return AuditEvent{At: k.now(), Kind: "policy.applied", Actor: from.author, Names: from.names, Subject: revisionName(nr), Text: text}
+}
+
+// auditWrites are the writes of one audit record: the record and the chain's end.
+const auditWrites = 2
+
+// commitPolicy writes files, revision, history and the audit record in one commit.
+// When the history does not fit, the keeper adds it.
+func (k *PolicyKeeper) commitPolicy(ctx context.Context, files []budgetspec.File, policy *budget.Policy, expected string, from origin) error {
 	for attempt := 0; ; attempt++ {
 		records, _, err := k.store.List(ctx, policyPrefix)
 		if err != nil {
-			return 0, fmt.Errorf("read policy: %w", err)
+			return fmt.Errorf("read policy: %w", err)
 		}
 		if versionOf(records) != expected {
-			return 0, ErrPolicyChanged
+			return ErrPolicyChanged
 		}
 		revision := Revision{Digest: policy.Revision, Author: from.author, Commit: from.commit, Time: k.now().UTC()}
 		value, err := json.Marshal(revision)
 		if err != nil {
-			return 0, fmt.Errorf("encode revision: %w", err)
+			return fmt.Errorf("encode revision: %w", err)
 		}
 		writes := replacement(records, files, value)
-		if len(writes) > ledger.MaxWrites {
-			return 0, &UploadError{fmt.Sprintf("this changes %d files in one transaction (new, replaced and removed), and at most %d fit; "+
-				"put more budgets into one file", len(writes)-1, ledger.MaxWrites-1)}
+		if len(writes)+auditWrites > ledger.MaxWrites {
+			return &UploadError{fmt.Sprintf("this changes %d files in one transaction (new, replaced and removed), and at most %d fit; "+
+				"put more budgets into one file", len(writes)-1, filesMax)}
 		}
 		past, err := k.past(ctx)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		entry := newHistoryEntry(past, revision, budget.Compare(k.State().Policy, policy), from.restored)
 		added := historyWrites(past, entry, files)
 		if !fits(slices.Concat(writes, added)) {
 			entry.Nr, added = 0, nil
 		}
-		err = k.store.Commit(ctx, ledger.Fence{}, append(writes, added...))
+		err = k.chain.commit(ctx, ledger.Fence{}, append(writes, added...), k.applied(policy, entry.Nr, from))
 		switch {
 		case errors.Is(err, ledger.ErrConflict) && attempt < commitAttempts:
 			continue // the policy, or only its history: the next round finds out
 		case errors.Is(err, ledger.ErrConflict):
-			return 0, ErrPolicyChanged
+			return ErrPolicyChanged
 		case err != nil:
-			return 0, fmt.Errorf("write policy: %w", err)
+			return fmt.Errorf("write policy: %w", err)
 		}
-		return entry.Nr, nil
+		return nil
 	}
 }
 
@@ -134,6 +141,10 @@ const policySuffix = ".hcl"
 // nameMax bounds the name of a policy file, in bytes.
 const nameMax = 200
 
+// filesMax bounds the files of a policy: beside them one commit has the revision
+// and the audit record.
+const filesMax = ledger.MaxWrites - 1 - auditWrites
+
 // uploadMax bounds a policy, in bytes: it must fit into one transaction of
 // Consul (512 KiB, in base64), and into the document that remembers it.
 const uploadMax = 320 << 10
@@ -141,9 +152,9 @@ const uploadMax = 320 << 10
 // checkUpload refuses what could not be stored as it is, and makes empty
 // contents writable: to the store, nil means "delete".
 func checkUpload(files []budgetspec.File) ([]budgetspec.File, error) {
-	if len(files) > ledger.MaxWrites-1 {
+	if len(files) > filesMax {
 		return nil, &UploadError{fmt.Sprintf("the policy has %d files, and at most %d fit into one transaction; put more budgets into one file",
-			len(files), ledger.MaxWrites-1)}
+			len(files), filesMax)}
 	}
 	total, seen := 0, make(map[string]bool, len(files))
 	out := make([]budgetspec.File, 0, len(files))

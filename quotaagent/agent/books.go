@@ -81,6 +81,8 @@ type books struct {
 	recorder Recorder
 	// unrecorded hears why history could not be recorded. It stays in the outboxes.
 	unrecorded func(error)
+	// audited hears of events after the commit that recorded them.
+	audited func([]AuditEvent)
 
 	mu sync.Mutex
 	// lanes are the waiting changes by fence, in the order in which they are served.
@@ -101,7 +103,7 @@ type books struct {
 }
 
 func newBooks(store Store, now func() time.Time) *books {
-	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {},
+	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {},
 		recorded: make(map[string]string), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 
@@ -159,6 +161,8 @@ type change struct {
 	// run is the envelope as it should be, but for what the books derive; nil leaves
 	// it. It may be a new one.
 	run *ledger.Run
+	// audit are what the change is recorded as, in the same commit.
+	audit []AuditEvent
 }
 
 // Recorder keeps the history of usage: what was posted, line by line. It is told

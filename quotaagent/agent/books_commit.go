@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -59,7 +60,7 @@ func (b *books) tryGroup(ctx context.Context, fence ledger.Fence, group []*wish)
 			return group[limit:], err
 		}
 		for r, out := range made.results {
-			r.entries, r.outbox = out.entries, out.outbox
+			r.entries, r.outbox, r.audit = out.entries, out.outbox, out.audit
 			if out.err != nil {
 				r.finish(out.err)
 			} else if out.nothing {
@@ -74,6 +75,9 @@ func (b *books) tryGroup(ctx context.Context, fence ledger.Fence, group []*wish)
 // load puts on the sheet what the group needs. What a hold's own documents are is
 // only known once the hold is there, so that it takes up to three rounds.
 func (s *sheet) load(ctx context.Context, group []*wish, more ...string) error {
+	if s.audited {
+		more = append(more, auditHeadKey)
+	}
 	for {
 		grants := false
 		keys := []string(nil)
@@ -105,6 +109,7 @@ type result struct {
 	nothing bool
 	entries []ledger.Entry
 	outbox  string
+	audit   []AuditEvent
 }
 
 // makings are what became of a group in memory.
@@ -129,6 +134,9 @@ func (b *books) makeAll(ctx context.Context, s *sheet, group []*wish) makings {
 			s.accept(delta, seen)
 		} else {
 			m.stale = append(m.stale, s.stale(r.target, seen)...)
+		}
+		if errors.Is(out.err, errChainUnread) {
+			m.stale = append(m.stale, auditHeadKey)
 		}
 		m.results[r] = out
 	}
@@ -155,7 +163,7 @@ func (b *books) makeOne(ctx context.Context, s *sheet, r *wish) (result, map[str
 	if err := p.derive(ctx); err != nil {
 		return outcome(err), nil, seen
 	}
-	return result{entries: p.want.entries, outbox: p.outbox}, p.delta, seen
+	return result{entries: p.want.entries, outbox: p.outbox, audit: p.want.audit}, p.delta, seen
 }
 
 func outcome(err error) result {
@@ -194,6 +202,7 @@ func (b *books) commitSheet(ctx context.Context, fence ledger.Fence, s *sheet, w
 	}
 	for key, value := range s.next {
 		switch {
+		case strings.HasPrefix(key, auditRecordPrefix): // nobody asks for it again
 		case version == 0: // the store does not say
 			b.memory.forget(key)
 		default:

@@ -2,12 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/audit"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
@@ -43,9 +45,40 @@ func (p *posting) derive(ctx context.Context) error {
 	if err := p.balances(runs); err != nil {
 		return err
 	}
+	if err := p.audit(); err != nil {
+		return err
+	}
 	if len(p.delta) == 0 {
 		return errNoChange
 	}
+	return nil
+}
+
+// errChainUnread means that the end of the audit chain must be read first.
+var errChainUnread = errors.New("the end of the audit chain is not on the sheet")
+
+// audit puts what the change is recorded as behind the end of the audit chain.
+func (p *posting) audit() error {
+	if len(p.want.audit) == 0 {
+		return nil
+	}
+	d, known := p.s.get(auditHeadKey)
+	if !known {
+		p.s.audited = true
+		return errChainUnread
+	}
+	if d.err != nil {
+		return d.err
+	}
+	head, _ := d.value.(audit.Head)
+	for _, e := range p.want.audit {
+		var r audit.Record
+		r, head = head.Append(e.record())
+		key := auditKey(r.Seq)
+		p.s.docs[key] = document{fresh: true} // the end of the chain says that there is none
+		p.delta[key] = r
+	}
+	p.delta[auditHeadKey] = head
 	return nil
 }
 

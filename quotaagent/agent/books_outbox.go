@@ -55,6 +55,7 @@ func (b *books) record(ctx context.Context, requests []*wish) {
 	for _, r := range requests {
 		if r.err == nil {
 			entries = append(entries, r.entries...)
+			b.audited(r.audit)
 		}
 	}
 	if len(entries) == 0 {

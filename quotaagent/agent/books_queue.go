@@ -25,6 +25,8 @@ type wish struct {
 	// outbox that they are in.
 	entries []ledger.Entry
 	outbox  string
+	// audit are the events that were recorded with it.
+	audit []AuditEvent
 }
 
 func (r *wish) finish(err error) {

@@ -2,11 +2,12 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
+	"github.com/nomad-governor/governor/quotaagent/audit"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/ledger/request"
@@ -17,7 +18,8 @@ import (
 type document struct {
 	version uint64
 	// value is a *ledger.Hold, ledger.Balance, *ledger.Run, *ledger.Queued,
-	// *ledger.Remains or markValue; nil when there is no such record.
+	// *ledger.Remains, audit.Head, audit.Record or markValue; nil when there is no
+	// such record.
 	value any
 	// err is why the record cannot be read.
 	err error
@@ -46,6 +48,8 @@ func decodeDocument(r ledger.Record) document {
 		d.value, d.err = &queued, err
 	case commitPrefix:
 		d.value, d.err = decoded(decodeMark(r.Value))
+	case auditPrefix:
+		d.value, d.err = decoded(decodeHead(r)) // of the chain only its end is read
 	default:
 		d.err = fmt.Errorf("a record of no known kind")
 	}
@@ -69,6 +73,10 @@ func encodeDocument(value any) ([]byte, error) {
 		return ledger.Encode(*v)
 	case *ledger.Remains:
 		return ledger.Encode(*v)
+	case audit.Head:
+		return json.Marshal(v)
+	case audit.Record:
+		return json.Marshal(v)
 	case markValue:
 		return v.encode()
 	}
@@ -89,7 +97,8 @@ type sheet struct {
 	grants      []grantAt
 	grantsRead  bool
 	grantsFresh bool
-	members     map[string][]string
+	// audited says that some change appends to the audit chain.
+	audited bool
 }
 
 // grantAt is a grant with its record.
@@ -417,77 +426,3 @@ func (b *books) membersOf(p *budget.Policy, path string) []string {
 	}
 	return b.members.of[path]
 }
-
-const (
-	// rememberHolds is how many holds are remembered at most, and for how long: a
-	// submission is settled seconds after it was admitted.
-	rememberHolds = 4096
-	holdsFor      = 15 * time.Second
-	// grantsFor is how old the list of grants may be. A refusal never rests on a
-	// remembered one.
-	grantsFor = time.Second
-	// distrustFor is how many groups do not use the memory after it was wrong.
-	distrustFor = 32
-)
-
-// memory is what the books wrote last, so that it need not be read again. It is a
-// guess: other agents write too. A commit compares versions, so that a wrong
-// guess costs an attempt and never the truth. It belongs to whoever has the turn.
-type memory struct {
-	docs     map[string]memo
-	holds    int
-	distrust int
-	grants   []grantAt
-	grantsAt time.Time
-}
-
-type memo struct {
-	document
-	at time.Time
-}
-
-func newMemory() memory { return memory{docs: make(map[string]memo)} }
-
-func (m *memory) recall(key string, now time.Time) (document, bool) {
-	r, ok := m.docs[key]
-	if !ok {
-		return document{}, false
-	}
-	if strings.HasPrefix(key, balancePrefix) || strings.HasPrefix(key, commitPrefix) {
-		return r.document, true
-	}
-	age := now.Sub(r.at)
-	return r.document, age >= 0 && age < holdsFor
-}
-
-// distrusted reports whether the memory has been wrong lately.
-func (m *memory) distrusted() bool { return m.distrust > 0 }
-
-// distrustAll forgets everything: some of it was wrong, or may be.
-func (m *memory) distrustAll() {
-	*m = newMemory()
-	m.distrust = distrustFor
-}
-
-func (m *memory) forget(key string) { delete(m.docs, key) }
-
-// keep remembers a document as it is in the store now.
-func (m *memory) keep(key string, value any, version uint64, now time.Time) {
-	if m.holds++; m.holds > rememberHolds {
-		clear(m.docs)
-		m.holds = 0
-	}
-	if value == nil {
-		version = 0
-	}
-	m.docs[key] = memo{document{version: version, value: value}, now}
-}
-
-func (m *memory) recallGrants(now time.Time) ([]grantAt, bool) {
-	age := now.Sub(m.grantsAt)
-	return m.grants, !m.grantsAt.IsZero() && age >= 0 && age < grantsFor
-}
-
-func (m *memory) keepGrants(grants []grantAt, now time.Time) { m.grants, m.grantsAt = grants, now }
-
-func (m *memory) forgetGrants() { m.grants, m.grantsAt = nil, time.Time{} }

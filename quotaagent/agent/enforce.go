@@ -50,7 +50,6 @@ type enforcer struct {
 	books  *books
 	policy *PolicyKeeper
 	actor  Actor
-	audit  Auditor
 	logger hclog.Logger
 	now    func() time.Time
 	// idleSince says since when the GPUs of allocations are unused, by allocation id;
@@ -76,7 +75,7 @@ type sight struct {
 }
 
 func newEnforcer(e *Engine, actor Actor, logger hclog.Logger) *enforcer {
-	return &enforcer{engine: e, books: e.books, policy: e.policy, actor: actor, audit: e.audit, logger: logger.Named("enforce"), now: e.now,
+	return &enforcer{engine: e, books: e.books, policy: e.policy, actor: actor, logger: logger.Named("enforce"), now: e.now,
 		looks: make(chan sight, 1), sent: make(map[string]bool), failing: make(map[string]string)}
 }
 
@@ -271,15 +270,16 @@ func (x *enforcer) report(a enforce.Action, err error) {
 // errObsolete means that the hold is no longer as it was when the step was planned.
 var errObsolete = errors.New("the hold has changed")
 
-// claim stores in the hold what is about to be done, or what has been. It returns
-// errObsolete when the hold has another ending than the one that expected has.
-func (x *enforcer) claim(ctx context.Context, fence ledger.Fence, p *budget.Policy, a enforce.Action, expected *ledger.Ending, change func(h *ledger.Hold) error) error {
+// claim stores in the hold what is about to be done, or what has been, and records
+// it in the audit chain with the same commit. It returns errObsolete when the hold
+// has another ending than the one expected.
+func (x *enforcer) claim(ctx context.Context, fence ledger.Fence, p *budget.Policy, a enforce.Action, expected *ledger.Ending, change func(h *ledger.Hold) error, events ...AuditEvent) error {
 	t := target{key: holdKey(a.Namespace, a.JobID), calendar: ledger.CalendarOf(p)}
-	return x.books.update(ctx, fence, t, mutationOf(a, expected, func(_ view, h *ledger.Hold) error { return change(h) }))
+	return x.books.update(ctx, fence, t, mutationOf(a, expected, func(_ view, h *ledger.Hold) error { return change(h) }, events))
 }
 
 // mutationOf changes the hold of an action as long as it has the ending expected.
-func mutationOf(a enforce.Action, expected *ledger.Ending, f func(v view, h *ledger.Hold) error) mutation {
+func mutationOf(a enforce.Action, expected *ledger.Ending, f func(v view, h *ledger.Hold) error, events []AuditEvent) mutation {
 	return func(v view) (change, error) {
 		if v.hold.Hold == nil || v.hold.ID != a.HoldID || !sameEnding(v.hold.Ending, expected) {
 			return change{}, errObsolete
@@ -288,7 +288,7 @@ func mutationOf(a enforce.Action, expected *ledger.Ending, f func(v view, h *led
 		if err := f(v, &next); err != nil {
 			return change{}, err
 		}
-		return change{hold: &next}, nil
+		return change{hold: &next, audit: events}, nil
 	}
 }
 

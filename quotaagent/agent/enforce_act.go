@@ -31,10 +31,11 @@ func (x *enforcer) act(ctx context.Context, fence ledger.Fence, p *budget.Policy
 	case enforce.Restore:
 		err = x.scale(ctx, fence, p, a, true)
 	case enforce.Cancel:
-		err = x.claim(ctx, fence, p, a, a.Before, func(h *ledger.Hold) error { h.Ending = nil; return nil })
-		if err == nil && a.Before.DoneMS == 0 {
-			x.tell(a, "enforcement.cancelled", fmt.Sprintf("job %s is not stopped: %s", jobName(a), a.Text))
+		var events []AuditEvent
+		if a.Before.DoneMS == 0 {
+			events = append(events, x.event(a, "enforcement.cancelled", fmt.Sprintf("job %s is not stopped: %s", jobName(a), a.Text)))
 		}
+		err = x.claim(ctx, fence, p, a, a.Before, func(h *ledger.Hold) error { h.Ending = nil; return nil }, events...)
 	}
 	return ignore(err, errObsolete)
 }
@@ -42,18 +43,15 @@ func (x *enforcer) act(ctx context.Context, fence ledger.Fence, p *budget.Policy
 // start stores an ending and sends its signal.
 func (x *enforcer) start(ctx context.Context, fence ledger.Fence, p *budget.Policy, a enforce.Action) error {
 	ending := a.Ending
-	err := x.claim(ctx, fence, p, a, a.Before, func(h *ledger.Hold) error { h.Ending = &ending; return nil })
-	if err != nil {
-		return err
-	}
 	when := x.now().In(p.Location)
 	if at := time.UnixMilli(ending.StopMS).In(p.Location); at.After(when) {
 		when = at
 	}
-	x.tell(a, "enforcement.begun", fmt.Sprintf("%sjob %s will be stopped at %s (%s): %s", allocationsOf(a), jobName(a),
+	begun := x.event(a, "enforcement.begun", fmt.Sprintf("%sjob %s will be stopped at %s (%s): %s", allocationsOf(a), jobName(a),
 		when.Format(time.RFC3339), ending.Cause, a.Text))
-	if a.Signal == "" {
-		return nil
+	err := x.claim(ctx, fence, p, a, a.Before, func(h *ledger.Hold) error { h.Ending = &ending; return nil }, begun)
+	if err != nil || a.Signal == "" {
+		return err
 	}
 	return x.signal(ctx, fence, p, a, &ending)
 }
@@ -75,11 +73,8 @@ func (x *enforcer) signal(ctx context.Context, fence ledger.Fence, p *budget.Pol
 	}
 	ending := a.Ending
 	ending.SignalMS = x.now().UnixMilli()
-	if err := x.claim(ctx, fence, p, a, stored, func(h *ledger.Hold) error { h.Ending = &ending; return nil }); err != nil {
-		return err
-	}
-	x.tell(a, "enforcement.signalled", fmt.Sprintf("%sjob %s got %s (%s)", allocationsOf(enforce.Action{Allocs: allocs}), jobName(a), a.Signal, ending.Cause))
-	return nil
+	sent := x.event(a, "enforcement.signalled", fmt.Sprintf("%sjob %s got %s (%s)", allocationsOf(enforce.Action{Allocs: allocs}), jobName(a), a.Signal, ending.Cause))
+	return x.claim(ctx, fence, p, a, stored, func(h *ledger.Hold) error { h.Ending = &ending; return nil }, sent)
 }
 
 // liveOf are the allocations of a hold as it is now.
@@ -134,21 +129,24 @@ func splitSent(key string) (hold, alloc, what string) {
 func (x *enforcer) stop(ctx context.Context, fence ledger.Fence, p *budget.Policy, a enforce.Action) error {
 	ordered := a.Ending
 	ordered.DoneMS = x.now().UnixMilli()
+	what := allocationsOf(a) + "job " + jobName(a)
+	var events []AuditEvent
+	if !x.isFailing(a) {
+		events = append(events, x.event(a, "enforcement.stopped", fmt.Sprintf("%s is told to stop (%s): %s", what, a.Ending.Cause, a.Text)))
+	}
 	err := x.claim(ctx, fence, p, a, a.Before, func(h *ledger.Hold) error {
 		ordered.JobIndex = h.JobModifyIndex
 		h.Ending = &ordered
 		return nil
-	})
+	}, events...)
 	if err != nil {
 		return err
 	}
 	acting, cancel := context.WithTimeout(ctx, actWithin)
 	defer cancel()
-	what := "job " + jobName(a)
 	if a.Step == enforce.StopJob {
 		err = x.actor.StopJob(acting, a.Namespace, a.JobID, a.Ending.Cause)
 	} else {
-		what = allocationsOf(a) + what
 		for _, alloc := range a.Allocs {
 			err = errors.Join(err, x.actor.StopAllocation(acting, alloc))
 		}
@@ -157,8 +155,15 @@ func (x *enforcer) stop(ctx context.Context, fence ledger.Fence, p *budget.Polic
 		undo := a.Ending
 		return errors.Join(err, x.claim(ctx, fence, p, a, &ordered, func(h *ledger.Hold) error { h.Ending = &undo; return nil }))
 	}
-	x.tell(a, "enforcement.stopped", fmt.Sprintf("%s is stopped (%s): %s", what, a.Ending.Cause, a.Text))
 	return nil
+}
+
+// isFailing reports whether the last step for this hold failed: then this is the
+// same one once more.
+func (x *enforcer) isFailing(a enforce.Action) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.failing[a.HoldID] != ""
 }
 
 // errNoRoom means that a group cannot have its allocations back yet.
@@ -193,13 +198,6 @@ func (x *enforcer) scale(ctx context.Context, fence ledger.Fence, p *budget.Poli
 		h.Ending = undone(a, stored.DoneMS)
 		return nil
 	})
-	if err == nil {
-		direction := "down"
-		if up {
-			direction = "back up"
-		}
-		x.tell(a, "enforcement.scaled", fmt.Sprintf("group %s of job %s is scaled %s to %d (%s): %s", a.Group, jobName(a), direction, a.Count, a.Ending.Cause, a.Text))
-	}
 	return errors.Join(err, settled)
 }
 
@@ -217,6 +215,11 @@ func (x *enforcer) claimScale(ctx context.Context, fence ledger.Fence, p *budget
 	if up {
 		t.budget, t.policy, t.run = h.Budget, p, h.Run
 	}
+	direction := "down"
+	if up {
+		direction = "back up"
+	}
+	scaled := x.event(a, "enforcement.scaled", fmt.Sprintf("group %s of job %s is scaled %s to %d (%s): %s", a.Group, jobName(a), direction, a.Count, a.Ending.Cause, a.Text))
 	index := uint64(0)
 	err = x.books.update(ctx, fence, t, mutationOf(a, a.Before, func(v view, h *ledger.Hold) error {
 		next, err := x.resized(p, a, v, *h, up)
@@ -227,7 +230,7 @@ func (x *enforcer) claimScale(ctx context.Context, fence ledger.Fence, p *budget
 		next.Ending = stored
 		*h = next
 		return nil
-	}))
+	}, []AuditEvent{scaled}))
 	return index, err
 }
 
@@ -269,7 +272,7 @@ func (x *enforcer) resized(p *budget.Policy, a enforce.Action, v view, h ledger.
 
 func jobName(a enforce.Action) string { return a.Namespace + "/" + a.JobID }
 
-// tell records what was done to a job.
-func (x *enforcer) tell(a enforce.Action, kind, text string) {
-	x.audit.Record(AuditEvent{At: x.now(), Kind: kind, Actor: actorGovernor, Budget: a.Ending.Budget, Subject: a.HoldID, Text: text})
+// event is what is recorded of a step.
+func (x *enforcer) event(a enforce.Action, kind, text string) AuditEvent {
+	return AuditEvent{At: x.now(), Kind: kind, Actor: actorGovernor, Budget: a.Ending.Budget, Subject: a.HoldID, Text: text}
 }

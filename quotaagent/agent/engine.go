@@ -64,15 +64,14 @@ type Engine struct {
 	now    func() time.Time
 	// settled is told when a submission ended, so that the meter looks at it.
 	settled func(namespace, jobID string)
-	// audit hears of overrides and runs.
-	audit Auditor
+	// chain records what is done to overrides and runs.
+	chain *auditChain
 	// rules are those of the policy that was decided by last.
 	rules atomic.Pointer[prepared]
 }
 
-func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, settled func(namespace, jobID string)) *Engine {
-	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled,
-		audit: logAuditor{logger.Named("audit")}}
+func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, chain *auditChain, settled func(namespace, jobID string)) *Engine {
+	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled, chain: chain}
 }
 
 // errNotLoaded means that the policy was never read: nothing can be decided.
@@ -407,14 +406,13 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			if v.hold.Hold != nil {
 				t.before = v.hold.Budget
 			}
-			return change{hold: &next}, nil
+			return change{hold: &next, audit: e.useEvents(p, s, d)}, nil
 		})
 	if err != nil {
 		return gate.Verdict{}, err
 	}
 	decision = e.advise(ctx, p, b, s, decision)
 	e.log(s, decision)
-	e.recordUse(p, s, decision)
 	verdict := e.verdict(p, s, decision, placed)
 	if !verdict.Denied {
 		verdict.Settle = func(ctx context.Context, o gate.Outcome) { e.settle(ctx, s, t, placed, o) }

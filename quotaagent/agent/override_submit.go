@@ -172,18 +172,13 @@ func lifting(p *budget.Policy, b *budget.Budget, short map[budget.Dimension]admi
 	return budget.Override{}, missing
 }
 
-// recordUse tells the auditor of every grant without which the job would not have
-// been admitted.
-func (e *Engine) recordUse(p *budget.Policy, s gate.Submission, d admission.Decision) {
-	if blocked(d) {
-		return
-	}
-	who := callerOf(s.Identity)
+// useEvents are the audit records of every grant without which the job would not
+// have been admitted.
+func (e *Engine) useEvents(p *budget.Policy, s gate.Submission, d admission.Decision) []AuditEvent {
+	var events []AuditEvent
 	for _, g := range d.Overrides {
-		var rule budget.Override
-		if b := p.Find(g.Budget); b != nil {
-			rule, _ = b.FindOverride(g.Rule)
-		}
-		e.recordGrant("override.used", who, g, rule, fmt.Sprintf("job %q in namespace %q was admitted by override %s of budget %s", s.Ask.JobID, s.Ask.Namespace, g.ID, g.Budget))
+		events = append(events, e.grantEvent("override.used", callerOf(s.Identity), g, ruleNow(p, g),
+			fmt.Sprintf("job %q in namespace %q was admitted by override %s of budget %s", s.Ask.JobID, s.Ask.Namespace, g.ID, g.Budget)))
 	}
+	return events
 }

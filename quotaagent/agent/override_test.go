@@ -45,7 +45,7 @@ func (l *listener) kinds() []string {
 
 func (r *rig) listen() *listener {
 	l := &listener{}
-	r.Engine.audit = l
+	r.chain.heard = l
 	return l
 }
 

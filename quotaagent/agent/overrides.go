@@ -159,40 +159,43 @@ func (e *Engine) requestOverride(ctx context.Context, who api.Caller, b *budget.
 	if next.Needed == 0 {
 		next = next.Activate(now.UnixMilli(), rule.Expires)
 	}
-	g, err = e.changeGrant(ctx, overrideKey(b.Path, rule.Name, who.Accessor), func(old *ledger.Grant) (ledger.Grant, error) {
+	g, err = e.changeGrant(ctx, overrideKey(b.Path, rule.Name, who.Accessor), func(old *ledger.Grant) (ledger.Grant, []AuditEvent, error) {
 		if made = old == nil || !old.Live(now.UnixMilli()); !made {
-			return *old, errNoChange
+			return *old, nil, errNoChange
 		}
-		return next, nil
+		p := e.policy.State().Policy
+		return next, e.grantEvents("override.requested", who, next, rule, fmt.Sprintf("%s asked for %s more for budget %s (override %q)", who.Accessor,
+			strings.Join(amountTexts(p, next.Max), ", "), next.Budget, next.Rule)), nil
 	})
-	if err != nil {
-		return g, false, err
-	}
-	if !made {
-		return g, false, nil
-	}
-	e.recordGrant("override.requested", who, g, rule, fmt.Sprintf("%s asked for %s more for budget %s (override %q)", who.Accessor,
-		strings.Join(amountTexts(e.policy.State().Policy, g.Max), ", "), g.Budget, g.Rule))
-	if g.FromMS != 0 {
-		e.recordGrant("override.activated", who, g, rule, fmt.Sprintf("override %s counts until %s", g.ID, clockText(e.policy.State().Policy, g.UntilMS)))
-	}
-	return g, true, nil
+	return g, made && err == nil, err
 }
 
 func clockText(p *budget.Policy, ms int64) string {
 	return time.UnixMilli(ms).In(p.Location).Format("2006-01-02 15:04:05 MST")
 }
 
-func (e *Engine) recordGrant(kind string, who api.Caller, g ledger.Grant, rule budget.Override, text string) {
+// grantEvents are what the auditor hears of a grant that was changed; of one that
+// now counts, that too.
+func (e *Engine) grantEvents(kind string, who api.Caller, g ledger.Grant, rule budget.Override, text string) []AuditEvent {
+	events := []AuditEvent{e.grantEvent(kind, who, g, rule, text)}
+	if g.FromMS != 0 && kind != "override.revoked" {
+		events = append(events, e.grantEvent("override.activated", who, g, rule,
+			fmt.Sprintf("override %s counts until %s", g.ID, clockText(e.policy.State().Policy, g.UntilMS))))
+	}
+	return events
+}
+
+func (e *Engine) grantEvent(kind string, who api.Caller, g ledger.Grant, rule budget.Override, text string) AuditEvent {
 	if g.Reason != "" {
 		text += ": " + g.Reason
 	}
-	e.audit.Record(AuditEvent{At: e.now(), Kind: kind, Actor: who.Accessor, Names: who.Names, Budget: g.Budget, Subject: g.ID, Text: text, Notify: rule.Notify})
+	return AuditEvent{At: e.now(), Kind: kind, Actor: who.Accessor, Names: who.Names, Budget: g.Budget, Subject: g.ID, Text: text, Notify: rule.Notify}
 }
 
-// changeGrant changes one grant by compare-and-set. With errNoChange nothing is
-// written and the grant that the change returned is the answer.
-func (e *Engine) changeGrant(ctx context.Context, key string, change func(old *ledger.Grant) (ledger.Grant, error)) (ledger.Grant, error) {
+// changeGrant changes one grant by compare-and-set, together with the audit
+// records of it. With errNoChange nothing is written and the grant that the change
+// returned is the answer.
+func (e *Engine) changeGrant(ctx context.Context, key string, change func(old *ledger.Grant) (ledger.Grant, []AuditEvent, error)) (ledger.Grant, error) {
 	for attempt := 0; ; attempt++ {
 		records, err := e.books.store.Read(ctx, key)
 		if err != nil {
@@ -206,7 +209,7 @@ func (e *Engine) changeGrant(ctx context.Context, key string, change func(old *l
 			}
 			old = &g
 		}
-		next, err := change(old)
+		next, events, err := change(old)
 		if errors.Is(err, errNoChange) {
 			return next, nil
 		}
@@ -217,29 +220,45 @@ func (e *Engine) changeGrant(ctx context.Context, key string, change func(old *l
 		if err != nil {
 			return next, fmt.Errorf("encode override: %w", err)
 		}
-		err = e.books.store.Commit(ctx, ledger.Fence{}, []ledger.Write{{Key: key, Value: value, Version: records[0].Version}})
+		err = e.chain.commit(ctx, ledger.Fence{}, []ledger.Write{{Key: key, Value: value, Version: records[0].Version}}, events...)
 		if err == nil || !errors.Is(err, ledger.ErrConflict) || attempt == commitAttempts {
 			return next, err
 		}
 	}
 }
 
+// grantKey is a grant with the key of its record: after a move of its budget that
+// is not always the one that a new request would have.
+type grantKey struct {
+	ledger.Grant
+	key string
+}
+
 // grants lists all grants, the newest first.
 func (e *Engine) grants(ctx context.Context) ([]ledger.Grant, error) {
+	keyed, err := e.grantKeys(ctx)
+	grants := make([]ledger.Grant, len(keyed))
+	for i, g := range keyed {
+		grants[i] = g.Grant
+	}
+	return grants, err
+}
+
+func (e *Engine) grantKeys(ctx context.Context) ([]grantKey, error) {
 	records, _, err := e.books.store.List(ctx, overridePrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list overrides: %w", err)
 	}
-	var out []ledger.Grant
+	var out []grantKey
 	for _, r := range records {
 		g, err := ledger.Decode[ledger.Grant](r.Value)
 		if err != nil {
 			e.logger.Error("override left out", "key", r.Key, "error", err)
 			continue
 		}
-		out = append(out, g)
+		out = append(out, grantKey{g, r.Key})
 	}
-	slices.SortFunc(out, func(a, b ledger.Grant) int {
+	slices.SortFunc(out, func(a, b grantKey) int {
 		return cmp.Or(cmp.Compare(b.RequestedMS, a.RequestedMS), strings.Compare(a.ID, b.ID))
 	})
 	return out, nil
@@ -263,27 +282,27 @@ func (e *Engine) overrideStatus(p *budget.Policy, g ledger.Grant) OverrideStatus
 }
 
 // findGrant finds a grant by its id.
-func (e *Engine) findGrant(ctx context.Context, id string) (ledger.Grant, error) {
-	grants, err := e.grants(ctx)
+func (e *Engine) findGrant(ctx context.Context, id string) (grantKey, error) {
+	grants, err := e.grantKeys(ctx)
 	if err != nil {
-		return ledger.Grant{}, err
+		return grantKey{}, err
 	}
 	for _, g := range grants {
 		if g.ID == id {
 			return g, nil
 		}
 	}
-	return ledger.Grant{}, refusal(http.StatusNotFound, "there is no override %.40q; `governor override list` lists all", id)
+	return grantKey{}, refusal(http.StatusNotFound, "there is no override %.40q; `governor override list` lists all", id)
 }
 
 // ApproveOverride counts the caller's yes.
 func (e *Engine) ApproveOverride(ctx context.Context, who api.Caller, id string) (OverrideStatus, error) {
 	p := e.policy.State().Policy
-	g, err := e.findGrant(ctx, id)
+	found, err := e.findGrant(ctx, id)
 	if err != nil {
 		return OverrideStatus{}, err
 	}
-	rule, err := ruleOf(p, g)
+	rule, err := ruleOf(p, found.Grant)
 	if err != nil {
 		return OverrideStatus{}, err
 	}
@@ -293,25 +312,25 @@ func (e *Engine) ApproveOverride(ctx context.Context, who api.Caller, id string)
 	case budget.IsAgent(who.Names):
 		return OverrideStatus{}, refusal(http.StatusForbidden, "an agent may ask for an override, but never approve one")
 	case !rule.Allows(who.Names):
-		return OverrideStatus{}, refusal(http.StatusForbidden, "override %q of budget %s (%s) is approved by %s, and you are %s", rule.Name, g.Budget, rule.Source,
+		return OverrideStatus{}, refusal(http.StatusForbidden, "override %q of budget %s (%s) is approved by %s, and you are %s", rule.Name, found.Budget, rule.Source,
 			strings.Join(rule.Who, ", "), orNone(who.Names))
 	}
 	now := e.now().UnixMilli()
-	g, err = e.changeGrant(ctx, overrideKey(g.Budget, g.Rule, g.Accessor), func(old *ledger.Grant) (ledger.Grant, error) {
+	g, err := e.changeGrant(ctx, found.key, func(old *ledger.Grant) (ledger.Grant, []AuditEvent, error) {
 		if old == nil || old.ID != id {
-			return ledger.Grant{}, refusal(http.StatusConflict, "override %s was replaced by a newer request; `governor override list` shows it", id)
+			return ledger.Grant{}, nil, replacedGrant(id)
 		}
 		next, err := old.Approve(ledger.Approval{By: who.Accessor, Identity: who.Names, AtMS: now}, rule.Expires)
-		return next, grantProblem(err)
+		return next, e.grantEvents("override.approved", who, next, rule, fmt.Sprintf("%s approved override %s of budget %s", who.Accessor, id, next.Budget)), grantProblem(err)
 	})
 	if err != nil {
 		return OverrideStatus{}, err
 	}
-	e.recordGrant("override.approved", who, g, rule, fmt.Sprintf("%s approved override %s of budget %s", who.Accessor, g.ID, g.Budget))
-	if g.FromMS != 0 {
-		e.recordGrant("override.activated", who, g, rule, fmt.Sprintf("override %s counts until %s", g.ID, clockText(p, g.UntilMS)))
-	}
 	return e.overrideStatus(p, g), nil
+}
+
+func replacedGrant(id string) error {
+	return refusal(http.StatusConflict, "override %s was replaced by a newer request; `governor override list` shows it", id)
 }
 
 func grantProblem(err error) error {
@@ -348,30 +367,37 @@ func ruleOf(p *budget.Policy, g ledger.Grant) (budget.Override, error) {
 // do so, those who could approve, and management.
 func (e *Engine) RevokeOverride(ctx context.Context, who api.Caller, id string) (OverrideStatus, error) {
 	p := e.policy.State().Policy
-	g, err := e.findGrant(ctx, id)
+	found, err := e.findGrant(ctx, id)
 	if err != nil {
 		return OverrideStatus{}, err
 	}
-	var rule budget.Override
-	if b := p.Find(g.Budget); b != nil {
-		rule, _ = b.FindOverride(g.Rule)
-	}
-	if who.Accessor != g.Accessor && !(rule.Allows(who.Names) && !budget.IsAgent(who.Names)) && !slices.Contains(who.Names, managementName) {
+	rule := ruleNow(p, found.Grant)
+	if who.Accessor != found.Accessor && !(rule.Allows(who.Names) && !budget.IsAgent(who.Names)) && !slices.Contains(who.Names, managementName) {
 		return OverrideStatus{}, refusal(http.StatusForbidden, "override %s may be refused or revoked by who asked for it, by %s, and with a management token; you are %s",
 			id, orNone(rule.Who), orNone(who.Names))
 	}
-	g, err = e.changeGrant(ctx, overrideKey(g.Budget, g.Rule, g.Accessor), func(old *ledger.Grant) (ledger.Grant, error) {
+	g, err := e.changeGrant(ctx, found.key, func(old *ledger.Grant) (ledger.Grant, []AuditEvent, error) {
 		if old == nil || old.ID != id {
-			return ledger.Grant{}, refusal(http.StatusConflict, "override %s was replaced by a newer request; `governor override list` shows it", id)
+			return ledger.Grant{}, nil, replacedGrant(id)
 		}
 		next, err := old.Revoke(who.Accessor, e.now().UnixMilli())
-		return next, grantProblem(err)
+		return next, e.grantEvents("override.revoked", who, next, rule, fmt.Sprintf("%s revoked override %s of budget %s", who.Accessor, id, next.Budget)), grantProblem(err)
 	})
 	if err != nil {
 		return OverrideStatus{}, err
 	}
-	e.recordGrant("override.revoked", who, g, rule, fmt.Sprintf("%s revoked override %s of budget %s", who.Accessor, g.ID, g.Budget))
 	return e.overrideStatus(p, g), nil
+}
+
+// ruleNow is the rule of a grant as it is in force, or an empty one when it is
+// gone: then it names nobody.
+func ruleNow(p *budget.Policy, g ledger.Grant) budget.Override {
+	b := p.Find(g.Budget)
+	if b == nil {
+		return budget.Override{}
+	}
+	rule, _ := b.FindOverride(g.Rule)
+	return rule
 }
 
 // managementName is the name of whoever has a management token.

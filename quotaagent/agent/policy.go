@@ -69,12 +69,13 @@ type PolicyKeeper struct {
 	state    atomic.Pointer[PolicyState]
 	loads    sync.Mutex // one Load at a time
 	onChange func()
-	audit    Auditor
+	chain    *auditChain
 }
 
-// NewPolicyKeeper returns a keeper that has loaded nothing yet.
-func NewPolicyKeeper(store Store, now func() time.Time, logger hclog.Logger, onChange func()) *PolicyKeeper {
-	k := &PolicyKeeper{store: store, now: now, logger: logger.Named("policy"), onChange: onChange, audit: logAuditor{logger.Named("audit")}}
+// newPolicyKeeper returns a keeper that has loaded nothing yet. chain records what
+// is applied.
+func newPolicyKeeper(store Store, now func() time.Time, logger hclog.Logger, chain *auditChain, onChange func()) *PolicyKeeper {
+	k := &PolicyKeeper{store: store, now: now, logger: logger.Named("policy"), onChange: onChange, chain: chain}
 	k.state.Store(&PolicyState{Policy: noPolicy()})
 	return k
 }

@@ -135,7 +135,7 @@ func fits(writes []ledger.Write) bool {
 	for _, w := range writes {
 		total += len(w.Value)
 	}
-	return len(writes) <= ledger.MaxWrites && total <= commitBytes
+	return len(writes)+auditWrites <= ledger.MaxWrites && total <= commitBytes
 }
 
 func pack(files []budgetspec.File) []byte {
@@ -161,7 +161,7 @@ func unpack(packed []byte) ([]budgetspec.File, error) {
 
 // keepHistory adds the policy in force to the history if its newest revision is
 // another one: after an edit in the store, and after an apply whose history did
-// not fit into its commit. Every agent tries; one succeeds and tells the auditor.
+// not fit into its commit. Every agent tries; one succeeds, with the audit record.
 func (k *PolicyKeeper) keepHistory(ctx context.Context, before *budget.Policy, s *PolicyState) {
 	for range commitAttempts {
 		past, err := k.past(ctx)
@@ -178,12 +178,13 @@ func (k *PolicyKeeper) keepHistory(ctx context.Context, before *budget.Policy, s
 			revision.Time = k.now().UTC()
 		}
 		e := newHistoryEntry(past, revision, budget.Compare(before, s.Policy), 0)
-		err = k.store.Commit(ctx, ledger.Fence{}, historyWrites(past, e, s.Files))
+		var events []AuditEvent
+		if revision.Author == actorKVEdit {
+			events = []AuditEvent{{At: k.now(), Kind: "policy.edited", Actor: actorKVEdit, Subject: revisionName(e.Nr),
+				Text: fmt.Sprintf("the policy was edited in the store: revision %s", short(revision.Digest))}}
+		}
+		err = k.chain.commit(ctx, ledger.Fence{}, historyWrites(past, e, s.Files), events...)
 		switch {
-		case err == nil && revision.Author == actorKVEdit:
-			k.audit.Record(AuditEvent{At: k.now(), Kind: "policy.edited", Actor: actorKVEdit, Subject: revisionName(e.Nr),
-				Text: fmt.Sprintf("the policy was edited in the store: revision %s", short(revision.Digest))})
-			return
 		case err == nil:
 			return
 		case !errors.Is(err, ledger.ErrConflict):

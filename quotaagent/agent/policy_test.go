@@ -135,7 +135,7 @@ func TestUploadsThatCannotBeStoredAreRefused(t *testing.T) {
 		files []budgetspec.File
 		says  string
 	}{
-		"too many files":      {many(ledger.MaxWrites), "at most 62 fit"},
+		"too many files":      {many(ledger.MaxWrites), "at most 60 fit"},
 		"not .hcl":            {named("budgets.txt"), "must end in .hcl"},
 		"the revision":        {named(".rev"), "must end in .hcl"},
 		"only an ending":      {named(".hcl"), "must end in .hcl"},

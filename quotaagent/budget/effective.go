@@ -61,7 +61,7 @@ func inheritable(name string) (rule string, ok bool) {
 		return "per_run", true
 	}
 	return name, slices.Contains([]string{"lease", "per_job default_runtime", "per_job reschedules", "enforcement", "priority", "soft",
-		"over_budget admit", "over_budget running", "over_budget throttle", "over_budget stop", "queue", "reclaim", "max_idle", "undeclared"}, name)
+		"over_budget admit", "over_budget running", "over_budget throttle", "over_budget stop", "queue", "reclaim", "max_idle", "undeclared_gpus"}, name)
 }
 
 // bounds reports whether a setting of an ancestor applies as well.
@@ -97,7 +97,7 @@ func (b *Budget) defaults() []EffectiveSetting {
 		list = append(list, EffectiveSetting{Name: "queue", Value: b.EffectiveQueue().text()})
 	}
 	undeclared := UndeclaredDeny.word()
-	list = append(list, EffectiveSetting{Name: "undeclared", Value: undeclared})
+	list = append(list, EffectiveSetting{Name: "undeclared_gpus", Value: undeclared})
 	for i := range list {
 		list[i].From = fromDefault
 	}

@@ -6,10 +6,10 @@ import "strings"
 // also none.
 const wildcard = '*'
 
-// matchesGlob reports whether text matches a pattern. It takes time
+// MatchesGlob reports whether text matches a pattern. It takes time
 // proportional to the product of the lengths at worst: patterns come from
 // people, who may write many wildcards.
-func matchesGlob(pattern, text string) bool {
+func MatchesGlob(pattern, text string) bool {
 	p, t := 0, 0
 	star, resume := -1, 0
 	for t < len(text) {
@@ -58,7 +58,7 @@ func globsOverlap(a, b string) bool {
 func matchesAny(patterns []string, texts ...string) bool {
 	for _, p := range patterns {
 		for _, t := range texts {
-			if matchesGlob(p, t) {
+			if MatchesGlob(p, t) {
 				return true
 			}
 		}

@@ -101,7 +101,7 @@ func (l *lister) span(name string, d time.Duration) { l.set(name, FormatDuration
 
 func (l *lister) amounts(name string, amounts map[Dimension]quantity.Amount, at Source) {
 	for _, d := range slices.Sorted(maps.Keys(amounts)) {
-		l.setAt(name+" "+d.Key(), d.Format(amounts[d], l.currency), at)
+		l.setAt(name+" "+d.Key(), d.exactly(amounts[d], l.currency), at)
 	}
 }
 
@@ -125,7 +125,7 @@ func (l *lister) class(c Class) {
 		l.set("watts", strconv.FormatInt(c.Watts, 10))
 	}
 	for _, s := range c.Shares {
-		l.set("share "+s.Class, quantity.FormatGPUs(s.Parts))
+		l.set("share "+s.Class, quantity.FormatExact(s.Parts, quantity.GPU))
 	}
 }
 
@@ -137,7 +137,7 @@ func (l *lister) rateCard(c RateCard) {
 	}
 	if e := c.Energy; e != nil {
 		l.setAt("energy", l.price(e.PerKWh)+" per kWh", e.Source)
-		l.setAt("energy pue", quantity.FormatDecimal(quantity.Amount(e.PUE), quantity.Amount(quantity.RatioOne), 4), e.Source)
+		l.setAt("energy pue", quantity.FormatExact(quantity.Amount(e.PUE), quantity.Amount(quantity.RatioOne)), e.Source)
 	}
 	for _, model := range slices.Sorted(maps.Keys(c.Tokens)) {
 		for _, kind := range TokenKinds() {
@@ -147,21 +147,44 @@ func (l *lister) rateCard(c RateCard) {
 		}
 	}
 	for _, m := range c.Modifiers {
-		l.setAt("modifier "+m.Name, fmt.Sprintf("x %s when %s", quantity.FormatDecimal(quantity.Amount(m.Multiply), quantity.Amount(quantity.RatioOne), 6), m.When), m.Source)
+		l.setAt("modifier "+m.Name, fmt.Sprintf("x %s when %s", quantity.FormatExact(quantity.Amount(m.Multiply), quantity.Amount(quantity.RatioOne)), m.When), m.Source)
 	}
 }
 
-// price prints all decimals that a price has, and at least two.
-func (l *lister) price(a quantity.Amount) string {
-	text := quantity.FormatDecimal(a, quantity.CurrencyUnit, 6)
-	_, decimals, _ := strings.Cut(text, ".")
-	switch len(decimals) {
-	case 0:
-		text += ".00"
-	case 1:
-		text += "0"
+func (l *lister) price(a quantity.Amount) string { return Cost.exactly(a, l.currency) }
+
+// exactly is Format without rounding: of a price all decimals, and at least two;
+// what has no short decimals as a fraction, "1/3 GPU-hours". So no change of a
+// setting goes unseen.
+func (d Dimension) exactly(a quantity.Amount, currency string) string {
+	switch {
+	case d == Cost:
+		text := quantity.FormatExact(a, quantity.CurrencyUnit)
+		_, decimals, _ := strings.Cut(text, ".")
+		switch len(decimals) {
+		case 0:
+			text += ".00"
+		case 1:
+			text += "0"
+		}
+		return text + " " + currency
+	case d == Energy:
+		return quantity.FormatExact(a, quantity.KWh) + " kWh"
+	case d.IsGPUTime():
+		return quantity.FormatExact(a, quantity.GPUHour) + " GPU-hours"
+	case d.IsGPUs() && a != quantity.GPU:
+		return quantity.FormatExact(a, quantity.GPU) + " GPUs"
 	}
-	return text + " " + l.currency
+	return d.Format(a, currency)
+}
+
+// limit is a ceiling without rounding, or "unlimited".
+func (d Dimension) limit(l quantity.Limit, currency string) string {
+	amount, finite := l.Finite()
+	if !finite {
+		return "unlimited"
+	}
+	return d.exactly(amount, currency)
 }
 
 func (s Schedule) text() string {
@@ -194,26 +217,26 @@ func (l *lister) budget(b *Budget) {
 }
 
 func (l *lister) limits(b *Budget) {
-	for _, each := range []struct {
-		prefix string
-		limits []Limit
-	}{{"limit ", b.Limits}, {"max_committed ", b.Committed}} {
-		for _, limit := range each.limits {
-			name := each.prefix + limit.Window.String() + " " + limit.Dimension.Key()
-			if limit.Window == Concurrent {
+	for _, limits := range [][]Limit{b.Limits, b.Committed} {
+		for _, limit := range limits {
+			name := "limit " + limit.Window.String() + " " + limit.Dimension.Key()
+			switch limit.Window {
+			case Concurrent:
 				name = "concurrent " + limit.Dimension.Key()
+			case Committed:
+				name = "max_committed " + limit.Dimension.Key()
 			}
-			l.setAt(name, limit.Dimension.FormatLimit(limit.Ceiling, l.currency), limit.Source)
+			l.setAt(name, limit.Dimension.limit(limit.Ceiling, l.currency), limit.Source)
 			if r := limit.Rollover; r != nil {
 				l.setAt(name+" rollover", r.text(limit.Dimension, l.currency), r.Source)
 			}
 		}
 	}
 	for _, class := range slices.Sorted(maps.Keys(b.Borrow)) {
-		l.set("concurrent borrow "+class, GPUs(class).Format(b.Borrow[class], l.currency))
+		l.set("concurrent borrow "+class, GPUs(class).exactly(b.Borrow[class], l.currency))
 	}
 	for _, class := range slices.Sorted(maps.Keys(b.Lend)) {
-		l.set("concurrent lend "+class, GPUs(class).FormatLimit(b.Lend[class], l.currency))
+		l.set("concurrent lend "+class, GPUs(class).limit(b.Lend[class], l.currency))
 	}
 	if r := b.Reclaim; r != nil {
 		from := "lower_priority"
@@ -234,15 +257,18 @@ func orNone(text string) string {
 func (r Rollover) text(d Dimension, currency string) string {
 	carry := r.Share.String()
 	if r.Most != nil {
-		carry = d.Format(*r.Most, currency)
+		carry = "at most " + d.exactly(*r.Most, currency)
 	}
-	return fmt.Sprintf("carry %s for %d periods", carry, max(1, r.Periods))
+	if periods := max(1, r.Periods); periods > 1 {
+		return fmt.Sprintf("carry %s for %d periods", carry, periods)
+	}
+	return "carry " + carry + " for 1 period"
 }
 
 func (l *lister) perJob(j PerJob) {
 	bound := func(name string, d Dimension, b *JobLimit) {
 		if b != nil {
-			l.setAt("per_job "+name, d.FormatLimit(b.Ceiling, l.currency), b.Source)
+			l.setAt("per_job "+name, d.limit(b.Ceiling, l.currency), b.Source)
 		}
 	}
 	bound("gpus", GPUs(AnyClass), j.GPUs)
@@ -286,7 +312,7 @@ func (l *lister) rules(b *Budget) {
 		l.setAt("alert "+a.Name, fmt.Sprintf("when %s, notify %s", a.When, orNone(strings.Join(a.Notify, ", "))), a.Source)
 	}
 	l.span("max_idle", b.MaxIdle)
-	l.set("undeclared", b.Undeclared.word())
+	l.set("undeclared_gpus", b.Undeclared.word())
 }
 
 func (l *lister) override(o Override) {
@@ -312,21 +338,12 @@ func (l *lister) perRun(r *PerRun) {
 		if at == (Source{}) {
 			at = r.Source
 		}
-		l.setAt("per_run "+d.Key(), d.FormatLimit(r.Caps[d].Ceiling, l.currency), at)
+		l.setAt("per_run "+d.Key(), d.limit(r.Caps[d].Ceiling, l.currency), at)
 	}
 	if r.Concurrency > 0 {
 		l.setAt("per_run concurrency", strconv.Itoa(r.Concurrency), r.Source)
 	}
 	l.setAt("per_run wall_clock", FormatDuration(cmp.Or(r.WallClock, DefaultWallClock)), r.Source)
-}
-
-// FormatLimit prints a ceiling with its unit, or "unlimited".
-func (d Dimension) FormatLimit(l quantity.Limit, currency string) string {
-	amount, finite := l.Finite()
-	if !finite {
-		return "unlimited"
-	}
-	return d.Format(amount, currency)
 }
 
 // FormatDuration prints a duration without the units that are zero: "1h30m",
