@@ -13,7 +13,7 @@ type AuditEvent struct {
 	At time.Time
 	// Kind is stable: policy.applied, policy.edited, override.requested,
 	// override.approved, override.activated, override.used, override.revoked,
-	// override.ended, run.opened, run.closed, run.expired, budget.moved,
+	// override.ended, run.opened, run.closed, run.expired, budget.moved, usage.corrected,
 	// enforcement.begun, enforcement.signalled, enforcement.stopped,
 	// enforcement.scaled, enforcement.cancelled.
 	Kind string

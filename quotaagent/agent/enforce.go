@@ -81,12 +81,7 @@ func newEnforcer(e *Engine, actor Actor, logger hclog.Logger) *enforcer {
 
 // watch is the duty of a tick of the meter: it hands on what the meter sees.
 func (x *enforcer) watch(m *Meter) duty {
-	return func(ctx context.Context, _ ledger.Fence) error {
-		if m.holdsChanged.Load() {
-			if err := m.refresh(ctx); errors.Is(err, ledger.ErrUnavailable) {
-				return err
-			}
-		}
+	return func(context.Context, ledger.Fence) error {
 		s := sight{holds: make([]ledger.Hold, len(m.open)), proven: m.proven}
 		for i, h := range m.open {
 			s.holds[i] = *h.Hold

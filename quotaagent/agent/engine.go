@@ -64,6 +64,8 @@ type Engine struct {
 	now    func() time.Time
 	// settled is told when a submission ended, so that the meter looks at it.
 	settled func(namespace, jobID string)
+	// decided is told every decision.
+	decided func(s gate.Submission, d admission.Decision)
 	// chain records what is done to overrides and runs.
 	chain *auditChain
 	// rules are those of the policy that was decided by last.
@@ -71,7 +73,8 @@ type Engine struct {
 }
 
 func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, chain *auditChain, settled func(namespace, jobID string)) *Engine {
-	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled, chain: chain}
+	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled, chain: chain,
+		decided: func(gate.Submission, admission.Decision) {}}
 }
 
 // errNotLoaded means that the policy was never read: nothing can be decided.
@@ -438,6 +441,7 @@ func (e *Engine) verdict(p *budget.Policy, s gate.Submission, d admission.Decisi
 }
 
 func (e *Engine) log(s gate.Submission, d admission.Decision) {
+	e.decided(s, d)
 	path := ""
 	if d.Budget != nil {
 		path = d.Budget.Path

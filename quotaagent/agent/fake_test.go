@@ -184,11 +184,12 @@ func (n *fakeNomad) list(keep func(nomadevents.Allocation) bool) ([]nomadevents.
 		return nil, n.down
 	}
 	var out []nomadevents.Allocation
-	for _, id := range slices.Sorted(maps.Keys(n.allocs)) {
-		if keep(*n.allocs[id]) {
-			out = append(out, *n.allocs[id])
+	for _, a := range n.allocs {
+		if keep(*a) {
+			out = append(out, *a)
 		}
 	}
+	slices.SortFunc(out, func(a, b nomadevents.Allocation) int { return strings.Compare(a.ID, b.ID) })
 	return out, nil
 }
 

@@ -88,7 +88,7 @@ func (r *rig) settle() error {
 	r.Meter.holdsChanged.Store(true)
 	keep(r.Meter.tick(r.ctx, ledger.Fence{}))
 	for len(r.Meter.facts) > 0 {
-		keep(r.Meter.handle(r.ctx, ledger.Fence{}, <-r.Meter.facts))
+		keep(r.Meter.handle(r.ctx, ledger.Fence{}, r.Meter.drain(<-r.Meter.facts)))
 	}
 	return first
 }

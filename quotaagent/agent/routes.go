@@ -27,6 +27,12 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "POST", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrideRequest},
 		{Method: "POST", Path: "/governor/v1/overrides/{id}/approve", Right: api.Read, Serve: a.serveOverrideApprove},
 		{Method: "POST", Path: "/governor/v1/overrides/{id}/revoke", Right: api.Read, Serve: a.serveOverrideRevoke},
+		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
+		{Method: "GET", Path: "/governor/v1/usage/verify", Right: api.Read, Serve: a.serveVerify},
+		{Method: "POST", Path: "/governor/v1/usage/corrections", Right: api.Write, Serve: a.serveCorrection},
+		{Method: "GET", Path: "/governor/v1/receipts", Right: api.Read, Serve: a.serveReceipts},
+		{Method: "GET", Path: "/governor/v1/decisions", Right: api.Read, Serve: a.serveDecisions},
+		{Method: "POST", Path: "/governor/v1/history/log", Right: api.Read, BodyMax: 1 << 20, Serve: a.serveLog},
 	}
 }
 
