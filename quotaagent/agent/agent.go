@@ -48,9 +48,12 @@ type Options struct {
 	Nomad  nomadState
 	Placer Placer
 	// Actor does what is enforced on running work; nil means that nothing is.
-	Actor  Actor
-	Logger hclog.Logger
-	Now    func() time.Time
+	Actor Actor
+	// Registrar registers the jobs that waited for budget; nil means that none may
+	// wait.
+	Registrar registrar
+	Logger    hclog.Logger
+	Now       func() time.Time
 	// Auditor hears what is done to budgets, beside the log; nil for none.
 	Auditor Auditor
 	// Archive keeps the audit records for good; nil means that only the latest are
@@ -96,6 +99,12 @@ func New(o Options) *Agent {
 		a.enforcer = newEnforcer(a.Engine, o.Actor, o.Logger)
 		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
 		a.Meter.duties.whileLeading(a.enforcer.lead)
+	}
+	if o.Registrar != nil {
+		a.Engine.releases = true
+		queue := newReleaser(a.Engine, o.Registrar, o.Logger)
+		a.Meter.duties.onJob(queue.touch)
+		a.Meter.duties.onTick("queue", queue.tick)
 	}
 	return a
 }

@@ -34,6 +34,8 @@ type rig struct {
 	placer *fakePlacer
 	actor  *fakeActor
 	store  Store
+	// registrar is nil where nothing waits in a queue.
+	registrar registrar
 	*Agent
 }
 
@@ -61,7 +63,8 @@ func (r *rig) start(store Store) {
 	if r.actor == nil {
 		r.actor = &fakeActor{nomad: r.nomad}
 	}
-	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Placer: r.placer, Actor: r.actor, Auditor: r.actor, Logger: hclog.NewNullLogger(), Now: r.clock.now})
+	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Registrar: r.registrar, Placer: r.placer, Actor: r.actor,
+		Auditor: r.actor, Logger: hclog.NewNullLogger(), Now: r.clock.now})
 	_ = r.Keeper.Load(r.ctx)
 	r.Meter.begin()
 }

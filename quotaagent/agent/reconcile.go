@@ -259,7 +259,7 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 	// A job that runs at an old index was registered again without a change, or
 	// was there before Governor; one that is gone may have run. What runs or ran
 	// is covered.
-	runs := expired && h.State == ledger.Held && (!job.Dead || slices.ContainsFunc(allocations,
+	runs := expired && h.State == ledger.Held && (!job.Dead && !job.Gated || slices.ContainsFunc(allocations,
 		func(a nomadevents.Allocation) bool { return a.CreateIndex > h.FirstIndex }))
 	if (job.Exists && job.ModifyIndex > h.StoredIndex) || runs {
 		next := confirm(h, job.ModifyIndex)
@@ -277,7 +277,8 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 	return &next, true
 }
 
-// over reports whether the job of a confirmed hold has ended for good.
+// over reports whether the job of a confirmed hold has ended for good: also one
+// that was registered again and waits for budget, for it gets a hold of its own.
 func over(h ledger.Hold, job nomadevents.Job) bool {
-	return h.State == ledger.Active && h.Pending == nil && job.Dead && len(h.Tracks) == 0
+	return h.State == ledger.Active && h.Pending == nil && (job.Dead || job.Gated) && len(h.Tracks) == 0
 }
