@@ -23,6 +23,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/api"
 	"github.com/nomad-governor/governor/quotaagent/consulkv"
 	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/nomadctl"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
@@ -41,7 +42,7 @@ func agentCommand(env environment) command {
   -dev              Keep the ledger in an embedded file instead of Consul. For
                     one agent only.
   -bind=<host:port> Address to serve. Default: 127.0.0.1:4640.
-  -data-dir=<dir>   Directory of the embedded store.
+  -data-dir=<dir>   Directory of the history, and of the embedded store.
   -nomad=<url>      Address of Nomad. Default: NOMAD_ADDR, else
                     http://127.0.0.1:4646.
   -log-level=<l>    trace, debug, info, warn or error. Default: info.
@@ -123,11 +124,30 @@ func runAgent(env environment, config agentconfig.Config) error {
 		_ = listener.Close()
 		return err
 	}
-	a := agent.New(agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client),
-		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now})
-	handler, err := newHandler(env.ctx, config, client, a, logger)
+	past, err := openHistory(config, logger)
 	if err != nil {
 		return errors.Join(err, listener.Close(), store.Close())
+	}
+	closeAll := func(err error) error {
+		if past != nil {
+			err = errors.Join(err, past.Close())
+		}
+		return errors.Join(err, listener.Close(), store.Close())
+	}
+	peers, err := peersOf(config, listener)
+	if err != nil {
+		return closeAll(err)
+	}
+	retention, err := config.History.Keep()
+	if err != nil {
+		return closeAll(err)
+	}
+	a := agent.New(agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client), Registrar: nomadctl.New(client),
+		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now,
+		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers})
+	handler, err := newHandler(env.ctx, config, client, a, logger)
+	if err != nil {
+		return closeAll(err)
 	}
 	logger.Info("starting", "version", version.String(), "nomad", config.Nomad.Address, "embedded_store", config.Dev)
 	return a.Run(env.ctx, listener, handler)

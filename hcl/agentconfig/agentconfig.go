@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
@@ -18,17 +20,21 @@ type Config struct {
 	Name string `hcl:"name,optional"`
 	// Bind is the host:port that serves Nomad's API and UI, governed.
 	Bind string `hcl:"bind,optional"`
-	// DataDir keeps the embedded store of -dev.
+	// Advertise is the URL at which other agents reach this one; by default the
+	// address that it serves.
+	Advertise string `hcl:"advertise,optional"`
+	// DataDir keeps the history, and the embedded store of -dev.
 	DataDir string `hcl:"data_dir,optional"`
 	// LogLevel is trace, debug, info, warn or error.
 	LogLevel string `hcl:"log_level,optional"`
 	LogJSON  bool   `hcl:"log_json,optional"`
 	// Dev keeps the ledger in an embedded SQLite file instead of Consul.
-	Dev    bool    `hcl:"dev,optional"`
-	Nomad  *Nomad  `hcl:"nomad,block"`
-	Consul *Consul `hcl:"consul,block"`
-	Gate   *Gate   `hcl:"gate,block"`
-	TLS    *TLS    `hcl:"tls,block"`
+	Dev     bool     `hcl:"dev,optional"`
+	Nomad   *Nomad   `hcl:"nomad,block"`
+	Consul  *Consul  `hcl:"consul,block"`
+	Gate    *Gate    `hcl:"gate,block"`
+	History *History `hcl:"history,block"`
+	TLS     *TLS     `hcl:"tls,block"`
 }
 
 // Nomad is how the agent reaches Nomad.
@@ -66,19 +72,64 @@ type Gate struct {
 	Infeasible string `hcl:"infeasible,optional"`
 }
 
+// History says where the history of usage is kept, and for how long.
+type History struct {
+	// Path of the file; history.db in DataDir by default.
+	Path string `hcl:"path,optional"`
+	// Retention is how long single entries are kept: days ("90d"), hours ("2160h"), or
+	// "forever". Their sums are kept for good.
+	Retention string `hcl:"retention,optional"`
+}
+
+// HistoryFile is the path of the history; "" when none is kept.
+func (c Config) HistoryFile() string {
+	if c.History.Path != "" || c.DataDir == "" {
+		return c.History.Path
+	}
+	return filepath.Join(c.DataDir, "history.db")
+}
+
+// retentionLeast is the shortest retention: a month must be over, and its receipts
+// read, before its entries go.
+const retentionLeast = 32 * 24 * time.Hour
+
+// Keep is how long single entries are kept; 0 means for good.
+func (h History) Keep() (time.Duration, error) {
+	if h.Retention == "forever" {
+		return 0, nil
+	}
+	var d time.Duration
+	var err error
+	if days, isDays := strings.CutSuffix(h.Retention, "d"); isDays {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16)
+		d = time.Duration(n) * 24 * time.Hour
+	} else {
+		d, err = time.ParseDuration(h.Retention)
+	}
+	if err != nil || d < retentionLeast {
+		return 0, fmt.Errorf("history.retention is %q; it must be at least 32d, or forever", h.Retention)
+	}
+	return d, nil
+}
+
 // TLS serves the gate over HTTPS.
 type TLS struct {
 	CertFile string `hcl:"cert_file"`
 	KeyFile  string `hcl:"key_file"`
+	// CAFile is what agents check each other's certificates with; those that the system
+	// trusts by default.
+	CAFile string `hcl:"ca_file,optional"`
 }
 
 // Default is the configuration of an agent beside a local Nomad and Consul.
 func Default() Config {
 	return Config{
 		Bind: "127.0.0.1:4640", LogLevel: "info",
-		Nomad:  &Nomad{Address: "http://127.0.0.1:4646"},
-		Consul: &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
-		Gate:   &Gate{UnknownWrites: "deny", Infeasible: "deny"},
+		Nomad:   &Nomad{Address: "http://127.0.0.1:4646"},
+		Consul:  &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
+		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny"},
+		History: &History{Retention: "90d"},
 	}
 }
 
@@ -100,7 +151,7 @@ func Parse(name string, content []byte, base Config) (Config, hcl.Diagnostics) {
 
 func (c *Config) merge(o Config) {
 	for _, pair := range []struct{ to, from *string }{
-		{&c.Name, &o.Name}, {&c.Bind, &o.Bind}, {&c.DataDir, &o.DataDir}, {&c.LogLevel, &o.LogLevel},
+		{&c.Name, &o.Name}, {&c.Bind, &o.Bind}, {&c.Advertise, &o.Advertise}, {&c.DataDir, &o.DataDir}, {&c.LogLevel, &o.LogLevel},
 	} {
 		override(pair.to, *pair.from)
 	}
@@ -131,6 +182,12 @@ func (c *Config) merge(o Config) {
 		override(&g.Infeasible, o.Gate.Infeasible)
 		c.Gate = &g
 	}
+	if o.History != nil {
+		h := *c.History
+		override(&h.Path, o.History.Path)
+		override(&h.Retention, o.History.Retention)
+		c.History = &h
+	}
 	if o.TLS != nil {
 		c.TLS = o.TLS
 	}
@@ -154,6 +211,12 @@ func (c Config) Validate() error {
 	}
 	if c.Dev && c.DataDir == "" {
 		complain("the embedded store needs data_dir, a directory for its file")
+	}
+	if c.Advertise != "" {
+		checkURL(complain, "advertise", c.Advertise)
+	}
+	if _, err := c.History.Keep(); err != nil {
+		complain("%v", err)
 	}
 	checkURL(complain, "nomad.address", c.Nomad.Address)
 	checkPair(complain, "nomad", c.Nomad.CertFile, c.Nomad.KeyFile)

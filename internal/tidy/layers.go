@@ -51,6 +51,7 @@ func purePackages() []string {
 		"scheduler/cluster", "scheduler/place", "scheduler/rewrite",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
 		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce", "quotaagent/audit",
+		"quotaagent/report",
 	}
 }
 
@@ -60,7 +61,7 @@ func adapterPackages() []string {
 		"device/occupancy/watch", "device/exporter",
 		"scheduler/nomadstate",
 		"quotaagent/gate", "quotaagent/consulkv", "quotaagent/sqlite",
-		"quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/report", "quotaagent/auditfile",
+		"quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/history", "quotaagent/auditfile",
 		"quotaagent/api", "quotaagent/web", "quotaagent/mcp",
 	}
 }
@@ -187,7 +188,7 @@ func libraries() []library {
 	return []library{
 		{"github.com/NVIDIA/go-nvml", []string{"device/nvml", "device/fakenvml"}, "only device/nvml gates missing symbols and survives a hanging driver; the fake is tested against its ABI"},
 		{"github.com/hashicorp/consul/api", []string{"quotaagent/consulkv"}, "only quotaagent/consulkv speaks to Consul"},
-		{"modernc.org/sqlite", []string{"quotaagent/sqlite"}, "only quotaagent/sqlite opens databases"},
+		{"modernc.org/sqlite", []string{"quotaagent/sqlite", "quotaagent/history"}, "only quotaagent/sqlite and quotaagent/history open databases"},
 		{"github.com/hashicorp/hcl/v2", []string{"hcl", "device/fakenvml", "quotaagent/agent", "cmd/governor"}, "only hcl/ decodes HCL, and only shells show its diagnostics"},
 		{"github.com/zclconf/go-cty", []string{"hcl", "device/fakenvml"}, "only hcl/ decodes HCL"},
 		{"github.com/hashicorp/nomad/plugins", []string{"device/plugin"}, "only device/plugin speaks Nomad's device protocol"},

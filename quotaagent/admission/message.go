@@ -24,9 +24,16 @@ func (d Decision) Denial(p *budget.Policy, ask jobspec.Ask) string {
 }
 
 // Waits is the text for a job that is registered and waits for budget.
-func (d Decision) Waits(p *budget.Policy, ask jobspec.Ask) string {
+func (d Decision) Waits(p *budget.Policy, ask jobspec.Ask) string { return d.waits(p, ask, "waits") }
+
+// WouldWait is the text for a job that would wait for budget if it were submitted.
+func (d Decision) WouldWait(p *budget.Policy, ask jobspec.Ask) string {
+	return d.waits(p, ask, "would wait")
+}
+
+func (d Decision) waits(p *budget.Policy, ask jobspec.Ask, verb string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "governor: job %q in namespace %q waits for budget: %s (%s)\n", ask.JobID, ask.Namespace, d.headline(p), d.Reason)
+	fmt.Fprintf(&b, "governor: job %q in namespace %q %s for budget: %s (%s)\n", ask.JobID, ask.Namespace, verb, d.headline(p), d.Reason)
 	d.explain(&b, p)
 	return strings.TrimRight(b.String(), "\n")
 }
@@ -37,7 +44,9 @@ func (d Decision) explain(b *strings.Builder, p *budget.Policy) {
 		if d.Budget != nil {
 			row(b, "budget", describe(d.Budget))
 		}
+		d.turnRows(b, p)
 		row(b, "what to do", d.Refusal.Remedy)
+		d.notQueuedRow(b)
 		return
 	}
 	c := d.Failed[0]
@@ -48,10 +57,12 @@ func (d Decision) explain(b *strings.Builder, p *budget.Policy) {
 	}
 	row(b, "needed", c.neededText(p))
 	row(b, "short by", c.short(p))
-	if d.UnblockMS != 0 {
+	d.turnRows(b, p)
+	if d.UnblockMS != 0 && d.Turn == nil {
 		row(b, "expected", "it may fit from "+time.UnixMilli(d.UnblockMS).In(p.Location).Format(timeLayout)+" on")
 	}
 	row(b, "what to do", d.remedy(p, c))
+	d.notQueuedRow(b)
 	if len(d.Alternatives) > 0 {
 		row(b, "instead", d.alternativesText(p))
 	}
@@ -191,6 +202,9 @@ func describe(b *budget.Budget) string {
 // Asked is the worst case in words: "2 x v100 for up to 1h0m35s (1h, and 35s to
 // start and stop) = 2.0194 GPU-hours, 1.82 USD".
 func (d Decision) Asked(p *budget.Policy) string {
+	if d.opens {
+		return capsText(p, *d.Run)
+	}
 	var parts []string
 	for _, line := range d.Lines {
 		for _, n := range line.Needs {
@@ -346,6 +360,8 @@ func (d Decision) remedy(p *budget.Policy, c Check) string {
 func (d Decision) askForLess(c Check) string {
 	shorter := fmt.Sprintf("a shorter run (meta %s)", RuntimeMeta)
 	switch {
+	case d.opens:
+		return "open it with smaller caps"
 	case c.Dimension == runtimeDimension:
 		return "ask for " + shorter
 	case c.Dimension.IsGPUs() || d.leaseOnly():

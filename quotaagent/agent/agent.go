@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/quotaagent/history"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
@@ -32,6 +33,12 @@ type Agent struct {
 	store  Store
 	name   string
 	logger hclog.Logger
+	// history keeps what happened, peers exchange it with other agents; nil for an
+	// agent that keeps none.
+	history *historian
+	peers   *peers
+	// enforcer is nil where nothing is enforced on running work.
+	enforcer *enforcer
 }
 
 // Options are the parts that main composes.
@@ -40,15 +47,26 @@ type Options struct {
 	Store  Store
 	Nomad  nomadState
 	Placer Placer
-	Logger hclog.Logger
-	Now    func() time.Time
+	// Actor does what is enforced on running work; nil means that nothing is.
+	Actor Actor
+	// Registrar registers the jobs that waited for budget; nil means that none may
+	// wait.
+	Registrar registrar
+	Logger    hclog.Logger
+	Now       func() time.Time
 	// Auditor hears what is done to budgets, beside the log; nil for none.
 	Auditor Auditor
 	// Archive keeps the audit records for good; nil means that only the latest are
 	// kept, in the store.
 	Archive Archive
-	// Recorder keeps the history of usage; nil means that nobody does.
+	// Recorder keeps the history of usage; nil means that History does.
 	Recorder Recorder
+	// History keeps entries, sums and decisions; nil means that nobody does. The agent
+	// closes it. Retention is how long it keeps single entries; 0 means for good.
+	History   *history.Store
+	Retention time.Duration
+	// Peers says how agents reach each other for their history.
+	Peers Peers
 	// NewID makes the random part of ids, which is never the same twice; nil means
 	// 64 random bits.
 	NewID func() string
@@ -58,9 +76,6 @@ type Options struct {
 func New(o Options) *Agent {
 	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger}
 	b := newBooks(o.Store, o.Now)
-	if o.Recorder != nil {
-		b.recorder = o.Recorder
-	}
 	if o.NewID != nil {
 		b.newID = o.NewID
 		b.mark.key = commitPrefix + o.NewID()
@@ -76,10 +91,39 @@ func New(o Options) *Agent {
 	a.Meter = newMeter(b, a.Keeper, o.Nomad, o.Placer, o.Logger)
 	a.Keeper.OnChange(a.Meter.Rebuild)
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.chain, a.Meter.Touch)
+	a.Meter.duties.onTick("end runs and overrides", (&tidier{engine: a.Engine}).tick)
+	a.keepHistory(b, o)
 	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {
 		return a.chain.prune(ctx, fence)
 	})
+	if o.Actor != nil {
+		a.enforcer = newEnforcer(a.Engine, o.Actor, o.Logger)
+		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
+		a.Meter.duties.whileLeading(a.enforcer.lead)
+	}
+	if o.Registrar != nil {
+		a.Engine.releases = true
+		queue := newReleaser(a.Engine, o.Registrar, o.Logger)
+		a.Meter.duties.onJob(queue.touch)
+		a.Meter.duties.onTick("queue", queue.tick)
+	}
 	return a
+}
+
+// keepHistory gives the agent a history, if it has a file for it.
+func (a *Agent) keepHistory(b *books, o Options) {
+	if o.Recorder != nil {
+		b.recorder = o.Recorder
+	}
+	if o.History == nil {
+		return
+	}
+	a.history = newHistorian(o.History, a.Keeper, o.Retention, o.Now, o.Logger)
+	a.peers = newPeers(o.Store, o.History, o.Peers, o.Name, o.Now, o.Logger)
+	a.Engine.decided = a.history.decided
+	if o.Recorder == nil {
+		b.recorder = a.history
+	}
 }
 
 // Run serves handler on the listener until ctx ends, then stops in this order:
@@ -92,6 +136,10 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	running.Go(func() { a.Keeper.Run(background) })
 	running.Go(func() { a.chain.Run(background) })
 	running.Go(func() { a.store.Lead(background, a.name, a.Meter.Lead) })
+	if a.history != nil {
+		running.Go(func() { a.history.run(background) })
+		running.Go(func() { a.peers.run(background) })
+	}
 
 	requests := newInFlight(handler)
 	streams, cut := context.WithCancel(context.WithoutCancel(ctx))
@@ -113,7 +161,11 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	stop()
 	running.Wait()
 	a.logger.Info("stopped")
-	return errors.Join(err, a.store.Close())
+	err = errors.Join(err, a.store.Close())
+	if a.history != nil {
+		err = errors.Join(err, a.history.store.Close())
+	}
+	return err
 }
 
 // drain ends the server: idle connections at once, requests when they are

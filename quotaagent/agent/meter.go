@@ -173,6 +173,9 @@ func (m *Meter) Lead(ctx context.Context, fence ledger.Fence) {
 	m.followNamespaces()
 	watchers.Go(func() { m.follow(ctx) })
 	watchers.Go(func() { m.watchHolds(ctx) })
+	for _, run := range m.duties.beside {
+		watchers.Go(func() { run(ctx, fence) })
+	}
 	m.loop(ctx, fence)
 }
 
@@ -419,6 +422,7 @@ func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) er
 	for _, f := range facts {
 		switch {
 		case f.alloc == nil:
+			m.duties.job(f.namespace, f.jobID)
 			keys = append(keys, holdKey(f.namespace, f.jobID))
 		case !m.missed.Load():
 			seen = append(seen, *f.alloc)

@@ -268,6 +268,10 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 			"posted_to", time.UnixMilli(end).UTC())
 		take(ledger.Observation{Alloc: t.Alloc, EndMS: end, Estimated: true, Given: m.gpus.Given(t.Alloc, idsOf(t), end)})
 	}
+	if !again {
+		looked, dropped := ledger.Looked(*next)
+		next, moved = &looked, moved || dropped
+	}
 	posted, usage, entries := metering.Post(p, *next, proof(a.began))
 	if len(posted.Finished) > finishedKept {
 		posted.Finished = slices.DeleteFunc(posted.Finished, func(id string) bool {
@@ -301,10 +305,15 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 	// A job that runs at an old index was registered again without a change, or
 	// was there before Governor; one that is gone may have run. What runs or ran
 	// is covered.
-	runs := expired && h.State == ledger.Held && (!job.Dead || slices.ContainsFunc(allocations,
+	runs := expired && h.State == ledger.Held && (!job.Dead && !job.Gated || slices.ContainsFunc(allocations,
 		func(a nomadevents.Allocation) bool { return a.CreateIndex > h.FirstIndex }))
 	if (job.Exists && job.ModifyIndex > h.StoredIndex) || runs {
 		next := confirm(h, job.ModifyIndex)
+		if h.State == ledger.Held {
+			// The job may have changed since it was registered, or been stopped: what it
+			// started before that is this hold's too.
+			next.FirstIndex = max(h.FirstIndex, job.CreateIndex)
+		}
 		return &next, true
 	}
 	if !expired {
@@ -319,7 +328,8 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 	return &next, true
 }
 
-// over reports whether the job of a confirmed hold has ended for good.
+// over reports whether the job of a confirmed hold has ended for good: also one
+// that was registered again and waits for budget, for it gets a hold of its own.
 func over(h ledger.Hold, job nomadevents.Job) bool {
-	return h.State == ledger.Active && h.Pending == nil && job.Dead && len(h.Tracks) == 0
+	return h.State == ledger.Active && h.Pending == nil && (job.Dead || job.Gated) && len(h.Tracks) == 0
 }

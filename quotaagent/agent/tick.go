@@ -27,11 +27,11 @@ const (
 	// included. With a few hundred budgets they fit into about fifteen commits.
 	tickMost = 560
 	// settleMost is how many jobs of which nothing runs are looked at in one tick at
-	// most, askWithin how long Nomad is asked about them, and askers how many
+	// most, askJobsWithin how long Nomad is asked about them, and askers how many
 	// questions are open at once.
-	settleMost = 200
-	askWithin  = 500 * time.Millisecond
-	askers     = 8
+	settleMost    = 200
+	askJobsWithin = 500 * time.Millisecond
+	askers        = 8
 )
 
 // tick looks at every open hold, and writes those whose turn it is.
@@ -62,7 +62,7 @@ func (m *Meter) agenda() (look, write []heldAt) {
 	for _, h := range m.open {
 		since, live := earliestMark(h.Hold)
 		doubtful := h.Pending != nil && nowMS-(h.ExpiresMS-confirmWithin.Milliseconds()) > doubtAfter.Milliseconds()
-		if doubtful || !live {
+		if doubtful || !live || len(h.Former) > 0 {
 			if len(look) < settleMost && m.lookDue(h) {
 				look = append(look, h)
 			}
@@ -234,7 +234,7 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 	return errors.Join(joinSome(failed), err)
 }
 
-// ask asks Nomad about the jobs of holds, several at a time, until askWithin is
+// ask asks Nomad about the jobs of holds, several at a time, until askJobsWithin is
 // over.
 func (m *Meter) ask(ctx context.Context, holds []heldAt) []*answer {
 	answers := make([]*answer, len(holds))
@@ -249,7 +249,7 @@ func (m *Meter) ask(ctx context.Context, holds []heldAt) []*answer {
 	for range min(askers, len(holds)) {
 		asking.Go(func() {
 			for a := range todo {
-				if time.Since(begin) < askWithin {
+				if time.Since(begin) < askJobsWithin {
 					m.askOne(ctx, a)
 				}
 			}

@@ -16,16 +16,16 @@ import (
 	"pgregory.net/rapid"
 )
 
-// history is a recorder that keeps every entry once, by its key.
-type history struct {
+// entryBook is a recorder that keeps every entry once, by its key.
+type entryBook struct {
 	mu      sync.Mutex
 	entries map[string]ledger.Entry
 }
 
-func newHistory() *history { return &history{entries: map[string]ledger.Entry{}} }
+func newEntryBook() *entryBook { return &entryBook{entries: map[string]ledger.Entry{}} }
 
 // Record implements Recorder. The same key with other amounts is a fault.
-func (h *history) Record(_ context.Context, entries []ledger.Entry) error {
+func (h *entryBook) Record(_ context.Context, entries []ledger.Entry) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range entries {
@@ -39,7 +39,7 @@ func (h *history) Record(_ context.Context, entries []ledger.Entry) error {
 }
 
 // of are the entries of these kinds, in the order of their begin.
-func (h *history) of(kinds ...string) []ledger.Entry {
+func (h *entryBook) of(kinds ...string) []ledger.Entry {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var out []ledger.Entry
@@ -56,7 +56,7 @@ func (h *history) of(kinds ...string) []ledger.Entry {
 
 // perGPU is how often each millisecond of each GPU is in the entries: for every
 // GPU the instants at which the count changes, and the count from then on.
-func (h *history) perGPU(t must.T) map[string]map[int64]int {
+func (h *entryBook) perGPU(t must.T) map[string]map[int64]int {
 	steps := map[string]map[int64]int{}
 	for _, e := range h.of(ledger.UsageEntry, ledger.CorrectionEntry) {
 		if e.GPUTime == 0 {
@@ -80,7 +80,7 @@ func (h *history) perGPU(t must.T) map[string]map[int64]int {
 
 // checkSingle is I4: no millisecond of a GPU is in two entries, or taken back
 // without having been posted. It returns how long each GPU was posted.
-func (h *history) checkSingle(t interface {
+func (h *entryBook) checkSingle(t interface {
 	must.T
 	Logf(format string, args ...any)
 }) map[string]int64 {
@@ -124,7 +124,7 @@ type tenancy struct {
 type world struct {
 	*rig
 	rt      *rapid.T
-	history *history
+	history *entryBook
 	gpus    map[string][]*tenancy
 	// news are the events that the agent was not told yet.
 	news []nomadevents.Allocation
@@ -132,7 +132,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, rt *rapid.T) *world {
-	w := &world{rig: newRigOn(t, newMemStore(), testPolicy(1000, "100000")), rt: rt, history: newHistory(), gpus: map[string][]*tenancy{}}
+	w := &world{rig: newRigOn(t, newMemStore(), testPolicy(1000, "100000")), rt: rt, history: newEntryBook(), gpus: map[string][]*tenancy{}}
 	w.t, w.recorder = rt, w.history
 	for i := range 5 {
 		w.gpus[fmt.Sprintf("GPU-%d", i)] = nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"sort"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/internal/gpu"
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
 )
 
 // Allocation is what metering needs to know about an allocation with GPUs.
@@ -60,8 +62,13 @@ type Job struct {
 	Exists bool
 	// Dead says that nothing of it runs or will run.
 	Dead bool
+	// Gated says that it waits for budget: nothing of it is meant to start.
+	Gated bool
 	// ModifyIndex is its JobModifyIndex: the last change of its specification.
 	ModifyIndex uint64
+	// CreateIndex is older than every allocation of the job, unless it was purged
+	// and registered anew: of that life it is the beginning.
+	CreateIndex uint64
 }
 
 // Client reads Nomad with the agent's own token.
@@ -211,7 +218,10 @@ func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) 
 	if err != nil {
 		return Job{}, fmt.Errorf("read job %q: %w", jobID, err)
 	}
-	job := Job{Exists: true}
+	job := Job{Exists: true, Gated: jobspec.Gated(spec)}
+	if spec.CreateIndex != nil {
+		job.CreateIndex = *spec.CreateIndex
+	}
 	if spec.JobModifyIndex != nil {
 		job.ModifyIndex = *spec.JobModifyIndex
 	}
@@ -232,10 +242,30 @@ func (c *Client) listedJob(ctx context.Context, namespace, jobID string) (Job, e
 	}
 	for _, s := range stubs {
 		if s.ID == jobID {
-			return Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex}, nil
+			job := Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex, CreateIndex: s.CreateIndex}
+			if !job.Dead {
+				job.Gated, err = c.gated(ctx, namespace, jobID, s.JobModifyIndex)
+			}
+			return job, err
 		}
 	}
 	return Job{Dead: true}, nil
+}
+
+// gated looks for the gate in the version of a job that has an index. The list of
+// versions is routed rightly for every id.
+func (c *Client) gated(ctx context.Context, namespace, jobID string, index uint64) (bool, error) {
+	var list struct{ Versions []*api.Job }
+	path := "/v1/job/" + url.PathEscape(jobID) + "/versions"
+	if _, err := c.nomad.Raw().Query(path, &list, (&api.QueryOptions{Namespace: namespace}).WithContext(ctx)); err != nil {
+		return false, fmt.Errorf("read versions of job %q: %w", jobID, err)
+	}
+	for _, version := range list.Versions {
+		if version != nil && version.JobModifyIndex != nil && *version.JobModifyIndex == index {
+			return jobspec.Gated(version), nil
+		}
+	}
+	return false, nil
 }
 
 // Stream calls onAllocation for every change of an allocation with GPUs and

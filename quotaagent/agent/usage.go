@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nomad-governor/governor/quotaagent/api"
+	"github.com/nomad-governor/governor/quotaagent/history"
+	"github.com/nomad-governor/governor/quotaagent/report"
+)
+
+// defaultBy is what statements are grouped by.
+const defaultBy = "budget"
+
+// statement is the account of usage that a query asks for, and what may be missing
+// in it.
+func (a *Agent) statement(ctx context.Context, q report.Query) (report.Statement, error) {
+	h, err := a.historyOf()
+	if err != nil {
+		return report.Statement{}, err
+	}
+	p := a.Keeper.State().Policy
+	to, missing := a.complete(ctx, h) // before the sums are read: they are no older
+	rows, err := h.store.Rows(ctx, q, p.Moved)
+	if err != nil {
+		return report.Statement{}, err
+	}
+	s := report.Make(q, h.store.Location().String(), p.Currency, rows)
+	began, err := h.store.Began(ctx)
+	if err != nil {
+		return s, err
+	}
+	if q.From.Before(began) {
+		missing = append(missing, "the history begins at "+began.UTC().Format(time.RFC3339)+": what was used before is not in it")
+	}
+	s.CompleteTo, s.Incomplete = to.UTC(), append(s.Incomplete, missing...)
+	return s, nil
+}
+
+// complete is until when the history of this agent has everything, with sentences
+// about what may be missing besides.
+func (a *Agent) complete(ctx context.Context, h *historian) (time.Time, []string) {
+	to, missing := a.peers.complete(h.now())
+	earlier := func(at time.Time) {
+		if at.Before(to) {
+			to = at
+		}
+	}
+	if since, cause := h.trouble(); !since.IsZero() {
+		earlier(since)
+		missing = append(missing, fmt.Sprintf("this agent cannot record since %s: %v", since.UTC().Format(time.RFC3339), cause))
+	}
+	holds, _, err := a.Engine.books.holds(ctx)
+	if err != nil {
+		a.logger.Warn("holds not read", "error", err)
+		return to, append(missing, "the ledger cannot be read now: what runs may not be posted")
+	}
+	for _, held := range holds {
+		for _, t := range held.Live() {
+			earlier(time.UnixMilli(t.MarkMS))
+		}
+	}
+	return to, missing
+}
+
+// queryOf reads the parameters of a report.
+func (a *Agent) queryOf(c api.Call, h *historian) (report.Query, error) {
+	q := report.Query{Budget: strings.Trim(c.Query("budget"), "/"), Namespace: c.Query("namespace"), Job: c.Query("job"), User: c.Query("user"), Class: c.Query("class")}
+	by := c.Query("by")
+	if by == "" {
+		by = defaultBy
+	}
+	columns, err := report.ParseColumns(by)
+	if err != nil {
+		return q, refusal(http.StatusBadRequest, "by: %v", err)
+	}
+	q.By = columns
+	q.From, q.To, err = report.ParseTime(c.Query("from"), c.Query("to"), h.now(), h.store.Location())
+	if err != nil {
+		return q, refusal(http.StatusBadRequest, "%v", err)
+	}
+	return q, nil
+}
+
+func (a *Agent) serveReport(ctx context.Context, c api.Call) (any, error) {
+	h, err := a.historyOf()
+	if err != nil {
+		return nil, err
+	}
+	q, err := a.queryOf(c, h)
+	if err != nil {
+		return nil, err
+	}
+	s, err := a.statement(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	switch c.Query("format") {
+	case "", "json":
+		return s, nil
+	case "csv":
+		return api.Raw{Type: "text/csv; charset=utf-8", Write: func(w io.Writer) error { return s.WriteCSV(w) }}, nil
+	}
+	return nil, refusal(http.StatusBadRequest, "format is %.40q; it must be json or csv", c.Query("format"))
+}
+
+// limitOf reads how many answers are wanted: at most most.
+func limitOf(c api.Call, usual, most int) (int, error) {
+	text := c.Query("limit")
+	if text == "" {
+		return usual, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > most {
+		return 0, refusal(http.StatusBadRequest, "limit is %.40q; it must be a number from 1 to %d", text, most)
+	}
+	return n, nil
+}
+
+// jobOf reads which job is meant.
+func jobOf(c api.Call) (namespace, job string) {
+	namespace = c.Query("namespace")
+	if namespace == "" {
+		namespace = "default"
+	}
+	return namespace, c.Query("job")
+}
+
+func (a *Agent) serveReceipts(ctx context.Context, c api.Call) (any, error) {
+	h, err := a.historyOf()
+	if err != nil {
+		return nil, err
+	}
+	limit, err := limitOf(c, 10, 1000)
+	if err != nil {
+		return nil, err
+	}
+	namespace, job := jobOf(c)
+	if job == "" {
+		return nil, refusal(http.StatusBadRequest, "job is missing: give the id of a job, and its namespace if that is not default")
+	}
+	return h.store.Receipts(ctx, namespace, job, limit)
+}
+
+func (a *Agent) serveDecisions(ctx context.Context, c api.Call) (any, error) {
+	h, err := a.historyOf()
+	if err != nil {
+		return nil, err
+	}
+	limit, err := limitOf(c, 100, 10_000)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.flush(ctx); err != nil {
+		return nil, err
+	}
+	namespace, job := jobOf(c)
+	return h.store.Decisions(ctx, namespace, job, limit)
+}
+
+func (a *Agent) serveLog(ctx context.Context, c api.Call) (any, error) {
+	h, err := a.historyOf()
+	if err != nil {
+		return nil, err
+	}
+	r, err := api.Decode[LogRequest](c)
+	if err != nil {
+		return nil, err
+	}
+	if r.Limit < 1 || r.Limit > 10*pageSize {
+		return nil, refusal(http.StatusBadRequest, "limit is %d; it must be from 1 to %d", r.Limit, 10*pageSize)
+	}
+	if r.Heads == nil {
+		r.Heads = history.Heads{}
+	}
+	return h.store.Since(ctx, r.Heads, r.Limit)
+}
+
+// reportTime reads one point in time, as statements do.
+func reportTime(text string, now time.Time, loc *time.Location) (begin, end time.Time, err error) {
+	return report.ParseTime(text, "", now.Add(time.Millisecond), loc)
+}

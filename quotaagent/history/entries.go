@@ -1,0 +1,65 @@
+package history
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+)
+
+// Logged is an entry with its place in the log of the process that recorded it.
+type Logged struct {
+	Log   string       `json:"log"`
+	Nr    int64        `json:"nr"`
+	Entry ledger.Entry `json:"entry"`
+}
+
+// columns are what scanEntry reads.
+const columns = `l.name, e.nr, e.key, a.kind, a.budget, a.namespace, s.job, d.hold, d.run, d.alloc, d.node, a.user, a.class, d.gpus, e.from_ms, e.to_ms,
+	e.gpu_ms, e.cost, e.energy, a.model, a.rate_card, a.estimated, d.cause, d.author, e.extra`
+
+const entryTables = ` FROM entry e JOIN series s ON s.id = e.series JOIN account a ON a.id = s.account JOIN detail d ON d.id = e.detail JOIN log l ON l.id = e.log`
+
+// entries are those that a condition selects, whole.
+func entries(ctx context.Context, q querier, where, more string, args ...any) ([]Logged, error) {
+	rows, err := q.QueryContext(ctx, `SELECT `+columns+entryTables+` WHERE `+where+` `+more, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Logged
+	for rows.Next() {
+		l, err := scanEntry(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, l)
+	}
+	return out, rows.Err()
+}
+
+func scanEntry(rows scanner) (Logged, error) {
+	var l Logged
+	var gpus string
+	var more []byte
+	e := &l.Entry
+	err := rows.Scan(&l.Log, &l.Nr, &e.Key, &e.Kind, &e.Budget, &e.Namespace, &e.JobID, &e.HoldID, &e.Run, &e.Alloc, &e.Node, &e.Submitter, &e.Class, &gpus,
+		&e.FromMS, &e.ToMS, &e.GPUTime, &e.Cost, &e.Energy, &e.Model, &e.RateCard, &e.Estimated, &e.Cause, &e.Author, &more)
+	if err != nil {
+		return l, err
+	}
+	if gpus != "" {
+		if err := json.Unmarshal([]byte(gpus), &e.GPUs); err != nil {
+			return l, fmt.Errorf("entry %q: %w", e.Key, err)
+		}
+	}
+	if len(more) > 0 {
+		var x extra
+		if err := json.Unmarshal(more, &x); err != nil {
+			return l, fmt.Errorf("entry %q: %w", e.Key, err)
+		}
+		e.Shares, e.Tokens, e.Receipt = x.Shares, x.Tokens, x.Receipt
+	}
+	return l, nil
+}
