@@ -82,6 +82,9 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"audit":            groupCommand(env, "audit", "Show and verify what was done to budgets"),
 		"audit list":       auditListCommand(env),
 		"audit verify":     auditVerifyCommand(env),
+		"job why":          jobWhyCommand(env),
+		"queue":            groupCommand(env, "queue", "Show the jobs that wait for budget"),
+		"queue list":       queueListCommand(env),
 		"version": {synopsis: "Print the version", help: "Usage: governor version",
 			run: func(args []string) int {
 				if !parse(env, flags("version"), args, 0, 0) {

@@ -23,6 +23,8 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/policy/history/{nr}", Right: api.Read, Serve: a.servePastPolicy},
 		{Method: "POST", Path: "/governor/v1/policy/rollback", Right: api.Write, Serve: a.serveRollback},
 		{Method: "GET", Path: "/governor/v1/budgets/{path...}", Right: api.Read, Serve: a.serveBudget},
+		{Method: "GET", Path: "/governor/v1/queue", Right: api.Read, Serve: a.serveQueue},
+		{Method: "GET", Path: "/governor/v1/jobs/why", Right: api.Read, Serve: a.serveWhy},
 		{Method: "GET", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrides},
 		{Method: "POST", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrideRequest},
 		{Method: "POST", Path: "/governor/v1/overrides/{id}/approve", Right: api.Read, Serve: a.serveOverrideApprove},
