@@ -54,7 +54,7 @@ type enforcer struct {
 	now    func() time.Time
 	// idleSince says since when the GPUs of allocations are unused, by allocation id;
 	// nil when nobody looks.
-	idleSince func() map[string]time.Time
+	idleSince func(holds []ledger.Hold) map[string]time.Time
 
 	// looks has room for what the last tick saw.
 	looks chan sight
@@ -180,7 +180,7 @@ func (x *enforcer) sayHeld(reason string) {
 func (x *enforcer) input(ctx context.Context, p *budget.Policy, s sight) (enforce.Input, error) {
 	in := enforce.Input{Policy: p, Holds: s.holds, Now: x.now(), Runs: map[string]ledger.Run{}}
 	if x.idleSince != nil {
-		in.IdleSince = x.idleSince()
+		in.IdleSince = x.idleSince(s.holds)
 	}
 	books, cohorts := false, false
 	p.Walk(func(b *budget.Budget) {
