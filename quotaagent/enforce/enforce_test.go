@@ -613,7 +613,7 @@ func BenchmarkPlan(b *testing.B) {
 	w := newWorld()
 	w.root.Limits, w.root.Running = []budget.Limit{gpuLimit(budget.Concurrent, 20_000)}, budget.StopRunning
 	for i := range 10_000 {
-		w.job(fmt.Sprint("j", i), "acme/a", 50, 1, noon)
+		w.job(fmt.Sprintf("j%05d", i), "acme/a", 50, 1, noon)
 	}
 	in := w.input(noon.Add(time.Minute))
 	b.ResetTimer()
