@@ -94,6 +94,7 @@ func New(o Options) *Agent {
 		a.Meter.readGauges(nodes)
 	}
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.chain, a.Meter.Touch)
+	a.Meter.duties.onTick("move budgets", (&mover{engine: a.Engine}).tick)
 	a.Meter.duties.onTick("end runs and overrides", (&tidier{engine: a.Engine}).tick)
 	a.keepHistory(b, o)
 	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {

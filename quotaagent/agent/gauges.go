@@ -180,11 +180,7 @@ func (g *gauges) idleSince(holds []heldAt, interval time.Duration) map[string]ti
 
 // idleSince is since when the GPUs of running allocations are not used, for
 // enforcement.
-func (m *Meter) idleSince(holds []ledger.Hold) map[string]time.Time {
-	open := make([]heldAt, len(holds))
-	for i := range holds {
-		open[i].Hold = &holds[i]
-	}
+func (m *Meter) idleSince(open []heldAt) map[string]time.Time {
 	return m.gauges.idleSince(open, m.interval())
 }
 
