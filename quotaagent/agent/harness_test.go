@@ -46,11 +46,14 @@ func openStore(t testing.TB) *sqlite.Store {
 }
 
 // newRig has the policy in force: 8 GPUs at once, 1000 GPU-hours a month.
-func newRig(t testing.TB) *rig {
+func newRig(t testing.TB) *rig { return newRigWith(t, testPolicy(8, "1000")) }
+
+// newRigWith has another policy in force.
+func newRigWith(t testing.TB, policy string) *rig {
 	c := newClock()
 	r := &rig{t: t, ctx: t.Context(), clock: c, nomad: newNomad(c.now), placer: &fakePlacer{}, store: openStore(t)}
 	must.NoError(t, r.store.Commit(r.ctx, ledger.Fence{}, []ledger.Write{
-		{Key: policyPrefix + "budgets.hcl", Value: []byte(testPolicy(8, "1000"))}}))
+		{Key: policyPrefix + "budgets.hcl", Value: []byte(policy)}}))
 	r.start(r.store)
 	must.Eq(t, "", r.Keeper.State().Broken)
 	return r
