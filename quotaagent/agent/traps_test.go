@@ -200,7 +200,7 @@ gpu_class "h100-1g" {
 }
 gpu_class "v100"`, 1)
 			text = strings.Replace(text, "per_hour = 3.6 }", "per_hour = 3.6 }\n  gpu \"h100\" { per_hour = 9 }\n  gpu \"h100-1g\" { per_hour = 1.5 }", 1)
-			r := newRigWith(t, text)
+			r := newRigOn(t, openStore(t), text)
 			must.Eq(t, "", r.Keeper.State().Broken)
 			var job api.Job
 			must.NoError(t, json.Unmarshal([]byte(`{"ID":"train","Namespace":"default","Type":"batch","TaskGroups":[`+tc.groups+`]}`), &job))
