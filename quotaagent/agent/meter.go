@@ -255,10 +255,7 @@ func (m *Meter) watchHolds(ctx context.Context) {
 	for index := uint64(0); ctx.Err() == nil; {
 		next, err := m.books.store.Watch(ctx, holdPrefix, index)
 		if err == nil && next == 0 && index != 0 {
-			// The store was restored from a backup: what is remembered of it is of
-			// another past, even where the versions are the same.
-			m.books.doubt.Store(true)
-			m.drop()
+			m.restored()
 		}
 		m.holdsChanged.Store(true)
 		if err != nil {
@@ -278,8 +275,10 @@ func (m *Meter) wrote(namespace, jobID string, h heldAt) {
 	}
 }
 
-// drop forgets what was written since the last tick.
-func (m *Meter) drop() {
+// restored forgets what is remembered of a store that was set back: it is of
+// another past, even where the versions are the same.
+func (m *Meter) restored() {
+	m.books.doubt.Store(true)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.leading {
