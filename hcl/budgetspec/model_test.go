@@ -29,7 +29,9 @@ func FuzzModel(f *testing.F) {
 
 func checkModel(t *rapid.T, tb must.T) {
 	want := drawPolicy(t)
-	text := inLanguage(want)
+	text := inLanguage(want, rapid.SampledFrom([]func() bool{
+		func() bool { return false }, func() bool { return true }, func() bool { return rapid.Bool().Draw(t, "indirect") },
+	}).Draw(t, "how"))
 	got, diags := budgetspec.Parse(single(text))
 	for _, d := range diags {
 		must.NotEq(tb, 1, int(d.Severity), must.Sprintf("%s\n%s", d, text))
@@ -42,7 +44,9 @@ func checkModel(t *rapid.T, tb must.T) {
 type model struct {
 	t       *rapid.T
 	classes []string
-	names   int
+	// schedules and notifiers by their names: "webhook.n0".
+	schedules, notifiers []string
+	names                int
 }
 
 func drawPolicy(t *rapid.T) *budget.Policy {
@@ -62,6 +66,7 @@ func drawPolicy(t *rapid.T) *budget.Policy {
 	for i := range 1 + m.upTo(3) {
 		p.RateCards = append(p.RateCards, m.rateCard(i))
 	}
+	m.declarations(p)
 	for range 1 + m.upTo(2) {
 		p.Roots = append(p.Roots, m.budget(nil, 2))
 	}
@@ -174,8 +179,40 @@ func (plain) Holds(budget.Facts) (bool, error) { panic("never evaluated") }
 func (plain) Uses(string) bool                 { panic("never asked") }
 func (p plain) String() string                 { return string(p) }
 
+// condition draws one that any place allows which knows the job, or only
+// schedules.
 func (m *model) condition() budget.Condition {
-	return pick(m, plain(`job.type != "system"`), plain(`job.namespace == "a" && !(job.type == "batch")`))
+	return pick(m, plain(`job.type != "system"`), plain(`job.namespace == "a" && !(job.type == "batch")`), plain(`job.meta.tier == "spot"`),
+		plain(`alltrue([for d in job.devices : d.model != null])`), plain(`anytrue([for n in submitter.names : glob("role:x-*", n)])`))
+}
+
+func (m *model) scheduled() budget.Condition {
+	return plain("schedule." + pick(m, m.schedules...) + pick(m, "", ` || forecast.cost > 1.5 * limit.cost`, ` && burn_rate("1h") > 14`))
+}
+
+// declarations draws what other blocks refer to, and the rules of the whole
+// policy.
+func (m *model) declarations(p *budget.Policy) {
+	for i := range 1 + m.upTo(3) {
+		s := budget.Schedule{Name: fmt.Sprintf("s%d", i), Start: m.upTo(24 * 60), End: m.upTo(24 * 60)}
+		s.Days[m.upTo(7)] = true
+		for day := range s.Days {
+			s.Days[day] = s.Days[day] || m.yes()
+		}
+		p.Schedules = append(p.Schedules, s)
+		m.schedules = append(m.schedules, s.Name)
+	}
+	for i := range 1 + m.upTo(3) {
+		n := budget.Notifier{Kind: "webhook", Name: fmt.Sprintf("n%d", i), URL: pick(m, "https://a.example/x?y=1", "http://127.0.0.1:8080/"), Format: "cloudevents", SecretEnv: pick(m, "", "SECRET_1", "_s")}
+		p.Notifiers = append(p.Notifiers, n)
+		m.notifiers = append(m.notifiers, n.Kind+"."+n.Name)
+	}
+	for i := range m.upTo(3) {
+		p.Asserts = append(p.Asserts, budget.Assert{Name: fmt.Sprintf("a%d", i), Condition: m.condition(), Message: m.text()})
+	}
+	for i := range m.upTo(3) {
+		p.Moves = append(p.Moves, budget.Move{From: fmt.Sprintf("gone/x%d", i), To: pick(m, "gone/y", "away")})
+	}
 }
 
 func (m *model) budget(parent *budget.Budget, depth int) *budget.Budget {
@@ -333,6 +370,9 @@ func (m *model) rules(b *budget.Budget) {
 	for i := range m.upTo(3) {
 		b.Overrides = append(b.Overrides, m.override(fmt.Sprintf("o%d", i)))
 	}
+	for i := range m.upTo(3) {
+		b.Alerts = append(b.Alerts, budget.Alert{Name: fmt.Sprintf("w%d", i), When: m.scheduled(), Notify: append(some(m, m.notifiers[1:]), m.notifiers[0])})
+	}
 	if m.yes() {
 		run := &budget.PerRun{Caps: map[budget.Dimension]budget.JobLimit{}, Concurrency: 1 + m.upTo(100_000), WallClock: pick(m, 0, m.span(time.Second, 1000*time.Hour))}
 		for _, d := range some(m, m.dimensions(append(tokenDimensions(), budget.Cost, budget.Energy, budget.Jobs)...)) {
@@ -354,5 +394,6 @@ func (m *model) override(name string) budget.Override {
 	for _, d := range some(m, m.dimensions(dimensions...)) {
 		o.Max[d] = m.amount()
 	}
+	o.Notify = some(m, m.notifiers)
 	return o
 }

@@ -15,8 +15,9 @@ import (
 )
 
 // inLanguage is a policy in the language: what the parser is compared with.
-func inLanguage(p *budget.Policy) string {
-	w := &writer{}
+// Where indirect says so, a value stands in a variable or a local.
+func inLanguage(p *budget.Policy, indirect func() bool) string {
+	w := &writer{indirect: indirect}
 	w.block("governor", func() {
 		w.word("enforcement", int(p.Enforcement), "enforce", "shadow")
 		w.word("unmatched", int(p.Unmatched), "deny", "allow")
@@ -47,19 +48,36 @@ func inLanguage(p *budget.Policy) string {
 	for _, b := range p.Roots {
 		w.budget(b)
 	}
-	return strings.Join(w.lines, "\n") + "\n"
+	w.declarations(p)
+	return strings.Join(append(w.lines, w.declared...), "\n") + "\n"
 }
 
 type writer struct {
 	lines []string
 	depth int
+	// indirect says whether the next value is declared elsewhere; declared are the
+	// blocks that do.
+	indirect func() bool
+	declared []string
 }
 
 func (w *writer) line(text string) {
 	w.lines = append(w.lines, strings.Repeat("  ", w.depth)+text)
 }
 
-func (w *writer) set(name, value string) { w.line(name + " = " + value) }
+func (w *writer) set(name, value string) {
+	if name != "when" && name != "condition" && w.indirect() {
+		n := len(w.declared)
+		if n%2 == 0 || strings.Contains(value, "notify.") {
+			w.declared = append(w.declared, fmt.Sprintf("locals {\n  v%d = %s\n}", n, value))
+			value = fmt.Sprintf("local.v%d", n)
+		} else {
+			w.declared = append(w.declared, fmt.Sprintf("variable \"v%d\" {\n  default = %s\n}", n, value))
+			value = fmt.Sprintf("var.v%d", n)
+		}
+	}
+	w.line(name + " = " + value)
+}
 
 // block writes nothing where the body is empty: a block without effect is an
 // error.
@@ -223,6 +241,44 @@ func finite(amounts map[budget.Dimension]quantity.Amount) map[budget.Dimension]q
 		limits[d] = quantity.LimitOf(a)
 	}
 	return limits
+}
+
+// declarations come last: their place in the file makes no difference.
+func (w *writer) declarations(p *budget.Policy) {
+	days := []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
+	for _, s := range p.Schedules {
+		w.block("schedule "+quoted(s.Name), func() {
+			w.texts("days", slices.DeleteFunc(slices.Clone(days), func(day string) bool { return !s.Days[slices.Index(days, day)] }))
+			w.text("start", fmt.Sprintf("%02d:%02d", s.Start/60, s.Start%60))
+			w.text("end", fmt.Sprintf("%02d:%02d", s.End/60, s.End%60))
+		})
+	}
+	for _, n := range p.Notifiers {
+		w.block("notify "+quoted(n.Kind)+" "+quoted(n.Name), func() {
+			w.text("url", n.URL)
+			w.text("format", n.Format)
+			w.text("secret_env", n.SecretEnv)
+		})
+	}
+	for _, a := range p.Asserts {
+		w.block("assert "+quoted(a.Name), func() {
+			w.set("condition", a.Condition.String())
+			w.text("error_message", a.Message)
+		})
+	}
+	for _, m := range p.Moves {
+		w.block("moved", func() {
+			w.text("from", m.From)
+			w.text("to", m.To)
+		})
+	}
+}
+
+// notifiers are references.
+func (w *writer) notifiers(names []string) {
+	if len(names) > 0 {
+		w.set("notify", "[notify."+strings.Join(names, ", notify.")+"]")
+	}
 }
 
 func (w *writer) rateCard(c budget.RateCard) {
@@ -410,6 +466,12 @@ func (w *writer) rules(b *budget.Budget) {
 	for _, o := range b.Overrides {
 		w.override(o)
 	}
+	for _, a := range b.Alerts {
+		w.block("alert "+quoted(a.Name), func() {
+			w.set("when", a.When.String())
+			w.notifiers(a.Notify)
+		})
+	}
 	if r := b.PerRun; r != nil {
 		caps := map[budget.Dimension]quantity.Limit{}
 		for d, c := range r.Caps {
@@ -430,5 +492,6 @@ func (w *writer) override(o budget.Override) {
 		w.span("expires", o.Expires)
 		w.text("reason", map[bool]string{true: "required", false: "optional"}[o.ReasonRequired])
 		w.set("approval", strconv.Itoa(o.Approvals))
+		w.notifiers(o.Notify)
 	})
 }
