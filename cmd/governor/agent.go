@@ -144,7 +144,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 	}
 	a := agent.New(agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client), Registrar: nomadctl.New(client),
 		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now,
-		History: past, Retention: retention, Peers: peers})
+		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers})
 	handler, err := newHandler(env.ctx, config, client, a, logger)
 	if err != nil {
 		return closeAll(err)

@@ -69,6 +69,9 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"budget status":   statusCommand(env),
 		"job":             groupCommand(env, "job", "Show what Governor knows about a job"),
 		"job status":      jobStatusCommand(env),
+		"job why":         jobWhyCommand(env),
+		"queue":           groupCommand(env, "queue", "Show the jobs that wait for budget"),
+		"queue list":      queueListCommand(env),
 		"version": {synopsis: "Print the version", help: "Usage: governor version",
 			run: func(args []string) int {
 				if !parse(env, flags("version"), args, 0, 0) {

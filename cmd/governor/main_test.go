@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/nomad-governor/governor/hcl/agentconfig"
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/agent"
+	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
@@ -39,9 +41,9 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// agent starts an agent for this script. Tokens: "root" manages, "user"
-			// reads. With the argument -jobs two jobs hold budget.
+			// reads. With the argument -jobs two jobs hold budget, with -queue three wait.
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
-				ts.Setenv("GOVERNOR_ADDR", startAgent(t, ts, len(args) > 0 && args[0] == "-jobs"))
+				ts.Setenv("GOVERNOR_ADDR", startAgent(t, ts, strings.Join(args, " ")))
 			},
 			// web starts a server that is no agent.
 			"web": func(ts *testscript.TestScript, _ bool, _ []string) {
@@ -55,7 +57,7 @@ func TestScripts(t *testing.T) {
 
 // startAgent runs an agent on an embedded store in front of a Nomad that only
 // knows who its callers are.
-func startAgent(t *testing.T, ts *testscript.TestScript, jobs bool) string {
+func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	ts.Logf("starting an agent")
 	nomadServer := httptest.NewServer(http.HandlerFunc(stubNomad))
 	ts.Defer(nomadServer.Close)
@@ -81,8 +83,11 @@ func startAgent(t *testing.T, ts *testscript.TestScript, jobs bool) string {
 	for !a.Keeper.State().Loaded || !a.Meter.Leading() {
 		time.Sleep(10 * time.Millisecond)
 	}
-	if jobs {
+	switch with {
+	case "-jobs":
 		holdJobs(ts, store)
+	case "-queue":
+		queueJobs(ts, store)
 	}
 	return "http://" + listener.Addr().String()
 }
@@ -100,6 +105,29 @@ func holdJobs(ts *testscript.TestScript, store *sqlite.Store) {
 		ts.Check(err)
 		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "hold/" + h.ID, Value: value}}))
 	}
+}
+
+// queueJobs writes three waiting jobs into the store, and what their budget has
+// used of its month.
+func queueJobs(ts *testscript.TestScript, store *sqlite.Store) {
+	used := ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+	used.Posted.Add(budget.PeriodAt(budget.Month, now, time.UTC).Key(), budget.Cost, 90_000_000)
+	value, err := used.Encode()
+	ts.Check(err)
+	writes := []ledger.Write{{Key: "balance/acme", Value: value}}
+	for i, q := range []ledger.Queued{
+		{Namespace: "research", JobID: "train", Budget: "acme/research", JobModifyIndex: 11, UntilMS: now.Add(24 * time.Hour).UnixMilli()},
+		{Namespace: "default", JobID: "team/eval", Budget: "acme/research", JobModifyIndex: 12},
+		{Namespace: "default", JobID: "long", Budget: "acme/other", ExpiresMS: now.Add(time.Minute).UnixMilli()},
+	} {
+		q.SinceMS, q.Accessor = now.Add(time.Duration(i-20)*time.Minute).UnixMilli(), "22222222-user"
+		q.Lines = []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 7_235_000, OnceMS: 7_200_000, Starts: 1, Needs: []ledger.Need{{Classes: []string{"h100"}, GPUs: int64(2 + i), PerGPUHour: 2_900_000}}}}
+		q.Facts = budget.JobFacts{Type: "batch", Devices: []budget.DeviceFacts{{Group: "g", Task: "t", Name: "nvidia/gpu/NVIDIA H100 80GB HBM3", Count: 2 + i}}}
+		value, err := ledger.Encode(q)
+		ts.Check(err)
+		writes = append(writes, ledger.Write{Key: "queue/" + q.JobID, Value: value})
+	}
+	ts.Check(store.Commit(context.Background(), ledger.Fence{}, writes))
 }
 
 func stubNomad(w http.ResponseWriter, r *http.Request) {

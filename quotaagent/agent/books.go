@@ -194,6 +194,7 @@ type mutation func(v view) (change, error)
 
 // target is the hold to change and what is needed to do so.
 type target struct {
+	// key of the hold; "" for a change of a run alone.
 	key string
 	// budget is the path whose balances the mutation needs; "" for none beyond
 	// those of the hold's own budget. With a budget it also sees the place of the job

@@ -32,6 +32,7 @@ type rig struct {
 	clock  *clock
 	nomad  *fakeNomad
 	placer *fakePlacer
+	actor  *fakeActor
 	store  Store
 	// registrar is nil where nothing waits in a queue.
 	registrar registrar
@@ -59,7 +60,11 @@ func newRig(t testing.TB) *rig {
 // start begins a new agent process over a store; what the old one had in memory
 // is gone.
 func (r *rig) start(store Store) {
-	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Registrar: r.registrar, Placer: r.placer, Logger: hclog.NewNullLogger(), Now: r.clock.now})
+	if r.actor == nil {
+		r.actor = &fakeActor{nomad: r.nomad}
+	}
+	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Registrar: r.registrar, Placer: r.placer, Actor: r.actor,
+		Auditor: r.actor, Logger: hclog.NewNullLogger(), Now: r.clock.now})
 	_ = r.Keeper.Load(r.ctx)
 	r.Meter.begin()
 }
@@ -157,6 +162,16 @@ func (r *rig) checkBooks() {
 				want[path] = ledger.Vector{}
 			}
 			want[path].AddAll(h.Charged, 1)
+		}
+	}
+	runs, err := r.Engine.books.allRuns(r.ctx)
+	must.NoError(r.t, err)
+	for _, run := range runs {
+		for _, path := range ledger.Ancestors(run.Budget) {
+			if want[path] == nil {
+				want[path] = ledger.Vector{}
+			}
+			want[path].AddAll(run.Charged, 1)
 		}
 	}
 	for _, path := range []string{"acme", "acme/research", "acme/side"} {
