@@ -45,10 +45,10 @@ func inLanguage(p *budget.Policy, indirect func() bool) string {
 	for _, c := range p.RateCards {
 		w.rateCard(c)
 	}
+	w.others(p)
 	for _, b := range p.Roots {
 		w.budget(b)
 	}
-	w.declarations(p)
 	return strings.Join(append(w.lines, w.declared...), "\n") + "\n"
 }
 
@@ -243,12 +243,17 @@ func finite(amounts map[budget.Dimension]quantity.Amount) map[budget.Dimension]q
 	return limits
 }
 
-// declarations come last: their place in the file makes no difference.
-func (w *writer) declarations(p *budget.Policy) {
-	days := []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
+// others are the blocks beside classes, prices and budgets.
+func (w *writer) others(p *budget.Policy) {
 	for _, s := range p.Schedules {
 		w.block("schedule "+quoted(s.Name), func() {
-			w.texts("days", slices.DeleteFunc(slices.Clone(days), func(day string) bool { return !s.Days[slices.Index(days, day)] }))
+			var days []string
+			for day, on := range s.Days {
+				if on {
+					days = append(days, strings.ToLower(time.Weekday(day).String()[:3]))
+				}
+			}
+			w.texts("days", days)
 			w.text("start", fmt.Sprintf("%02d:%02d", s.Start/60, s.Start%60))
 			w.text("end", fmt.Sprintf("%02d:%02d", s.End/60, s.End%60))
 		})
@@ -274,10 +279,13 @@ func (w *writer) declarations(p *budget.Policy) {
 	}
 }
 
-// notifiers are references.
-func (w *writer) notifiers(names []string) {
-	if len(names) > 0 {
-		w.set("notify", "[notify."+strings.Join(names, ", notify.")+"]")
+func (w *writer) notify(names []string) {
+	var all []string
+	for _, name := range names {
+		all = append(all, "notify."+name)
+	}
+	if len(all) > 0 {
+		w.set("notify", "["+strings.Join(all, ", ")+"]")
 	}
 }
 
@@ -384,6 +392,7 @@ func (w *writer) limits(b *budget.Budget) {
 			w.block("reclaim", func() {
 				w.text("from", map[bool]string{true: "any", false: "lower_priority"}[r.AnyPriority])
 				w.spanOrNone("grace", r.Grace)
+				w.spanOrNone("min_runtime", r.MinRuntime)
 			})
 		}
 	})
@@ -469,7 +478,7 @@ func (w *writer) rules(b *budget.Budget) {
 	for _, a := range b.Alerts {
 		w.block("alert "+quoted(a.Name), func() {
 			w.set("when", a.When.String())
-			w.notifiers(a.Notify)
+			w.notify(a.Notify)
 		})
 	}
 	if r := b.PerRun; r != nil {
@@ -492,6 +501,6 @@ func (w *writer) override(o budget.Override) {
 		w.span("expires", o.Expires)
 		w.text("reason", map[bool]string{true: "required", false: "optional"}[o.ReasonRequired])
 		w.set("approval", strconv.Itoa(o.Approvals))
-		w.notifiers(o.Notify)
+		w.notify(o.Notify)
 	})
 }
