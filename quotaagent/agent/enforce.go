@@ -64,7 +64,9 @@ type enforcer struct {
 	sent map[string]bool
 	// failing are the holds whose last step failed, so that it is said once.
 	failing map[string]string
-	held    bool // it was said that nothing is enforced
+	// scaleAfter is when to scale the job of a hold again, after a refusal.
+	scaleAfter map[string]time.Time
+	held       bool // it was said that nothing is enforced
 }
 
 // sight is what the meter knows at one tick.
@@ -76,7 +78,8 @@ type sight struct {
 
 func newEnforcer(e *Engine, actor Actor, logger hclog.Logger) *enforcer {
 	return &enforcer{engine: e, books: e.books, policy: e.policy, actor: actor, logger: logger.Named("enforce"), now: e.now,
-		looks: make(chan sight, 1), sent: make(map[string]bool), failing: make(map[string]string)}
+		looks: make(chan sight, 1), sent: make(map[string]bool), failing: make(map[string]string),
+		scaleAfter: make(map[string]time.Time)}
 }
 
 // watch is the duty of a tick of the meter: it hands on what the meter sees.
@@ -117,7 +120,7 @@ func (x *enforcer) begin() {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.sent, x.failing, x.held = make(map[string]bool), make(map[string]string), false
+	x.sent, x.failing, x.scaleAfter, x.held = make(map[string]bool), make(map[string]string), make(map[string]time.Time), false
 }
 
 // enforce takes the next step for every hold that needs one.
@@ -244,6 +247,11 @@ func (x *enforcer) forget(open []ledger.Hold) {
 	for id := range x.failing {
 		if _, there := ids[id]; !there {
 			delete(x.failing, id)
+		}
+	}
+	for id := range x.scaleAfter {
+		if _, there := ids[id]; !there {
+			delete(x.scaleAfter, id)
 		}
 	}
 }
