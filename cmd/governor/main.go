@@ -69,6 +69,11 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"budget status":   statusCommand(env),
 		"job":             groupCommand(env, "job", "Show what Governor knows about a job"),
 		"job status":      jobStatusCommand(env),
+		"job receipt":     receiptCommand(env),
+		"usage":           groupCommand(env, "usage", "Report, verify and correct usage"),
+		"usage report":    usageReportCommand(env),
+		"usage verify":    usageVerifyCommand(env),
+		"usage correct":   usageCorrectCommand(env),
 		"version": {synopsis: "Print the version", help: "Usage: governor version",
 			run: func(args []string) int {
 				if !parse(env, flags("version"), args, 0, 0) {

@@ -18,6 +18,8 @@ import (
 // UsageCheck is the comparison of the history with the balances (BUDGETS.md, I5).
 type UsageCheck struct {
 	At time.Time `json:"at"`
+	// Currency of the policy.
+	Currency string `json:"currency"`
 	// History is what the file of this agent has.
 	History history.State `json:"history"`
 	// Balances and Periods are how many were compared; Older are the periods that
@@ -77,6 +79,7 @@ func (a *Agent) verify(ctx context.Context, h *historian) (UsageCheck, error) {
 func (a *Agent) compare(ctx context.Context, h *historian) (UsageCheck, error) {
 	c := UsageCheck{At: h.now(), Differences: []Difference{}, Conflicts: []history.Conflict{}, Incomplete: []string{}}
 	p := a.Keeper.State().Policy
+	c.Currency = p.Currency
 	balances, _, err := a.Engine.books.allBalances(ctx)
 	if err != nil {
 		return c, err
@@ -214,5 +217,5 @@ func (c *UsageCheck) compareBalance(path string, b ledger.Balance, want ledger.V
 
 // Sentence is a difference for people.
 func (d Difference) Sentence(currency string) string {
-	return fmt.Sprintf("%s in %s: the balance has %s, the history %s", d.Budget, d.Period, d.Dimension.Format(d.Balance, currency), d.Dimension.Format(d.History, currency))
+	return fmt.Sprintf("%s of %s in %s: the balance has %s, the history %s", d.Dimension.Key(), d.Budget, d.Period, d.Dimension.Format(d.Balance, currency), d.Dimension.Format(d.History, currency))
 }
