@@ -23,6 +23,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/api"
 	"github.com/nomad-governor/governor/quotaagent/consulkv"
 	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/nomadctl"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
@@ -141,7 +142,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
-	a := agent.New(agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client),
+	a := agent.New(agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client), Registrar: nomadctl.New(client),
 		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now,
 		History: past, Retention: retention, Peers: peers})
 	handler, err := newHandler(env.ctx, config, client, a, logger)

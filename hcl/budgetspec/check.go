@@ -28,6 +28,7 @@ func (d *decoder) check() {
 		d.checkOversubscription(b)
 	})
 	d.checkOverlaps()
+	d.checkRules()
 }
 
 func (d *decoder) checkClasses() {
@@ -209,7 +210,8 @@ func share(child *budget.Budget, w budget.Window, dimension budget.Dimension) qu
 func (d *decoder) checkOverlaps() {
 	var matching []*budget.Budget
 	d.policy.Walk(func(b *budget.Budget) {
-		if b.Match != nil && len(b.Match.Namespaces)+len(b.Match.Identities) > 0 {
+		// One without any valid pattern would seem to claim everything.
+		if m := b.Match; m != nil && (len(m.Namespaces)+len(m.Identities)+len(m.NodePools) > 0 || m.When != nil) {
 			matching = append(matching, b)
 		}
 	})

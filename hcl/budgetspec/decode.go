@@ -2,6 +2,7 @@ package budgetspec
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -249,7 +250,7 @@ func (d *decoder) meterBlock(block *hclsyntax.Block) {
 	if attr := attrs["interval"]; attr != nil {
 		interval := d.duration(attr)
 		if interval != 0 && (interval < intervalMin || interval > intervalMax) {
-			d.report(outOfRange(attr.Expr.Range(), attr.Name, d.written(attr.Expr), strconv.Quote(formatDuration(intervalMin)), strconv.Quote(formatDuration(intervalMax))))
+			d.report(outOfRange(attr.Expr.Range(), attr.Name, d.written(attr.Expr), fmt.Sprintf("from %q to %q", formatDuration(intervalMin), formatDuration(intervalMax))))
 		}
 		meter.Interval = interval
 	}

@@ -88,6 +88,9 @@ func (d *decoder) ruleAttributes(b *budget.Budget, attrs map[string]*hclsyntax.A
 // note remembers where something was written.
 func (p *places) note(name string, at hcl.Range) { p.attributes[name] = at }
 
+// at is where a budget says something, by the name that note was given.
+func (d *decoder) at(b *budget.Budget, name string) hcl.Range { return d.places[b].attributes[name] }
+
 func (d *decoder) reclaimBlock(b *budget.Budget, block *hclsyntax.Block) {
 	d.noLabel(block)
 	attrs := d.open(reclaimSpec(), block.Body).attributes
@@ -137,6 +140,7 @@ func (d *decoder) overBudgetBlock(b *budget.Budget, block *hclsyntax.Block) {
 		case "stop":
 			b.Running = budget.StopRunning
 		}
+		d.places[b].note("running", attr.Range())
 	}
 	if inner := d.only("throttle", known.blocks); inner != nil {
 		d.throttleBlock(b, inner)
@@ -324,6 +328,7 @@ func (d *decoder) alertBlock(b *budget.Budget, block *hclsyntax.Block, names map
 	if attr := attrs["when"]; attr != nil {
 		if a.When, ok = d.condition(attr, "forecast", "limit", "burn_rate", "schedule", "now"); ok {
 			b.Alerts = append(b.Alerts, a)
+			d.places[b].note("alert "+name, block.DefRange())
 		}
 	}
 }

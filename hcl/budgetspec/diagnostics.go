@@ -182,8 +182,8 @@ func badCount(at hcl.Range, what, written string, c countRange) *hcl.Diagnostic 
 	return problem(at, "Invalid count", "You wrote %s = %s. It must be a whole number from %d to %d%s. Write such a number.", what, written, c.least, c.most, why)
 }
 
-func outOfRange(at hcl.Range, what, written, least, most string) *hcl.Diagnostic {
-	return problem(at, "Number out of range", "You wrote %s = %s. It must be from %s to %s. Write such a number.", what, written, least, most)
+func outOfRange(at hcl.Range, what, written, span string) *hcl.Diagnostic {
+	return problem(at, "Value out of range", "You wrote %s = %s. It must be %s. Write such a value.", what, written, span)
 }
 
 func badPercent(at hcl.Range, what, written string) *hcl.Diagnostic {

@@ -289,7 +289,9 @@ func (m *model) rules(b *budget.Budget) {
 	b.Enforcement = pick(m, budget.LevelInherit, budget.Advisory, budget.SoftMandatory, budget.HardMandatory)
 	b.Undeclared = pick(m, budget.UndeclaredInherit, budget.UndeclaredDeny, budget.UndeclaredAllow)
 	b.Running = pick(m, budget.RunningInherit, budget.LetFinish, budget.ThrottleRunning, budget.StopRunning)
-	b.Cohort = pick(m, "", "pool", "other")
+	if !slices.ContainsFunc(b.Ancestry(), func(a *budget.Budget) bool { return a.Cohort != "" }) {
+		b.Cohort = pick(m, "", "pool", "other")
+	}
 	b.Soft = pick(m, 0, m.ratio())
 	if m.yes() {
 		n := m.upTo(101)
@@ -299,10 +301,19 @@ func (m *model) rules(b *budget.Budget) {
 		b.MaxIdle = m.span(time.Second, 1000*time.Hour)
 	}
 	for _, class := range some(m, append([]string{budget.AnyClass}, m.classes...)) {
-		if b.Borrow == nil {
-			b.Borrow, b.Lend = map[string]quantity.Amount{}, map[string]quantity.Limit{}
+		if b.Lend == nil {
+			b.Lend = map[string]quantity.Limit{}
 		}
-		b.Borrow[class], b.Lend[class] = pick(m, 0, m.amount()), m.limit()
+		b.Lend[class] = m.limit()
+	}
+	for _, class := range some(m, append([]string{budget.AnyClass}, m.classes...)) {
+		if b.Cohort == "" {
+			break // there is nobody to borrow from
+		}
+		if b.Borrow == nil {
+			b.Borrow = map[string]quantity.Amount{}
+		}
+		b.Borrow[class] = pick(m, 0, m.amount())
 	}
 	if m.yes() {
 		b.Reclaim = &budget.Reclaim{AnyPriority: m.yes(), Grace: pick(m, 0, m.span(time.Second, time.Hour))}

@@ -88,7 +88,12 @@ func (d *decoder) factor(attr *hclsyntax.Attribute, u unit, least, most int64) (
 	const hundredth = quantity.Amount(quantity.RatioOne) / 100
 	low, high := hundredth.Mul(least), hundredth.Mul(most)
 	if amount != 0 && (amount < low || amount > high) {
-		d.report(outOfRange(attr.Expr.Range(), attr.Name, d.written(attr.Expr), quantity.FormatDecimal(low, quantity.Amount(quantity.RatioOne), 2), quantity.FormatDecimal(high, quantity.Amount(quantity.RatioOne), 2)))
+		text := func(a quantity.Amount) string { return quantity.FormatExact(a, quantity.Amount(quantity.RatioOne)) }
+		span := "from " + text(low) + " to " + text(high)
+		if low == 0 {
+			span = "above 0 and at most " + text(high)
+		}
+		d.report(outOfRange(attr.Expr.Range(), attr.Name, d.written(attr.Expr), span))
 		return 0, false
 	}
 	return quantity.Ratio(amount), true

@@ -37,6 +37,10 @@ type Decision struct {
 	Alternatives []Alternative
 	// Run is the agent run that the job draws from; nil for none.
 	Run *ledger.Run
+	// Turn is the place of a job that waits; nil where it does not, or is not known.
+	Turn *Turn
+	// NotQueued says why a job that could wait for budget is refused; "" otherwise.
+	NotQueued string
 	// Overrides are the grants without which some check would not hold, by id.
 	Overrides []ledger.Grant
 }

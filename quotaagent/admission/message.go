@@ -24,9 +24,16 @@ func (d Decision) Denial(p *budget.Policy, ask jobspec.Ask) string {
 }
 
 // Waits is the text for a job that is registered and waits for budget.
-func (d Decision) Waits(p *budget.Policy, ask jobspec.Ask) string {
+func (d Decision) Waits(p *budget.Policy, ask jobspec.Ask) string { return d.waits(p, ask, "waits") }
+
+// WouldWait is the text for a job that would wait for budget if it were submitted.
+func (d Decision) WouldWait(p *budget.Policy, ask jobspec.Ask) string {
+	return d.waits(p, ask, "would wait")
+}
+
+func (d Decision) waits(p *budget.Policy, ask jobspec.Ask, verb string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "governor: job %q in namespace %q waits for budget: %s (%s)\n", ask.JobID, ask.Namespace, d.headline(p), d.Reason)
+	fmt.Fprintf(&b, "governor: job %q in namespace %q %s for budget: %s (%s)\n", ask.JobID, ask.Namespace, verb, d.headline(p), d.Reason)
 	d.explain(&b, p)
 	return strings.TrimRight(b.String(), "\n")
 }
@@ -37,7 +44,9 @@ func (d Decision) explain(b *strings.Builder, p *budget.Policy) {
 		if d.Budget != nil {
 			row(b, "budget", describe(d.Budget))
 		}
+		d.turnRows(b, p)
 		row(b, "what to do", d.Refusal.Remedy)
+		d.notQueuedRow(b)
 		return
 	}
 	c := d.Failed[0]
@@ -48,10 +57,12 @@ func (d Decision) explain(b *strings.Builder, p *budget.Policy) {
 	}
 	row(b, "needed", c.neededText(p))
 	row(b, "short by", c.short(p))
-	if d.UnblockMS != 0 {
+	d.turnRows(b, p)
+	if d.UnblockMS != 0 && d.Turn == nil {
 		row(b, "expected", "it may fit from "+time.UnixMilli(d.UnblockMS).In(p.Location).Format(timeLayout)+" on")
 	}
 	row(b, "what to do", d.remedy(p, c))
+	d.notQueuedRow(b)
 	if len(d.Alternatives) > 0 {
 		row(b, "instead", d.alternativesText(p))
 	}

@@ -45,8 +45,11 @@ type Options struct {
 	Store  Store
 	Nomad  nomadState
 	Placer Placer
-	Logger hclog.Logger
-	Now    func() time.Time
+	// Registrar registers the jobs that waited for budget; nil means that none may
+	// wait.
+	Registrar registrar
+	Logger    hclog.Logger
+	Now       func() time.Time
 	// Auditor hears what is done to budgets, beside the log; nil for none.
 	Auditor Auditor
 	// Archive keeps the audit records for good; nil means that only the latest are
@@ -88,6 +91,12 @@ func New(o Options) *Agent {
 	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {
 		return a.chain.prune(ctx, fence)
 	})
+	if o.Registrar != nil {
+		a.Engine.releases = true
+		queue := newReleaser(a.Engine, o.Registrar, o.Logger)
+		a.Meter.duties.onJob(queue.touch)
+		a.Meter.duties.onTick("queue", queue.tick)
+	}
 	return a
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -11,10 +12,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/ledger/request"
 )
 
 // Store keeps the ledger's documents. consulkv and sqlite implement it; their
@@ -81,6 +84,9 @@ type books struct {
 	recorder Recorder
 	// unrecorded hears why history could not be recorded. It stays in the outboxes.
 	unrecorded func(error)
+	// wrote hears of every hold that was committed, while the turn is held; a nil
+	// hold is one that ended. The version is that of the commit.
+	wrote func(namespace, jobID string, h heldAt)
 	// audited hears of events after the commit that recorded them.
 	audited func([]AuditEvent)
 
@@ -91,6 +97,10 @@ type books struct {
 	recorded map[string]string
 	// members are the cohorts of the policy seen last.
 	members members
+	// listed are the holds as listed last, by key.
+	listed map[string]listedHold
+	// doubt says that the store was restored: nothing that is remembered counts.
+	doubt atomic.Bool
 
 	// turn has room for one. What follows belongs to whoever has it.
 	turn   chan struct{}
@@ -104,7 +114,7 @@ type books struct {
 
 func newBooks(store Store, now func() time.Time) *books {
 	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {},
-		recorded: make(map[string]string), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
+		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 
 func randomID() string {
@@ -194,6 +204,9 @@ type target struct {
 	// hold's own.
 	run      string
 	calendar ledger.Calendar
+	// known is the hold as it was seen lately, so that it need not be read; a nil
+	// hold for none. If it has changed since, the commit fails, and it is read.
+	known heldAt
 }
 
 // update changes the hold of one job. The hold and every balance it charges
@@ -301,24 +314,78 @@ func (b *books) allBalances(ctx context.Context) (map[string]ledger.Balance, map
 	return balances, versions, nil
 }
 
+// listedHold is a hold with the bytes that it was read from.
+type listedHold struct {
+	value []byte
+	held  heldAt
+}
+
 // holds lists all open holds, by namespace and job id. A document that cannot
 // be read is left out and reported in unreadable: it must not keep the others
-// from being metered.
+// from being metered. What has not changed since the last list is not decoded
+// again.
 func (b *books) holds(ctx context.Context) (holds []heldAt, unreadable, err error) {
-	records, _, err := b.store.List(ctx, holdPrefix)
+	holds, _, unreadable, err = b.listHolds(ctx)
+	return holds, unreadable, err
+}
+
+// listHolds is holds, and also returns the store's index of the list: what has a
+// lower version is in it.
+func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, unreadable, err error) {
+	records, index, err := b.store.List(ctx, holdPrefix)
 	if err != nil {
-		return nil, nil, fmt.Errorf("list holds: %w", err)
+		return nil, 0, nil, fmt.Errorf("list holds: %w", err)
 	}
+	b.mu.Lock()
+	last := b.listed
+	b.mu.Unlock()
+	listed := make(map[string]listedHold, len(records))
+	holds = make([]heldAt, 0, len(records))
 	for _, r := range records {
-		h, err := decodeHold(r)
-		if err != nil {
-			unreadable = errors.Join(unreadable, err)
-			continue
+		l, known := last[r.Key]
+		if l.held.version = r.Version; !known || !bytes.Equal(l.value, r.Value) {
+			h, err := decodeHold(r)
+			if err != nil {
+				unreadable = errors.Join(unreadable, err)
+				continue
+			}
+			l = listedHold{r.Value, h}
 		}
-		holds = append(holds, h)
+		listed[r.Key] = l
+		holds = append(holds, l.held)
 	}
-	slices.SortFunc(holds, func(a, b heldAt) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.JobID, b.JobID))
-	})
-	return holds, unreadable, nil
+	b.mu.Lock()
+	b.listed = listed
+	b.mu.Unlock()
+	slices.SortFunc(holds, byJob)
+	return holds, index, unreadable, nil
+}
+
+// byJob is the order of holds: by namespace and job id.
+func byJob(a, b heldAt) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.JobID, b.JobID))
+}
+
+// readHolds reads the holds with these keys, in their order; a nil hold where
+// there is none.
+func (b *books) readHolds(ctx context.Context, keys []string) ([]heldAt, error) {
+	holds := make([]heldAt, 0, len(keys))
+	for part := range slices.Chunk(keys, request.MaxReads) {
+		records, err := b.store.Read(ctx, part...)
+		if err != nil {
+			return nil, fmt.Errorf("read holds: %w", err)
+		}
+		for _, r := range records {
+			if r.Version == 0 {
+				holds = append(holds, heldAt{})
+				continue
+			}
+			h, err := decodeHold(r)
+			if err != nil {
+				return nil, err
+			}
+			holds = append(holds, h)
+		}
+	}
+	return holds, nil
 }

@@ -17,7 +17,7 @@ const (
 	// many bytes of documents: in base64 and with their keys they are well below the
 	// 512 KiB that one transaction of Consul may have. A single change may be larger.
 	groupMax   = ledger.MaxWrites - 1
-	groupBytes = 256 << 10
+	groupBytes = 320 << 10
 	// resendWithin bounds how long a commit is sent again whose answer was lost, and
 	// resends how often: new work must be refused soon when the store is gone.
 	resendWithin = 3 * time.Second
@@ -51,8 +51,8 @@ func (b *books) tryGroup(ctx context.Context, fence ledger.Fence, group []*wish)
 		if err != nil {
 			return group[limit:], err
 		}
-		if limit > 1 && bytesOf(writes) > groupBytes {
-			limit /= 2
+		if n := bytesOf(writes); limit > 1 && n > groupBytes {
+			limit = max(1, min(limit-1, limit*groupBytes/n))
 			s.again()
 			continue
 		}
@@ -75,6 +75,7 @@ func (b *books) tryGroup(ctx context.Context, fence ledger.Fence, group []*wish)
 // load puts on the sheet what the group needs. What a hold's own documents are is
 // only known once the hold is there, so that it takes up to three rounds.
 func (s *sheet) load(ctx context.Context, group []*wish, more ...string) error {
+	s.know(group)
 	if s.audited {
 		more = append(more, auditHeadKey)
 	}
@@ -207,9 +208,25 @@ func (b *books) commitSheet(ctx context.Context, fence ledger.Fence, s *sheet, w
 			b.memory.forget(key)
 		default:
 			b.memory.keep(key, value, version, b.now())
+			b.tellHold(s, key, value, version)
 		}
 	}
 	return nil
+}
+
+// tellHold tells who wants to know that a hold is in the store like this now.
+func (b *books) tellHold(s *sheet, key string, value any, version uint64) {
+	if !strings.HasPrefix(key, holdPrefix) {
+		return
+	}
+	h, _ := value.(*ledger.Hold)
+	if h == nil {
+		if last, ok := s.docs[key].value.(*ledger.Hold); ok {
+			b.wrote(last.Namespace, last.JobID, heldAt{version: version})
+		}
+		return
+	}
+	b.wrote(h.Namespace, h.JobID, heldAt{h, version})
 }
 
 // send commits. When the answer is lost, the same commit is sent again: whichever

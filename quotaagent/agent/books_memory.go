@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"strings"
 	"time"
 )
@@ -40,11 +41,17 @@ func (m *memory) recall(key string, now time.Time) (document, bool) {
 	if !ok {
 		return document{}, false
 	}
-	if strings.HasPrefix(key, balancePrefix) || strings.HasPrefix(key, commitPrefix) {
+	if lasting(key) {
 		return r.document, true
 	}
 	age := now.Sub(r.at)
 	return r.document, age >= 0 && age < holdsFor
+}
+
+// lasting reports whether a document is remembered for good: there are few of its
+// kind, and every commit needs some of them.
+func lasting(key string) bool {
+	return strings.HasPrefix(key, balancePrefix) || strings.HasPrefix(key, commitPrefix)
 }
 
 // distrusted reports whether the memory has been wrong lately.
@@ -60,8 +67,11 @@ func (m *memory) forget(key string) { delete(m.docs, key) }
 
 // keep remembers a document as it is in the store now.
 func (m *memory) keep(key string, value any, version uint64, now time.Time) {
-	if m.holds++; m.holds > rememberHolds {
-		clear(m.docs)
+	if !lasting(key) {
+		m.holds++
+	}
+	if m.holds > rememberHolds {
+		maps.DeleteFunc(m.docs, func(key string, _ memo) bool { return !lasting(key) })
 		m.holds = 0
 	}
 	if value == nil {

@@ -112,6 +112,9 @@ func (b *books) takeTurn(mine *wish) {
 	if mine.finished() {
 		return
 	}
+	if b.doubt.Swap(false) {
+		b.memory.distrustAll()
+	}
 	if fence, group := b.take(); len(group) > 0 {
 		b.commitGroup(fence, group)
 	}
@@ -181,6 +184,11 @@ func (b *books) commitGroup(fence ledger.Fence, group []*wish) {
 			group = group[:len(group)-len(rest)]
 			back = slices.Concat(rest, back)
 			b.giveBack(fence, rest)
+		}
+		if err != nil {
+			for _, r := range group {
+				r.target.known = heldAt{} // it may be what was wrong
+			}
 		}
 		switch {
 		case err == nil:

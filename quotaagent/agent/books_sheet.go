@@ -99,6 +99,8 @@ type sheet struct {
 	grantsFresh bool
 	// audited says that some change appends to the audit chain.
 	audited bool
+	// doubted are the keys of which what was known may be old.
+	doubted map[string]bool
 }
 
 // grantAt is a grant with its record.
@@ -109,7 +111,25 @@ type grantAt struct {
 }
 
 func newSheet(b *books, m *memory) *sheet {
-	return &sheet{b: b, memory: m, docs: make(map[string]document), next: make(map[string]any), seen: make(map[string]bool)}
+	return &sheet{b: b, memory: m, docs: make(map[string]document), next: make(map[string]any), seen: make(map[string]bool),
+		doubted: make(map[string]bool)}
+}
+
+// know puts the holds on the sheet that the callers have seen already, unless the
+// memory has them: it knows what was written since.
+func (s *sheet) know(group []*wish) {
+	for _, r := range group {
+		known := r.target.known
+		if known.Hold == nil || s.doubted[r.target.key] {
+			continue
+		}
+		if _, there := s.docs[r.target.key]; there {
+			continue
+		}
+		if _, there := s.memory.recall(r.target.key, s.b.now()); !there {
+			s.docs[r.target.key] = document{version: known.version, value: known.Hold}
+		}
+	}
 }
 
 // again forgets the changes and keeps what was read.
@@ -326,6 +346,7 @@ func (s *sheet) refresh(keys []string) {
 			continue
 		}
 		delete(s.docs, key)
+		s.doubted[key] = true
 		s.memory.forget(key)
 	}
 	s.again()

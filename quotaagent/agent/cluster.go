@@ -19,12 +19,18 @@ func clusterOf(s gate.Submission, placed Placement) admission.Cluster {
 // statusDead is Nomad's for a job of which nothing runs or will run.
 const statusDead = "dead"
 
+// idle reports whether nothing of a stored job runs or is about to: there is none,
+// it was stopped, it has ended, or it waits for budget.
+func idle(stored *api.Job) bool {
+	return stored == nil || stored.Stop != nil && *stored.Stop || stored.Status != nil && *stored.Status == statusDead || jobspec.Gated(stored)
+}
+
 // replaced says of which groups Nomad would replace what runs, rather than leave
 // it or change it in place (scheduler/util.go, tasksUpdated); nil when nothing
 // runs. It may say yes for a group that is only changed in place: that holds more
 // until the update is over.
 func replaced(s gate.Submission, patch jobspec.Patch) func(group string) bool {
-	if s.Stored == nil || s.Stored.Stop != nil && *s.Stored.Stop || s.Stored.Status != nil && *s.Stored.Status == statusDead {
+	if idle(s.Stored) {
 		return nil
 	}
 	next, stored, comparable := asComparable(s, patch)

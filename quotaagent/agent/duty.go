@@ -23,6 +23,20 @@ type duties struct {
 	ticks []appointed[duty]
 	// snapshots run after every snapshot, once in each interval of the meter.
 	snapshots []appointed[lookout]
+	// jobs are told of every job that changed at Nomad or in the ledger.
+	jobs []func(namespace, jobID string)
+}
+
+// onJob adds what is told of every job that changed, on the meter's goroutine. It
+// must not take long: it notes the job for the next tick. Call it before the agent
+// runs.
+func (d *duties) onJob(note func(namespace, jobID string)) { d.jobs = append(d.jobs, note) }
+
+// job tells of a job that changed.
+func (d *duties) job(namespace, jobID string) {
+	for _, note := range d.jobs {
+		note(namespace, jobID)
+	}
 }
 
 type appointed[F any] struct {

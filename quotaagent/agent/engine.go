@@ -70,6 +70,10 @@ type Engine struct {
 	chain *auditChain
 	// rules are those of the policy that was decided by last.
 	rules atomic.Pointer[prepared]
+	// releases says that jobs which wait are started when they fit: without that
+	// none is queued. Set before the agent runs.
+	releases bool
+	line     line
 }
 
 func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, chain *auditChain, settled func(namespace, jobID string)) *Engine {
@@ -103,8 +107,22 @@ func (u *undecided) Error() string {
 // Unwrap is the cause.
 func (u *undecided) Unwrap() error { return u.cause }
 
-// Admit implements gate.Admitter.
+// Admit implements gate.Admitter. A gate that the job brings along (its author may
+// have taken it from Nomad) is not its author's.
 func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, error) {
+	job, gated := jobspec.Ungated(s.Job)
+	s.Job = job
+	if gated && s.Kind.Commits() && s.Kind != gate.Register {
+		return e.refuseHeld(s), nil
+	}
+	verdict, err := e.admit(ctx, s)
+	if gated {
+		verdict.Patch.Drop = jobspec.GateTarget
+	}
+	return verdict, err
+}
+
+func (e *Engine) admit(ctx context.Context, s gate.Submission) (gate.Verdict, error) {
 	state := e.policy.State()
 	if !state.Loaded {
 		return gate.Verdict{}, &undecided{errNotLoaded}
@@ -160,6 +178,9 @@ func (e *Engine) admitNothing(ctx context.Context, s gate.Submission) gate.Verdi
 // place asks for GPUs. A placement service that fails costs quality, not
 // admission: the job then runs where Nomad puts it.
 func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
+	if jobspec.Gated(s.Stored) {
+		s.Stored = nil // it never started: nothing of it needs to be kept
+	}
 	placed, err := e.placer.Place(ctx, s, s.Kind == gate.Register)
 	if err != nil {
 		e.logger.Warn("placement failed", "job_id", s.Ask.JobID, "namespace", s.Ask.Namespace, "error", err)
@@ -169,20 +190,9 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 }
 
 func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submission, placed Placement) (gate.Verdict, error) {
-	b, refusal := claim(p, s, e.now())
+	b, lines, refusal := e.appraise(p, s, placed)
 	if refusal == nil && b == nil {
 		return e.admitUngoverned(s, placed, p), nil
-	}
-	var lines []ledger.Line
-	if refusal == nil {
-		lines, refusal = admission.Need(p, b, s.Ask, clusterOf(s, placed), e.now())
-	}
-	if refusal == nil {
-		refusal = e.asserted(p, s, lines)
-	}
-	if refusal == nil && placed.Infeasible != "" {
-		refusal = &admission.Refusal{Reason: admission.Infeasible, Fact: placed.Infeasible,
-			Remedy: "ask for GPUs that a node has, or split the job into more groups"}
 	}
 	var notices []string
 	if refusal != nil {
@@ -209,6 +219,24 @@ func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submi
 	verdict, err := decide(ctx, p, b, s, lines, placed)
 	verdict.Warnings = append(notices, verdict.Warnings...)
 	return ruling.noted(verdict), err
+}
+
+// appraise finds the budget of a job and what the job needs of it, or why there is
+// no such need. All nil: nothing claims the job and the policy lets it run.
+func (e *Engine) appraise(p *budget.Policy, s gate.Submission, placed Placement) (*budget.Budget, []ledger.Line, *admission.Refusal) {
+	b, refusal := claim(p, s, e.now())
+	if refusal != nil || b == nil {
+		return b, nil, refusal
+	}
+	lines, refusal := admission.Need(p, b, s.Ask, clusterOf(s, placed), e.now())
+	if refusal == nil {
+		refusal = e.asserted(p, s, lines)
+	}
+	if refusal == nil && placed.Infeasible != "" {
+		refusal = &admission.Refusal{Reason: admission.Infeasible, Fact: placed.Infeasible,
+			Remedy: "ask for GPUs that a node has, or split the job into more groups"}
+	}
+	return b, lines, refusal
 }
 
 // asserted is the refusal of a job for which a rule of the policy does not hold.
@@ -269,9 +297,16 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 	if err != nil {
 		return gate.Verdict{}, err
 	}
+	at, err := e.standingOf(ctx, p, b, s, lines)
+	if err != nil {
+		return gate.Verdict{}, err
+	}
 	d, _, err := e.decide(p, b, s, lines, unchanged(s, placed.Patch), v)
 	if err != nil {
 		return gate.Verdict{}, err
+	}
+	if d = e.queued(p, b, s, v, at, d); d.Outcome == admission.Queue {
+		return e.wouldWait(ctx, p, b, s, lines, v.queued, d), nil
 	}
 	d = e.advise(ctx, p, b, s, d)
 	e.log(s, d)
@@ -390,17 +425,27 @@ func without(balances map[string]ledger.Balance, h ledger.Hold) map[string]ledge
 // hold decides and, if the job fits, holds its worst case in one commit.
 func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
 	var decision admission.Decision
+	var waits queueTicket
 	same := unchanged(s, placed.Patch)
 	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
-	err := e.books.update(ctx, ledger.Fence{}, e.targetOf(p, b, s),
+	at, err := e.standingOf(ctx, p, b, s, lines)
+	if err != nil {
+		return gate.Verdict{}, err
+	}
+	err = e.books.update(ctx, ledger.Fence{}, e.targetOf(p, b, s),
 		func(v view) (change, error) {
 			d, next, err := e.decide(p, b, s, lines, same, v)
 			if err != nil {
 				return change{}, err
 			}
-			decision = d
-			if blocked(d) {
+			decision = e.queued(p, b, s, v, at, d)
+			switch decision.Outcome {
+			case admission.Deny:
 				return change{}, errNoChange
+			case admission.Queue:
+				waits = queueTicket{before: v.queued, mine: e.queuedAs(p, b, s, lines, decision, v.queued)}
+				return change{hold: v.hold.Hold, queued: &waits.mine}, nil
+			case admission.Warn, admission.Admit:
 			}
 			if len(placed.Record) > 0 {
 				next.Placement = placed.Record
@@ -413,6 +458,10 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 		})
 	if err != nil {
 		return gate.Verdict{}, err
+	}
+	if decision.Outcome == admission.Queue {
+		placed.Release()
+		return e.waits(ctx, p, b, s, waits, decision), nil
 	}
 	decision = e.advise(ctx, p, b, s, decision)
 	e.log(s, decision)

@@ -64,6 +64,8 @@ type fakeNomad struct {
 type fakeJob struct {
 	modifyIndex, statusIndex uint64
 	dead                     bool
+	// spec is Nomad's JSON of the job, where a test registers whole jobs.
+	spec json.RawMessage
 }
 
 type event struct {
@@ -95,7 +97,13 @@ func (n *fakeNomad) stored(namespace, id string) *api.Job {
 	if j == nil {
 		return nil
 	}
-	return &api.Job{ID: &id, Namespace: &namespace, JobModifyIndex: &j.modifyIndex, ModifyIndex: &j.statusIndex}
+	out := &api.Job{ID: &id, Namespace: &namespace}
+	if j.spec != nil {
+		out = j.job()
+	}
+	modify, status := j.modifyIndex, j.statusIndex
+	out.JobModifyIndex, out.ModifyIndex = &modify, &status
+	return out
 }
 
 // register stores a changed job; unchanged leaves it as it is.
@@ -184,11 +192,12 @@ func (n *fakeNomad) list(keep func(nomadevents.Allocation) bool) ([]nomadevents.
 		return nil, n.down
 	}
 	var out []nomadevents.Allocation
-	for _, id := range slices.Sorted(maps.Keys(n.allocs)) {
-		if keep(*n.allocs[id]) {
-			out = append(out, *n.allocs[id])
+	for _, a := range n.allocs {
+		if keep(*a) {
+			out = append(out, *a)
 		}
 	}
+	slices.SortFunc(out, func(a, b nomadevents.Allocation) int { return strings.Compare(a.ID, b.ID) })
 	return out, nil
 }
 
@@ -214,7 +223,7 @@ func (n *fakeNomad) Job(_ context.Context, namespace, jobID string) (nomadevents
 	if j == nil {
 		return nomadevents.Job{Dead: true}, nil
 	}
-	return nomadevents.Job{Exists: true, Dead: j.dead, ModifyIndex: j.modifyIndex}, nil
+	return nomadevents.Job{Exists: true, Dead: j.dead, Gated: j.spec != nil && jobspec.Gated(j.job()), ModifyIndex: j.modifyIndex}, nil
 }
 
 // Stream implements nomadState.

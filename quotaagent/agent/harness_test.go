@@ -33,6 +33,8 @@ type rig struct {
 	nomad  *fakeNomad
 	placer *fakePlacer
 	store  Store
+	// registrar is nil where nothing waits in a queue.
+	registrar registrar
 	*Agent
 }
 
@@ -57,7 +59,7 @@ func newRig(t testing.TB) *rig {
 // start begins a new agent process over a store; what the old one had in memory
 // is gone.
 func (r *rig) start(store Store) {
-	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Placer: r.placer, Logger: hclog.NewNullLogger(), Now: r.clock.now})
+	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Registrar: r.registrar, Placer: r.placer, Logger: hclog.NewNullLogger(), Now: r.clock.now})
 	_ = r.Keeper.Load(r.ctx)
 	r.Meter.begin()
 }
@@ -84,7 +86,7 @@ func (r *rig) settle() error {
 	r.Meter.holdsChanged.Store(true)
 	keep(r.Meter.tick(r.ctx, ledger.Fence{}))
 	for len(r.Meter.facts) > 0 {
-		keep(r.Meter.handle(r.ctx, ledger.Fence{}, <-r.Meter.facts))
+		keep(r.Meter.handle(r.ctx, ledger.Fence{}, r.Meter.drain(<-r.Meter.facts)))
 	}
 	return first
 }

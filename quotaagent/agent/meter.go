@@ -1,15 +1,19 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/metering"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
 
@@ -24,12 +28,12 @@ type nomadState interface {
 // The meter's rhythm.
 const (
 	// tickEvery is how often open holds are looked at: jobs that ended,
-	// submissions that were never confirmed, leases to renew.
+	// submissions that were never confirmed, leases to renew, work to post.
 	tickEvery = time.Second
-	// reconcileEvery is how often everything is compared with a full snapshot and
-	// running work is posted: well within Nomad's garbage collection (an hour for
-	// evaluations). What is held and what is posted move together, so this only
-	// bounds how coarse reports are.
+	// reconcileEvery is how often everything is compared with a full snapshot at
+	// the latest: well within Nomad's garbage collection (an hour for evaluations).
+	// What is held and what is posted move together, so this only bounds how coarse
+	// reports are.
 	reconcileEvery = 30 * time.Second
 	// doubtAfter is how long an unconfirmed submission is left to the agent that
 	// admitted it before the meter asks Nomad about it without being told to.
@@ -43,6 +47,12 @@ const (
 	// queueSize bounds the facts waiting for the meter; more are dropped, for the
 	// next reconciliation finds them.
 	queueSize = 4096
+	// listShare is how much of its time the meter spends on listing holds at most:
+	// one part in so many. A ledger of ten thousand holds takes a good part of a
+	// second to list.
+	listShare = 20
+	// listQuick is how long a list takes that need not be rationed.
+	listQuick = 50 * time.Millisecond
 )
 
 // Meter posts what really runs. One meter is active at a time, in the leader;
@@ -70,11 +80,31 @@ type Meter struct {
 	// endStream ends it, so that it is opened anew.
 	followed  map[string]bool
 	endStream context.CancelFunc
+	// written are the holds that this process has committed since the last tick.
+	written map[string]heldAt
+
+	// missed says that facts may have been missed: those that come before the next
+	// snapshot are not to be trusted to be all.
+	missed atomic.Bool
 
 	// What follows belongs to the goroutine of Lead.
 
-	open  []heldAt        // the open holds as last listed
-	looks map[string]look // when to ask about jobs of which nothing runs
+	open []heldAt // the open holds as last listed, with what was written since
+	// listed is the store's index of that list, lists how often there may be one.
+	listed uint64
+	lists  pace
+	looks  map[string]look // when to ask about jobs of which nothing runs
+	// gpus is which allocation has which GPU from when on.
+	gpus *metering.Timeline
+	// tried is up to when the running work of a job was posted, or was found to be
+	// nothing to post.
+	tried map[string]int64
+	// repairs is how often the balances may be compared with all holds.
+	repairs pace
+	// level are the holds that charge what the policy wants.
+	level levels
+	// nextSnapshot is when everything is compared with a snapshot again.
+	nextSnapshot time.Time
 	// proven is the last moment of which Nomad has said what runs.
 	proven time.Time
 	// watchedTo is proven as of the last reconciliation that went through.
@@ -89,9 +119,11 @@ type fact struct {
 }
 
 func newMeter(b *books, policy *PolicyKeeper, nomad nomadState, placer Placer, logger hclog.Logger) *Meter {
-	return &Meter{books: b, policy: policy, nomad: nomad, placer: placer, now: b.now, logger: logger.Named("meter"),
-		facts: make(chan fact, queueSize), rebuild: make(chan struct{}, 1),
+	m := &Meter{books: b, policy: policy, nomad: nomad, placer: placer, now: b.now, logger: logger.Named("meter"),
+		facts: make(chan fact, queueSize), rebuild: make(chan struct{}, 1), gpus: metering.NewTimeline(),
 		stray: make(map[string]nomadevents.Allocation), checked: make(map[string]Verification)}
+	b.wrote = m.wrote
+	return m
 }
 
 // Touch asks the meter to look at a job soon. Any goroutine may call it.
@@ -104,6 +136,8 @@ func (m *Meter) tell(f fact) {
 	select {
 	case m.facts <- f:
 	default: // full: the next reconciliation sees it
+		m.missed.Store(true)
+		m.Rebuild()
 	}
 }
 
@@ -131,7 +165,7 @@ func (m *Meter) Lead(ctx context.Context, fence ledger.Fence) {
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
 	defer cancel()
-	if err := m.refresh(ctx); err != nil {
+	if err := m.refresh(ctx, true); err != nil {
 		m.failed(ctx, err)
 	}
 	m.followNamespaces()
@@ -147,17 +181,20 @@ func (m *Meter) begin() {
 		<-m.facts
 	}
 	m.open, m.looks, m.outage = nil, make(map[string]look), outage{}
-	m.proven, m.watchedTo = time.Time{}, time.Time{}
+	m.proven, m.watchedTo, m.nextSnapshot = time.Time{}, time.Time{}, time.Time{}
+	m.gpus, m.level, m.tried = metering.NewTimeline(), levels{}, make(map[string]int64)
+	m.lists, m.repairs = pace{}, pace{}
 	m.holdsChanged.Store(true)
+	m.missed.Store(true)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.leading, m.followed = true, make(map[string]bool)
+	m.leading, m.followed, m.written = true, make(map[string]bool), make(map[string]heldAt)
 }
 
 func (m *Meter) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.leading, m.endStream = false, nil
+	m.leading, m.endStream, m.written = false, nil, nil
 	m.stray = make(map[string]nomadevents.Allocation)
 	m.checked = make(map[string]Verification)
 }
@@ -171,7 +208,7 @@ func (m *Meter) follow(ctx context.Context) {
 		m.mu.Lock()
 		m.endStream = end
 		m.mu.Unlock()
-		ready := func() { lost = false; m.Rebuild() }
+		ready := func() { lost = false; m.missed.Store(true); m.Rebuild() }
 		err := m.nomad.Stream(stream, ready, func(a nomadevents.Allocation) { m.tell(fact{alloc: &a}) }, m.Touch)
 		reopen := stream.Err() != nil
 		end()
@@ -208,6 +245,12 @@ func (m *Meter) followNamespaces() {
 func (m *Meter) watchHolds(ctx context.Context) {
 	for index := uint64(0); ctx.Err() == nil; {
 		next, err := m.books.store.Watch(ctx, holdPrefix, index)
+		if err == nil && next == 0 && index != 0 {
+			// The store was restored from a backup: what is remembered of it is of
+			// another past, even where the versions are the same.
+			m.books.doubt.Store(true)
+			m.drop()
+		}
 		m.holdsChanged.Store(true)
 		if err != nil {
 			pause(ctx, tickEvery)
@@ -217,19 +260,83 @@ func (m *Meter) watchHolds(ctx context.Context) {
 	}
 }
 
-// refresh lists the open holds if they changed since the last time.
-func (m *Meter) refresh(ctx context.Context) error {
-	if !m.holdsChanged.Swap(false) {
-		return nil
+// wrote notes a hold that this process has committed; a nil one has ended.
+func (m *Meter) wrote(namespace, jobID string, h heldAt) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.leading {
+		m.written[namespace+"\x00"+jobID] = h
 	}
-	holds, unreadable, err := m.books.holds(ctx)
-	if err != nil {
-		m.holdsChanged.Store(true)
-		return err
+}
+
+// drop forgets what was written since the last tick.
+func (m *Meter) drop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.leading {
+		m.written = make(map[string]heldAt)
 	}
-	m.open = holds
-	known := make(map[string]bool, len(holds))
-	for _, h := range holds {
+}
+
+// pace bounds how much of the time something takes that may be long.
+type pace struct {
+	took time.Duration
+	last time.Time
+}
+
+// due reports whether it may be done again.
+func (p pace) due() bool { return p.took < listQuick || time.Since(p.last) >= listShare*p.took }
+
+// measure returns the pace after it was done since begin.
+func measure(begin time.Time) pace {
+	now := time.Now()
+	return pace{took: now.Sub(begin), last: now}
+}
+
+// refresh brings the open holds up to date: with what this process wrote, and
+// with a list of all if others may have written and a list is not too dear now.
+// must is for what cannot do with less than a list.
+func (m *Meter) refresh(ctx context.Context, must bool) error {
+	var failed error
+	if (must || m.lists.due()) && m.holdsChanged.Swap(false) {
+		begin := time.Now()
+		holds, index, unreadable, err := m.books.listHolds(ctx)
+		if err != nil {
+			m.holdsChanged.Store(true)
+			return err
+		}
+		m.open, m.listed, failed = holds, index, unreadable
+		m.lists = measure(begin)
+	}
+	m.takeWritten()
+	return failed
+}
+
+// takeWritten puts into the open holds what this process wrote since they were
+// listed.
+func (m *Meter) takeWritten() {
+	m.mu.Lock()
+	written := m.written
+	m.written = make(map[string]heldAt)
+	m.mu.Unlock()
+	for key, h := range written {
+		namespace, jobID, _ := strings.Cut(key, "\x00")
+		at, known := slices.BinarySearchFunc(m.open, heldAt{Hold: &ledger.Hold{Namespace: namespace, JobID: jobID}}, byJob)
+		switch {
+		case h.version <= m.listed || known && h.version <= m.open[at].version:
+		case known && h.Hold == nil:
+			m.open = slices.Delete(m.open, at, at+1)
+		case known:
+			m.open[at] = h
+		case h.Hold != nil:
+			m.open = slices.Insert(m.open, at, h)
+		}
+	}
+	if len(m.looks)+len(m.tried) <= len(m.open) {
+		return
+	}
+	known := make(map[string]bool, len(m.open))
+	for _, h := range m.open {
 		known[h.JobKey()] = true
 	}
 	for key := range m.looks {
@@ -237,30 +344,32 @@ func (m *Meter) refresh(ctx context.Context) error {
 			delete(m.looks, key)
 		}
 	}
-	return unreadable
+	for key := range m.tried {
+		if !known[key] {
+			delete(m.tried, key)
+		}
+	}
 }
 
 func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {
-	tick, reconcile := time.NewTicker(tickEvery), time.NewTicker(reconcileEvery)
+	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
-	defer reconcile.Stop()
 	for {
-		var err error
-		select {
-		case <-ctx.Done():
-			return
-		case f := <-m.facts:
-			err = m.handle(ctx, fence, f)
+		err := error(nil)
+		select { // a snapshot that is due comes before news that it may contain
 		case <-m.rebuild:
 			err = m.reconcile(ctx, fence)
-		case <-reconcile.C:
-			err = m.reconcile(ctx, fence)
-		case <-tick.C:
-			if m.outage.due(m.now()) {
-				m.Rebuild()
+		default:
+			select {
+			case <-ctx.Done():
+				return
+			case f := <-m.facts:
+				err = m.handle(ctx, fence, m.drain(f))
+			case <-m.rebuild:
+				err = m.reconcile(ctx, fence)
+			case <-tick.C:
+				err = m.beat(ctx, fence)
 			}
-			err = m.tick(ctx, fence)
-			m.duties.tick(ctx, fence, func(err error) { m.failed(ctx, err) })
 		}
 		if err != nil {
 			m.failed(ctx, err)
@@ -268,11 +377,59 @@ func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {
 	}
 }
 
-func (m *Meter) handle(ctx context.Context, fence ledger.Fence, f fact) error {
-	if f.alloc != nil {
-		return m.observe(ctx, fence, *f.alloc)
+// beat is what happens every second.
+func (m *Meter) beat(ctx context.Context, fence ledger.Fence) error {
+	now := m.now()
+	if !now.Before(m.nextSnapshot) || m.outage.due(now) {
+		m.nextSnapshot = now.Add(min(reconcileEvery, m.interval()))
+		m.Rebuild()
 	}
-	return m.settleJob(ctx, fence, f.namespace, f.jobID)
+	err := m.tick(ctx, fence)
+	m.duties.tick(ctx, fence, func(err error) { m.failed(ctx, err) })
+	return err
+}
+
+// interval is how often running work is posted by the policy, as far as the
+// rotation allows.
+func (m *Meter) interval() time.Duration {
+	return cmp.Or(m.policy.State().Policy.Meter.Interval, budget.DefaultInterval)
+}
+
+// drain is a fact and what waits behind it, so that many are written at once.
+func (m *Meter) drain(first fact) []fact {
+	facts := []fact{first}
+	for len(facts) < tickMost {
+		select {
+		case f := <-m.facts:
+			facts = append(facts, f)
+		default:
+			return facts
+		}
+	}
+	return facts
+}
+
+// handle takes in news of allocations, and looks at the jobs that are named.
+func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) error {
+	var seen []nomadevents.Allocation
+	var keys []string
+	for _, f := range facts {
+		switch {
+		case f.alloc == nil:
+			m.duties.job(f.namespace, f.jobID)
+			keys = append(keys, holdKey(f.namespace, f.jobID))
+		case !m.missed.Load():
+			seen = append(seen, *f.alloc)
+		}
+	}
+	failed := m.observe(ctx, fence, seen)
+	slices.Sort(keys)
+	holds, err := m.books.readHolds(ctx, slices.Compact(keys))
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	holds = slices.DeleteFunc(holds, func(h heldAt) bool { return h.Hold == nil })
+	return errors.Join(failed, m.settleAll(ctx, fence, holds))
 }
 
 // outage is a time in which something could not be metered. What was missed is
@@ -307,20 +464,4 @@ func (m *Meter) recovered() {
 		m.logger.Info("metering caught up")
 		m.outage = outage{}
 	}
-}
-
-// each calls f for every hold. One that fails does not keep the others from
-// their turn, unless nothing can be written at all.
-func each(ctx context.Context, holds []heldAt, f func(h heldAt) error) error {
-	var failed error
-	for _, h := range holds {
-		err := f(h)
-		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("job %q in namespace %q: %w", h.JobID, h.Namespace, err))
-		}
-		if ctx.Err() != nil || errors.Is(err, ledger.ErrUnavailable) {
-			break
-		}
-	}
-	return failed
 }

@@ -129,7 +129,7 @@ func TestLateNewsOfAnEarlierLifeIsNotPosted(t *testing.T) {
 	r.nomad.finish(id)
 	must.NoError(t, r.settle())
 	r.run(r.job("train", 1, 2))
-	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, late))
+	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, []nomadevents.Allocation{late}))
 	must.NoError(t, r.settle())
 	must.Eq(t, r.facts(), r.posted("acme"))
 	must.SliceEmpty(t, r.holdOf("default", "train").Tracks)
@@ -178,12 +178,12 @@ func TestOldNewsOfEndedWorkIsNoStray(t *testing.T) {
 	r.nomad.register("default", "around", false)
 	id := r.nomad.start("default", "around", 0, 2)
 	ran := *r.nomad.allocs[id]
-	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, ran))
+	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, []nomadevents.Allocation{ran}))
 	must.Len(t, 1, r.Meter.Strays())
 	r.nomad.finish(id)
-	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, *r.nomad.allocs[id]))
+	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, []nomadevents.Allocation{*r.nomad.allocs[id]}))
 	must.SliceEmpty(t, r.Meter.Strays())
-	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, ran))
+	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, []nomadevents.Allocation{ran}))
 	must.SliceEmpty(t, r.Meter.Strays())
 }
 
@@ -303,7 +303,7 @@ func TestOneBrokenHoldDoesNotStopTheOthers(t *testing.T) {
 	r.run(r.job("train", 1, 4))
 	id := r.nomad.start("default", "train", 0, 4)
 	must.NoError(t, r.store.Commit(r.ctx, ledger.Fence{}, []ledger.Write{{Key: holdPrefix + "0000", Value: []byte("{")}}))
-	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, *r.nomad.allocs[id]))
+	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, []nomadevents.Allocation{*r.nomad.allocs[id]}))
 	r.clock.advance(time.Minute)
 	r.nomad.finish(id)
 	must.Error(t, r.settle())
@@ -341,7 +341,7 @@ func TestADeposedMeterWritesNothing(t *testing.T) {
 	id := r.nomad.start("default", "train", 0, 4)
 	ctx, cancel := context.WithTimeout(r.ctx, 3*time.Second)
 	defer cancel()
-	err := r.Meter.observe(ctx, ledger.Fence{Session: "of-a-past-leader"}, *r.nomad.allocs[id])
+	err := r.Meter.observe(ctx, ledger.Fence{Session: "of-a-past-leader"}, []nomadevents.Allocation{*r.nomad.allocs[id]})
 	must.Error(t, err)
 	must.SliceEmpty(t, r.holdOf("default", "train").Tracks)
 }

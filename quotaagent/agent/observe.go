@@ -25,46 +25,181 @@ type Verification struct {
 // errNoHold means that the job has no open hold.
 var errNoHold = errors.New("no open hold")
 
-// mutate changes one hold by a function of it and posts what the change says.
-// The function may run several times. No open hold is errNoHold.
-func (m *Meter) mutate(ctx context.Context, fence ledger.Fence, namespace, jobID string, f func(p *budget.Policy, h heldAt) (change, error)) error {
-	policy := m.policy.State().Policy
-	t := target{key: holdKey(namespace, jobID), calendar: ledger.CalendarOf(policy)}
-	return m.books.update(ctx, fence, t, func(v view) (change, error) {
+// news is what is to be told to the hold of one job.
+type news struct {
+	// known is the hold as it was listed; a nil hold if it must be read.
+	known            heldAt
+	namespace, jobID string
+	allocations      []nomadevents.Allocation
+	// lost are the ids of allocations that gave GPUs to one of another job.
+	lost []string
+
+	// doubtful says that one of the allocations needs a second look.
+	doubtful bool
+}
+
+// budget is that of the hold, "" if it is not known.
+func (n *news) budget() string {
+	if n.known.Hold == nil {
+		return ""
+	}
+	return n.known.Budget
+}
+
+// observe takes in facts about allocations and posts what they used.
+func (m *Meter) observe(ctx context.Context, fence ledger.Fence, allocations []nomadevents.Allocation) error {
+	if len(allocations) == 0 {
+		return nil
+	}
+	all := m.newsOf(allocations)
+	errs := m.takeIn(ctx, fence, all)
+	for i, n := range all {
+		stray := errors.Is(errs[i], errNoHold)
+		if errs[i] = ignore(errs[i], errNoHold); errs[i] != nil {
+			continue
+		}
+		ended := false
+		for _, a := range n.allocations {
+			if stray && !a.Terminal && !m.runs(ctx, a) {
+				continue
+			}
+			m.note(a, stray)
+			ended = ended || a.Terminal
+		}
+		if n.doubtful || ended && !stray {
+			m.Touch(n.namespace, n.jobID) // it may have been the last one
+		}
+	}
+	return jobErrors(all, errs)
+}
+
+// newsOf sorts facts by job, and adds the jobs whose allocations lost GPUs to one
+// of these.
+func (m *Meter) newsOf(allocations []nomadevents.Allocation) []*news {
+	byJob := make(map[string]*news)
+	var all []*news
+	of := func(namespace, jobID string) *news {
+		key := namespace + "\x00" + jobID
+		if byJob[key] == nil {
+			byJob[key] = &news{namespace: namespace, jobID: jobID}
+			all = append(all, byJob[key])
+		}
+		return byJob[key]
+	}
+	var lost []string
+	for _, a := range allocations {
+		n := of(a.Namespace, a.JobID)
+		n.allocations = append(n.allocations, a)
+		lost = append(lost, m.gpus.See(a.ID, a.CreateIndex, a.Created.UnixMilli(), a.IDs())...)
+	}
+	if len(lost) == 0 {
+		return all
+	}
+	m.takeWritten()
+	for _, h := range m.open {
+		for _, t := range h.Live() {
+			if slices.Contains(lost, t.Alloc) {
+				n := of(h.Namespace, h.JobID)
+				n.lost = append(n.lost, t.Alloc)
+			}
+		}
+	}
+	return all
+}
+
+// takeIn tells holds what is new about their allocations and posts what they
+// used, all together: those of one budget behind one another, into which order it
+// brings the news. It returns an error for each; errNoHold is one of a job without
+// a hold.
+func (m *Meter) takeIn(ctx context.Context, fence ledger.Fence, all []*news) []error {
+	p := m.policy.State().Policy
+	for _, n := range all {
+		if n.known.Hold == nil {
+			n.known = m.openHold(n.namespace, n.jobID)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *news) int { return strings.Compare(a.budget(), b.budget()) })
+	targets, calendar := make([]target, len(all)), ledger.CalendarOf(p)
+	for i, n := range all {
+		targets[i] = target{key: holdKey(n.namespace, n.jobID), calendar: calendar, known: n.known}
+	}
+	return m.books.updateAll(ctx, fence, targets, func(i int, v view) (change, error) {
+		n := all[i]
+		n.doubtful = false
 		if v.hold.Hold == nil {
 			return change{}, errNoHold
 		}
-		return f(policy, v.hold)
-	})
-}
-
-// observe takes in a fact about one allocation and posts what it used.
-func (m *Meter) observe(ctx context.Context, fence ledger.Fence, a nomadevents.Allocation) error {
-	doubtful := false
-	err := m.mutate(ctx, fence, a.Namespace, a.JobID, func(p *budget.Policy, h heldAt) (change, error) {
-		if doubtful = dated(*h.Hold, a); doubtful {
-			return change{}, errNoChange
-		}
-		m.verify(*h.Hold, a)
-		next, changed := ledger.Observe(*h.Hold, m.observation(p, a), m.now().UnixMilli())
+		next, changed := m.observed(p, *v.hold.Hold, n)
 		if !changed {
 			return change{}, errNoChange
 		}
 		next, posted, entries := metering.Post(p, next, m.proven)
 		return change{hold: &next, posted: posted, entries: entries}, nil
 	})
-	if err != nil && !errors.Is(err, errNoHold) {
-		return fmt.Errorf("observe allocation %s: %w", a.ID, err)
+}
+
+// openHold is the hold of a job as it was listed; a nil hold if it is not known.
+func (m *Meter) openHold(namespace, jobID string) heldAt {
+	at, known := slices.BinarySearchFunc(m.open, heldAt{Hold: &ledger.Hold{Namespace: namespace, JobID: jobID}}, byJob)
+	if !known {
+		return heldAt{}
 	}
-	stray := errors.Is(err, errNoHold)
-	if stray && !a.Terminal && !m.runs(ctx, a) {
-		return nil
+	return m.open[at]
+}
+
+// observed is the hold after the news, and whether it is another one.
+func (m *Meter) observed(p *budget.Policy, h ledger.Hold, n *news) (next ledger.Hold, changed bool) {
+	next = h
+	take := func(o ledger.Observation) {
+		after, moved := ledger.Observe(next, o, m.now().UnixMilli())
+		next, changed = after, changed || moved
 	}
-	m.note(a, stray)
-	if doubtful || (a.Terminal && err == nil) {
-		m.Touch(a.Namespace, a.JobID) // it may have been the last one
+	for _, a := range n.allocations {
+		if dated(h, a) {
+			n.doubtful = true
+			continue
+		}
+		m.verify(h, a)
+		take(m.observation(p, a))
 	}
-	return nil
+	for _, t := range h.Live() {
+		if slices.Contains(n.lost, t.Alloc) {
+			take(ledger.Observation{Alloc: t.Alloc, Unknown: t.Unknown, Given: m.gpus.Given(t.Alloc, idsOf(t), 0)})
+		}
+	}
+	return next, changed
+}
+
+// idsOf are the devices of an allocation, those that it lost included.
+func idsOf(t ledger.Track) []string {
+	var ids []string
+	for _, g := range t.GPUs {
+		ids = append(ids, g.IDs...)
+	}
+	return ids
+}
+
+// jobErrors joins what went wrong, job by job.
+func jobErrors(all []*news, errs []error) error {
+	var failed []error
+	for i, err := range errs {
+		if err != nil {
+			failed = append(failed, fmt.Errorf("job %q in namespace %q: %w", all[i].jobID, all[i].namespace, err))
+		}
+	}
+	return joinSome(failed)
+}
+
+// joinedMost is how many errors are told of one kind of work: when nothing can be
+// written, all of them say the same.
+const joinedMost = 5
+
+// joinSome joins the first of many errors and says how many there are.
+func joinSome(errs []error) error {
+	if more := len(errs) - joinedMost; more > 0 {
+		errs = append(errs[:joinedMost:joinedMost], fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(errs...)
 }
 
 // runs asks Nomad whether an allocation without a hold is still there. A new
@@ -100,10 +235,11 @@ const unclassified = "unclassified"
 
 func (m *Meter) observation(p *budget.Policy, a nomadevents.Allocation) ledger.Observation {
 	o := ledger.Observation{Alloc: a.ID, Name: a.Name, Group: a.Group, Node: a.NodeID, CreateIndex: a.CreateIndex,
-		StartMS: a.Created.UnixMilli(), Done: a.Done, Estimated: a.Estimated}
+		StartMS: a.Created.UnixMilli(), Done: a.Done, Estimated: a.Estimated, Unknown: a.Unknown, RunMS: milliOf(a.Began), RanMS: milliOf(a.Left)}
 	if a.Terminal {
 		o.EndMS = a.Ended.UnixMilli()
 	}
+	o.Given = m.gpus.Given(a.ID, a.IDs(), o.EndMS)
 	card, _ := p.RateAt(a.Created)
 	for _, d := range a.Devices {
 		class, ok := p.ClassOf(d.Name)
@@ -113,6 +249,14 @@ func (m *Meter) observation(p *budget.Policy, a nomadevents.Allocation) ledger.O
 		o.GPUs = append(o.GPUs, ledger.TrackGPUs{Class: class, IDs: d.IDs, PerGPUHour: card.PerGPUHour[class]})
 	}
 	return o
+}
+
+// milliOf is an instant in Unix milliseconds; 0 for none.
+func milliOf(at time.Time) int64 {
+	if at.IsZero() {
+		return 0
+	}
+	return at.UnixMilli()
 }
 
 // proof is the moment up to which running work may be posted when Nomad was

@@ -34,10 +34,10 @@ const (
 	announceEvery = time.Minute
 	awayAfter     = 24 * time.Hour
 	goneAfter     = 7 * 24 * time.Hour
-	// pageSize is how many entries are asked for at once, about a megabyte; askWithin
+	// pageSize is how many entries are asked for at once, about a megabyte; peerWithin
 	// bounds one question.
-	pageSize  = 2000
-	askWithin = 20 * time.Second
+	pageSize   = 2000
+	peerWithin = 20 * time.Second
 	// freshWithin is how old the last answer of another agent may be before a
 	// statement says that it may miss something.
 	freshWithin = 6 * exchangeEvery
@@ -254,7 +254,7 @@ type LogRequest struct {
 
 func (p *peers) ask(ctx context.Context, address string, heads history.Heads) (history.Page, error) {
 	var page history.Page
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	ctx, cancel := context.WithTimeout(ctx, peerWithin)
 	defer cancel()
 	body, err := json.Marshal(LogRequest{heads, pageSize})
 	if err != nil {

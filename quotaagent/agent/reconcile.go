@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
-	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/metering"
@@ -27,11 +27,13 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 		return fmt.Errorf("reconcile: %w", err)
 	}
 	m.holdsChanged.Store(true)
-	unreadable := m.refresh(ctx)
+	unreadable := m.refresh(ctx, true)
 	if errors.Is(unreadable, ledger.ErrUnavailable) {
 		return fmt.Errorf("reconcile: %w", unreadable)
 	}
 	m.proven = proof(began)
+	m.drawTimeline(allocations)
+	m.missed.Store(false)
 	byJob, listed := make(map[string][]nomadevents.Allocation), make(map[string]bool, len(allocations))
 	for _, a := range allocations {
 		key := a.Namespace + "\x00" + a.JobID
@@ -39,11 +41,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 		listed[a.ID] = !a.Terminal
 	}
 	m.forget(listed)
-	failed := each(ctx, m.open, func(h heldAt) error {
-		found := byJob[h.JobKey()]
-		delete(byJob, h.JobKey())
-		return m.reconcileHold(ctx, fence, h, found)
-	})
+	failed := m.reconcileHolds(ctx, fence, byJob)
 	if ctx.Err() == nil && !errors.Is(failed, ledger.ErrUnavailable) {
 		for _, strays := range byJob {
 			for _, a := range strays {
@@ -63,25 +61,93 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	return nil
 }
 
+// drawTimeline begins the timeline of GPUs anew, with the allocations of a
+// snapshot and those that holds know and Nomad does not any more.
+func (m *Meter) drawTimeline(allocations []nomadevents.Allocation) {
+	m.gpus = metering.NewTimeline()
+	for _, a := range allocations {
+		m.gpus.See(a.ID, a.CreateIndex, a.Created.UnixMilli(), a.IDs())
+	}
+	for _, h := range m.open {
+		for _, t := range h.Tracks {
+			m.gpus.See(t.Alloc, t.CreateIndex, t.StartMS, idsOf(t))
+		}
+	}
+}
+
+// reconcileHolds brings all holds in line with the allocations of their jobs in a
+// snapshot, and takes those out of byJob. What runs is posted in the ticks.
+func (m *Meter) reconcileHolds(ctx context.Context, fence ledger.Fence, byJob map[string][]nomadevents.Allocation) error {
+	p := m.policy.State().Policy
+	var changed []*news
+	var gone []heldAt
+	for _, h := range m.open {
+		n := &news{known: h, namespace: h.Namespace, jobID: h.JobID, allocations: byJob[h.JobKey()]}
+		delete(byJob, h.JobKey())
+		for _, a := range n.allocations {
+			m.verify(*h.Hold, a)
+			m.note(a, false)
+		}
+		if len(vanished(*h.Hold, n.allocations)) > 0 {
+			gone = append(gone, h) // all of them are looked at again
+			continue
+		}
+		_, moved := m.observed(p, *h.Hold, n)
+		if n.doubtful {
+			m.Touch(h.Namespace, h.JobID)
+		}
+		if moved {
+			changed = append(changed, n)
+		}
+	}
+	errs := m.takeIn(ctx, fence, changed)
+	for i, n := range changed {
+		errs[i] = ignore(errs[i], errNoHold)
+		if errs[i] == nil && slices.ContainsFunc(n.allocations, func(a nomadevents.Allocation) bool { return a.Terminal }) {
+			m.Touch(n.namespace, n.jobID) // it may have been the last one
+		}
+	}
+	return errors.Join(jobErrors(changed, errs), m.settleAll(ctx, fence, gone))
+}
+
+// levels are the holds that are known to charge what a policy wants. A hold that
+// changes is another one.
+type levels struct {
+	policy *budget.Policy
+	holds  map[*ledger.Hold]bool
+}
+
 // rechargeAll brings what holds charge in line with the policy, whose windows
 // and zone may have changed, and the balances in line with the holds.
 func (m *Meter) rechargeAll(ctx context.Context, fence ledger.Fence) error {
 	m.holdsChanged.Store(true)
-	unreadable := m.refresh(ctx)
+	unreadable := m.refresh(ctx, false)
 	if errors.Is(unreadable, ledger.ErrUnavailable) {
 		return unreadable
 	}
-	cal := ledger.CalendarOf(m.policy.State().Policy)
-	err := each(ctx, m.open, func(h heldAt) error {
-		if charged(*h.Hold, cal) {
-			return nil
+	p := m.policy.State().Policy
+	cal, level := ledger.CalendarOf(p), levels{policy: p, holds: make(map[*ledger.Hold]bool, len(m.open))}
+	var todo []heldAt
+	for _, h := range m.open {
+		if m.level.policy == p && m.level.holds[h.Hold] || charged(*h.Hold, cal) {
+			level.holds[h.Hold] = true
+		} else {
+			todo = append(todo, h)
 		}
-		return m.recharge(ctx, fence, h)
+	}
+	m.level = level
+	err := m.change(ctx, fence, todo, func(_ *budget.Policy, h heldAt) (change, error) {
+		if charged(*h.Hold, cal) {
+			return change{}, errNoChange
+		}
+		return change{hold: h.Hold}, nil
 	})
-	if err != nil {
+	if err != nil || !m.repairs.due() {
 		return err
 	}
+	begin := time.Now()
 	repaired, err := m.books.repair(ctx, fence)
+	m.repairs = measure(begin)
 	for _, path := range repaired {
 		m.logger.Error("balance differed from its open holds and was set right", "budget", path)
 	}
@@ -92,14 +158,28 @@ func charged(h ledger.Hold, cal ledger.Calendar) bool {
 	return len(ledger.Charges(h, cal).Minus(h.Charged)) == 0
 }
 
-func (m *Meter) recharge(ctx context.Context, fence ledger.Fence, h heldAt) error {
-	err := m.mutate(ctx, fence, h.Namespace, h.JobID, func(p *budget.Policy, h heldAt) (change, error) {
-		if charged(*h.Hold, ledger.CalendarOf(p)) {
+// change changes many holds by a function of each, together: those of one budget
+// behind one another, so that few balances are written. One that fails does not
+// keep the others from their turn. A hold that has ended is left out.
+func (m *Meter) change(ctx context.Context, fence ledger.Fence, holds []heldAt, f func(p *budget.Policy, h heldAt) (change, error)) error {
+	if len(holds) == 0 {
+		return nil
+	}
+	p := m.policy.State().Policy
+	calendar := ledger.CalendarOf(p)
+	slices.SortStableFunc(holds, func(a, b heldAt) int { return strings.Compare(a.Budget, b.Budget) })
+	targets, all := make([]target, len(holds)), make([]*news, len(holds))
+	for i, h := range holds {
+		targets[i] = target{key: holdKey(h.Namespace, h.JobID), calendar: calendar, known: h}
+		all[i] = &news{namespace: h.Namespace, jobID: h.JobID}
+	}
+	errs := m.books.updateAll(ctx, fence, targets, func(_ int, v view) (change, error) {
+		if v.hold.Hold == nil {
 			return change{}, errNoChange
 		}
-		return change{hold: h.Hold}, nil
+		return f(p, v.hold)
 	})
-	return ignore(err, errNoHold)
+	return jobErrors(all, errs)
 }
 
 func ignore(err, expected error) error {
@@ -107,35 +187,6 @@ func ignore(err, expected error) error {
 		return nil
 	}
 	return err
-}
-
-// reconcileHold brings one hold in line with the allocations of its job in a
-// snapshot, and posts what runs.
-func (m *Meter) reconcileHold(ctx context.Context, fence ledger.Fence, h heldAt, allocations []nomadevents.Allocation) error {
-	for _, a := range allocations {
-		m.verify(*h.Hold, a)
-		m.note(a, false)
-		if _, changed := ledger.Observe(*h.Hold, m.observation(m.policy.State().Policy, a), m.now().UnixMilli()); !changed {
-			continue
-		}
-		if err := m.observe(ctx, fence, a); err != nil {
-			return err
-		}
-	}
-	if len(vanished(*h.Hold, allocations)) > 0 {
-		return m.settleJob(ctx, fence, h.Namespace, h.JobID)
-	}
-	if !slices.ContainsFunc(h.Tracks, func(t ledger.Track) bool { return t.MarkMS < m.proven.UnixMilli() }) {
-		return nil
-	}
-	err := m.mutate(ctx, fence, h.Namespace, h.JobID, func(p *budget.Policy, h heldAt) (change, error) {
-		next, posted, entries := metering.Post(p, *h.Hold, m.proven)
-		if len(posted) == 0 {
-			return change{}, errNoChange
-		}
-		return change{hold: &next, posted: posted, entries: entries}, nil
-	})
-	return ignore(err, errNoHold)
 }
 
 // vanished are the tracks of a hold that Nomad no longer knows.
@@ -147,109 +198,6 @@ func vanished(h ledger.Hold, allocations []nomadevents.Allocation) []ledger.Trac
 		}
 	}
 	return gone
-}
-
-// tick looks at every open hold.
-func (m *Meter) tick(ctx context.Context, fence ledger.Fence) error {
-	unreadable := m.refresh(ctx)
-	m.followNamespaces()
-	return errors.Join(unreadable, each(ctx, m.open, func(h heldAt) error { return m.tickHold(ctx, fence, h) }))
-}
-
-func (m *Meter) tickHold(ctx context.Context, fence ledger.Fence, h heldAt) error {
-	now := m.now().UnixMilli()
-	doubtful := h.Pending != nil && now-(h.ExpiresMS-confirmWithin.Milliseconds()) > doubtAfter.Milliseconds()
-	if doubtful || len(h.Live()) == 0 {
-		if !m.lookDue(h) {
-			return nil
-		}
-		return m.settleJob(ctx, fence, h.Namespace, h.JobID)
-	}
-	if _, due := ledger.Renew(*h.Hold, now); !due {
-		return nil
-	}
-	err := m.mutate(ctx, fence, h.Namespace, h.JobID, func(_ *budget.Policy, h heldAt) (change, error) {
-		next, moved := ledger.Renew(*h.Hold, now)
-		if !moved {
-			return change{}, errNoChange
-		}
-		return change{hold: &next}, nil
-	})
-	return ignore(err, errNoHold)
-}
-
-// look is when to ask Nomad next about a job of which nothing runs.
-type look struct {
-	version uint64 // of the hold when it was last asked
-	wait    time.Duration
-	next    time.Time
-}
-
-// lookDue reports whether it is time to ask about the job of a hold: at once
-// when the hold has changed, then less and less often. Events ask at once; this
-// is for what Nomad sends no event about, such as a job that becomes dead when
-// its last evaluation ends.
-func (m *Meter) lookDue(h heldAt) bool {
-	now, l := m.now(), m.looks[h.JobKey()]
-	if l.version == h.version && now.Before(l.next) {
-		return false
-	}
-	if l.version != h.version {
-		l = look{version: h.version, wait: tickEvery / 2}
-	}
-	l.wait = min(2*l.wait, lookAtMost)
-	l.next = now.Add(l.wait)
-	m.looks[h.JobKey()] = l
-	return true
-}
-
-// settleJob brings one hold in line with what Nomad says about its job: confirms
-// or expires a submission whose answer was lost, and ends the hold of a job of
-// which nothing runs or will run. The hold is read first and must still be the
-// same when it is changed: whatever happens to the job in between is somebody's
-// submission, and writes the hold.
-func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jobID string) error {
-	seen, err := m.books.readHold(ctx, holdKey(namespace, jobID))
-	if err != nil || seen.Hold == nil {
-		return err
-	}
-	began := m.now()
-	job, err := m.nomad.Job(ctx, namespace, jobID)
-	if err != nil {
-		return err
-	}
-	allocations, err := m.nomad.JobAllocations(ctx, namespace, jobID)
-	if err != nil {
-		return err
-	}
-	var ended *ledger.Hold
-	changed := false
-	err = m.mutate(ctx, fence, namespace, jobID, func(p *budget.Policy, h heldAt) (change, error) {
-		ended = nil
-		if changed = h.version != seen.version; changed {
-			return change{}, errNoChange
-		}
-		next, moved := m.settled(p, *h.Hold, job, allocations, began)
-		switch {
-		case next.hold == nil:
-			return change{}, nil // never registered: nothing to post
-		case over(*next.hold, job):
-			ended, next.hold = next.hold, nil
-			next.ended = ended
-			return next, nil
-		case !moved:
-			return change{}, errNoChange
-		}
-		return next, nil
-	})
-	if changed {
-		m.Touch(namespace, jobID)
-	}
-	if err == nil && ended != nil {
-		m.logger.Info("job settled", "namespace", namespace, "job_id", jobID, "budget", ended.Budget, "hold_id", ended.ID,
-			"receipt", admission.Receipt(m.policy.State().Policy, *ended))
-	}
-	return ignore(err, errNoHold)
 }
 
 // finishedKept is how many ended allocations a hold remembers before it forgets
@@ -274,7 +222,8 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, al
 		end := m.lastSign(t, began)
 		m.logger.Warn("allocation gone before its end was seen", "namespace", h.Namespace, "job_id", h.JobID, "alloc_id", t.Alloc,
 			"posted_to", time.UnixMilli(end).UTC())
-		observed, changed := ledger.Observe(*next, ledger.Observation{Alloc: t.Alloc, EndMS: end, Estimated: true}, nowMS)
+		observed, changed := ledger.Observe(*next, ledger.Observation{Alloc: t.Alloc, EndMS: end, Estimated: true,
+			Given: m.gpus.Given(t.Alloc, idsOf(t), end)}, nowMS)
 		next, moved = &observed, moved || changed
 	}
 	posted, usage, entries := metering.Post(p, *next, proof(began))
@@ -310,7 +259,7 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 	// A job that runs at an old index was registered again without a change, or
 	// was there before Governor; one that is gone may have run. What runs or ran
 	// is covered.
-	runs := expired && h.State == ledger.Held && (!job.Dead || slices.ContainsFunc(allocations,
+	runs := expired && h.State == ledger.Held && (!job.Dead && !job.Gated || slices.ContainsFunc(allocations,
 		func(a nomadevents.Allocation) bool { return a.CreateIndex > h.FirstIndex }))
 	if (job.Exists && job.ModifyIndex > h.StoredIndex) || runs {
 		next := confirm(h, job.ModifyIndex)
@@ -328,7 +277,8 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 	return &next, true
 }
 
-// over reports whether the job of a confirmed hold has ended for good.
+// over reports whether the job of a confirmed hold has ended for good: also one
+// that was registered again and waits for budget, for it gets a hold of its own.
 func over(h ledger.Hold, job nomadevents.Job) bool {
-	return h.State == ledger.Active && h.Pending == nil && job.Dead && len(h.Tracks) == 0
+	return h.State == ledger.Active && h.Pending == nil && (job.Dead || job.Gated) && len(h.Tracks) == 0
 }

@@ -89,7 +89,8 @@ func (e *Engine) settle(ctx context.Context, s gate.Submission, t ticket, placed
 			}
 			if o.Accepted {
 				next := accept(*hold.Hold, t, o.JobModifyIndex)
-				return change{hold: &next}, nil
+				// A job that waited is registered without its gate now.
+				return change{hold: &next, unqueue: v.queued != nil && v.queued.JobModifyIndex < o.JobModifyIndex}, nil
 			}
 			return withdraw(*hold.Hold, t)
 		})

@@ -45,6 +45,9 @@ func asComparable(s gate.Submission, patch jobspec.Patch) (a, b api.Job, ok bool
 	if err != nil {
 		return a, b, false
 	}
+	if patch.Drop != "" {
+		dropOn(ours, patch.Drop)
+	}
 	for _, g := range patch.Groups {
 		group := named(ours, "TaskGroups", g.Group)
 		if group == nil || appendAll(group, "Constraints", g.Constraints) != nil || appendAll(group, "Affinities", g.Affinities) != nil {
@@ -145,6 +148,21 @@ func named(in map[string]any, list, name string) map[string]any {
 		}
 	}
 	return nil
+}
+
+// dropOn removes the constraints on a target from every task group.
+func dropOn(job map[string]any, target string) {
+	groups, _ := job["TaskGroups"].([]any)
+	for _, item := range groups {
+		group, _ := item.(map[string]any)
+		constraints, _ := group["Constraints"].([]any)
+		if group != nil && constraints != nil {
+			group["Constraints"] = slices.DeleteFunc(constraints, func(c any) bool {
+				object, _ := c.(map[string]any)
+				return object["LTarget"] == target
+			})
+		}
+	}
 }
 
 func deviceOf(task map[string]any, index int) map[string]any {

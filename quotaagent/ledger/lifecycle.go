@@ -181,18 +181,40 @@ func (h Hold) everyNode(group string) bool {
 	return slices.ContainsFunc(h.need(), func(l Line) bool { return l.Group == group && l.EveryNode })
 }
 
+// RenewalDue reports whether Renew would move a lease.
+func RenewalDue(h Hold, nowMS int64) bool {
+	return slices.ContainsFunc(h.Tracks, func(t Track) bool {
+		_, due := h.renewal(t, nowMS)
+		return due
+	})
+}
+
+// renewal is the length of the lease of an allocation, and whether it is to be
+// moved.
+func (h Hold) renewal(t Track, nowMS int64) (lengthMS int64, due bool) {
+	if t.EndMS != 0 {
+		return 0, false
+	}
+	length, lease := h.IsLease(t.Group)
+	left := t.LeaseMS - nowMS
+	return length, lease && (left < length/2 || left > length+length/2) && t.LeaseMS != nowMS+length
+}
+
 // Renew moves the lease of every live allocation to nowMS plus its length, once
 // less than half of it is left. A lease that reaches further than one and a half
 // lengths (the clock was ahead when it was renewed) is cut back. It reports
 // whether anything moved.
 func Renew(h Hold, nowMS int64) (Hold, bool) {
-	next, moved := h.Clone(), false
-	for i, t := range next.Tracks {
-		length, lease := h.IsLease(t.Group)
-		if left := t.LeaseMS - nowMS; t.EndMS == 0 && lease && (left < length/2 || left > length+length/2) {
-			next.Tracks[i].LeaseMS = nowMS + length
-			moved = moved || next.Tracks[i].LeaseMS != t.LeaseMS
+	next, moved := h, false
+	for i, t := range h.Tracks {
+		length, due := h.renewal(t, nowMS)
+		if !due {
+			continue
 		}
+		if !moved {
+			next, moved = h.Clone(), true
+		}
+		next.Tracks[i].LeaseMS = nowMS + length
 	}
 	return next, moved
 }

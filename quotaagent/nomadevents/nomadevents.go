@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"sort"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/internal/gpu"
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
 )
 
 // Allocation is what metering needs to know about an allocation with GPUs.
@@ -28,6 +30,11 @@ type Allocation struct {
 	Estimated bool
 	// Done says that it ended and will not be replaced in the same slot.
 	Done bool
+	// Unknown says that Nomad has lost touch with the node: it may run or not.
+	Unknown bool
+	// Began is when its first task started, and Left when its last one ended, on
+	// the node's clock; zero if that did not happen yet.
+	Began, Left time.Time
 	// Devices by full device name, names sorted, ids as Nomad lists them.
 	Devices []Devices
 	// ByTask are the same device ids by task.
@@ -55,6 +62,8 @@ type Job struct {
 	Exists bool
 	// Dead says that nothing of it runs or will run.
 	Dead bool
+	// Gated says that it waits for budget: nothing of it is meant to start.
+	Gated bool
 	// ModifyIndex is its JobModifyIndex: the last change of its specification.
 	ModifyIndex uint64
 }
@@ -91,7 +100,8 @@ func fromStubs(stubs []*api.AllocationListStub) []Allocation {
 	for _, s := range stubs {
 		a := Allocation{ID: s.ID, Name: s.Name, Namespace: s.Namespace, JobID: s.JobID, Group: s.TaskGroup, NodeID: s.NodeID,
 			NodeName: s.NodeName, CreateIndex: s.CreateIndex, Created: time.Unix(0, s.CreateTime), Devices: devices(s.AllocatedResources), ByTask: byTask(s.AllocatedResources)}
-		a.end(s.ClientStatus, s.JobType, s.ModifyTime, s.TaskStates)
+		a.run(s.ClientStatus, s.TaskStates)
+		a.end(s.ClientStatus, s.JobType, s.ModifyTime)
 		if len(a.Devices) > 0 {
 			out = append(out, a)
 		}
@@ -103,7 +113,8 @@ func fromStubs(stubs []*api.AllocationListStub) []Allocation {
 func fromAllocation(s *api.Allocation) Allocation {
 	a := Allocation{ID: s.ID, Name: s.Name, Namespace: s.Namespace, JobID: s.JobID, Group: s.TaskGroup, NodeID: s.NodeID,
 		NodeName: s.NodeName, CreateIndex: s.CreateIndex, Created: time.Unix(0, s.CreateTime), Devices: devices(s.AllocatedResources), ByTask: byTask(s.AllocatedResources)}
-	a.end(s.ClientStatus, "", s.ModifyTime, s.TaskStates)
+	a.run(s.ClientStatus, s.TaskStates)
+	a.end(s.ClientStatus, "", s.ModifyTime)
 	return a
 }
 
@@ -114,7 +125,7 @@ const observeLag = 5 * time.Second
 // end fills in how and when the allocation ended. The servers' time of the
 // first client-terminal update is exact; where only a later change is visible,
 // the client's own time of the last task's end stands in and is marked.
-func (a *Allocation) end(status, jobType string, modified int64, tasks map[string]*api.TaskState) {
+func (a *Allocation) end(status, jobType string, modified int64) {
 	switch status {
 	case api.AllocClientStatusComplete, api.AllocClientStatusFailed, api.AllocClientStatusLost:
 	default:
@@ -122,14 +133,33 @@ func (a *Allocation) end(status, jobType string, modified int64, tasks map[strin
 	}
 	a.Terminal, a.Ended = true, time.Unix(0, modified)
 	a.Done = status == api.AllocClientStatusComplete && jobType != api.JobTypeService
-	finished := time.Time{}
-	for _, t := range tasks {
-		if t != nil && t.FinishedAt.After(finished) {
-			finished = t.FinishedAt
+	if !a.Left.IsZero() && a.Ended.Sub(a.Left) > observeLag {
+		a.Ended, a.Estimated = a.Left, true
+	}
+}
+
+// run fills in when its tasks ran. A task that restarted began when it first
+// did, as far back as its events go.
+func (a *Allocation) run(status string, tasks map[string]*api.TaskState) {
+	a.Unknown = status == api.AllocClientStatusUnknown
+	began := func(at time.Time) {
+		if !at.IsZero() && (a.Began.IsZero() || at.Before(a.Began)) {
+			a.Began = at
 		}
 	}
-	if !finished.IsZero() && a.Ended.Sub(finished) > observeLag {
-		a.Ended, a.Estimated = finished, true
+	for _, t := range tasks {
+		if t == nil {
+			continue
+		}
+		began(t.StartedAt)
+		for _, e := range t.Events {
+			if e != nil && e.Type == api.TaskStarted {
+				began(time.Unix(0, e.Time))
+			}
+		}
+		if t.FinishedAt.After(a.Left) {
+			a.Left = t.FinishedAt
+		}
 	}
 }
 
@@ -185,7 +215,7 @@ func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) 
 	if err != nil {
 		return Job{}, fmt.Errorf("read job %q: %w", jobID, err)
 	}
-	job := Job{Exists: true}
+	job := Job{Exists: true, Gated: jobspec.Gated(spec)}
 	if spec.JobModifyIndex != nil {
 		job.ModifyIndex = *spec.JobModifyIndex
 	}
@@ -206,10 +236,30 @@ func (c *Client) listedJob(ctx context.Context, namespace, jobID string) (Job, e
 	}
 	for _, s := range stubs {
 		if s.ID == jobID {
-			return Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex}, nil
+			job := Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex}
+			if !job.Dead {
+				job.Gated, err = c.gated(ctx, namespace, jobID, s.JobModifyIndex)
+			}
+			return job, err
 		}
 	}
 	return Job{Dead: true}, nil
+}
+
+// gated looks for the gate in the version of a job that has an index. The list of
+// versions is routed rightly for every id.
+func (c *Client) gated(ctx context.Context, namespace, jobID string, index uint64) (bool, error) {
+	var list struct{ Versions []*api.Job }
+	path := "/v1/job/" + url.PathEscape(jobID) + "/versions"
+	if _, err := c.nomad.Raw().Query(path, &list, (&api.QueryOptions{Namespace: namespace}).WithContext(ctx)); err != nil {
+		return false, fmt.Errorf("read versions of job %q: %w", jobID, err)
+	}
+	for _, version := range list.Versions {
+		if version != nil && version.JobModifyIndex != nil && *version.JobModifyIndex == index {
+			return jobspec.Gated(version), nil
+		}
+	}
+	return false, nil
 }
 
 // Stream calls onAllocation for every change of an allocation with GPUs and

@@ -93,6 +93,7 @@ func TestHowAnAllocationEnds(t *testing.T) {
 func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 	t.Parallel()
 	index, running, dead := uint64(42), "running", "dead"
+	gated := []*api.TaskGroup{{Constraints: []*api.Constraint{api.NewConstraint("${meta.governor_gate}", "=", "held by governor: x")}}}
 	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		must.Eq(t, "ns", r.URL.Query().Get("namespace"))
 		switch {
@@ -100,10 +101,15 @@ func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 			_ = json.NewEncoder(w).Encode(api.Job{Status: &running, JobModifyIndex: &index})
 		case r.URL.Path == "/v1/job/old":
 			_ = json.NewEncoder(w).Encode(api.Job{Status: &dead, JobModifyIndex: &index})
+		case r.URL.Path == "/v1/job/waits":
+			_ = json.NewEncoder(w).Encode(api.Job{Status: &running, JobModifyIndex: &index, TaskGroups: gated})
 		case r.URL.Path == "/v1/job/secret":
 			http.Error(w, "Permission denied", http.StatusForbidden)
 		case r.URL.Path == "/v1/jobs" && r.URL.Query().Get("prefix") == "team/summary":
 			_ = json.NewEncoder(w).Encode([]api.JobListStub{{ID: "team/summary2", Status: "dead"}, {ID: "team/summary", Status: "running", JobModifyIndex: 43}})
+		case r.URL.Path == "/v1/job/team/summary/versions":
+			newest, older := uint64(43), uint64(42)
+			_ = json.NewEncoder(w).Encode(map[string]any{"Versions": []api.Job{{JobModifyIndex: &newest, TaskGroups: gated}, {JobModifyIndex: &older}}})
 		case r.URL.Path == "/v1/jobs":
 			_, _ = w.Write([]byte("[]"))
 		default:
@@ -114,7 +120,8 @@ func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 		"train":        {Exists: true, ModifyIndex: 42},
 		"old":          {Exists: true, Dead: true, ModifyIndex: 42},
 		"none":         {Dead: true},
-		"team/summary": {Exists: true, ModifyIndex: 43},
+		"waits":        {Exists: true, Gated: true, ModifyIndex: 42},
+		"team/summary": {Exists: true, Gated: true, ModifyIndex: 43},
 		"team/none":    {Dead: true},
 	} {
 		got, err := client.Job(t.Context(), "ns", id)

@@ -56,7 +56,7 @@ budget "acme" {
     cohort          = "pool"
     priority        = 0
     soft            = "82.5%"
-    enforcement     = "advisory"
+    enforcement     = "soft-mandatory"
     undeclared_gpus = "allow"
 
     match {
@@ -66,7 +66,7 @@ budget "acme" {
     }
 
     concurrent {
-      gpus   = { h100 = 64 }
+      gpus   = { h100 = 64, any = 64 }
       borrow = { h100 = 32, any = "none" }
       lend   = { h100 = 48, any = "unlimited" }
 
@@ -130,25 +130,24 @@ budget "acme" {
       max      = { cost = 5000, gpu_hours = 1500, gpus = { h100 = 8 }, energy = 7, tokens = { output = 10 } }
       expires  = "8h"
       reason   = "optional"
-      approval = 1
+      approval = 2
     }
 
     override "a-glass" {
-      who     = ["role:oncall"]
-      max     = { cost = 0.5 }
-      expires = "30m"
+      who      = ["role:oncall"]
+      max      = { cost = 0.5 }
+      expires  = "30m"
+      approval = 1
     }
   }
 
   budget "b" {
     cohort      = "pool"
     priority    = 100
-    enforcement = "soft-mandatory"
-
     match { namespaces = ["b"] }
 
     concurrent {
-      gpus = 8
+      gpus = { any = 8, h100 = 4 }
       reclaim { grace = "10m" }
     }
 
@@ -163,6 +162,7 @@ budget "acme" {
     }
 
     over_budget {
+      admit   = "queue"
       running = "stop"
 
       stop {
@@ -185,9 +185,11 @@ budget "acme" {
   }
 
   budget "c" {
+    enforcement = "advisory"
     match { namespaces = ["c"] }
 
     over_budget {
+      admit   = "queue"
       running = "let_finish"
       stop { signal = "none" }
     }

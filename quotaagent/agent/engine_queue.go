@@ -1,0 +1,364 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/admission"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/queue"
+)
+
+// A job that does not fit now, and whose budget says admit = "queue", is
+// registered with a gate constraint (jobspec.Gate) and gets a document in the
+// queue. What Nomad has and the document relate like a hold and its job:
+//
+//	committed, on its way       JobModifyIndex 0 (or that of the submission before), ExpiresMS set
+//	waiting                     JobModifyIndex of the gated registration, ExpiresMS 0
+//	leaving (see releaser)      ReleasingMS set, and a hold beside it
+//
+// The document goes when Nomad's job is not gated any more, or gone. Nothing is
+// charged for it. Its need only decides about the order: when the job is released,
+// everything is read from the job that Nomad has.
+
+// lineFor is how long the list of waiting jobs is believed. It only decides whether
+// a new job lets others go first: what others queue meanwhile it may overtake.
+const lineFor = time.Second
+
+// line remembers which jobs wait.
+type line struct {
+	mu   sync.Mutex
+	at   time.Time
+	jobs []ledger.Queued
+	good bool
+}
+
+// changed makes the next look at the line read the store.
+func (l *line) changed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.good = false
+}
+
+// waitingJobs lists the jobs that wait, not older than lineFor.
+func (e *Engine) waitingJobs(ctx context.Context) ([]ledger.Queued, error) {
+	e.line.mu.Lock()
+	defer e.line.mu.Unlock()
+	if now := e.now(); e.line.good && now.Sub(e.line.at).Abs() < lineFor {
+		return e.line.jobs, nil
+	}
+	jobs, err := e.allQueued(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.line.jobs, e.line.at, e.line.good = jobs, e.now(), true
+	return jobs, nil
+}
+
+// places gives every waiting job its place, with the books as they are now. Jobs
+// that have a hold by now are left out: they wait for Nomad only.
+func (e *Engine) places(ctx context.Context, p *budget.Policy, waiting []ledger.Queued) ([]queue.Place, error) {
+	open, unreadable, err := e.books.holds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if unreadable != nil {
+		e.logger.Error("holds left out of the queue's plan", "error", unreadable)
+	}
+	in := queue.Input{Policy: p, Now: e.now()}
+	holding := make(map[string]bool, len(open))
+	for _, h := range open {
+		in.Holds = append(in.Holds, *h.Hold)
+		holding[h.JobKey()] = true
+	}
+	for _, q := range waiting {
+		if q.ReleasingMS == 0 && !holding[q.Namespace+"\x00"+q.JobID] {
+			q.Budget = p.Moved(q.Budget)
+			in.Waiting = append(in.Waiting, q)
+		}
+	}
+	if in.Books, _, err = e.books.allBalances(ctx); err != nil {
+		return nil, err
+	}
+	if in.Fits, err = e.fits(ctx, p, in.Waiting); err != nil {
+		return nil, err
+	}
+	return queue.Plan(in), nil
+}
+
+// fits decides about waiting jobs as admission would.
+func (e *Engine) fits(ctx context.Context, p *budget.Policy, waiting []ledger.Queued) (queue.Fits, error) {
+	grants, err := e.grants(ctx)
+	if err != nil {
+		return nil, err
+	}
+	runs := make(map[string]ledger.Run)
+	if slices.ContainsFunc(waiting, func(q ledger.Queued) bool { return q.Run != "" }) {
+		all, err := e.books.allRuns(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range all {
+			runs[r.ID] = r.Run
+		}
+	}
+	rules := e.rulesOf(p)
+	return func(q ledger.Queued, books queue.Books, at time.Time) bool {
+		b := p.Find(q.Budget)
+		if b == nil {
+			return false
+		}
+		h, state := queue.Hold(q), admission.State{Balances: books, Grants: grants, Rules: rules, Accessor: q.Accessor}
+		if q.Run != "" {
+			run, open := runs[q.Run]
+			if !open {
+				return false
+			}
+			state.Run, h.Capped = &run, run.Capped()
+		}
+		return !blocked(admission.Decide(p, b, state, h, q.Lines, at))
+	}, nil
+}
+
+// standing is where a submission would stand among the jobs that wait.
+type standing struct {
+	queue.Place
+	// before is how many of those that come first draw from the same tree.
+	before int
+	of     int
+}
+
+// turn is the admission package's word for it.
+func (s *standing) turn() *admission.Turn {
+	if s == nil {
+		return nil
+	}
+	return &admission.Turn{Position: s.Position, Of: s.of, ExpectedMS: s.ExpectedMS}
+}
+
+// standingOf gives a submission its place among those that wait; nil when nobody
+// else does.
+func (e *Engine) standingOf(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line) (*standing, error) {
+	waiting, err := e.waitingJobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var own *ledger.Queued
+	others := make([]ledger.Queued, 0, len(waiting)+1)
+	for _, q := range waiting {
+		if q.Namespace == s.Ask.Namespace && q.JobID == s.Ask.JobID {
+			own = &q
+			continue
+		}
+		others = append(others, q)
+	}
+	if len(others) == 0 {
+		return nil, nil
+	}
+	return e.standingAmong(ctx, p, others, e.queuedAs(p, b, s, lines, admission.Decision{}, own))
+}
+
+func (e *Engine) standingAmong(ctx context.Context, p *budget.Policy, others []ledger.Queued, mine ledger.Queued) (*standing, error) {
+	places, err := e.places(ctx, p, append(others, mine))
+	if err != nil {
+		return nil, err
+	}
+	out, before := (*standing)(nil), 0
+	for _, place := range places {
+		switch q := place.Queued; {
+		case q.Namespace == mine.Namespace && q.JobID == mine.JobID:
+			out = &standing{Place: place, before: before}
+		case rootOf(q.Budget) == rootOf(mine.Budget):
+			before++
+		}
+	}
+	if out != nil {
+		for _, place := range places {
+			if place.Queued.Budget == out.Queued.Budget {
+				out.of++
+			}
+		}
+	}
+	return out, nil
+}
+
+func rootOf(path string) string {
+	root, _, _ := strings.Cut(path, "/")
+	return root
+}
+
+// queued applies the rules of the queue to a decision: a job that fits waits for
+// its turn if it would delay others, and one that would wait is refused if it may
+// not.
+func (e *Engine) queued(p *budget.Policy, b *budget.Budget, s gate.Submission, v view, at *standing, d admission.Decision) admission.Decision {
+	enforced := p.Enforcement != budget.Shadow && b.EffectiveLevel() != budget.Advisory && b.EffectiveAdmit() != budget.AdmitWarn
+	overruled := s.PolicyOverride && len(d.Overrides) > 0
+	if !blocked(d) && enforced && !overruled && at != nil && at.before > 0 && !at.Start && !running(s, v) {
+		d = d.AwaitTurn(at.before)
+	}
+	if d.Outcome != admission.Queue {
+		return d
+	}
+	switch {
+	case b.EffectiveAdmit() != budget.AdmitQueue && d.Reason == admission.WaitingTurn:
+		return d.Unqueued("jobs of this budget do not wait")
+	case !e.releases:
+		return d.Unqueued("this agent cannot start it later")
+	case !admission.MayWait(s.Ask):
+		return d.Unqueued("meta " + admission.QueueMeta + ` = "no" says so`)
+	case s.Kind.Launches() || s.Kind.Commits() && s.Kind != gate.Register:
+		return d.Unqueued("only a job that is run can wait, not a " + s.Kind.String() + " of one that is registered")
+	case running(s, v):
+		return d.Unqueued("the job runs, or is about to: to wait it would have to be stopped")
+	}
+	return d
+}
+
+// running reports whether the job of a submission runs, or may start at any
+// moment: the change of such a job never waits, for Nomad would stop what runs.
+func running(s gate.Submission, v view) bool {
+	if v.hold.Hold != nil && v.hold.Pending != nil {
+		return true
+	}
+	return !idle(s.Stored)
+}
+
+// queueTicket is what a queued submission needs to settle itself later.
+type queueTicket struct {
+	before *ledger.Queued
+	mine   ledger.Queued
+}
+
+// queuedAs is the document of a job that is to wait. was is the one that it has
+// already: a submission that needs no more keeps its place.
+func (e *Engine) queuedAs(p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, d admission.Decision, was *ledger.Queued) ledger.Queued {
+	now := e.now()
+	q := ledger.Queued{Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, Budget: b.Path, Accessor: s.Identity.Accessor, Identity: s.Identity.Names,
+		SinceMS: now.UnixMilli(), Priority: s.Ask.Priority, Lines: lines, Facts: s.Ask.Facts(), Run: s.Ask.Meta[admission.RunMeta],
+		ExpiresMS: now.Add(confirmWithin).UnixMilli(), Reason: string(d.Reason), Detail: d.Cause(p)}
+	if was != nil {
+		q.JobModifyIndex = was.JobModifyIndex
+		if !grown(was.Lines, lines, e.rulesOf(p).Calendar) {
+			q.SinceMS = was.SinceMS
+		}
+	}
+	if timeout := b.EffectiveQueue().Timeout; timeout > 0 {
+		q.UntilMS = q.SinceMS + quantity.Millis(timeout)
+	}
+	return q
+}
+
+// grown reports whether some amount of a need is larger than before.
+func grown(was, is []ledger.Line, cal ledger.Calendar) bool {
+	charges := func(lines []ledger.Line) ledger.Vector {
+		return ledger.Charges(queue.Hold(ledger.Queued{Lines: lines}), cal)
+	}
+	for _, dims := range charges(is).Minus(charges(was)) {
+		for _, more := range dims {
+			if more > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// waits is the verdict for a job that was queued.
+func (e *Engine) waits(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, t queueTicket, d admission.Decision) gate.Verdict {
+	e.line.changed()
+	d = e.advise(ctx, p, b, s, d)
+	d.Turn = e.turnOf(ctx, p, t.mine)
+	e.log(s, d)
+	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b), Warnings: []string{d.Waits(p, s.Ask)},
+		Settle: func(ctx context.Context, o gate.Outcome) { e.settleQueued(ctx, s, t, o) }}
+}
+
+// wouldWait is the verdict for a submission without effect of a job that would be
+// queued.
+func (e *Engine) wouldWait(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, was *ledger.Queued, d admission.Decision) gate.Verdict {
+	d = e.advise(ctx, p, b, s, d)
+	d.Turn = e.turnOf(ctx, p, e.queuedAs(p, b, s, lines, d, was))
+	e.log(s, d)
+	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b), Warnings: []string{d.WouldWait(p, s.Ask)}}
+}
+
+// gateOf keeps a job from starting. The text depends on nothing but the budget, so
+// that the same job submitted again is no new version for Nomad.
+func gateOf(s gate.Submission, b *budget.Budget) jobspec.Patch {
+	return jobspec.Gate(s.Job, "waits for budget "+b.Path)
+}
+
+// turnOf is the place of a job in the queue as it is now. The verdict stands
+// without it.
+func (e *Engine) turnOf(ctx context.Context, p *budget.Policy, mine ledger.Queued) *admission.Turn {
+	waiting, err := e.waitingJobs(ctx)
+	if err == nil {
+		others := slices.DeleteFunc(slices.Clone(waiting), func(q ledger.Queued) bool { return q.Namespace == mine.Namespace && q.JobID == mine.JobID })
+		var at *standing
+		if at, err = e.standingAmong(ctx, p, others, mine); err == nil {
+			return at.turn()
+		}
+	}
+	e.logger.Warn("place in the queue not computed", "namespace", mine.Namespace, "job_id", mine.JobID, "error", err)
+	return nil
+}
+
+// settleQueued ends a queued submission: it waits from now on, or Nomad refused
+// it and what was before is put back. A lost answer is left to the leader.
+func (e *Engine) settleQueued(ctx context.Context, s gate.Submission, t queueTicket, o gate.Outcome) {
+	defer e.settled(s.Ask.Namespace, s.Ask.JobID)
+	defer e.line.changed()
+	if !o.Known {
+		e.logger.Warn("answer lost, reconciling", "job_id", s.Ask.JobID, "namespace", s.Ask.Namespace)
+		return
+	}
+	err := e.books.update(ctx, ledger.Fence{}, target{key: holdKey(s.Ask.Namespace, s.Ask.JobID), budget: t.mine.Budget, calendar: ledger.CalendarOf(e.policy.State().Policy)},
+		func(v view) (change, error) {
+			want := change{hold: v.hold.Hold}
+			switch have := v.queued; {
+			case have == nil:
+				return change{}, errNoChange
+			case o.Accepted && (have.JobModifyIndex > o.JobModifyIndex || have.JobModifyIndex == o.JobModifyIndex && have.ExpiresMS == 0):
+				return change{}, errNoChange // a later one was confirmed, or this one was
+			case o.Accepted:
+				next := t.mine
+				next.JobModifyIndex, next.ExpiresMS = o.JobModifyIndex, 0
+				want.queued = &next
+			case !sameQueued(*have, t.mine):
+				return change{}, errNoChange // another submission, or the leader's finding
+			case t.before == nil:
+				want.unqueue = true
+			default:
+				want.queued = t.before
+			}
+			return want, nil
+		})
+	if err != nil {
+		e.logger.Warn("queued submission not settled yet, reconciling", "job_id", s.Ask.JobID, "namespace", s.Ask.Namespace, "error", err)
+	}
+}
+
+// refuseHeld refuses to start work from a job that waits in a way that leaves no
+// room for a decision: Nomad would make it from what is registered, gate and all.
+func (e *Engine) refuseHeld(s gate.Submission) gate.Verdict {
+	d := admission.Refuse(e.policy.State().Policy, nil, admission.Refusal{Reason: admission.RouteNotGoverned,
+		Fact:   fmt.Sprintf("the job waits for budget, and a %s of it would too", s.Kind),
+		Remedy: "change the job file and run it again (nomad job run); `governor queue list` shows its place"})
+	e.log(s, d)
+	return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.Denial(e.policy.State().Policy, s.Ask)}
+}
+
+func sameQueued(a, b ledger.Queued) bool {
+	x, err := ledger.Encode(a)
+	y, err2 := ledger.Encode(b)
+	return err == nil && err2 == nil && bytes.Equal(x, y)
+}

@@ -1,0 +1,446 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/quotaagent/admission"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/nomadctl"
+	"github.com/nomad-governor/governor/quotaagent/queue"
+)
+
+// registrar registers jobs with the agent's own token; *nomadctl.Client is one.
+type registrar interface {
+	JobSpec(ctx context.Context, namespace, jobID string) (nomadctl.Spec, error)
+	Register(ctx context.Context, r nomadctl.Registration) (uint64, error)
+}
+
+// releaser is the leader's work on the queue: it keeps the documents in line with
+// what Nomad has, and starts the jobs whose turn it is. All of it runs on the
+// goroutine of the leader's duties.
+//
+// A job starts in two steps. One commit gives it a hold, decided with the books as
+// they are then, and marks its document as leaving. Then it is registered without
+// its gate, if it is still the job that was decided about. Whoever dies between
+// the two leaves the mark, and the next leader looks at Nomad: a job that is still
+// gated is registered again, one that is not is confirmed.
+type releaser struct {
+	e      *Engine
+	nomad  registrar
+	logger hclog.Logger
+	now    func() time.Time
+
+	// touched are the jobs that changed since the last tick, by the key of their hold.
+	touched map[string]bool
+	// looked is when Nomad was last asked about a job.
+	looked map[string]time.Time
+	// refused are the jobs that could not be started for a reason beside the books.
+	refused map[string]backoff
+	// planned is what the last plan rested on, and when it was made.
+	planned   uint64
+	plannedAt time.Time
+}
+
+// backoff is when to try again, less and less often.
+type backoff struct {
+	wait time.Duration
+	next time.Time
+}
+
+const (
+	// looksMax and startsMax bound one tick: the rest has its turn with the next.
+	looksMax  = 16
+	startsMax = 8
+	// lookEvery is how often Nomad is asked about each waiting job without a cause:
+	// what the event stream tells comes at once.
+	lookEvery = 30 * time.Second
+	// planEvery is how often the places are computed while nothing changes but time.
+	planEvery = 5 * time.Second
+	// refusedFor is the first pause after a job could not be started, refusedMax the
+	// longest.
+	refusedFor = 5 * time.Second
+	refusedMax = 2 * time.Minute
+)
+
+func newReleaser(e *Engine, nomad registrar, logger hclog.Logger) *releaser {
+	return &releaser{e: e, nomad: nomad, logger: logger.Named("queue"), now: e.now,
+		touched: make(map[string]bool), looked: make(map[string]time.Time), refused: make(map[string]backoff)}
+}
+
+// touch notes that a job changed.
+func (r *releaser) touch(namespace, jobID string) { r.touched[holdKey(namespace, jobID)] = true }
+
+// tick is the duty.
+func (r *releaser) tick(ctx context.Context, fence ledger.Fence) error {
+	waiting, err := r.e.allQueued(ctx)
+	if err != nil {
+		return err
+	}
+	r.forget(waiting)
+	failed, looks := error(nil), 0
+	for _, q := range waiting {
+		if ctx.Err() != nil || looks == looksMax {
+			break
+		}
+		if r.lookDue(q) {
+			looks++
+			failed = errors.Join(failed, aboutJob(q, r.look(ctx, fence, q)))
+		}
+	}
+	if looks > 0 {
+		if waiting, err = r.e.allQueued(ctx); err != nil {
+			return errors.Join(failed, err)
+		}
+	}
+	return errors.Join(failed, r.start(ctx, fence, waiting))
+}
+
+func aboutJob(q ledger.Queued, err error) error {
+	if err != nil {
+		return fmt.Errorf("queued job %q in namespace %q: %w", q.JobID, q.Namespace, err)
+	}
+	return nil
+}
+
+// forget drops what is remembered of jobs that do not wait any more.
+func (r *releaser) forget(waiting []ledger.Queued) {
+	known := make(map[string]bool, len(waiting))
+	for _, q := range waiting {
+		known[keyOf(q)] = true
+	}
+	for _, key := range sortedKeys(r.touched) {
+		if !known[key] {
+			delete(r.touched, key)
+		}
+	}
+	for _, key := range sortedKeys(r.looked) {
+		if !known[key] {
+			delete(r.looked, key)
+		}
+	}
+	for _, key := range sortedKeys(r.refused) {
+		if !known[key] {
+			delete(r.refused, key)
+		}
+	}
+}
+
+func keyOf(q ledger.Queued) string { return holdKey(q.Namespace, q.JobID) }
+
+// lookDue reports whether Nomad must be asked about a job: it changed, it is
+// leaving or has waited too long, nobody said what became of its registration, or
+// it was not looked at for a while.
+func (r *releaser) lookDue(q ledger.Queued) bool {
+	key, now := keyOf(q), r.now()
+	since := now.Sub(r.looked[key])
+	switch {
+	case r.touched[key]:
+		return true
+	case !r.ready(key):
+		return false
+	case q.ReleasingMS != 0, overdue(q, now):
+		return true
+	case q.ExpiresMS != 0:
+		sent := time.UnixMilli(q.ExpiresMS).Add(-confirmWithin)
+		return now.Sub(sent) >= doubtAfter && since >= tickEvery
+	}
+	return since >= lookEvery
+}
+
+// overdue reports whether a job has waited as long as its queue allows.
+func overdue(q ledger.Queued, now time.Time) bool {
+	return q.UntilMS != 0 && now.UnixMilli() >= q.UntilMS
+}
+
+// ready reports whether a job that was refused may be tried again.
+func (r *releaser) ready(key string) bool { return !r.now().Before(r.refused[key].next) }
+
+// pause keeps a job that Nomad did not take from being tried all the time.
+func (r *releaser) pause(key string) {
+	b := r.refused[key]
+	b.wait = min(max(2*b.wait, refusedFor), refusedMax)
+	b.next = r.now().Add(b.wait)
+	r.refused[key] = b
+}
+
+// start releases the jobs whose turn it is.
+func (r *releaser) start(ctx context.Context, fence ledger.Fence, waiting []ledger.Queued) error {
+	var ready []ledger.Queued
+	for _, q := range waiting {
+		if r.ready(keyOf(q)) {
+			ready = append(ready, q)
+		}
+	}
+	state := r.e.policy.State()
+	if len(ready) == 0 || !state.Loaded {
+		return nil
+	}
+	changed, err := r.changed(ctx, ready, state.Policy.Revision)
+	if err != nil || !changed {
+		return err
+	}
+	places, err := r.e.places(ctx, state.Policy, ready)
+	if err != nil {
+		return err
+	}
+	for n, place := range starters(places) {
+		if n == startsMax || ctx.Err() != nil {
+			r.planned = 0
+			return nil
+		}
+		started, err := r.release(ctx, fence, place.Queued)
+		if err != nil || !started {
+			r.planned = 0 // the books are not what the plan took them for
+			return aboutJob(place.Queued, err)
+		}
+	}
+	return nil
+}
+
+// starters are the places of the jobs that may start and are known to be
+// registered.
+func starters(places []queue.Place) []queue.Place {
+	var out []queue.Place
+	for _, p := range places {
+		if p.Start && p.Queued.JobModifyIndex != 0 && p.Queued.ExpiresMS == 0 {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// changed reports whether the places must be computed again: the queue, the holds
+// or the policy changed, or some time has passed.
+func (r *releaser) changed(ctx context.Context, ready []ledger.Queued, revision string) (bool, error) {
+	open, _, err := r.e.books.holds(ctx)
+	if err != nil {
+		return false, err
+	}
+	sum := fnv.New64a()
+	for _, h := range open {
+		_, _ = sum.Write([]byte(h.ID + strconv.FormatUint(h.version, 16) + "\n"))
+	}
+	for _, q := range ready {
+		text, err := ledger.Encode(q)
+		if err != nil {
+			return false, fmt.Errorf("encode queued job: %w", err)
+		}
+		_, _ = sum.Write(text)
+	}
+	_, _ = sum.Write([]byte(revision))
+	if r.planned == sum.Sum64() && r.now().Sub(r.plannedAt) < planEvery {
+		return false, nil
+	}
+	r.planned, r.plannedAt = sum.Sum64(), r.now()
+	return true, nil
+}
+
+// candidate is a waiting job as Nomad has it, read as if its author submitted it
+// now.
+type candidate struct {
+	queued ledger.Queued
+	spec   nomadctl.Spec
+	stored jobspec.Stored
+	s      gate.Submission
+}
+
+// read reads a job that Nomad has gated.
+func (r *releaser) read(q ledger.Queued, spec nomadctl.Spec) (candidate, error) {
+	stored, err := jobspec.ParseStored(spec.Job)
+	if err != nil {
+		return candidate{}, err
+	}
+	open, _ := jobspec.Ungated(stored.Job)
+	job, err := jobspec.Canonicalize(open)
+	if err != nil {
+		return candidate{}, fmt.Errorf("read a job of Nomad: %w", err)
+	}
+	ask, err := jobspec.Extract(open, jobspec.Defaults{Namespace: q.Namespace})
+	if err != nil {
+		return candidate{}, fmt.Errorf("read a job of Nomad: %w", err)
+	}
+	return candidate{queued: q, spec: spec, stored: stored, s: gate.Submission{Kind: gate.Register, Ask: ask, Job: job, Stored: stored.Job,
+		Identity: gate.Identity{Accessor: q.Accessor, Names: q.Identity}}}, nil
+}
+
+// release starts one job; false when it cannot start now.
+func (r *releaser) release(ctx context.Context, fence ledger.Fence, q ledger.Queued) (bool, error) {
+	r.looked[keyOf(q)] = r.now()
+	spec, err := r.nomad.JobSpec(ctx, q.Namespace, q.JobID)
+	if err != nil && !errors.Is(err, nomadctl.ErrNotFound) {
+		return false, err
+	}
+	if err != nil || spec.Stopped || spec.Index != q.JobModifyIndex {
+		r.touch(q.Namespace, q.JobID) // it is not what the document says: look at it first
+		return false, nil
+	}
+	c, err := r.read(q, spec)
+	if err != nil {
+		return false, err
+	}
+	placed := r.e.place(ctx, c.s)
+	id, err := r.promise(ctx, fence, c, placed)
+	if err != nil || id == "" {
+		placed.Release()
+		return false, err
+	}
+	return true, r.register(ctx, fence, c, placed, id)
+}
+
+// promise gives the job a hold, if it fits, and marks it as leaving the queue. It
+// returns the id of the hold; "" when the job goes on waiting.
+func (r *releaser) promise(ctx context.Context, fence ledger.Fence, c candidate, placed Placement) (string, error) {
+	p := r.e.policy.State().Policy
+	b, lines, refusal := r.e.appraise(p, c.s, placed)
+	if refusal == nil && b == nil {
+		refusal = &admission.Refusal{Reason: admission.Unmatched, Fact: "no budget claims it any more", Remedy: "submit it again"}
+	}
+	if refusal != nil {
+		d := admission.Refuse(p, b, *refusal)
+		if d.Outcome == admission.Deny || len(lines) == 0 {
+			r.pause(keyOf(c.queued))
+			return "", r.wait(ctx, fence, c, c.queued.Lines, d, p)
+		}
+	}
+	id, decision := "", admission.Decision{}
+	err := r.e.books.update(ctx, fence, r.e.targetOf(p, b, c.s), func(v view) (change, error) {
+		id = ""
+		if v.hold.Hold != nil || v.queued == nil || !sameQueued(*v.queued, c.queued) {
+			return change{}, errNoChange
+		}
+		d, next, err := r.e.decide(p, b, c.s, lines, false, v)
+		if decision = d; err != nil || blocked(d) {
+			return change{}, errors.Join(err, errNoChange)
+		}
+		next.Placement = placed.Record
+		leaving := c.queued
+		leaving.ReleasingMS = r.now().UnixMilli()
+		id = next.ID
+		return change{hold: &next, queued: &leaving}, nil
+	})
+	if err == nil && id == "" && blocked(decision) {
+		err = r.wait(ctx, fence, c, lines, decision, p)
+	}
+	return id, err
+}
+
+// wait notes why a job goes on waiting, and what it needs by now.
+func (r *releaser) wait(ctx context.Context, fence ledger.Fence, c candidate, lines []ledger.Line, d admission.Decision, p *budget.Policy) error {
+	next := c.queued
+	next.Reason, next.Detail, next.Lines = string(d.Reason), d.Cause(p), lines
+	if d.Budget != nil {
+		next.Budget = d.Budget.Path
+	}
+	return r.write(ctx, fence, c.queued, &next)
+}
+
+// write changes a document that is still what was read; nil removes it. The events
+// are recorded with it.
+func (r *releaser) write(ctx context.Context, fence ledger.Fence, was ledger.Queued, next *ledger.Queued, events ...AuditEvent) error {
+	if next != nil && sameQueued(was, *next) {
+		return nil
+	}
+	err := r.e.books.update(ctx, fence, r.target(was), func(v view) (change, error) {
+		if v.queued == nil || !sameQueued(*v.queued, was) {
+			return change{}, errNoChange
+		}
+		return change{hold: v.hold.Hold, queued: next, unqueue: next == nil, audit: events}, nil
+	})
+	r.e.line.changed()
+	return err
+}
+
+func (r *releaser) target(q ledger.Queued) target {
+	return target{key: keyOf(q), budget: q.Budget, calendar: r.e.rulesOf(r.e.policy.State().Policy).Calendar}
+}
+
+// register registers a job without its gate and settles it. Where it is not known
+// whether that happened, or the job was changed meanwhile, the mark stays and the
+// next tick looks.
+func (r *releaser) register(ctx context.Context, fence ledger.Fence, c candidate, placed Placement, id string) error {
+	q := c.queued
+	patch := placed.Patch
+	patch.Drop = jobspec.GateTarget
+	raw, err := c.stored.With(patch)
+	if err == nil {
+		var index uint64
+		index, err = r.nomad.Register(ctx, nomadctl.Registration{Namespace: q.Namespace, JobID: q.JobID, Job: raw, Index: c.spec.Index, Submission: c.spec.Submission})
+		if err == nil {
+			r.logger.Info("job released from the queue", "namespace", q.Namespace, "job_id", q.JobID, "budget", q.Budget, "hold_id", id,
+				"waited", r.now().Sub(time.UnixMilli(q.SinceMS)).Round(time.Second))
+			return r.landed(ctx, fence, q, index, placed.Record)
+		}
+	}
+	switch {
+	case errors.Is(err, nomadctl.ErrConflict), errors.Is(err, nomadctl.ErrNotFound):
+		return nil
+	case errors.Is(err, nomadctl.ErrUnknown):
+		return err
+	}
+	placed.Release()
+	r.pause(keyOf(q))
+	r.logger.Warn("a job whose turn it is could not be registered", "namespace", q.Namespace, "job_id", q.JobID, "error", err)
+	next := q
+	next.ReleasingMS, next.Reason, next.Detail = 0, string(admission.Fits), "it fits, but Nomad does not let this agent register it; the agent's log has the cause"
+	return r.withdraw(ctx, fence, q, &next)
+}
+
+// landed settles a job that is registered without its gate at an index.
+func (r *releaser) landed(ctx context.Context, fence ledger.Fence, q ledger.Queued, index uint64, record json.RawMessage) error {
+	err := r.e.books.update(ctx, fence, r.target(q), func(v view) (change, error) {
+		if v.queued == nil {
+			return change{}, errNoChange
+		}
+		want := change{hold: v.hold.Hold, unqueue: true}
+		if h := v.hold.Hold; h != nil && index > h.StoredIndex {
+			next := confirm(*h, index)
+			if len(record) > 0 {
+				next.Placement = record
+			}
+			want.hold = &next
+		}
+		return want, nil
+	})
+	r.e.line.changed()
+	r.e.settled(q.Namespace, q.JobID)
+	return err
+}
+
+// withdraw takes back the hold of a job that is not registered without its gate
+// after all; its document becomes next, nil to remove it.
+func (r *releaser) withdraw(ctx context.Context, fence ledger.Fence, q ledger.Queued, next *ledger.Queued) error {
+	err := r.e.books.update(ctx, fence, r.target(q), func(v view) (change, error) {
+		want := change{hold: v.hold.Hold}
+		if h := v.hold.Hold; h != nil && len(h.Tracks) == 0 {
+			voided, remains := ledger.Void(*h)
+			switch want.hold = &voided; {
+			case !remains, h.State == ledger.Active && h.Pending == nil:
+				want.hold = nil // also one that was taken for confirmed
+			}
+		}
+		if v.queued != nil {
+			want.queued, want.unqueue = next, next == nil
+		} else if v.hold.Hold == nil {
+			return change{}, errNoChange
+		}
+		return want, nil
+	})
+	r.e.line.changed()
+	return err
+}
+
+// stopped reports whether a job starts nothing: it was stopped or has ended.
+func stopped(job *api.Job) bool {
+	return job.Stop != nil && *job.Stop || job.Status != nil && *job.Status == statusDead
+}
