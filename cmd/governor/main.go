@@ -74,6 +74,9 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"usage report":    usageReportCommand(env),
 		"usage verify":    usageVerifyCommand(env),
 		"usage correct":   usageCorrectCommand(env),
+		"job why":         jobWhyCommand(env),
+		"queue":           groupCommand(env, "queue", "Show the jobs that wait for budget"),
+		"queue list":      queueListCommand(env),
 		"version": {synopsis: "Print the version", help: "Usage: governor version",
 			run: func(args []string) int {
 				if !parse(env, flags("version"), args, 0, 0) {

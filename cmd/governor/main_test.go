@@ -42,8 +42,8 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// agent starts an agent for this script. Tokens: "root" manages, "user"
-			// reads. With the argument -jobs two jobs hold budget, with -usage some have
-			// used it, and with -no-history the agent keeps none.
+			// reads. With the argument -jobs two jobs hold budget, with -queue three wait,
+			// with -usage some have used it, and with -no-history the agent keeps none.
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv("GOVERNOR_ADDR", startAgent(t, ts, strings.Join(args, " ")))
 			},
@@ -95,6 +95,8 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		holdJobs(ts, store)
 	case "-usage":
 		use(ts, store, past)
+	case "-queue":
+		queueJobs(ts, store)
 	}
 	return "http://" + listener.Addr().String()
 }
@@ -145,6 +147,29 @@ func use(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
 		ts.Check(err)
 		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "balance/" + path, Value: value}}))
 	}
+}
+
+// queueJobs writes three waiting jobs into the store, and what their budget has
+// used of its month.
+func queueJobs(ts *testscript.TestScript, store *sqlite.Store) {
+	used := ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+	used.Posted.Add(budget.PeriodAt(budget.Month, now, time.UTC).Key(), budget.Cost, 90_000_000)
+	value, err := used.Encode()
+	ts.Check(err)
+	writes := []ledger.Write{{Key: "balance/acme", Value: value}}
+	for i, q := range []ledger.Queued{
+		{Namespace: "research", JobID: "train", Budget: "acme/research", JobModifyIndex: 11, UntilMS: now.Add(24 * time.Hour).UnixMilli()},
+		{Namespace: "default", JobID: "team/eval", Budget: "acme/research", JobModifyIndex: 12},
+		{Namespace: "default", JobID: "long", Budget: "acme/other", ExpiresMS: now.Add(time.Minute).UnixMilli()},
+	} {
+		q.SinceMS, q.Accessor = now.Add(time.Duration(i-20)*time.Minute).UnixMilli(), "22222222-user"
+		q.Lines = []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 7_235_000, OnceMS: 7_200_000, Starts: 1, Needs: []ledger.Need{{Classes: []string{"h100"}, GPUs: int64(2 + i), PerGPUHour: 2_900_000}}}}
+		q.Facts = budget.JobFacts{Type: "batch", Devices: []budget.DeviceFacts{{Group: "g", Task: "t", Name: "nvidia/gpu/NVIDIA H100 80GB HBM3", Count: 2 + i}}}
+		value, err := ledger.Encode(q)
+		ts.Check(err)
+		writes = append(writes, ledger.Write{Key: "queue/" + q.JobID, Value: value})
+	}
+	ts.Check(store.Commit(context.Background(), ledger.Fence{}, writes))
 }
 
 func stubNomad(w http.ResponseWriter, r *http.Request) {

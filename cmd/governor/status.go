@@ -102,11 +102,14 @@ func printLimits(w io.Writer, s agent.Status, inside func(string) bool) {
 		if !inside(b.Path) {
 			continue
 		}
+		head := b.Path
 		if len(b.Limits) == 0 {
-			t.row(b.Path + "  (no limit of its own)")
-			continue
+			head += "  (no limit of its own)"
 		}
-		t.row(b.Path)
+		if b.Queued > 0 {
+			head += fmt.Sprintf("  (%s waiting)", count(b.Queued, "job"))
+		}
+		t.row(head)
 		for _, l := range b.Limits {
 			t.row(limitRow(s.Policy.Currency, l)...)
 		}

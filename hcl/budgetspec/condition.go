@@ -1,7 +1,10 @@
 package budgetspec
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -9,6 +12,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/hashicorp/hcl/v2/hclwrite"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/zclconf/go-cty/cty"
 )
@@ -19,8 +23,9 @@ const conditionPartsMax = 500
 // condition is an expression that is evaluated for each job. It is never changed,
 // so it can be evaluated in many places at once.
 type condition struct {
-	expr   hclsyntax.Expression
-	text   string
+	expr hclsyntax.Expression
+	// text is the expression on one line, values the constants in it.
+	text, values string
 	source []byte
 	// policy has the zone in which now is written.
 	policy *budget.Policy
@@ -54,7 +59,8 @@ func (d *decoder) condition(attr *hclsyntax.Attribute, roots ...string) (budget.
 		return nil, false
 	}
 	c.text = canonical(attr.Expr.Range().SliceBytes(c.source))
-	m := &machine{names: &checkedNames{c}, checking: true, left: stepsMax}
+	c.values = c.constantText()
+	m := &machine{names: &checkedNames{c}, checking: true, left: lateStepsMax}
 	v, problem := m.eval(c.expr, nil)
 	if problem != nil {
 		d.report(problem)
@@ -134,7 +140,7 @@ func (b *binder) bind(e *hclsyntax.ScopeTraversalExpr) {
 		}
 		b.facts[e] = boundFact{f, rest}
 		b.use(root)
-	case slices.Contains(lateRoots(), root):
+	case slices.Contains(lateRoots(), root) || root == "notify":
 		b.problems = append(b.problems, rootNotHere(e.Range(), root, b.allowed))
 	default:
 		v, problem := b.static(e.Traversal)
@@ -195,8 +201,35 @@ func (b *binder) compareWords(expr, with hclsyntax.Expression) {
 // Uses implements budget.Condition; also for the function "burn_rate".
 func (c *condition) Uses(root string) bool { return slices.Contains(c.roots, root) }
 
-// String implements budget.Condition: the expression on one line, formatted.
-func (c *condition) String() string { return c.text }
+// String implements budget.Condition: the expression on one line, formatted, and
+// the values of the variables and locals in it. Conditions that can differ in what
+// they hold of do not look the same.
+func (c *condition) String() string { return c.text + c.values }
+
+// longValue is where the text of a constant is replaced by its digest.
+const longValue = 200
+
+// constantText says what the variables and locals of the condition are: " (var.x =
+// 5)".
+func (c *condition) constantText() string {
+	texts := map[string]string{}
+	for e, v := range c.constants {
+		text := canonical(hclwrite.TokensForValue(v).Bytes())
+		if len(text) > longValue {
+			digest := sha256.Sum256([]byte(text))
+			text = abridge(text) + " " + hex.EncodeToString(digest[:8])
+		}
+		texts[canonical(e.Range().SliceBytes(c.source))] = text
+	}
+	if len(texts) == 0 {
+		return ""
+	}
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		all = append(all, name+" = "+texts[name])
+	}
+	return " (" + strings.Join(all, ", ") + ")"
+}
 
 // written is a part of the expression as it stands in the file.
 func (c *condition) written(expr hclsyntax.Expression) string {

@@ -245,7 +245,7 @@ func (d *decoder) checkMoves() {
 			end = d.policy.Moves[next].To
 		}
 		if paths[end] == nil && !d.diags.HasErrors() {
-			d.report(movedNowhere(d.moves[i], m.From, end, slices.Sorted(maps.Keys(paths))))
+			d.report(movedNowhere(d.moves[i], m.From, m.To, slices.Sorted(maps.Keys(paths))))
 		}
 	}
 }

@@ -97,6 +97,14 @@ func noSuchKey(at hcl.Range, key string) *hcl.Diagnostic {
 	return problem(at, "Missing key", "You asked for %q. The map does not have it. Write lookup(map, %q, default) where it may be missing.", abridge(key), abridge(key))
 }
 
+func noSuchElement(at hcl.Range, key string) *hcl.Diagnostic {
+	return problem(at, "Missing element", "You asked for the element %s. The value does not have it. Elements of a list are counted from 0; try(..., otherwise) stands in where one may be missing.", abridge(key))
+}
+
+func nothingInText(at hcl.Range, written string) *hcl.Diagnostic {
+	return problem(at, "Nothing there", "You wrote %s in a text. It is null, which has no text. Write coalesce(%s, \"none\") where it may be missing.", written, written)
+}
+
 func ofNothing(at hcl.Range, name string) *hcl.Diagnostic {
 	return problem(at, "Nothing there", "You wrote .%s of null, which has no attributes. Test for null first: x != null && x.%s ...", abridge(name), abridge(name))
 }
@@ -127,6 +135,9 @@ func wrongOperand(at hcl.Range, written, symbol, is string, want cty.Type) *hcl.
 }
 
 func nothingToCompute(at hcl.Range, written, symbol string) *hcl.Diagnostic {
+	if written == "null" {
+		return problem(at, "Nothing there", "You wrote null beside %s, which needs a value. Write one.", symbol)
+	}
 	return problem(at, "Nothing there", "%s is null here, and %s needs a value. Test for null first: %s != null && ...", written, symbol, written)
 }
 
@@ -211,6 +222,7 @@ func tooManyValues(at hcl.Range, what string) *hcl.Diagnostic {
 }
 
 func conditionTooLarge(at hcl.Range) *hcl.Diagnostic {
+	at.End = at.Start // not all of it
 	return problem(at, "Condition too large", "This condition has more than %d parts. It is evaluated for every job, and people have to understand it. Write what is constant as a local, or say it in several rules.", conditionPartsMax)
 }
 

@@ -132,10 +132,12 @@ func elements(v cty.Value) int {
 	return v.LengthInt()
 }
 
-// product multiplies sizes without overflow.
+// product multiplies sizes; one that is too large for any expression, also in
+// parts, stays so.
 func product(a, b int) int {
-	if a > 0 && b > tooManySteps/a {
-		return tooManySteps
+	const huge = tooManySteps << 10
+	if a > 0 && b > huge/a {
+		return huge
 	}
 	return a * b
 }
@@ -189,7 +191,9 @@ func regexCost(args []cty.Value) int {
 	return product(len(program.Inst), len(ofText(args[1]))+textStep) / 16
 }
 
-func globCost(args []cty.Value) int { return product(len(ofText(args[0])), len(ofText(args[1]))) / textStep }
+func globCost(args []cty.Value) int {
+	return product(len(ofText(args[0])), len(ofText(args[1]))) / textStep
+}
 
 // textTest is a function of two texts that is true or false. Like glob it is
 // false of null: what a job does not say has no prefix.

@@ -9,10 +9,10 @@ import (
 
 // Bounds on the work of expressions, in steps: one for each part that is
 // evaluated, each element that a function looks at and each textStep bytes of
-// text that it makes. A step takes some tenths of a microsecond.
+// text that it makes. A step takes about a microsecond.
 const (
-	stepsMax       = 100_000   // for one value
-	moduleStepsMax = 5_000_000 // for all values of a module
+	stepsMax       = 30_000    // for one value
+	moduleStepsMax = 2_000_000 // for all values of a module
 	lateStepsMax   = 10_000    // each time that a condition is evaluated
 	textStep       = 32
 )
@@ -177,6 +177,9 @@ func (m *machine) construct(expr hclsyntax.Expression, s *scope) (cty.Value, *hc
 		}
 		whole := &hclsyntax.TemplateExpr{SrcRange: e.SrcRange}
 		for i, v := range values {
+			if v.IsNull() {
+				return cty.DynamicVal, nothingInText(e.Parts[i].Range(), m.names.written(e.Parts[i]))
+			}
 			whole.Parts = append(whole.Parts, constant(v, e.Parts[i]))
 		}
 		return m.text(whole, e)
@@ -322,13 +325,25 @@ func (m *machine) element(v, key cty.Value, at hcl.Range) (cty.Value, *hcl.Diagn
 			return attribute(v, hcl.TraverseAttr{Name: key.AsString(), SrcRange: at})
 		}
 	}
-	if m.checking && v.IsKnown() && !v.IsNull() && t.IsListType() && v.LengthInt() > 0 {
+	got, diags := hcl.Index(v, key, &at)
+	if m.checking && diags.HasErrors() && (t.IsListType() || t.IsTupleType()) {
 		if _, err := convert.Convert(key, cty.Number); err == nil {
-			return v.Index(cty.Zero), nil // of a list of any length
+			return anyElement(v), nil // a list may be longer
 		}
 	}
-	got, diags := hcl.Index(v, key, &at)
-	return got, firstError(diags)
+	if diags.HasErrors() {
+		text, _ := asText(key)
+		return cty.DynamicVal, noSuchElement(at, text)
+	}
+	return got, nil
+}
+
+// anyElement is an element of a list of any length.
+func anyElement(v cty.Value) cty.Value {
+	if v.IsNull() || !v.IsKnown() || v.LengthInt() == 0 {
+		return cty.DynamicVal
+	}
+	return v.AsValueSlice()[0]
 }
 
 // forEach evaluates a for expression.
@@ -452,8 +467,12 @@ func (m *machine) splat(e *hclsyntax.SplatExpr, s *scope) (cty.Value, *hcl.Diagn
 		}
 		values = append(values, v)
 	}
-	if t.IsListType() && len(values) > 0 && cty.CanListVal(values) {
-		return cty.ListVal(values), nil
+	switch {
+	case t.IsTupleType() || !isList || !cty.CanListVal(values):
+		return cty.TupleVal(values), nil
+	case len(values) == 0: // of what type nothing is
+		v, problem := m.eval(e.Each, &scope{outer: s, symbol: e.Item, value: cty.UnknownVal(t.ElementType())})
+		return cty.ListValEmpty(v.Type()), problem
 	}
-	return cty.TupleVal(values), nil
+	return cty.ListVal(values), nil
 }

@@ -43,6 +43,8 @@ type Decision struct {
 	NotQueued string
 	// Overrides are the grants without which some check would not hold, by id.
 	Overrides []ledger.Grant
+	// opens says that it is about opening Run, and not about a job.
+	opens bool
 }
 
 // Books are the balances by budget path; a missing one is empty.
@@ -126,16 +128,25 @@ func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, line
 		d.Lines, d.Estimate = lines, Estimate(p, lines)
 		return d
 	}
-	rules := state.Rules
-	if rules == nil {
-		rules = RulesOf(p)
-	}
-	x := &decider{policy: p, state: state, rules: rules, hold: h, now: now, moment: rules.at(now),
-		d: Decision{Budget: b, Lines: lines, Estimate: rules.estimate(lines), Run: state.Run}}
+	x := newDecider(p, state, now)
+	x.hold, x.d = h, Decision{Budget: b, Lines: lines, Estimate: x.rules.estimate(lines), Run: state.Run}
 	x.growth = ledger.Charges(h, x.rules.Calendar)
 	if len(h.Charged) > 0 {
 		x.growth.AddAll(h.Charged, -1)
 	}
+	return x.decide(b)
+}
+
+func newDecider(p *budget.Policy, state State, now time.Time) *decider {
+	rules := state.Rules
+	if rules == nil {
+		rules = RulesOf(p)
+	}
+	return &decider{policy: p, state: state, rules: rules, now: now, moment: rules.at(now)}
+}
+
+// decide makes the checks of the growth and derives the decision from them.
+func (x *decider) decide(b *budget.Budget) Decision {
 	var growing lasts
 	growing.lastCharged(x.growth)
 	nodes := 0
@@ -147,7 +158,7 @@ func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, line
 	for node := b; node != nil; node = node.Parent {
 		x.nodeChecks(node, growing)
 	}
-	x.d.settle(p)
+	x.d.settle(x.policy)
 	x.d.Overrides = x.leansOn()
 	return x.d
 }

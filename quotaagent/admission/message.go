@@ -202,6 +202,9 @@ func describe(b *budget.Budget) string {
 // Asked is the worst case in words: "2 x v100 for up to 1h0m35s (1h, and 35s to
 // start and stop) = 2.0194 GPU-hours, 1.82 USD".
 func (d Decision) Asked(p *budget.Policy) string {
+	if d.opens {
+		return capsText(p, *d.Run)
+	}
 	var parts []string
 	for _, line := range d.Lines {
 		for _, n := range line.Needs {
@@ -357,6 +360,8 @@ func (d Decision) remedy(p *budget.Policy, c Check) string {
 func (d Decision) askForLess(c Check) string {
 	shorter := fmt.Sprintf("a shorter run (meta %s)", RuntimeMeta)
 	switch {
+	case d.opens:
+		return "open it with smaller caps"
 	case c.Dimension == runtimeDimension:
 		return "ask for " + shorter
 	case c.Dimension.IsGPUs() || d.leaseOnly():

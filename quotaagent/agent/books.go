@@ -89,6 +89,8 @@ type books struct {
 	wrote func(namespace, jobID string, h heldAt)
 	// audited hears of events after the commit that recorded them.
 	audited func([]AuditEvent)
+	// wait is the pause between two attempts; it ends with the context.
+	wait func(ctx context.Context, d time.Duration)
 
 	mu sync.Mutex
 	// lanes are the waiting changes by fence, in the order in which they are served.
@@ -113,7 +115,7 @@ type books struct {
 }
 
 func newBooks(store Store, now func() time.Time) *books {
-	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {},
+	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {}, wait: pause,
 		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 
@@ -192,6 +194,7 @@ type mutation func(v view) (change, error)
 
 // target is the hold to change and what is needed to do so.
 type target struct {
+	// key of the hold; "" for a change of a run alone.
 	key string
 	// budget is the path whose balances the mutation needs; "" for none beyond
 	// those of the hold's own budget. With a budget it also sees the place of the job

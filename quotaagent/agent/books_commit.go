@@ -242,7 +242,7 @@ func (b *books) send(ctx context.Context, fence ledger.Fence, writes []ledger.Wr
 		case !errors.Is(err, ledger.ErrUnavailable), ctx.Err() != nil, try == resends, time.Since(begin) > resendWithin:
 			return version, err
 		}
-		pause(ctx, resendPause<<try)
+		b.wait(ctx, resendPause<<try)
 	}
 }
 

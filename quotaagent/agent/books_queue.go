@@ -196,7 +196,7 @@ func (b *books) commitGroup(fence ledger.Fence, group []*wish) {
 			return
 		case errors.Is(err, ledger.ErrConflict) && attempt < commitAttempts:
 			b.memory.distrustAll()
-			pause(ctx, time.Duration(rand.Int64N(int64(min(attempt+1, 10))*int64(5*time.Millisecond))))
+			b.wait(ctx, time.Duration(rand.Int64N(int64(min(attempt+1, 10))*int64(5*time.Millisecond))))
 		case errors.Is(err, ledger.ErrConflict), errors.Is(err, ledger.ErrUnavailable), len(group) == 1:
 			b.memory.distrustAll()
 			finishAll(group, err)

@@ -169,13 +169,19 @@ func (s *sheet) needs(t target) (n need, missing []string, err error) {
 	var leaves []string
 	if t.budget != "" {
 		leaves = append(leaves, t.budget)
+	}
+	if t.budget != "" && t.key != "" {
 		n.queue = queueKey(t.key)
 		want(n.queue)
 	}
 	if t.run != "" {
 		n.runs = append(n.runs, runPrefix+t.run)
 	}
-	if hold, ok := want(t.key).value.(*ledger.Hold); ok {
+	var held document
+	if t.key != "" {
+		held = want(t.key)
+	}
+	if hold, ok := held.value.(*ledger.Hold); ok {
 		leaves = append(leaves, hold.Budget)
 		if hold.Run != "" && hold.Run != t.run {
 			n.runs = append(n.runs, runPrefix+hold.Run)
@@ -215,7 +221,10 @@ func (s *sheet) view(t target, n need) (v view, seen []string) {
 		seen = append(seen, key)
 		return d
 	}
-	hold := see(t.key)
+	var hold document
+	if t.key != "" {
+		hold = see(t.key)
+	}
 	v.hold.Hold, _ = hold.value.(*ledger.Hold)
 	if v.hold.Hold != nil {
 		v.hold.version = hold.version

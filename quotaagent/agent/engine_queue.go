@@ -95,8 +95,21 @@ func (e *Engine) places(ctx context.Context, p *budget.Policy, waiting []ledger.
 	return queue.Plan(in), nil
 }
 
-// fits decides about waiting jobs as admission would.
+// fits reports of waiting jobs whether admission would let them run.
 func (e *Engine) fits(ctx context.Context, p *budget.Policy, waiting []ledger.Queued) (queue.Fits, error) {
+	decide, err := e.verdicts(ctx, p, waiting)
+	if err != nil {
+		return nil, err
+	}
+	return func(q ledger.Queued, books queue.Books, at time.Time) bool {
+		d, _ := decide(q, books, at)
+		return !blocked(d)
+	}, nil
+}
+
+// verdicts decides about waiting jobs as admission would, with books and at a time
+// of the caller's choice.
+func (e *Engine) verdicts(ctx context.Context, p *budget.Policy, waiting []ledger.Queued) (func(q ledger.Queued, books queue.Books, at time.Time) (admission.Decision, admission.State), error) {
 	grants, err := e.grants(ctx)
 	if err != nil {
 		return nil, err
@@ -112,20 +125,22 @@ func (e *Engine) fits(ctx context.Context, p *budget.Policy, waiting []ledger.Qu
 		}
 	}
 	rules := e.rulesOf(p)
-	return func(q ledger.Queued, books queue.Books, at time.Time) bool {
-		b := p.Find(q.Budget)
-		if b == nil {
-			return false
-		}
+	return func(q ledger.Queued, books queue.Books, at time.Time) (admission.Decision, admission.State) {
 		h, state := queue.Hold(q), admission.State{Balances: books, Grants: grants, Rules: rules, Accessor: q.Accessor}
+		b := p.Find(p.Moved(q.Budget))
+		if b == nil {
+			return admission.Refuse(p, nil, admission.Refusal{Reason: admission.Unmatched, Fact: fmt.Sprintf("its budget %s is gone", q.Budget),
+				Remedy: "submit it again, or stop it"}), state
+		}
 		if q.Run != "" {
 			run, open := runs[q.Run]
 			if !open {
-				return false
+				return admission.Refuse(p, b, admission.Refusal{Reason: admission.RunRequired, Fact: fmt.Sprintf("there is no agent run %.80q any more", q.Run),
+					Remedy: "submit it again in an open run, or stop it"}), state
 			}
 			state.Run, h.Capped = &run, run.Capped()
 		}
-		return !blocked(admission.Decide(p, b, state, h, q.Lines, at))
+		return admission.Decide(p, b, state, h, q.Lines, at), state
 	}, nil
 }
 

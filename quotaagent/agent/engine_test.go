@@ -201,6 +201,8 @@ func TestAChangeOfBudgetOnResubmission(t *testing.T) {
 
 	s = move(2)
 	r.run(s)
+	must.Eq(t, []int64{6, 0, 6}, []int64{r.heldGPUs("acme"), r.heldGPUs("acme/research"), r.heldGPUs("acme/side")})
+	must.NoError(t, r.settle())
 	must.Eq(t, []int64{2, 0, 2}, []int64{r.heldGPUs("acme"), r.heldGPUs("acme/research"), r.heldGPUs("acme/side")})
 	r.checkBooks()
 }
@@ -214,6 +216,8 @@ func TestGivingBackGPUsIsNeverRefused(t *testing.T) {
 	s.Stored = r.nomad.stored("default", "train")
 	v := r.run(s)
 	must.False(t, v.Denied)
+	must.Eq(t, 6, r.heldGPUs("acme"), must.Sprint("it may have started, and nobody has looked"))
+	must.NoError(t, r.settle())
 	must.Eq(t, 0, r.heldGPUs("acme"))
 
 	r.run(r.job("train2", 1, 1))

@@ -159,6 +159,16 @@ func (r *rig) checkBooks() {
 			want[path].AddAll(h.Charged, 1)
 		}
 	}
+	runs, err := r.Engine.books.allRuns(r.ctx)
+	must.NoError(r.t, err)
+	for _, run := range runs {
+		for _, path := range ledger.Ancestors(run.Budget) {
+			if want[path] == nil {
+				want[path] = ledger.Vector{}
+			}
+			want[path].AddAll(run.Charged, 1)
+		}
+	}
 	for _, path := range []string{"acme", "acme/research", "acme/side"} {
 		b := r.balance(path)
 		must.Eq(r.t, 0, len(b.Held.Minus(want[path])), must.Sprintf("held of %s: have %v, want %v", path, b.Held, want[path]))

@@ -231,7 +231,8 @@ func (e *Engine) changeGrant(ctx context.Context, key string, change func(old *l
 // is not always the one that a new request would have.
 type grantKey struct {
 	ledger.Grant
-	key string
+	key     string
+	version uint64
 }
 
 // grants lists all grants, the newest first.
@@ -256,7 +257,7 @@ func (e *Engine) grantKeys(ctx context.Context) ([]grantKey, error) {
 			e.logger.Error("override left out", "key", r.Key, "error", err)
 			continue
 		}
-		out = append(out, grantKey{g, r.Key})
+		out = append(out, grantKey{g, r.Key, r.Version})
 	}
 	slices.SortFunc(out, func(a, b grantKey) int {
 		return cmp.Or(cmp.Compare(b.RequestedMS, a.RequestedMS), strings.Compare(a.ID, b.ID))
@@ -372,7 +373,7 @@ func (e *Engine) RevokeOverride(ctx context.Context, who api.Caller, id string) 
 		return OverrideStatus{}, err
 	}
 	rule := ruleNow(p, found.Grant)
-	if who.Accessor != found.Accessor && !(rule.Allows(who.Names) && !budget.IsAgent(who.Names)) && !slices.Contains(who.Names, managementName) {
+	if who.Accessor != found.Accessor && !(rule.Allows(who.Names) && !budget.IsAgent(who.Names)) && !manages(who.Names) {
 		return OverrideStatus{}, refusal(http.StatusForbidden, "override %s may be refused or revoked by who asked for it, by %s, and with a management token; you are %s",
 			id, orNone(rule.Who), orNone(who.Names))
 	}

@@ -317,3 +317,44 @@ func TestAGateThatAJobBringsAlongIsNotItsAuthors(t *testing.T) {
 	must.Eq(t, 4, r.heldGPUs("acme"))
 
 }
+
+func TestTheQueueAndItsReasonsAreShown(t *testing.T) {
+	t.Parallel()
+	r, _ := newQueueRig(t)
+	running := r.busy("first", 6, time.Hour)
+	r.submit(r.whole("second", 7, time.Hour))
+	r.clock.advance(time.Minute)
+	r.submit(r.whole("third", 2, 2*time.Hour))
+	view, err := r.Engine.Queue(r.ctx, "acme")
+	must.NoError(t, err)
+	must.Len(t, 2, view.Jobs)
+	second, third := view.Jobs[0], view.Jobs[1]
+	must.Eq(t, "second", second.JobID)
+	must.Eq(t, "concurrency_limit", second.Reason)
+	must.Eq(t, 7, second.GPUs)
+	must.Eq(t, noon.Add(time.Hour+35*time.Second), second.Expected.UTC())
+	must.Eq(t, "waiting_turn", third.Reason)
+	must.Eq(t, 2, third.Position)
+	must.Eq(t, noon.Add(48*time.Hour+time.Minute), third.Until.UTC())
+	other, err := r.Engine.Queue(r.ctx, "acme/side")
+	must.NoError(t, err)
+	must.SliceEmpty(t, other.Jobs)
+	_, err = r.Engine.Queue(r.ctx, "acme/none")
+	must.ErrorContains(t, err, `there is no budget "acme/none"`)
+
+	why := func(id string) JobReason {
+		out, err := r.Engine.Why(r.ctx, "default", id)
+		must.NoError(t, err)
+		return out
+	}
+	must.Eq(t, "running", why("first").State)
+	contains(t, why("second").Text, "waits for budget: it needs 7 GPUs", "instead     2 x v100", "position    1 of 2")
+	must.Eq(t, "unknown", why("none").State)
+	status, err := r.Engine.Status(r.ctx, r.Meter)
+	must.NoError(t, err)
+	must.Eq(t, 2, status.Budgets[1].Queued)
+
+	r.nomad.finish(running)
+	must.NoError(t, r.pass())
+	must.Eq(t, "admitted", why("second").State)
+}

@@ -226,6 +226,8 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, al
 			Given: m.gpus.Given(t.Alloc, idsOf(t), end)}, nowMS)
 		next, moved = &observed, moved || changed
 	}
+	looked, dropped := ledger.Looked(*next)
+	next, moved = &looked, moved || dropped
 	posted, usage, entries := metering.Post(p, *next, proof(began))
 	if len(posted.Finished) > finishedKept {
 		posted.Finished = slices.DeleteFunc(posted.Finished, func(id string) bool {
@@ -263,6 +265,11 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 		func(a nomadevents.Allocation) bool { return a.CreateIndex > h.FirstIndex }))
 	if (job.Exists && job.ModifyIndex > h.StoredIndex) || runs {
 		next := confirm(h, job.ModifyIndex)
+		if h.State == ledger.Held {
+			// The job may have changed since it was registered, or been stopped: what it
+			// started before that is this hold's too.
+			next.FirstIndex = max(h.FirstIndex, job.CreateIndex)
+		}
 		return &next, true
 	}
 	if !expired {

@@ -23,10 +23,17 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/policy/history/{nr}", Right: api.Read, Serve: a.servePastPolicy},
 		{Method: "POST", Path: "/governor/v1/policy/rollback", Right: api.Write, Serve: a.serveRollback},
 		{Method: "GET", Path: "/governor/v1/budgets/{path...}", Right: api.Read, Serve: a.serveBudget},
+		{Method: "GET", Path: "/governor/v1/queue", Right: api.Read, Serve: a.serveQueue},
+		{Method: "GET", Path: "/governor/v1/jobs/why", Right: api.Read, Serve: a.serveWhy},
 		{Method: "GET", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrides},
 		{Method: "POST", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrideRequest},
 		{Method: "POST", Path: "/governor/v1/overrides/{id}/approve", Right: api.Read, Serve: a.serveOverrideApprove},
 		{Method: "POST", Path: "/governor/v1/overrides/{id}/revoke", Right: api.Read, Serve: a.serveOverrideRevoke},
+		{Method: "GET", Path: "/governor/v1/runs", Right: api.Read, Serve: a.serveRuns},
+		{Method: "POST", Path: "/governor/v1/runs", Right: api.Read, Serve: a.serveRunOpen},
+		{Method: "GET", Path: "/governor/v1/runs/{id}", Right: api.Read, Serve: a.serveRun},
+		{Method: "POST", Path: "/governor/v1/runs/{id}/close", Right: api.Read, Serve: a.serveRunClose},
+		{Method: "GET", Path: "/governor/v1/audit", Right: api.Read, Serve: a.serveAudit},
 		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
 		{Method: "GET", Path: "/governor/v1/usage/verify", Right: api.Read, Serve: a.serveVerify},
 		{Method: "POST", Path: "/governor/v1/usage/corrections", Right: api.Write, Serve: a.serveCorrection},
@@ -131,6 +138,40 @@ func (a *Agent) serveOverrideApprove(ctx context.Context, c api.Call) (any, erro
 
 func (a *Agent) serveOverrideRevoke(ctx context.Context, c api.Call) (any, error) {
 	return a.Engine.RevokeOverride(ctx, c.Caller, c.Var("id"))
+}
+
+func (a *Agent) serveRuns(ctx context.Context, _ api.Call) (any, error) {
+	return a.Engine.Runs(ctx)
+}
+
+func (a *Agent) serveRunOpen(ctx context.Context, c api.Call) (any, error) {
+	r, err := api.Decode[RunRequest](c)
+	if err != nil {
+		return nil, err
+	}
+	return a.Engine.OpenRun(ctx, c.Caller, r)
+}
+
+func (a *Agent) serveRun(ctx context.Context, c api.Call) (any, error) {
+	return a.Engine.RunNow(ctx, c.Var("id"))
+}
+
+func (a *Agent) serveRunClose(ctx context.Context, c api.Call) (any, error) {
+	return a.Engine.CloseRun(ctx, c.Caller, c.Var("id"))
+}
+
+func (a *Agent) serveAudit(ctx context.Context, c api.Call) (any, error) {
+	if !manages(c.Caller.Names) {
+		return nil, refusal(http.StatusForbidden, "the audit log names people and their reasons; reading it needs a Nomad management token")
+	}
+	from := uint64(1)
+	if text := c.Query("from"); text != "" {
+		var err error
+		if from, err = strconv.ParseUint(text, 10, 64); err != nil {
+			return nil, refusal(http.StatusBadRequest, "from is %.40q, which is not the number of an audit record", text)
+		}
+	}
+	return a.chain.log(ctx, from)
 }
 
 // problem gives errors that are the caller's their HTTP status.

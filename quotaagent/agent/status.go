@@ -43,6 +43,8 @@ type BudgetStatus struct {
 	Path   string        `json:"path"`
 	Owner  string        `json:"owner,omitempty"`
 	Limits []LimitStatus `json:"limits"`
+	// Queued is how many of its own jobs wait for budget.
+	Queued int `json:"queued"`
 }
 
 // LimitStatus is one limit in its current period. Amounts are in the
@@ -100,8 +102,18 @@ func (e *Engine) Status(ctx context.Context, m *Meter) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
+	waiting, err := e.allQueued(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	queued := make(map[string]int)
+	for _, q := range waiting {
+		queued[p.Moved(q.Budget)]++
+	}
 	p.Walk(func(b *budget.Budget) {
-		out.Budgets = append(out.Budgets, budgetStatus(p, b, balances[b.Path], e.now()))
+		s := budgetStatus(p, b, balances[b.Path], e.now())
+		s.Queued = queued[b.Path]
+		out.Budgets = append(out.Budgets, s)
 	})
 	for _, h := range holds {
 		out.Holds = append(out.Holds, holdStatus(*h.Hold, m))

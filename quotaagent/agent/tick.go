@@ -62,7 +62,7 @@ func (m *Meter) agenda() (look, write []heldAt) {
 	for _, h := range m.open {
 		since, live := earliestMark(h.Hold)
 		doubtful := h.Pending != nil && nowMS-(h.ExpiresMS-confirmWithin.Milliseconds()) > doubtAfter.Milliseconds()
-		if doubtful || !live {
+		if doubtful || !live || len(h.Former) > 0 {
 			if len(look) < settleMost && m.lookDue(h) {
 				look = append(look, h)
 			}

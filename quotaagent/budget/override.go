@@ -97,3 +97,10 @@ func (d Dimension) Key() string {
 	}
 	return head + "." + class
 }
+
+// MayOpenRun reports whether somebody with these names may open agent runs of the
+// budget: those whom its match rule names. A rule that names no identities says
+// nothing about who somebody is before there is a job.
+func (b *Budget) MayOpenRun(names []string) bool {
+	return b.Match != nil && matchesAny(b.Match.Identities, names...)
+}

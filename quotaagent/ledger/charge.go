@@ -39,6 +39,11 @@ func wholeCharges(h Hold, cal Calendar) Vector {
 	if h.Pending != nil {
 		v = larger(v, reading{h, h.Pending, !h.Unchanged}.charges(cal))
 	}
+	for _, f := range h.Former {
+		was := h
+		was.Slots, was.JobModifyIndex = f.Slots, f.JobModifyIndex
+		v = larger(v, reading{was, f.Lines, false}.charges(cal))
+	}
 	return v
 }
 

@@ -32,6 +32,8 @@ type Grant struct {
 	// RevokedMS is when it was taken back or refused; 0 if it was not.
 	RevokedMS int64  `json:"revoked_ms,omitempty"`
 	RevokedBy string `json:"revoked_by,omitempty"`
+	// EndTold says that its end was recorded, which comes by itself.
+	EndTold bool `json:"end_told,omitempty"`
 }
 
 // Approval is one yes to a grant.
@@ -54,7 +56,9 @@ type Run struct {
 	// Accessor and Identity say who opened it.
 	Accessor string   `json:"accessor,omitempty"`
 	Identity []string `json:"identity,omitempty"`
-	OpenedMS int64    `json:"opened_ms"`
+	// Note says what it is for.
+	Note     string `json:"note,omitempty"`
+	OpenedMS int64  `json:"opened_ms"`
 	// UntilMS is when it ends by itself; ClosedMS when it was closed, 0 while open.
 	UntilMS  int64 `json:"until_ms"`
 	ClosedMS int64 `json:"closed_ms,omitempty"`

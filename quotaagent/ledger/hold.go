@@ -69,6 +69,9 @@ type Hold struct {
 	// is a submission that needs nothing, and not the same as none.
 	Lines   []Line `json:"lines,omitempty"`
 	Pending []Line `json:"pending"`
+	// Former is what the job was before its last changes, until somebody has looked
+	// at what runs of it: allocations of it may have started that nobody has seen.
+	Former []Former `json:"former,omitempty"`
 	// InFlight counts the submissions that are not confirmed or voided yet;
 	// Pending bounds them all, for any of them may be the one that Nomad keeps.
 	InFlight int `json:"in_flight,omitempty"`
@@ -97,6 +100,14 @@ type Hold struct {
 	Ending *Ending `json:"ending,omitempty"`
 	// Placement is the offer that the job was pinned to, opaque to the ledger.
 	Placement json.RawMessage `json:"placement,omitempty"`
+}
+
+// Former is a job as it was confirmed before the present one: what it needed, and
+// what of that was used.
+type Former struct {
+	Lines          []Line          `json:"lines"`
+	Slots          map[string]Slot `json:"slots,omitempty"`
+	JobModifyIndex uint64          `json:"job_modify_index"`
 }
 
 // Ending is a stop under way: signal, grace, stop. It is part of the hold, so

@@ -101,6 +101,8 @@ func TestAChangedJobHoldsAWholeRunAgain(t *testing.T) {
 	must.Eq(t, 4, heldHours(t, changed, budget.Day, 240))
 	replaced := seen(t, changed, "2", "0", 21, 10)
 	must.Eq(t, 0, heldHours(t, replaced, budget.Day, 240))
+	must.Eq(t, 8, heldHours(t, replaced, budget.Total, 0), must.Sprint("nobody has looked yet whether the old job started another one"))
+	replaced = looked(t, replaced)
 	must.Eq(t, 4, heldHours(t, replaced, budget.Total, 0), must.Sprint("the successor's run, none of the old one's"))
 	must.Eq(t, 2, gauge(replaced), must.Sprint("the old one is still stopping"))
 }
@@ -127,6 +129,30 @@ func TestAResubmissionHoldsTheLargerOfBothShapes(t *testing.T) {
 	must.Eq(t, confirmed(wide), voided)
 }
 
+// looked is the hold after its job's allocations were looked at.
+func looked(t *testing.T, h ledger.Hold) ledger.Hold {
+	next, former := ledger.Looked(h)
+	must.True(t, former)
+	_, former = ledger.Looked(next)
+	must.False(t, former)
+	return next
+}
+
+// Allocations of the job as it was may have started that nobody has seen: what they
+// need is held until somebody looks, however often the job changes meanwhile.
+func TestAChangedJobHoldsWhatItWasUntilItIsLookedAt(t *testing.T) {
+	t.Parallel()
+	h := confirmed(batch(9, 4, 1))
+	before := ledger.Charges(h, calendar(t, budget.Day, budget.Total))
+	for i := range 10 {
+		h = ledger.Confirm(ledger.Submit(h, []ledger.Line{batch(1, 1, 1)}, 1), uint64(20+i))
+		must.Eq(t, before, ledger.Charges(h, calendar(t, budget.Day, budget.Total)))
+	}
+	must.LessEq(t, 4, len(h.Former))
+	must.Eq(t, 1, gauge(looked(t, h)))
+	must.Eq(t, ledger.Charges(confirmed(batch(1, 1, 1)), calendar(t, budget.Day)), ledger.Charges(looked(t, h), calendar(t, budget.Day)))
+}
+
 func TestACountOfZeroSurvivesTheStore(t *testing.T) {
 	t.Parallel()
 	h := ledger.Submit(confirmed(batch(2, 4, 1)), nil, 1)
@@ -136,7 +162,8 @@ func TestACountOfZeroSurvivesTheStore(t *testing.T) {
 	must.NoError(t, err)
 	must.NotNil(t, stored.Pending)
 	must.Eq(t, 8, heldHours(t, stored, budget.Total, 0))
-	must.Eq(t, 0, heldHours(t, ledger.Confirm(stored, 20), budget.Total, 0))
+	must.Eq(t, 8, heldHours(t, ledger.Confirm(stored, 20), budget.Total, 0), must.Sprint("what has started may not have been seen"))
+	must.Eq(t, 0, heldHours(t, looked(t, ledger.Confirm(stored, 20)), budget.Total, 0))
 }
 
 func TestASmallerCountKeepsTheLowestIndexes(t *testing.T) {
@@ -146,6 +173,8 @@ func TestASmallerCountKeepsTheLowestIndexes(t *testing.T) {
 		h = seen(t, h, i, i, 11, 0)
 	}
 	h = ledger.Confirm(ledger.Submit(h, []ledger.Line{batch(3, 4, 1)}, 1), 20)
+	must.Eq(t, 12, gauge(h), must.Sprint("any of the others may have started"))
+	h = looked(t, h)
 	must.Eq(t, 5, gauge(h), must.Sprint("0 and 1 run, 10 and 11 stop, and 2 is still to come"))
 }
 

@@ -46,6 +46,9 @@ func Confirm(h Hold, index uint64) Hold {
 		// from a backup: either job may be the one that stays.
 		next.Lines = mergeLines(h.Lines, next.Lines)
 	}
+	if h.State == Active && len(h.Lines) > 0 {
+		next.Former = formerOf(h)
+	}
 	next.State = Active
 	next.JobModifyIndex = max(h.JobModifyIndex, index)
 	next.StoredIndex = next.JobModifyIndex
@@ -54,6 +57,32 @@ func Confirm(h Hold, index uint64) Hold {
 		next.FirstIndex = index
 	}
 	return next
+}
+
+// formerMax is how many former versions a hold keeps apart. More of them than that
+// are one that needs as much as any.
+const formerMax = 4
+
+// formerOf are the former versions of a hold whose present one becomes one too.
+func formerOf(h Hold) []Former {
+	all := append(slices.Clone(h.Former), Former{Lines: h.Lines, Slots: h.Slots, JobModifyIndex: h.JobModifyIndex})
+	if len(all) > formerMax {
+		oldest := Former{Lines: mergeLines(all[0].Lines, all[1].Lines), JobModifyIndex: all[0].JobModifyIndex}
+		all = append([]Former{oldest}, all[2:]...)
+	}
+	return all
+}
+
+// Looked forgets the former versions of the job, once all allocations are observed
+// that it had at a moment after the last confirmation: Nomad starts no more of
+// them. It reports whether there were any.
+func Looked(h Hold) (Hold, bool) {
+	if len(h.Former) == 0 {
+		return h, false
+	}
+	next := h.Clone()
+	next.Former = nil
+	return next, true
 }
 
 // resolveOne counts one submission as answered. Pending stays while others are

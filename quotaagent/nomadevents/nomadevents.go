@@ -66,6 +66,9 @@ type Job struct {
 	Gated bool
 	// ModifyIndex is its JobModifyIndex: the last change of its specification.
 	ModifyIndex uint64
+	// CreateIndex is older than every allocation of the job, unless it was purged
+	// and registered anew: of that life it is the beginning.
+	CreateIndex uint64
 }
 
 // Client reads Nomad with the agent's own token.
@@ -216,6 +219,9 @@ func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) 
 		return Job{}, fmt.Errorf("read job %q: %w", jobID, err)
 	}
 	job := Job{Exists: true, Gated: jobspec.Gated(spec)}
+	if spec.CreateIndex != nil {
+		job.CreateIndex = *spec.CreateIndex
+	}
 	if spec.JobModifyIndex != nil {
 		job.ModifyIndex = *spec.JobModifyIndex
 	}
@@ -236,7 +242,7 @@ func (c *Client) listedJob(ctx context.Context, namespace, jobID string) (Job, e
 	}
 	for _, s := range stubs {
 		if s.ID == jobID {
-			job := Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex}
+			job := Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex, CreateIndex: s.CreateIndex}
 			if !job.Dead {
 				job.Gated, err = c.gated(ctx, namespace, jobID, s.JobModifyIndex)
 			}

@@ -1,0 +1,5 @@
+price = "two"
+zone  = ["b"]
+
+budget "acme" {
+}

@@ -1,0 +1,13 @@
+variable "price" {
+  type    = number
+  default = 1
+}
+
+variable "zones" {
+  type    = list(string)
+  default = ["a"]
+}
+
+budget "acme" {
+  match { namespaces = ["*"] }
+}

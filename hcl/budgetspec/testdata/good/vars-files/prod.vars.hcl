@@ -1,0 +1,2 @@
+price = 1 / 8
+zones = ["x", lower("Y")]
