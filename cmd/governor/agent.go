@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -119,20 +120,31 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return err
 	}
-	store, err := openStore(config, logger)
-	if err != nil {
-		_ = listener.Close()
+	opened := []io.Closer{listener}
+	closeAll := func(err error) error {
+		for _, c := range opened {
+			err = errors.Join(err, c.Close())
+		}
 		return err
 	}
+	store, err := openStore(config, logger)
+	if err != nil {
+		return closeAll(err)
+	}
+	opened = append(opened, store)
 	past, err := openHistory(config, logger)
 	if err != nil {
-		return errors.Join(err, listener.Close(), store.Close())
+		return closeAll(err)
 	}
-	closeAll := func(err error) error {
-		if past != nil {
-			err = errors.Join(err, past.Close())
-		}
-		return errors.Join(err, listener.Close(), store.Close())
+	if past != nil {
+		opened = append(opened, past)
+	}
+	archive, err := openAudit(config, logger)
+	if err != nil {
+		return closeAll(err)
+	}
+	if archive != nil {
+		defer func() { _ = archive.Close() }() // every record is on the disk already
 	}
 	peers, err := peersOf(config, listener)
 	if err != nil {
@@ -142,9 +154,13 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
-	a := agent.New(agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client), Registrar: nomadctl.New(client),
+	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client), Registrar: nomadctl.New(client),
 		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now,
-		History: past, Retention: retention, Peers: peers})
+		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers}
+	if archive != nil {
+		options.Archive = archive
+	}
+	a := agent.New(options)
 	handler, err := newHandler(env.ctx, config, client, a, logger)
 	if err != nil {
 		return closeAll(err)

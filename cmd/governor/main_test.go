@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,7 +77,8 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		ts.Check(err)
 	}
 	a := agent.New(agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client), Logger: hclog.NewNullLogger(),
-		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, true), Now: func() time.Time { return now }, History: past})
+		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, true), Now: func() time.Time { return now }, NewID: serial(),
+		History: past})
 	ctx, cancel := context.WithCancel(context.Background())
 	handler, err := newHandler(ctx, config, client, a, hclog.NewNullLogger())
 	ts.Check(err)
@@ -99,6 +102,12 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		queueJobs(ts, store)
 	}
 	return "http://" + listener.Addr().String()
+}
+
+// serial makes ids that are the same in every test.
+func serial() func() string {
+	var n atomic.Int64
+	return func() string { return fmt.Sprintf("%016d", n.Add(1)) }
 }
 
 // holdJobs writes two holds into the store, as if their jobs had been admitted.
@@ -182,6 +191,9 @@ func stubNomad(w http.ResponseWriter, r *http.Request) {
 		switch r.Header.Get("X-Nomad-Token") {
 		case "root":
 			_, _ = w.Write([]byte(`{"AccessorID":"11111111-root","Name":"root","Type":"management"}`))
+		case "oncall", "oncall2":
+			token := r.Header.Get("X-Nomad-Token")
+			_, _ = fmt.Fprintf(w, `{"AccessorID":"33333333-%s","Name":"%s","Type":"client","Roles":[{"ID":"r","Name":"oncall"}]}`, token, token)
 		case "user":
 			_, _ = w.Write([]byte(`{"AccessorID":"22222222-user","Name":"user","Type":"client"}`))
 		default:

@@ -4,14 +4,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/enforce"
 )
 
 func statusCommand(env environment) command {
@@ -150,7 +153,7 @@ func printHolds(w io.Writer, s agent.Status, inside func(string) bool) {
 	t := newTable("JOB", "BUDGET", "STATE", ">ALLOCS", ">GPU-HOURS USED", ">HELD", ">"+s.Policy.Currency+" USED", ">HELD", "PLACEMENT")
 	for _, h := range s.Holds {
 		if inside(h.Budget) {
-			t.row(h.Namespace+"/"+h.JobID, h.Budget, h.State, fmt.Sprint(len(h.Allocations)),
+			t.row(h.Namespace+"/"+h.JobID, h.Budget, stateText(h), fmt.Sprint(len(h.Allocations)),
 				quantity.FormatHours(h.Posted.Total()), quantity.FormatHours(h.Held.GPUTime[budget.AnyClass]),
 				quantity.FormatMoney(h.Posted.Cost), quantity.FormatMoney(h.Held.Cost), placementText(h.Placement))
 		}
@@ -164,6 +167,17 @@ func printHolds(w io.Writer, s agent.Status, inside func(string) bool) {
 	if !s.Leader {
 		fmt.Fprintln(w, "\nThis agent is not the leader, which alone knows placement and ungoverned work.")
 	}
+}
+
+// stateText is the state of a hold, and why it is being ended.
+func stateText(h agent.HoldStatus) string {
+	switch {
+	case h.Ending == nil:
+		return h.State
+	case h.Ending.Action == enforce.ActionThrottle:
+		return "throttled: " + h.Ending.Cause
+	}
+	return "ending: " + h.Ending.Cause
 }
 
 func hours(a quantity.Amount) string { return quantity.FormatHours(a) + " GPU-hours" }
@@ -254,7 +268,44 @@ func printJob(w io.Writer, currency string, h agent.HoldStatus) {
 		}
 		fmt.Fprintf(t, "Allocation\t%.8s on %s: %s (%s)\n", v.Alloc, v.Node, strings.Join(v.IDs, ", "), verdict)
 	}
+	for _, row := range endingRows(h.Ending) {
+		fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])
+	}
 	_ = t.Flush()
+}
+
+// endingRows tell how a job is being ended or made smaller.
+func endingRows(e *agent.EndingStatus) [][2]string {
+	if e == nil {
+		return nil
+	}
+	var parts []string
+	for _, group := range slices.Sorted(maps.Keys(e.Throttled)) {
+		t := e.Throttled[group]
+		parts = append(parts, fmt.Sprintf("group %s scaled from %d to %d", group, t.Was, t.Is))
+	}
+	add := func(what string, at *time.Time) {
+		if at != nil {
+			parts = append(parts, what+" "+at.Local().Format("2006-01-02 15:04:05 MST"))
+		}
+	}
+	if e.Action == enforce.ActionStop {
+		if len(e.Allocations) > 0 {
+			parts = append(parts, count(len(e.Allocations), "allocation"))
+		}
+		add(e.Signal+" sent at", e.Signalled)
+		if e.Ordered == nil {
+			add("stop at", e.Stop)
+		}
+		add("told to stop at", e.Ordered)
+	} else {
+		add("last step at", e.Ordered)
+	}
+	name := "Ending"
+	if e.Action == enforce.ActionThrottle {
+		name = "Throttled"
+	}
+	return [][2]string{{name, e.Cause + ": " + strings.Join(parts, ", ")}, {"Why", e.Why}}
 }
 
 // isTerminal reports whether output goes to a person's screen.

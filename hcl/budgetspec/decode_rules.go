@@ -95,16 +95,20 @@ func (d *decoder) reclaimBlock(b *budget.Budget, block *hclsyntax.Block) {
 	d.noLabel(block)
 	attrs := d.open(reclaimSpec(), block.Body).attributes
 	if empty(block) {
-		d.report(missing(block.DefRange(), "reclaim", "from or grace", `grace = "10m"`))
+		d.report(missing(block.DefRange(), "reclaim", "from, grace or min_runtime", `grace = "10m"`))
 	}
-	b.Reclaim = &budget.Reclaim{Grace: budget.DefaultGrace}
+	rule := (&budget.Budget{}).EffectiveReclaim()
 	if attr := attrs["from"]; attr != nil {
 		word, _ := d.choice(attr, []string{"lower_priority", "any"})
-		b.Reclaim.AnyPriority = word == "any"
+		rule.AnyPriority = word == "any"
 	}
 	if attr := attrs["grace"]; attr != nil {
-		b.Reclaim.Grace = d.durationOrNone(attr)
+		rule.Grace = d.durationOrNone(attr)
 	}
+	if attr := attrs["min_runtime"]; attr != nil {
+		rule.MinRuntime = d.durationOrNone(attr)
+	}
+	b.Reclaim = &rule
 }
 
 // durationOrNone is duration where "none" is no time at all.

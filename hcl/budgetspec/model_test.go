@@ -40,9 +40,11 @@ func checkModel(t *rapid.T, tb must.T) {
 
 // model draws the parts of a policy.
 type model struct {
-	t       *rapid.T
-	classes []string
-	names   int
+	t         *rapid.T
+	classes   []string
+	schedules []string // as they are referred to
+	notifiers []string
+	names     int
 }
 
 func drawPolicy(t *rapid.T) *budget.Policy {
@@ -55,6 +57,19 @@ func drawPolicy(t *rapid.T) *budget.Policy {
 	if m.yes() {
 		p.Meter.Interval = m.span(5*time.Second, 10*time.Minute)
 	}
+	for i := range m.upTo(3) {
+		p.Schedules = append(p.Schedules, m.schedule(fmt.Sprintf("s%d", i)))
+		m.schedules = append(m.schedules, "schedule."+p.Schedules[i].Name)
+	}
+	for i := range m.upTo(3) {
+		n := budget.Notifier{Kind: "webhook", Name: fmt.Sprintf("n-%d", i), URL: fmt.Sprintf("https://x.example:%d/a?b=%%20", 1+m.upTo(9)), Format: "cloudevents"}
+		n.SecretEnv = pick(m, "", "SECRET_1")
+		p.Notifiers = append(p.Notifiers, n)
+		m.notifiers = append(m.notifiers, n.Kind+"."+n.Name)
+	}
+	for i := range m.upTo(3) {
+		p.Asserts = append(p.Asserts, budget.Assert{Name: fmt.Sprintf("a%d", i), Condition: m.condition(), Message: m.text()})
+	}
 	for i := range m.upTo(4) {
 		p.Classes = append(p.Classes, m.class(fmt.Sprintf("c%d", i), p.Classes))
 		m.classes = append(m.classes, p.Classes[i].Name)
@@ -66,6 +81,11 @@ func drawPolicy(t *rapid.T) *budget.Policy {
 		p.Roots = append(p.Roots, m.budget(nil, 2))
 	}
 	slices.SortFunc(p.Roots, func(x, y *budget.Budget) int { return strings.Compare(x.Name, y.Name) })
+	p.Walk(func(b *budget.Budget) {
+		if m.upTo(4) == 0 {
+			p.Moves = append(p.Moves, budget.Move{From: fmt.Sprintf("gone/%d", len(p.Moves)), To: b.Path})
+		}
+	})
 	return p
 }
 
@@ -160,7 +180,7 @@ func (m *model) rateCard(i int) budget.RateCard {
 		c.Tokens[fmt.Sprintf("Org/Model \"%d\"", i)] = rate
 	}
 	for i := range m.upTo(3) {
-		c.Modifiers = append(c.Modifiers, budget.Modifier{Name: fmt.Sprintf("m%d", i), When: m.condition(), Multiply: pick(m, 0, m.ratio(), 1000*quantity.RatioOne)})
+		c.Modifiers = append(c.Modifiers, budget.Modifier{Name: fmt.Sprintf("m%d", i), When: m.timed(m.condition()), Multiply: pick(m, 0, m.ratio(), 1000*quantity.RatioOne)})
 	}
 	return c
 }
@@ -175,7 +195,24 @@ func (plain) Uses(string) bool                 { panic("never asked") }
 func (p plain) String() string                 { return string(p) }
 
 func (m *model) condition() budget.Condition {
-	return pick(m, plain(`job.type != "system"`), plain(`job.namespace == "a" && !(job.type == "batch")`))
+	return pick(m, plain(`job.type != "system"`), plain(`job.namespace == "a" && !(job.type == "batch")`), plain(`contains(submitter.names, "role:a") ? true : job.gpus < 8`))
+}
+
+// timed is a condition that may depend on schedules, if there are any.
+func (m *model) timed(otherwise budget.Condition) budget.Condition {
+	if len(m.schedules) == 0 || m.yes() {
+		return otherwise
+	}
+	return plain(pick(m, m.schedules...))
+}
+
+func (m *model) schedule(name string) budget.Schedule {
+	s := budget.Schedule{Name: name, Start: m.upTo(24 * 60), End: m.upTo(24 * 60)}
+	s.Days[m.upTo(7)] = true
+	for day := range s.Days {
+		s.Days[day] = s.Days[day] || m.yes()
+	}
+	return s
 }
 
 func (m *model) budget(parent *budget.Budget, depth int) *budget.Budget {
@@ -331,6 +368,11 @@ func (m *model) rules(b *budget.Budget) {
 		b.FairShare = &budget.FairShare{Weight: int64(1 + m.upTo(1_000_000)), HalfLife: pick(m, 0, m.span(time.Second, 1000*time.Hour))}
 	}
 	for i := range m.upTo(3) {
+		if len(m.notifiers) > 0 {
+			b.Alerts = append(b.Alerts, budget.Alert{Name: fmt.Sprintf("w%d", i), When: m.timed(plain("forecast.cost > limit.cost")), Notify: append(some(m, m.notifiers[1:]), m.notifiers[0])})
+		}
+	}
+	for i := range m.upTo(3) {
 		b.Overrides = append(b.Overrides, m.override(fmt.Sprintf("o%d", i)))
 	}
 	if m.yes() {
@@ -347,6 +389,7 @@ func (m *model) override(name string) budget.Override {
 		Name: name, Who: append(some(m, []string{"role:oncall", "user:*"}), "token:a"), Expires: m.span(time.Second, 1000*time.Hour),
 		ReasonRequired: m.yes(), Approvals: m.upTo(11), Max: map[budget.Dimension]quantity.Amount{budget.Cost: m.amount()},
 	}
+	o.Notify = some(m, m.notifiers)
 	dimensions := append(tokenDimensions(), budget.Energy, budget.GPUs(budget.AnyClass))
 	for _, class := range m.classes {
 		dimensions = append(dimensions, budget.GPUs(class))

@@ -107,7 +107,7 @@ func concurrentSpec() blockSpec {
 }
 
 func reclaimSpec() blockSpec {
-	return blockSpec{kind: "reclaim", attributes: []string{"description", "from", "grace"}}
+	return blockSpec{kind: "reclaim", attributes: []string{"description", "from", "grace", "min_runtime"}}
 }
 
 func limitSpec() blockSpec {

@@ -44,6 +44,7 @@ func inLanguage(p *budget.Policy) string {
 	for _, c := range p.RateCards {
 		w.rateCard(c)
 	}
+	w.others(p)
 	for _, b := range p.Roots {
 		w.budget(b)
 	}
@@ -223,6 +224,52 @@ func finite(amounts map[budget.Dimension]quantity.Amount) map[budget.Dimension]q
 		limits[d] = quantity.LimitOf(a)
 	}
 	return limits
+}
+
+// others are the blocks beside classes, prices and budgets.
+func (w *writer) others(p *budget.Policy) {
+	for _, s := range p.Schedules {
+		w.block("schedule "+quoted(s.Name), func() {
+			var days []string
+			for day, on := range s.Days {
+				if on {
+					days = append(days, strings.ToLower(time.Weekday(day).String()[:3]))
+				}
+			}
+			w.texts("days", days)
+			w.text("start", fmt.Sprintf("%02d:%02d", s.Start/60, s.Start%60))
+			w.text("end", fmt.Sprintf("%02d:%02d", s.End/60, s.End%60))
+		})
+	}
+	for _, n := range p.Notifiers {
+		w.block("notify "+quoted(n.Kind)+" "+quoted(n.Name), func() {
+			w.text("url", n.URL)
+			w.text("format", n.Format)
+			w.text("secret_env", n.SecretEnv)
+		})
+	}
+	for _, a := range p.Asserts {
+		w.block("assert "+quoted(a.Name), func() {
+			w.set("condition", a.Condition.String())
+			w.text("error_message", a.Message)
+		})
+	}
+	for _, m := range p.Moves {
+		w.block("moved", func() {
+			w.text("from", m.From)
+			w.text("to", m.To)
+		})
+	}
+}
+
+func (w *writer) notify(names []string) {
+	var all []string
+	for _, name := range names {
+		all = append(all, "notify."+name)
+	}
+	if len(all) > 0 {
+		w.set("notify", "["+strings.Join(all, ", ")+"]")
+	}
 }
 
 func (w *writer) rateCard(c budget.RateCard) {
@@ -410,6 +457,12 @@ func (w *writer) rules(b *budget.Budget) {
 	for _, o := range b.Overrides {
 		w.override(o)
 	}
+	for _, a := range b.Alerts {
+		w.block("alert "+quoted(a.Name), func() {
+			w.set("when", a.When.String())
+			w.notify(a.Notify)
+		})
+	}
 	if r := b.PerRun; r != nil {
 		caps := map[budget.Dimension]quantity.Limit{}
 		for d, c := range r.Caps {
@@ -430,5 +483,6 @@ func (w *writer) override(o budget.Override) {
 		w.span("expires", o.Expires)
 		w.text("reason", map[bool]string{true: "required", false: "optional"}[o.ReasonRequired])
 		w.set("approval", strconv.Itoa(o.Approvals))
+		w.notify(o.Notify)
 	})
 }

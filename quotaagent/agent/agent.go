@@ -37,6 +37,8 @@ type Agent struct {
 	// agent that keeps none.
 	history *historian
 	peers   *peers
+	// enforcer is nil where nothing is enforced on running work.
+	enforcer *enforcer
 }
 
 // Options are the parts that main composes.
@@ -45,6 +47,8 @@ type Options struct {
 	Store  Store
 	Nomad  nomadState
 	Placer Placer
+	// Actor does what is enforced on running work; nil means that nothing is.
+	Actor Actor
 	// Registrar registers the jobs that waited for budget; nil means that none may
 	// wait.
 	Registrar registrar
@@ -92,6 +96,11 @@ func New(o Options) *Agent {
 	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {
 		return a.chain.prune(ctx, fence)
 	})
+	if o.Actor != nil {
+		a.enforcer = newEnforcer(a.Engine, o.Actor, o.Logger)
+		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
+		a.Meter.duties.whileLeading(a.enforcer.lead)
+	}
 	if o.Registrar != nil {
 		a.Engine.releases = true
 		queue := newReleaser(a.Engine, o.Registrar, o.Logger)

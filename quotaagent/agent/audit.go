@@ -14,14 +14,15 @@ type AuditEvent struct {
 	// Kind is stable: policy.applied, policy.edited, override.requested,
 	// override.approved, override.activated, override.used, override.revoked,
 	// override.ended, run.opened, run.closed, run.expired, budget.moved, usage.corrected,
-	// queue.expired.
+	// queue.expired, enforcement.begun, enforcement.signalled, enforcement.stopped,
+	// enforcement.scaled, enforcement.cancelled.
 	Kind string
 	// Actor is the accessor of who did it, "kv-edit" for an edit in the store and
 	// "governor" for a rule; Names are the actor's.
 	Actor string
 	Names []string
-	// Budget is the path concerned, Subject the id of the revision, override or run, or
-	// the namespace and id of a job.
+	// Budget is the path concerned, Subject the id of the revision, override, run or
+	// hold, or the namespace and id of a job.
 	Budget, Subject string
 	// Text is one sentence for people.
 	Text string

@@ -253,7 +253,7 @@ func (p *posting) balances(runs map[string]runDelta) error {
 				return err
 			}
 			b.Held.AddAll(held, sign)
-			b.Posted.AddAll(posted, 1)
+			b.Post(posted, p.b.now(), p.t.calendar.HalfLife(path))
 		}
 		return nil
 	}

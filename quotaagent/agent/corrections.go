@@ -219,7 +219,7 @@ func (b *books) aside(ctx context.Context, e ledger.Entry, cal ledger.Calendar) 
 	posted := e.PostedVector(cal.Location, allWindows())
 	for _, path := range paths {
 		next := balances[path].Clone().Begun(now.UnixMilli())
-		next.Posted.AddAll(posted, 1)
+		next.Post(posted, now, cal.HalfLife(path))
 		for _, d := range sortedDimensions(posted[budget.Total.String()]) {
 			if next.Posted.At(budget.Total.String(), d) < 0 {
 				return nil, fmt.Errorf("%w to %s: only %s", errTakesMore, path, d.Format(balances[path].Posted.At(budget.Total.String(), d), ""))

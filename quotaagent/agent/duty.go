@@ -23,6 +23,8 @@ type duties struct {
 	ticks []appointed[duty]
 	// snapshots run after every snapshot, once in each interval of the meter.
 	snapshots []appointed[lookout]
+	// beside run on goroutines of their own for as long as the agent leads.
+	beside []func(ctx context.Context, fence ledger.Fence)
 	// jobs are told of every job that changed at Nomad or in the ledger.
 	jobs []func(namespace, jobID string)
 }
@@ -53,6 +55,12 @@ func (d *duties) onTick(name string, run duty) {
 // onSnapshot adds a duty after every snapshot. Call it before the agent runs.
 func (d *duties) onSnapshot(name string, run lookout) {
 	d.snapshots = append(d.snapshots, appointed[lookout]{name, run})
+}
+
+// whileLeading adds work that takes its own time; it must return soon after its
+// context ends. Call it before the agent runs.
+func (d *duties) whileLeading(run func(ctx context.Context, fence ledger.Fence)) {
+	d.beside = append(d.beside, run)
 }
 
 // tick runs the duties of a tick until ctx ends.

@@ -89,10 +89,31 @@ func (e *Engine) places(ctx context.Context, p *budget.Policy, waiting []ledger.
 	if in.Books, _, err = e.books.allBalances(ctx); err != nil {
 		return nil, err
 	}
+	in.Use = shares(p, in)
 	if in.Fits, err = e.fits(ctx, p, in.Waiting); err != nil {
 		return nil, err
 	}
 	return queue.Plan(in), nil
+}
+
+// shares is what counts as used for the fair share of each budget: past use, and
+// what is promised to running work, which is as good as used.
+func shares(p *budget.Policy, in queue.Input) queue.Use {
+	use, fair := make(queue.Use), false
+	p.Walk(func(b *budget.Budget) {
+		use[b.Path] = in.Books[b.Path].Use.At(in.Now, b.EffectiveHalfLife())
+		fair = fair || b.EffectiveQueue().Order == budget.ByFairShare
+	})
+	if !fair {
+		return nil
+	}
+	for _, h := range in.Holds {
+		promised := heldNow(h).GPUTime[budget.AnyClass]
+		for _, path := range ledger.Ancestors(h.Budget) {
+			use[path] = use[path].Add(promised)
+		}
+	}
+	return use
 }
 
 // fits reports of waiting jobs whether admission would let them run.

@@ -171,6 +171,9 @@ func (m *Meter) Lead(ctx context.Context, fence ledger.Fence) {
 	m.followNamespaces()
 	watchers.Go(func() { m.follow(ctx) })
 	watchers.Go(func() { m.watchHolds(ctx) })
+	for _, run := range m.duties.beside {
+		watchers.Go(func() { run(ctx, fence) })
+	}
 	m.loop(ctx, fence)
 }
 

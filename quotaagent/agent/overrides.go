@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -42,12 +41,6 @@ const anonymous = "anonymous"
 // callerOf is who submits, in the form of the API.
 func callerOf(id gate.Identity) api.Caller {
 	return api.Caller{Accessor: cmp.Or(id.Accessor, anonymous), Names: id.Names}
-}
-
-func newID(prefix string) string {
-	var b [5]byte
-	_, _ = rand.Read(b[:]) // never fails since Go 1.24
-	return prefix + hex.EncodeToString(b[:])
 }
 
 // OverrideRequest asks for a break-glass grant.
@@ -151,7 +144,7 @@ func (e *Engine) requestOverride(ctx context.Context, who api.Caller, b *budget.
 		return g, false, refusal(http.StatusBadRequest, "the reason has %d bytes; at most %d are kept", len(reason), reasonMax)
 	}
 	now := e.now()
-	next := ledger.Grant{ID: newID("o-"), Budget: b.Path, Rule: rule.Name, Accessor: who.Accessor, Identity: who.Names, Reason: reason,
+	next := ledger.Grant{ID: "o-" + e.books.newID(), Budget: b.Path, Rule: rule.Name, Accessor: who.Accessor, Identity: who.Names, Reason: reason,
 		Max: most, RequestedMS: now.UnixMilli(), Needed: rule.Approvals}
 	if agent {
 		next.Needed = max(1, next.Needed) // what acts by itself never has the last word

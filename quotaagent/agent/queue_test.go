@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -357,4 +358,30 @@ func TestTheQueueAndItsReasonsAreShown(t *testing.T) {
 	r.nomad.finish(running)
 	must.NoError(t, r.pass())
 	must.Eq(t, "admitted", why("second").State)
+}
+
+// With fair share, who used and holds less of late comes first, whoever was first
+// in line.
+func TestFairShareOrdersTheQueue(t *testing.T) {
+	t.Parallel()
+	r, _ := newQueueRig(t)
+	r.edit(strings.Replace(queuePolicy, `queue { timeout = "48h" }`, "queue {\n    order = \"fair_share\"\n  }\n  fair_share { half_life = \"24h\" }", 1))
+	must.Eq(t, "", r.Keeper.State().Broken)
+	running := r.busy("first", 8, time.Hour)
+	r.clock.advance(30 * time.Minute)
+	must.NoError(t, r.pass())
+	used := r.balance("acme/research").Use
+	must.Positive(t, used.GPUTime)
+	must.Eq(t, r.posted("acme/research"), int64(used.GPUTime))
+
+	r.submit(r.whole("research", 8, time.Hour))
+	r.clock.advance(time.Minute)
+	v := r.submit(r.wholeIn("side", "side", 8, time.Hour))
+	contains(t, v.Warnings[0], "position    1 of 1 in the queue of budget acme/side")
+	view, err := r.Engine.Queue(r.ctx, "")
+	must.NoError(t, err)
+	must.Eq(t, "side", view.Jobs[0].JobID, must.Sprint("side has used nothing"))
+	r.nomad.finish(running)
+	must.NoError(t, r.pass())
+	must.Eq(t, []string{"research"}, r.line())
 }

@@ -43,7 +43,7 @@ func (b *books) repair(ctx context.Context, fence ledger.Fence) (repaired []stri
 		if len(have.Held.Minus(derived[path])) == 0 {
 			continue
 		}
-		next := ledger.Balance{SinceMS: have.SinceMS, Posted: have.Posted, Held: derived[path].Clone()}
+		next := ledger.Balance{SinceMS: have.SinceMS, Posted: have.Posted, Held: derived[path].Clone(), Use: have.Use}
 		if next.Posted == nil {
 			next.Posted = ledger.Vector{}
 		}

@@ -86,8 +86,11 @@ func (e *Engine) runStatus(p *budget.Policy, run ledger.Run) RunStatus {
 		if d == budget.Jobs {
 			used, held = quantity.Amount(run.Jobs), 0
 		}
-		s.Lines = append(s.Lines, RunLine{What: d.Noun(p.Currency), Cap: d.Number(run.Caps[d]), Used: d.Number(used), Held: d.Number(held),
-			Left: d.Number(max(0, run.Caps[d].Sub(used).Sub(held)))})
+		left := max(0, run.Caps[d].Sub(used).Sub(held))
+		if s.State != RunOpen {
+			left = 0 // it was given back
+		}
+		s.Lines = append(s.Lines, RunLine{What: d.Noun(p.Currency), Cap: d.Number(run.Caps[d]), Used: d.Number(used), Held: d.Number(held), Left: d.Number(left)})
 	}
 	return s
 }

@@ -74,6 +74,48 @@ type HoldStatus struct {
 	Posted      ledger.Usage   `json:"posted"`
 	Held        ledger.Usage   `json:"held"`
 	Placement   []Verification `json:"placement,omitempty"`
+	// Ending is what is enforced on it now; nil if nothing is.
+	Ending *EndingStatus `json:"ending,omitempty"`
+}
+
+// EndingStatus is how the policy ends a running job, or makes it smaller.
+type EndingStatus struct {
+	// Action is stop or throttle, Cause a reason of docs/reasons.md, Budget the one
+	// whose rule it is, Why one sentence.
+	Action string `json:"action"`
+	Cause  string `json:"cause"`
+	Budget string `json:"budget,omitempty"`
+	Why    string `json:"why,omitempty"`
+	// Allocations concerned; empty for the whole job.
+	Allocations []string `json:"allocations,omitempty"`
+	// Signalled is when Signal was sent, nil before; Stop when the stop is due, Ordered when it was ordered (throttling: when the
+	// last step was taken).
+	Signal    string     `json:"signal,omitempty"`
+	Signalled *time.Time `json:"signalled,omitempty"`
+	Stop      *time.Time `json:"stop,omitempty"`
+	Ordered   *time.Time `json:"ordered,omitempty"`
+	// Throttled are the groups that were made smaller, by name.
+	Throttled map[string]ledger.Throttled `json:"throttled,omitempty"`
+}
+
+// endingStatus is nil for a job that nobody ends.
+func endingStatus(e *ledger.Ending) *EndingStatus {
+	if e == nil {
+		return nil
+	}
+	at := func(ms int64) *time.Time {
+		if ms == 0 {
+			return nil
+		}
+		t := time.UnixMilli(ms).UTC()
+		return &t
+	}
+	s := &EndingStatus{Action: e.Action, Cause: e.Cause, Budget: e.Budget, Why: e.Why, Allocations: e.Allocs,
+		Signal: e.Signal, Stop: at(e.StopMS), Ordered: at(e.DoneMS), Throttled: e.Throttled}
+	if e.Signal != "" {
+		s.Signalled = at(e.SignalMS)
+	}
+	return s
 }
 
 // StrayStatus is one allocation that holds GPUs without a hold.
@@ -157,7 +199,8 @@ func budgetStatus(p *budget.Policy, b *budget.Budget, book ledger.Balance, now t
 
 func holdStatus(h ledger.Hold, m *Meter) HoldStatus {
 	s := HoldStatus{ID: h.ID, Namespace: h.Namespace, JobID: h.JobID, Budget: h.Budget, State: string(h.State),
-		Allocations: []string{}, Estimate: h.Estimate, Posted: h.Posted, Held: heldNow(h), Placement: m.Verified(h.Namespace, h.JobID)}
+		Allocations: []string{}, Estimate: h.Estimate, Posted: h.Posted, Held: heldNow(h), Placement: m.Verified(h.Namespace, h.JobID),
+		Ending: endingStatus(h.Ending)}
 	for _, t := range h.Tracks {
 		s.Allocations = append(s.Allocations, t.Alloc)
 	}

@@ -87,6 +87,8 @@ const (
 	DefaultPriority = 50
 	// DefaultGrace is the time for a checkpoint between the signal and the end.
 	DefaultGrace = 5 * time.Minute
+	// DefaultMinRuntime keeps borrowed GPUs from being pushed to and fro.
+	DefaultMinRuntime = 5 * time.Minute
 	// DefaultHalfLife of past use is a week, as Slurm's PriorityDecayHalfLife.
 	DefaultHalfLife = 7 * 24 * time.Hour
 	// DefaultWallClock of an agent run.
@@ -150,7 +152,7 @@ func (b *Budget) EffectiveReclaim() Reclaim {
 	if r := pointed(b, func(n *Budget) *Reclaim { return n.Reclaim }); r != nil {
 		return *r
 	}
-	return Reclaim{Grace: DefaultGrace}
+	return Reclaim{Grace: DefaultGrace, MinRuntime: DefaultMinRuntime}
 }
 
 // EffectivePerRun is the cap of an agent run; nil when there is none.

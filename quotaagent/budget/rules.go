@@ -78,6 +78,8 @@ type Reclaim struct {
 	AnyPriority bool
 	// Grace between the signal and the stop.
 	Grace time.Duration
+	// MinRuntime is how long borrowed GPUs are left to a job at least.
+	MinRuntime time.Duration
 }
 
 // RunningRule is what happens to running work of an overdrawn budget.

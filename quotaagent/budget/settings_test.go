@@ -89,7 +89,9 @@ func complete() *budget.Policy {
 
 // unseen are the fields that are no settings: where things stand, what follows
 // from others, and what has one value only.
-func unseen() []string { return []string{"Revision", "Source", "Parent", "Children", "MaxRuntimeSource", "Then"} }
+func unseen() []string {
+	return []string{"Revision", "Source", "Parent", "Children", "MaxRuntimeSource", "Then"}
+}
 
 // leaves visits every field of a value that is not taken apart, and every one
 // that must not be at its zero value in a complete policy.

@@ -79,6 +79,10 @@ func (p *planner) runtime() {
 			if p.Now.UnixMilli() >= end-warn {
 				w.allocs = append(w.allocs, t.Alloc)
 			}
+			if expected := max(end, min(end, p.Now.UnixMilli())+warn); w.stopMS == 0 || expected < w.stopMS {
+				w.stopMS = expected // if the signal is sent now
+			}
+			end = signalled(h, t, w, end, warn)
 			if p.Now.UnixMilli() >= end {
 				w.due = append(w.due, t.Alloc)
 				spent = spent || slot
@@ -92,6 +96,20 @@ func (p *planner) runtime() {
 			p.wish(h, w)
 		}
 	}
+}
+
+// signalled is when an allocation whose time is up at end is stopped: later, where
+// its signal came late (nobody led, or Nomad could not be reached), so that there
+// is time for a checkpoint.
+func signalled(h ledger.Hold, t ledger.Track, w want, end, warn int64) int64 {
+	if w.signal == "" {
+		return end
+	}
+	sent := end // at the latest
+	if e := h.Ending; e != nil && e.Cause == string(w.cause) && e.SignalMS != 0 && slices.Contains(e.Allocs, t.Alloc) {
+		sent = min(sent, e.SignalMS)
+	}
+	return max(end, sent+warn)
 }
 
 // saysHowToStop reports whether the policy says how this budget's work is

@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -48,13 +49,15 @@ const (
 	// StopAllocations stops Action.Allocs, StopJob the whole job.
 	StopAllocations
 	StopJob
-	// Scale sets the count of Action.Group to Action.Count.
+	// Scale sets the count of Action.Group to Action.Count. Restore does too, once
+	// the cause of a throttle is gone, if the budget has room for it.
 	Scale
+	Restore
 	// Cancel removes the ending: its cause is gone, or it is done.
 	Cancel
 )
 
-var stepNames = [...]string{"begin", "signal", "stop_allocations", "stop_job", "scale", "cancel"}
+var stepNames = [...]string{"begin", "signal", "stop_allocations", "stop_job", "scale", "restore", "cancel"}
 
 // String is the step's stable name.
 func (s Step) String() string { return stepNames[s] }
@@ -63,11 +66,16 @@ func (s Step) String() string { return stepNames[s] }
 type Action struct {
 	Step                     Step
 	Namespace, JobID, HoldID string
-	Ending                   ledger.Ending
-	Signal                   string
-	Allocs                   []string
-	Group                    string
-	Count                    int
+	// Before is the ending that the hold has, nil for none: if it is another one by
+	// now, the action is obsolete. Ending is the one that it gets, but for the times
+	// at which the step is taken.
+	Before *ledger.Ending
+	Ending ledger.Ending
+	// Signal for the tasks of Allocs, "" for none.
+	Signal string
+	Allocs []string
+	Group  string
+	Count  int
 	// Text is one sentence that says why.
 	Text string
 }
@@ -91,6 +99,7 @@ type want struct {
 	// time is up now; whole says that the job is to be stopped when it is.
 	allocs, due []string
 	timed       bool // due says when, not the grace
+	stopMS      int64
 	// group and count are the next step of a throttle; every is its pause.
 	group string
 	count int
@@ -117,7 +126,7 @@ func Plan(in Input) []Action {
 	var actions []Action
 	for _, h := range in.Holds {
 		if action, ok := p.next(h); ok {
-			action.Namespace, action.JobID, action.HoldID = h.Namespace, h.JobID, h.ID
+			action.Namespace, action.JobID, action.HoldID, action.Before = h.Namespace, h.JobID, h.ID, h.Ending
 			actions = append(actions, action)
 		}
 	}
@@ -142,54 +151,101 @@ func (p *planner) wish(h ledger.Hold, w want) {
 func (p *planner) next(h ledger.Hold) (Action, bool) {
 	w, wanted := p.wants[h.ID]
 	e := h.Ending
+	if e != nil && overtaken(h, *e) {
+		if !wanted {
+			return Action{Step: Cancel, Ending: *e, Text: "the job was submitted anew"}, true
+		}
+		e = nil
+	}
 	switch {
 	case !wanted && e == nil:
 		return Action{}, false
 	case !wanted && e.Action == ActionStop && e.DoneMS != 0 && running(h, e.Allocs):
 		return p.repeat(h, *e)
+	case !wanted && e.Action == ActionThrottle && len(e.Throttled) > 0:
+		return p.restore(h, *e)
 	case !wanted:
 		return Action{Step: Cancel, Ending: *e, Text: gone(*e)}, true
 	case w.action == ActionThrottle:
-		return p.throttled(e, w)
+		return p.throttled(h, e, w)
 	case e == nil || e.Cause != string(w.cause) || e.Action != w.action || len(fresh(w.allocs, e.Allocs)) > 0:
 		return p.begin(e, w), true
 	case e.DoneMS != 0 && !w.timed:
 		return p.repeat(h, *e)
 	case p.due(*e, w):
 		return stop(h, *e, w), true
-	case e.SignalMS == 0 && w.signal != "":
-		return Action{Step: Signal, Ending: *e, Signal: w.signal, Allocs: targets(h, e.Allocs), Text: w.text}, true
+	case unsent(*e, w):
+		return p.signalAgain(h, *e, w), true
 	}
 	return Action{}, false
 }
 
+// overtaken reports whether what was done is no longer about the job as it is: it
+// was submitted anew after it was told to stop, or its count was changed by
+// somebody else.
+func overtaken(h ledger.Hold, e ledger.Ending) bool {
+	if h.Pending != nil {
+		return false // that is not known yet
+	}
+	for _, line := range h.Lines {
+		if t, throttled := e.Throttled[line.Group]; throttled && line.Count-line.Canaries != t.Is {
+			return true
+		}
+	}
+	return e.Action == ActionStop && e.DoneMS != 0 && e.JobIndex != 0 && h.JobModifyIndex > e.JobIndex
+}
+
 // gone says why an ending is over.
 func gone(e ledger.Ending) string {
-	if e.DoneMS != 0 {
+	if e.DoneMS != 0 && e.Action == ActionStop {
 		return "what was to be ended has ended"
 	}
 	return "its cause is gone (" + e.Cause + ")"
 }
 
+// unsent reports whether a signal is wanted that is not known to have been sent.
+func unsent(e ledger.Ending, w want) bool { return e.SignalMS == 0 && w.signal != "" }
+
+// due reports whether it is time to stop. The grace counts from the signal; one
+// that cannot be sent delays the end by no more than a grace.
 func (p *planner) due(e ledger.Ending, w want) bool {
-	if w.timed {
-		return len(w.due) > 0 && p.Now.UnixMilli()-e.DoneMS >= quantity.Millis(nextAfter)
+	now := p.Now.UnixMilli()
+	switch {
+	case w.timed:
+		return len(w.due) > 0 && now-e.DoneMS >= quantity.Millis(nextAfter)
+	case unsent(e, w):
+		return now >= e.StopMS+quantity.Millis(w.grace)
 	}
-	return p.Now.UnixMilli() >= e.StopMS
+	return now >= e.StopMS
 }
 
 // begin stores the intention. What was signalled before is not signalled again.
 func (p *planner) begin(old *ledger.Ending, w want) Action {
 	now := p.Now.UnixMilli()
-	e := ledger.Ending{Action: w.action, Cause: string(w.cause), Budget: w.budget, Allocs: w.allocs, StopMS: now + quantity.Millis(w.grace)}
+	e := ledger.Ending{Action: w.action, Cause: string(w.cause), Budget: w.budget, Why: w.text, Allocs: w.allocs, Signal: w.signal,
+		StopMS: now + quantity.Millis(w.grace)}
+	if w.timed {
+		e.StopMS = w.stopMS
+	}
 	targets := w.allocs
 	if old != nil && old.Cause == string(w.cause) {
 		targets = fresh(w.allocs, old.Allocs)
+		if old.Action == w.action {
+			e.DoneMS = old.DoneMS // the pause between two stops goes on
+		}
 	}
 	if w.signal == "" {
 		e.SignalMS = now
 	}
 	return Action{Step: Begin, Ending: e, Signal: w.signal, Allocs: targets, Text: w.text}
+}
+
+// signalAgain sends a signal that may not have been sent. The grace begins anew.
+func (p *planner) signalAgain(h ledger.Hold, e ledger.Ending, w want) Action {
+	if !w.timed {
+		e.StopMS = max(e.StopMS, p.Now.UnixMilli()+quantity.Millis(w.grace))
+	}
+	return Action{Step: Signal, Ending: e, Signal: w.signal, Allocs: targets(h, e.Allocs), Text: w.text}
 }
 
 // stop orders the end.
@@ -205,9 +261,10 @@ func stop(h ledger.Hold, e ledger.Ending, w want) Action {
 	return Action{Step: StopJob, Ending: e, Text: w.text}
 }
 
-// repeat orders a stop again that has no effect yet.
+// repeat orders a stop again that has no effect yet. What is on its way to Nomad
+// may be a new life of the job, which is not concerned.
 func (p *planner) repeat(h ledger.Hold, e ledger.Ending) (Action, bool) {
-	if !running(h, e.Allocs) || p.Now.UnixMilli()-e.DoneMS < quantity.Millis(repeatAfter) {
+	if h.Pending != nil || !running(h, e.Allocs) || p.Now.UnixMilli()-e.DoneMS < quantity.Millis(repeatAfter) {
 		return Action{}, false
 	}
 	a := Action{Step: StopJob, Ending: e, Text: "it was told to stop and still runs"}
@@ -244,14 +301,57 @@ func fresh(a, b []string) []string {
 
 // throttled is the next step of a throttle: one at once, and then one in every
 // pause.
-func (p *planner) throttled(e *ledger.Ending, w want) (Action, bool) {
+func (p *planner) throttled(h ledger.Hold, e *ledger.Ending, w want) (Action, bool) {
 	now := p.Now.UnixMilli()
-	if e != nil && e.Action == ActionThrottle && now-e.DoneMS < quantity.Millis(w.every) {
+	before := ledger.Ending{}
+	if e != nil && e.Action == ActionThrottle {
+		before = *e
+	}
+	if now-before.DoneMS < quantity.Millis(w.every) || w.group == "" {
+		return Action{}, false // not yet, or as small as it may become
+	}
+	ending := ledger.Ending{Action: ActionThrottle, Cause: string(w.cause), Budget: w.budget, Why: w.text, StopMS: now, SignalMS: now,
+		Throttled: maps.Clone(before.Throttled)}
+	if ending.Throttled == nil {
+		ending.Throttled = make(map[string]ledger.Throttled)
+	}
+	line, _ := h.LineOf(w.group)
+	step := ledger.Throttled{Was: line.Count - line.Canaries, Is: w.count}
+	if earlier, again := ending.Throttled[w.group]; again {
+		step.Was = earlier.Was
+	}
+	ending.Throttled[w.group] = step
+	return Action{Step: Scale, Ending: ending, Group: w.group, Count: w.count, Text: w.text}, true
+}
+
+// restore is the next step of a throttle whose cause is gone: back up, as slowly
+// as it went down.
+func (p *planner) restore(h ledger.Hold, e ledger.Ending) (Action, bool) {
+	rule := p.throttleOf(h, e)
+	if h.Pending != nil || p.Now.UnixMilli()-e.DoneMS < quantity.Millis(rule.Every) {
 		return Action{}, false
 	}
-	if w.group == "" {
-		return Action{}, false // as small as it may become
+	ending := e
+	ending.Throttled = maps.Clone(e.Throttled)
+	for _, group := range sortedKeys(e.Throttled) {
+		t := e.Throttled[group]
+		if _, known := h.LineOf(group); !known || t.Is >= t.Was {
+			delete(ending.Throttled, group)
+			continue
+		}
+		t.Is = min(t.Was, t.Is+max(1, int(rule.Step.OfUp(quantity.Amount(t.Was)))))
+		ending.Throttled[group] = t
+		return Action{Step: Restore, Ending: ending, Group: group, Count: t.Is, Text: gone(e)}, true
 	}
-	ending := ledger.Ending{Action: ActionThrottle, Cause: string(w.cause), Budget: w.budget, StopMS: now, SignalMS: now}
-	return Action{Step: Scale, Ending: ending, Group: w.group, Count: w.count, Text: w.text}, true
+	return Action{Step: Cancel, Ending: e, Text: gone(e)}, true
+}
+
+// throttleOf is the rule by which a hold was throttled.
+func (p *planner) throttleOf(h ledger.Hold, e ledger.Ending) budget.Throttle {
+	for _, path := range []string{e.Budget, h.Budget} {
+		if b := p.Policy.Find(path); b != nil {
+			return b.EffectiveThrottle()
+		}
+	}
+	return (&budget.Budget{}).EffectiveThrottle()
 }

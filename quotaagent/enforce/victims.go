@@ -130,13 +130,9 @@ func (p *planner) enough(victims []ledger.Hold, amount quantity.Amount, cause ad
 	return out
 }
 
-// Protection against work that is pushed to and fro.
-const (
-	// minRuntime is how long borrowed GPUs are left to a job at least.
-	minRuntime = 5 * time.Minute
-	// reclaimEvery is the pause between two rounds of reclaim in a cohort.
-	reclaimEvery = time.Minute
-)
+// reclaimEvery is the pause between two rounds of reclaim in a cohort, so that work
+// is not pushed to and fro.
+const reclaimEvery = time.Minute
 
 // reclaim takes lent GPUs back for jobs that wait for them, from those who borrow.
 func (p *planner) reclaim() {
@@ -144,7 +140,7 @@ func (p *planner) reclaim() {
 	lenders := make(map[string]*budget.Budget)
 	for _, q := range p.Waiting {
 		member := p.memberOf(q.Budget)
-		if q.Reason != string(admission.WaitingForReclaim) || member == nil {
+		if q.Reason != string(admission.WaitingForReclaim) || member == nil || q.ReleasingMS != 0 {
 			continue
 		}
 		if missing[member.Path] == nil {
@@ -209,7 +205,7 @@ func (p *planner) borrowers(cohort ledger.Cohort, lender *budget.Budget, rule bu
 			continue
 		}
 		ending := h.Ending != nil && h.Ending.Cause == string(admission.Reclaimed)
-		if !ending && (!fresh || !rule.AnyPriority && h.Priority >= lender.EffectivePriority() || p.young(h)) {
+		if !ending && (!fresh || !rule.AnyPriority && h.Priority >= lender.EffectivePriority() || p.young(h, rule)) {
 			continue
 		}
 		borrowed := cohort.Borrowed(member, d, p.Books[member.Path].Held.At(ledger.ConcurrentKey, d))
@@ -223,14 +219,14 @@ func (p *planner) borrowers(cohort ledger.Cohort, lender *budget.Budget, rule bu
 }
 
 // young reports whether a job has not had its least time yet, or has not begun.
-func (p *planner) young(h ledger.Hold) bool {
+func (p *planner) young(h ledger.Hold, rule budget.Reclaim) bool {
 	oldest := h.CreatedMS
 	for i, t := range h.Live() {
 		if i == 0 || t.StartMS < oldest {
 			oldest = t.StartMS
 		}
 	}
-	return p.Now.UnixMilli()-oldest < quantity.Millis(minRuntime)
+	return p.Now.UnixMilli()-oldest < quantity.Millis(rule.MinRuntime)
 }
 
 // reclaimedLately reports whether a round of reclaim in the cohort began a moment

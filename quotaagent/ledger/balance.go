@@ -16,11 +16,13 @@ type Balance struct {
 	SinceMS int64  `json:"since_ms,omitempty"`
 	Posted  Vector `json:"posted"`
 	Held    Vector `json:"held"`
+	// Use is what of the past counts for fair share.
+	Use Use `json:"use,omitzero"`
 }
 
 // Clone is a deep copy.
 func (b Balance) Clone() Balance {
-	return Balance{SinceMS: b.SinceMS, Posted: b.Posted.Clone(), Held: b.Held.Clone()}
+	return Balance{SinceMS: b.SinceMS, Posted: b.Posted.Clone(), Held: b.Held.Clone(), Use: b.Use}
 }
 
 // Begun is the balance with the time of its first write, which later ones keep.

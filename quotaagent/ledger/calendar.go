@@ -19,6 +19,8 @@ type Calendar struct {
 	Windows []budget.Window
 	// counts says what a device of a class counts as.
 	counts map[string][]counted
+	// halfLives are those of budgets that set one, by path.
+	halfLives map[string]time.Duration
 	// keep is how many periods of a window before the present one a rollover needs.
 	keep map[budget.Window]int
 }
@@ -32,13 +34,17 @@ type counted struct {
 
 // CalendarOf is the calendar of a policy.
 func CalendarOf(p *budget.Policy) Calendar {
-	cal := Calendar{Location: p.Location, Windows: p.Windows(), counts: make(map[string][]counted, len(p.Classes)), keep: map[budget.Window]int{}}
+	cal := Calendar{Location: p.Location, Windows: p.Windows(), counts: make(map[string][]counted, len(p.Classes)), keep: map[budget.Window]int{},
+		halfLives: map[string]time.Duration{}}
 	for _, c := range p.Classes {
 		cal.counts[c.Name] = countedAs(p.Counts(c.Name))
 	}
 	committed := false
 	p.Walk(func(b *budget.Budget) {
 		committed = committed || len(b.Committed) > 0
+		if halfLife := b.EffectiveHalfLife(); halfLife != budget.DefaultHalfLife {
+			cal.halfLives[b.Path] = halfLife
+		}
 		for _, l := range b.Limits {
 			if l.Rollover != nil {
 				cal.keep[l.Window] = max(cal.keep[l.Window], horizon(l.Rollover))
@@ -49,6 +55,14 @@ func CalendarOf(p *budget.Policy) Calendar {
 		cal.Windows = append(cal.Windows, budget.Committed)
 	}
 	return cal
+}
+
+// HalfLife is how fast past use of a budget is forgotten.
+func (c Calendar) HalfLife(path string) time.Duration {
+	if halfLife, ok := c.halfLives[path]; ok {
+		return halfLife
+	}
+	return budget.DefaultHalfLife
 }
 
 func countedAs(shares []budget.Share) []counted {

@@ -118,13 +118,29 @@ type Ending struct {
 	Cause  string `json:"cause"`
 	// Budget is the path whose rule it is.
 	Budget string `json:"budget,omitempty"`
+	// Why is one sentence for people.
+	Why string `json:"why,omitempty"`
 	// Allocs are the allocations concerned; empty for the whole job.
 	Allocs []string `json:"allocs,omitempty"`
+	// Signal for the tasks, "" for none.
+	Signal string `json:"signal,omitempty"`
 	// SignalMS is when the signal was sent, StopMS when the grace is over, DoneMS
 	// when the stop was ordered (or, throttling, the last step was taken).
 	SignalMS int64 `json:"signal_ms,omitempty"`
 	StopMS   int64 `json:"stop_ms,omitempty"`
 	DoneMS   int64 `json:"done_ms,omitempty"`
+	// JobIndex is the hold's JobModifyIndex when the stop was ordered: a submission
+	// that is confirmed later is not concerned.
+	JobIndex uint64 `json:"job_index,omitempty"`
+	// Throttled are the groups that were made smaller, by name.
+	Throttled map[string]Throttled `json:"throttled,omitempty"`
+}
+
+// Throttled is a group with fewer allocations than its author asked for.
+type Throttled struct {
+	// Was is the count before the first step, Is the one after the last.
+	Was int `json:"was"`
+	Is  int `json:"is"`
 }
 
 // Usage sums GPU time by class, cost and energy.

@@ -22,9 +22,11 @@ func MovePosted(balances map[string]Balance, from, to string) map[string]Balance
 		case leaves && !arrives:
 			b.Posted.AddAll(moving, -1)
 			b.Posted.dropNegative()
+			b.Use = b.Use.plusUse(balances[from].Use, -1)
 		case arrives && !leaves:
 			b.Posted.AddAll(moving, 1)
 			b.SinceMS = earliest(b.SinceMS, balances[from].SinceMS)
+			b.Use = b.Use.plusUse(balances[from].Use, 1)
 		}
 		out[path] = b
 	}

@@ -28,7 +28,7 @@ func AgedAfter(q budget.Queue) time.Duration {
 }
 
 // Use is the use of each budget that counts for its fair share: past use, the
-// older the less (see Decay).
+// older the less (see ledger.Use).
 type Use map[string]quantity.Amount
 
 // Order sorts jobs that wait. Aged ones come first, the oldest first of all. The
@@ -178,35 +178,4 @@ func worth(q ledger.Queued) quantity.Amount {
 		}
 	}
 	return total
-}
-
-// halvings are 2^-(1/2), 2^-(1/4), 2^-(1/8)... in parts of one.
-var halvings = [...]int64{707106781187, 840896415254, 917004043205, 957603280699, 978572062088, 989228013194, 994599423484,
-	997296056085, 998647112891, 999323327503, 999661606496, 999830788932, 999915390887, 999957694548, 999978847050, 999989423469}
-
-// one is the unit of halvings.
-const one = 1_000_000_000_000
-
-// Decay is what remains of an amount after a time, if half of it is forgotten in
-// each half-life. Applying it in steps gives what one step gives, but for
-// rounding.
-func Decay(a quantity.Amount, elapsed, halfLife time.Duration) quantity.Amount {
-	if elapsed <= 0 || halfLife <= 0 {
-		return a
-	}
-	whole := elapsed / halfLife
-	if whole >= 63 {
-		return 0
-	}
-	a >>= uint(whole)
-	rest := elapsed % halfLife
-	for _, factor := range halvings {
-		// rest/halfLife written in binary: the bit after the point.
-		if rest >= halfLife-rest {
-			a, rest = quantity.MulDiv(a, factor, one), rest-(halfLife-rest)
-			continue
-		}
-		rest *= 2
-	}
-	return a
 }

@@ -220,16 +220,16 @@ func TestANewWindowMakesRoom(t *testing.T) {
 
 func TestUseIsForgottenByHalves(t *testing.T) {
 	t.Parallel()
-	must.Eq(t, quantity.Amount(500), queue.Decay(1000, time.Hour, time.Hour))
-	must.Eq(t, quantity.Amount(250), queue.Decay(1000, 2*time.Hour, time.Hour))
-	must.Eq(t, quantity.Amount(707), queue.Decay(1000, 30*time.Minute, time.Hour))
-	must.Eq(t, quantity.Amount(0), queue.Decay(1<<62, 100*time.Hour, time.Hour))
-	must.Eq(t, quantity.Amount(1000), queue.Decay(1000, 0, time.Hour))
+	must.Eq(t, quantity.Amount(500), ledger.Decay(1000, time.Hour, time.Hour))
+	must.Eq(t, quantity.Amount(250), ledger.Decay(1000, 2*time.Hour, time.Hour))
+	must.Eq(t, quantity.Amount(707), ledger.Decay(1000, 30*time.Minute, time.Hour))
+	must.Eq(t, quantity.Amount(0), ledger.Decay(1<<62, 100*time.Hour, time.Hour))
+	must.Eq(t, quantity.Amount(1000), ledger.Decay(1000, 0, time.Hour))
 	rapid.Check(t, func(t *rapid.T) {
 		a := quantity.Amount(rapid.Int64Range(1_000_000, 1<<50).Draw(t, "a"))
 		x := time.Duration(rapid.Int64Range(0, int64(100*time.Hour)).Draw(t, "x"))
 		y := time.Duration(rapid.Int64Range(0, int64(100*time.Hour)).Draw(t, "y"))
-		once, twice := queue.Decay(a, x+y, 24*time.Hour), queue.Decay(queue.Decay(a, x, 24*time.Hour), y, 24*time.Hour)
+		once, twice := ledger.Decay(a, x+y, 24*time.Hour), ledger.Decay(ledger.Decay(a, x, 24*time.Hour), y, 24*time.Hour)
 		must.LessEq(t, once/10_000+40, max(once, twice)-min(once, twice))
 	})
 }

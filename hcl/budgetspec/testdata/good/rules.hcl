@@ -71,8 +71,9 @@ budget "acme" {
       lend   = { h100 = 48, any = "unlimited" }
 
       reclaim {
-        from  = "any"
-        grace = "none"
+        from        = "any"
+        grace       = "none"
+        min_runtime = "2m"
       }
     }
 
