@@ -252,3 +252,15 @@ func TestAStatementSaysWhenAnotherAgentDoesNotAnswer(t *testing.T) {
 	must.NoError(t, err)
 	must.Len(t, 1, records, must.Sprint("its record is removed"))
 }
+
+func TestAgentsWithOneAddressSaySo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	dir := t.TempDir()
+	a, b := r.replicaOf(t, "a", filepath.Join(dir, "a.db")), r.replicaOf(t, "b", filepath.Join(dir, "b.db"))
+	b.peers.options.Address = a.peers.options.Address
+	r.both(a, b)
+	s, err := a.statement(r.ctx, report.Query{From: noon, To: noon.Add(time.Hour), By: []report.Column{report.Budget}})
+	must.NoError(t, err)
+	must.StrContains(t, fmt.Sprint(s.Incomplete), "agent b says to be at")
+}

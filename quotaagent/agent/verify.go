@@ -51,6 +51,8 @@ const (
 	// only a difference that stays is one.
 	verifyAttempts = 5
 	verifyPause    = 300 * time.Millisecond
+	// verifyAsks bounds the time for asking the other agents first.
+	verifyAsks = 5 * time.Second
 )
 
 func (a *Agent) serveVerify(ctx context.Context, _ api.Call) (any, error) {
@@ -64,10 +66,12 @@ func (a *Agent) serveVerify(ctx context.Context, _ api.Call) (any, error) {
 // verify compares the history with the balances until they agree, or have disagreed
 // often enough.
 func (a *Agent) verify(ctx context.Context, h *historian) (UsageCheck, error) {
+	if a.peers.options.Address != "" {
+		asking, cancel := context.WithTimeout(ctx, verifyAsks)
+		a.peers.round(asking)
+		cancel()
+	}
 	for try := 1; ; try++ {
-		if a.peers.options.Address != "" {
-			a.peers.round(ctx)
-		}
 		c, err := a.compare(ctx, h)
 		if err != nil || len(c.Differences) == 0 || try == verifyAttempts {
 			return c, err
