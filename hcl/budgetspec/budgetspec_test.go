@@ -122,6 +122,14 @@ func TestTooManyBudgetsAndTooLongListsAreRefused(t *testing.T) {
 	long := "budget \"a\" {\n match {\n namespaces = [\n" + strings.Repeat("\"a\",\n", 257) + "]\n}\n}\n"
 	_, diags = budgetspec.Parse(single(long))
 	must.StrContains(t, render(t, nil, diags), "List too long")
+
+	text.Reset()
+	for i := range 1001 {
+		fmt.Fprintf(&text, "variable \"v%d\" {\n default = 1\n}\nlocals {\n l%d = 1\n}\n", i, i)
+	}
+	_, diags = budgetspec.Parse(single(text.String()))
+	must.StrContains(t, render(t, nil, diags), "more than 1000 variables")
+	must.StrContains(t, render(t, nil, diags), "more than 1000 locals")
 }
 
 func TestDescribeIsStableJSON(t *testing.T) {

@@ -353,7 +353,7 @@ func (m *model) rules(b *budget.Budget) {
 		b.Borrow[class] = pick(m, 0, m.amount())
 	}
 	if m.yes() {
-		b.Reclaim = &budget.Reclaim{AnyPriority: m.yes(), Grace: pick(m, 0, m.span(time.Second, time.Hour))}
+		b.Reclaim = &budget.Reclaim{AnyPriority: m.yes(), Grace: pick(m, 0, m.span(time.Second, time.Hour)), MinRuntime: pick(m, 0, m.span(time.Second, time.Hour))}
 	}
 	if m.yes() {
 		b.Throttle = &budget.Throttle{MinCount: 1 + m.upTo(10_000), Step: m.ratio(), Every: m.span(time.Second, time.Hour)}

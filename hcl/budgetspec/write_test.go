@@ -375,6 +375,7 @@ func (w *writer) limits(b *budget.Budget) {
 			w.block("reclaim", func() {
 				w.text("from", map[bool]string{true: "any", false: "lower_priority"}[r.AnyPriority])
 				w.spanOrNone("grace", r.Grace)
+				w.spanOrNone("min_runtime", r.MinRuntime)
 			})
 		}
 	})

@@ -243,7 +243,7 @@ func (l *lister) limits(b *Budget) {
 		if r.AnyPriority {
 			from = "any"
 		}
-		l.set("reclaim", fmt.Sprintf("from %s, grace %s", from, orNone(FormatDuration(r.Grace))))
+		l.set("reclaim", fmt.Sprintf("from %s, grace %s, not before %s", from, orNone(FormatDuration(r.Grace)), cmp.Or(FormatDuration(r.MinRuntime), "0s")))
 	}
 }
 

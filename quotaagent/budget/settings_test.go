@@ -50,7 +50,7 @@ func complete() *budget.Policy {
 			Enforcement: budget.SoftMandatory, Priority: number(40), Cohort: "pool",
 			Borrow:    map[string]quantity.Amount{"h100": 32 * quantity.GPU},
 			Lend:      map[string]quantity.Limit{"h100": quantity.LimitOf(48 * quantity.GPU)},
-			Reclaim:   &budget.Reclaim{AnyPriority: true, Grace: 10 * time.Minute},
+			Reclaim:   &budget.Reclaim{AnyPriority: true, Grace: 10 * time.Minute, MinRuntime: 5 * time.Minute},
 			Committed: []budget.Limit{{Window: budget.Committed, Dimension: budget.GPUTime("h100"), Ceiling: quantity.LimitOf(9 * quantity.GPUHour), Source: at}},
 			Soft:      800_000, Running: budget.StopRunning,
 			Throttle:  &budget.Throttle{MinCount: 1, Step: 250_000, Every: 10 * time.Minute},
