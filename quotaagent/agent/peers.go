@@ -111,9 +111,12 @@ func (p *peers) run(ctx context.Context) {
 	}
 }
 
-// round announces this agent and asks each of the others once.
+// round announces this agent and asks each of the others once; nothing if that is
+// being done already.
 func (p *peers) round(ctx context.Context) {
-	p.turn.Lock()
+	if !p.turn.TryLock() {
+		return
+	}
 	defer p.turn.Unlock()
 	err := p.announce(ctx)
 	if err == nil {

@@ -166,7 +166,7 @@ func checkStatement(t *rapid.T, s *Store, all []ledger.Entry) {
 		}
 		for _, p := range e.Hours(loc) {
 			if !p.Hour.Start.Before(q.From) && p.Hour.Start.Before(q.To) {
-				want.Amounts = want.Amounts.Add(report.Amounts{GPUTime: p.GPUTime, Cost: p.Cost, Energy: p.Energy, OutputTokens: p.Tokens[budget.OutputTokens]})
+				want.Amounts = want.Add(report.Amounts{GPUTime: p.GPUTime, Cost: p.Cost, Energy: p.Energy, OutputTokens: p.Tokens[budget.OutputTokens]})
 			}
 		}
 	}

@@ -130,7 +130,7 @@ type counted struct {
 func (w *writer) countAs(ctx context.Context, known map[int64]counted, series int64, e ledger.Entry, from int64) error {
 	c, ok := known[series]
 	if !ok {
-		stmt, err := w.stmt(ctx, `SELECT a.id, a.kind, a.budget, a.class FROM series s JOIN account a ON a.id = s.account WHERE s.id = ?`)
+		stmt, err := w.stmt(ctx, `SELECT a.id, a.kind, a.budget, a.class FROM series s JOIN account a ON a.id = s.account WHERE s.id = ?`) //nolint:sqlclosecheck // the writer closes it
 		if err != nil {
 			return err
 		}
