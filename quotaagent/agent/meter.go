@@ -94,8 +94,10 @@ type Meter struct {
 	listed uint64
 	lists  pace
 	looks  map[string]look // when to ask about jobs of which nothing runs
-	// gpus is which allocation has which GPU from when on.
-	gpus *metering.Timeline
+	// gpus is which allocation has which GPU from when on, sights which of them Nomad
+	// has shown.
+	gpus   *metering.Timeline
+	sights sights
 	// tried is up to when the running work of a job was posted, or was found to be
 	// nothing to post.
 	tried map[string]int64
@@ -187,6 +189,7 @@ func (m *Meter) begin() {
 	m.proven, m.watchedTo, m.nextSnapshot = time.Time{}, time.Time{}, time.Time{}
 	m.gpus, m.level, m.tried = metering.NewTimeline(), levels{}, make(map[string]int64)
 	m.lists, m.repairs = pace{}, pace{}
+	m.sights = sights{listed: make(map[string]bool), ended: make(map[string]bool)}
 	m.holdsChanged.Store(true)
 	m.missed.Store(true)
 	m.mu.Lock()

@@ -90,18 +90,35 @@ func (m *Meter) newsOf(allocations []nomadevents.Allocation) []*news {
 	for _, a := range allocations {
 		n := of(a.Namespace, a.JobID)
 		n.allocations = append(n.allocations, a)
+		if m.sights.stale(a) {
+			continue
+		}
+		m.sights.see(a)
 		lost = append(lost, m.gpus.See(a.ID, a.CreateIndex, a.Created.UnixMilli(), a.IDs())...)
 	}
+	for _, n := range m.losers(lost) {
+		of(n.namespace, n.jobID).lost = n.lost
+	}
+	return all
+}
+
+// losers are the jobs of allocations that lost GPUs and are not known to have
+// ended.
+func (m *Meter) losers(lost []string) []*news {
+	var all []*news
 	if len(lost) == 0 {
 		return all
 	}
 	m.takeWritten()
 	for _, h := range m.open {
+		n := &news{known: h, namespace: h.Namespace, jobID: h.JobID}
 		for _, t := range h.Live() {
 			if slices.Contains(lost, t.Alloc) {
-				n := of(h.Namespace, h.JobID)
 				n.lost = append(n.lost, t.Alloc)
 			}
+		}
+		if len(n.lost) > 0 {
+			all = append(all, n)
 		}
 	}
 	return all
@@ -157,6 +174,9 @@ func (m *Meter) observed(p *budget.Policy, h ledger.Hold, n *news) (next ledger.
 	for _, a := range n.allocations {
 		if dated(h, a) {
 			n.doubtful = true
+			continue
+		}
+		if m.sights.stale(a) && !tracked(h, a.ID) {
 			continue
 		}
 		m.verify(h, a)
