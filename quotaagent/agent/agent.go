@@ -90,6 +90,9 @@ func New(o Options) *Agent {
 	a.Keeper = newPolicyKeeper(o.Store, o.Now, o.Logger, a.chain, nil)
 	a.Meter = newMeter(b, a.Keeper, o.Nomad, o.Placer, o.Logger)
 	a.Keeper.OnChange(a.Meter.Rebuild)
+	if nodes, ok := o.Nomad.(nodeReader); ok {
+		a.Meter.readGauges(nodes)
+	}
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.chain, a.Meter.Touch)
 	a.Meter.duties.onTick("move budgets", (&mover{engine: a.Engine}).tick)
 	a.Meter.duties.onTick("end runs and overrides", (&tidier{engine: a.Engine}).tick)
@@ -99,6 +102,9 @@ func New(o Options) *Agent {
 	})
 	if o.Actor != nil {
 		a.enforcer = newEnforcer(a.Engine, o.Actor, o.Logger)
+		if a.Meter.gauges != nil {
+			a.enforcer.idleSince = a.Meter.idleSince
+		}
 		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
 		a.Meter.duties.whileLeading(a.enforcer.lead)
 	}
