@@ -85,7 +85,9 @@ func (s *sights) see(a nomadevents.Allocation) {
 
 // stale reports whether news are of an allocation that was placed before the last
 // snapshot and was gone by then: its GPUs may be somebody else's since.
-func (s *sights) stale(a nomadevents.Allocation) bool { return !s.listed[a.ID] && a.CreateIndex < s.newest }
+func (s *sights) stale(a nomadevents.Allocation) bool {
+	return !s.listed[a.ID] && a.CreateIndex < s.newest
+}
 
 // lookAround begins the timeline of GPUs anew, with the allocations of a snapshot
 // and those that holds know and Nomad does not any more.

@@ -118,6 +118,7 @@ func Plan(in Input) []Action {
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.JobID, b.JobID))
 	})
 	p := planner{Input: in, wants: make(map[string]want), borrowing: make(map[string]bool)}
+	p.launches()
 	p.runs()
 	p.overBudget()
 	p.reclaim()
