@@ -52,9 +52,10 @@ type enforcer struct {
 	actor  Actor
 	logger hclog.Logger
 	now    func() time.Time
-	// idleSince says since when the GPUs of allocations are unused, by allocation id;
-	// nil when nobody looks.
-	idleSince func() map[string]time.Time
+	// idleSince says since when none of the GPUs of an allocation is used, by allocation
+	// id, for the allocations of open holds; one that is missing is in use, or it is
+	// not known. It is called on the meter's goroutine; nil when nobody looks.
+	idleSince func(open []heldAt) map[string]time.Time
 
 	// looks has room for what the last tick saw.
 	looks chan sight
@@ -74,6 +75,7 @@ type sight struct {
 	holds []ledger.Hold
 	// proven is the last moment of which Nomad has said what runs.
 	proven time.Time
+	idle   map[string]time.Time
 }
 
 func newEnforcer(e *Engine, actor Actor, logger hclog.Logger) *enforcer {
@@ -88,6 +90,9 @@ func (x *enforcer) watch(m *Meter) duty {
 		s := sight{holds: make([]ledger.Hold, len(m.open)), proven: m.proven}
 		for i, h := range m.open {
 			s.holds[i] = *h.Hold
+		}
+		if x.idleSince != nil {
+			s.idle = x.idleSince(m.open)
 		}
 		select {
 		case x.looks <- s:
@@ -181,10 +186,7 @@ func (x *enforcer) sayHeld(reason string) {
 // Balances are read before the queue: a job that leaves the queue in between is
 // then missing, and not counted twice.
 func (x *enforcer) input(ctx context.Context, p *budget.Policy, s sight) (enforce.Input, error) {
-	in := enforce.Input{Policy: p, Holds: s.holds, Now: x.now(), Runs: map[string]ledger.Run{}}
-	if x.idleSince != nil {
-		in.IdleSince = x.idleSince()
-	}
+	in := enforce.Input{Policy: p, Holds: s.holds, Now: x.now(), Runs: map[string]ledger.Run{}, IdleSince: s.idle}
 	books, cohorts := false, false
 	p.Walk(func(b *budget.Budget) {
 		books = books || b.Running != budget.RunningInherit && b.Running != budget.LetFinish

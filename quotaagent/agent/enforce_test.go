@@ -533,6 +533,30 @@ func TestASignalThatCannotBeDelivered(t *testing.T) {
 	must.Eq(t, []string{}, r.actor.took())
 }
 
+// Work that holds GPUs without using them is ended by max_idle, and only if
+// somebody knows.
+func TestIdleWorkIsEnded(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.edit(strings.Replace(stopPolicy(8, "let_finish", ""), `owner =`, "max_idle = \"30m\"\n  owner =", 1))
+	r.run(r.service("web", 2))
+	first, second := r.nomad.start("default", "web", 0, 1), r.nomad.start("default", "web", 1, 1)
+	r.at(time.Hour)
+	must.NoError(t, r.enforce())
+	must.Eq(t, []string{}, r.actor.took())
+	idle := map[string]time.Time{first: noon}
+	r.Agent.enforcer.idleSince = func(open []heldAt) map[string]time.Time {
+		must.Len(t, 1, open)
+		return idle
+	}
+	must.NoError(t, r.enforce())
+	must.Eq(t, []string{}, r.actor.took())
+	idle[second] = noon.Add(30 * time.Minute)
+	must.NoError(t, r.enforce())
+	must.Len(t, 2, r.actor.took())
+	must.Eq(t, "max_idle", r.holdOf("default", "web").Ending.Cause)
+}
+
 // The duty runs beside the meter and ends with the term.
 func TestTheLeaderEnforces(t *testing.T) {
 	t.Parallel()
