@@ -34,7 +34,7 @@ type launcher struct {
 	now    func() time.Time
 
 	// due are the jobs to look at, by the key of their hold.
-	due map[string]launch
+	due     map[string]launch
 	watched watched
 	// cleaned is when templates were looked at last.
 	cleaned time.Time
