@@ -91,6 +91,7 @@ func New(o Options) *Agent {
 	a.Meter = newMeter(b, a.Keeper, o.Nomad, o.Placer, o.Logger)
 	a.Keeper.OnChange(a.Meter.Rebuild)
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.chain, a.Meter.Touch)
+	a.Meter.duties.onTick("move budgets", (&mover{engine: a.Engine}).tick)
 	a.Meter.duties.onTick("end runs and overrides", (&tidier{engine: a.Engine}).tick)
 	a.keepHistory(b, o)
 	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {

@@ -275,8 +275,11 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 
 // targetOf is what deciding about a submission needs of the books.
 func (e *Engine) targetOf(p *budget.Policy, b *budget.Budget, s gate.Submission) target {
-	return target{key: holdKey(s.Ask.Namespace, s.Ask.JobID), budget: b.Path, policy: p, run: s.Ask.Meta[admission.RunMeta],
-		calendar: e.rulesOf(p).Calendar}
+	t := target{key: holdKey(s.Ask.Namespace, s.Ask.JobID), budget: b.Path, policy: p, calendar: e.rulesOf(p).Calendar}
+	if id := s.Ask.Meta[admission.RunMeta]; checkRunID(id) == nil {
+		t.run = id // what is no id names no record either
+	}
+	return t
 }
 
 // rulesOf prepares a policy for decisions, once as long as it is in force.
@@ -305,7 +308,7 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 	next, state := e.stateOf(p, b, next, v)
 	state.Accessor = s.Identity.Accessor
 	var d admission.Decision
-	if id := s.Ask.Meta[admission.RunMeta]; id != "" && v.run == nil {
+	if id := s.Ask.Meta[admission.RunMeta]; id != "" && (v.run == nil || v.run.ID != id) {
 		d = admission.Refuse(p, b, admission.Refusal{Reason: admission.RunRequired, Fact: fmt.Sprintf("there is no agent run %.80q", id),
 			Remedy: fmt.Sprintf("name an open run in meta { %s = \"...\" }, or none", admission.RunMeta)})
 	} else {
@@ -328,6 +331,7 @@ func (e *Engine) stateOf(p *budget.Policy, b *budget.Budget, next ledger.Hold, v
 		state.Balances = without(v.balances, next)
 		next.Budget, next.Charged = b.Path, nil
 	}
+	state = moving(p, state)
 	run, capped := "", []budget.Dimension(nil)
 	if v.run != nil {
 		run, capped = v.run.ID, v.run.Capped()

@@ -77,7 +77,9 @@ func (e *Engine) places(ctx context.Context, p *budget.Policy, waiting []ledger.
 	in := queue.Input{Policy: p, Now: e.now()}
 	holding := make(map[string]bool, len(open))
 	for _, h := range open {
-		in.Holds = append(in.Holds, *h.Hold)
+		hold := *h.Hold
+		hold.Budget = p.Moved(hold.Budget)
+		in.Holds = append(in.Holds, hold)
 		holding[h.JobKey()] = true
 	}
 	for _, q := range waiting {
@@ -89,6 +91,7 @@ func (e *Engine) places(ctx context.Context, p *budget.Policy, waiting []ledger.
 	if in.Books, _, err = e.books.allBalances(ctx); err != nil {
 		return nil, err
 	}
+	in.Books = ledger.MoveBalances(in.Books, p.Moved)
 	in.Use = shares(p, in)
 	if in.Fits, err = e.fits(ctx, p, in.Waiting); err != nil {
 		return nil, err
