@@ -107,7 +107,7 @@ func New(o Options) *Agent {
 		queue := newReleaser(a.Engine, o.Registrar, o.Logger)
 		a.Meter.duties.onJob(queue.touch)
 		a.Meter.duties.onTick("queue", queue.tick)
-		launches := newLauncher(a.Engine, o.Registrar, o.Logger)
+		launches := newLauncher(a.Engine, o.Registrar, a.Meter.follows, o.Logger)
 		a.Meter.duties.onStray(launches.stray)
 		a.Meter.duties.onSnapshot("launches", launches.look)
 		a.Meter.duties.onTick("launches", launches.tick)

@@ -33,6 +33,8 @@ type launcher struct {
 	logger hclog.Logger
 	now    func() time.Time
 
+	// follow has the event stream cover a namespace.
+	follow func(namespace string)
 	// due are the jobs to look at, by the key of their hold.
 	due     map[string]launch
 	watched watched
@@ -64,8 +66,8 @@ const (
 	templateKept = time.Hour
 )
 
-func newLauncher(e *Engine, nomad registrar, logger hclog.Logger) *launcher {
-	return &launcher{e: e, nomad: nomad, logger: logger.Named("launches"), now: e.now, due: make(map[string]launch)}
+func newLauncher(e *Engine, nomad registrar, follow func(namespace string), logger hclog.Logger) *launcher {
+	return &launcher{e: e, nomad: nomad, logger: logger.Named("launches"), now: e.now, follow: follow, due: make(map[string]launch)}
 }
 
 // parentOf is the id of the job that a launch is of, by Nomad's way of naming them
@@ -96,7 +98,7 @@ func (l *launcher) stray(a nomadevents.Allocation) {
 // look finds in a snapshot what was launched while nobody led, also if it has
 // ended by now.
 func (l *launcher) look(ctx context.Context, fence ledger.Fence, allocations []nomadevents.Allocation) error {
-	if err := l.clean(ctx, fence); err != nil {
+	if err := l.templates(ctx, fence); err != nil {
 		return err
 	}
 	newest := int64(0)
@@ -126,19 +128,24 @@ func (l *launcher) look(ctx context.Context, fence ledger.Fence, allocations []n
 	return l.writeWatched(ctx, fence, newest)
 }
 
-// clean forgets templates that Nomad does not have any more.
-func (l *launcher) clean(ctx context.Context, fence ledger.Fence) error {
-	now := l.now()
-	if since := now.Sub(l.cleaned); since >= 0 && since < cleanEvery {
-		return nil
-	}
+// templates has the event stream cover the namespaces of all templates, whose
+// launches come without a notice, and forgets templates that Nomad does not have
+// any more.
+func (l *launcher) templates(ctx context.Context, fence ledger.Fence) error {
 	records, _, err := l.e.books.store.List(ctx, templatePrefix)
 	if err != nil {
 		return fmt.Errorf("list templates: %w", err)
 	}
+	now := l.now()
+	since := now.Sub(l.cleaned)
+	clean := since < 0 || since >= cleanEvery
 	for _, r := range records {
 		t, err := ledger.Decode[ledger.Template](r.Value)
-		if err != nil || now.UnixMilli()-t.AtMS < templateKept.Milliseconds() {
+		if err != nil {
+			continue // it says nothing about anybody
+		}
+		l.follow(t.Namespace)
+		if !clean || now.UnixMilli()-t.AtMS < templateKept.Milliseconds() {
 			continue
 		}
 		if _, err := l.nomad.JobSpec(ctx, t.Namespace, t.JobID); !errors.Is(err, nomadctl.ErrNotFound) {
@@ -149,7 +156,9 @@ func (l *launcher) clean(ctx context.Context, fence ledger.Fence) error {
 			return fmt.Errorf("forget template: %w", err)
 		}
 	}
-	l.cleaned = now
+	if clean {
+		l.cleaned = now
+	}
 	return nil
 }
 
@@ -254,7 +263,10 @@ func (l *launcher) held(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 		if _, next, err = l.e.decide(p, b, s, nil, false, v); err != nil {
 			return change{}, err
 		}
-		next.Reason, next.Refused, next.RefusedWhy = string(d.Reason), string(d.Reason), d.Cause(p)
+		next.Reason = string(d.Reason)
+	}
+	if over := s.Job.Status != nil && *s.Job.Status == statusDead; blocked(d) && !over {
+		next.Refused, next.RefusedWhy = string(d.Reason), d.Cause(p)
 		out.audit = []AuditEvent{{At: l.now(), Kind: "launch.refused", Actor: actorGovernor, Budget: b.Path, Subject: s.Ask.Namespace + "/" + s.Ask.JobID,
 			Text: fmt.Sprintf("job %q in namespace %q, which Nomad launched by itself, is stopped: %s (%s)", s.Ask.JobID, s.Ask.Namespace, d.Cause(p), d.Reason)}}
 	}
