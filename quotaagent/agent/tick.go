@@ -120,9 +120,10 @@ func uncovered(h ledger.Hold, untilMS int64) bool {
 
 // postAll posts the running work of holds and renews their leases.
 func (m *Meter) postAll(ctx context.Context, fence ledger.Fence, holds []heldAt) error {
-	nowMS, proven := m.now().UnixMilli(), m.proven
+	nowMS, proven, readings := m.now().UnixMilli(), m.proven, m.readings()
 	err := m.change(ctx, fence, holds, func(p *budget.Policy, h heldAt) (change, error) {
 		next, renewed := ledger.Renew(*h.Hold, nowMS)
+		next, _ = metering.Count(p, next, readings)
 		next, posted, entries := metering.Post(p, next, proven)
 		if !renewed && len(posted) == 0 {
 			return change{}, errNoChange

@@ -75,6 +75,10 @@ type Hold struct {
 	// InFlight counts the submissions that are not confirmed or voided yet;
 	// Pending bounds them all, for any of them may be the one that Nomad keeps.
 	InFlight int `json:"in_flight,omitempty"`
+	// Guessed counts the submissions that were confirmed by what Nomad had, and whose
+	// answer may still come until GuessedUntilMS: it then counts for nothing more.
+	Guessed        int   `json:"guessed,omitempty"`
+	GuessedUntilMS int64 `json:"guessed_until_ms,omitempty"`
 	// Unchanged says that the unconfirmed submission is the registered job once
 	// more: Nomad will find nothing new in it, so nothing starts again.
 	Unchanged bool `json:"unchanged,omitempty"`
