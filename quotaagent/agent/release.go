@@ -242,13 +242,12 @@ func (r *releaser) start(ctx context.Context, fence ledger.Fence, waiting []ledg
 	if err != nil {
 		return err
 	}
-	for n, place := range starters(places) {
-		if n == startsMax || ctx.Err() != nil {
-			r.planned = 0
-			return nil
-		}
-		started, err := r.release(ctx, fence, place.Queued)
-		if err != nil || !started {
+	next := starters(places)
+	if len(next) > startsMax {
+		next, r.planned = next[:startsMax], 0 // the rest has its turn with the next tick
+	}
+	for _, place := range next {
+		if started, err := r.release(ctx, fence, place.Queued); err != nil || !started {
 			r.planned = 0 // the books are not what the plan took them for
 			return aboutJob(place.Queued, err)
 		}
@@ -326,10 +325,11 @@ func (r *releaser) read(q ledger.Queued, spec nomadctl.Spec) (candidate, error) 
 func (r *releaser) release(ctx context.Context, fence ledger.Fence, q ledger.Queued) (bool, error) {
 	r.looked[keyOf(q)] = r.now()
 	spec, err := r.spec(ctx, q)
-	if err != nil && !errors.Is(err, nomadctl.ErrNotFound) {
+	gone := errors.Is(err, nomadctl.ErrNotFound)
+	if err != nil && !gone {
 		return false, err
 	}
-	if err != nil || spec.Stopped || spec.Index != q.JobModifyIndex {
+	if gone || spec.Stopped || spec.Index != q.JobModifyIndex {
 		r.touch(q.Namespace, q.JobID) // it is not what the document says: look at it first
 		return false, nil
 	}
