@@ -317,6 +317,7 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 	next.Accessor, next.Identity, next.Estimate, next.Reason = s.Identity.Accessor, s.Identity.Names, d.Estimate, string(d.Reason)
 	next.Facts, next.Priority = s.Ask.Facts(), b.EffectivePriority()
 	next.JobPriority = next.Facts.Priority
+	next.Refused, next.RefusedWhy = "", "" // from here on it is somebody's submission
 	return d, next, nil
 }
 

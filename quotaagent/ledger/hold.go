@@ -102,6 +102,10 @@ type Hold struct {
 	Outbox []Entry `json:"outbox,omitempty"`
 	// Ending is how the job is being brought to an end by policy; nil if it is not.
 	Ending *Ending `json:"ending,omitempty"`
+	// Refused is the reason why a launch that Nomad made by itself should not run, and
+	// RefusedWhy the sentence for people; "" for all other jobs.
+	Refused    string `json:"refused,omitempty"`
+	RefusedWhy string `json:"refused_why,omitempty"`
 	// Placement is the offer that the job was pinned to, opaque to the ledger.
 	Placement json.RawMessage `json:"placement,omitempty"`
 }
