@@ -70,6 +70,7 @@ func printStatus(env environment, s agent.Status, under string) int {
 	printLimits(env.stdout, s, inside)
 	printHolds(env.stdout, s, inside)
 	printUngoverned(env.stdout, s)
+	printUnused(env.stdout, s, inside)
 	return 0
 }
 
@@ -205,6 +206,30 @@ func printUngoverned(w io.Writer, s agent.Status) {
 	fmt.Fprintln(w, "\nRunning GPU work that no budget covers (submitted around Governor, or before it):")
 	for _, u := range s.Ungoverned {
 		fmt.Fprintf(w, "  %s/%s  allocation %.8s  node %s  %s\n", u.Namespace, u.JobID, u.Alloc, u.Node, count(len(u.GPUs), "GPU"))
+	}
+}
+
+// printUnused prints GPUs that cost something and do nothing.
+func printUnused(w io.Writer, s agent.Status, inside func(string) bool) {
+	if len(s.Rogue) > 0 {
+		fmt.Fprintln(w, "\nGPUs that are used by processes which do not hold them:")
+	}
+	for _, r := range s.Rogue {
+		fmt.Fprintf(w, "  node %s  %s  %s\n", r.Node, r.GPU, r.Processes)
+	}
+	idle := slices.DeleteFunc(slices.Clone(s.Idle), func(i agent.IdleStatus) bool { return !inside(i.Budget) })
+	if len(idle) > 0 {
+		fmt.Fprintln(w, "\nAllocations whose GPUs are not used:")
+	}
+	for _, i := range idle {
+		fmt.Fprintf(w, "  %s/%s  allocation %.8s  %s  budget %s  for %s\n", i.Namespace, i.JobID, i.Alloc, count(len(i.GPUs), "GPU"), i.Budget,
+			s.Time.Sub(i.Since).Round(time.Second))
+	}
+	if len(s.Capacity) > 0 {
+		fmt.Fprintln(w, "\nGPUs that no allocation has:")
+	}
+	for _, c := range s.Capacity {
+		fmt.Fprintf(w, "  node pool %s  class %s  %d of %d\n", c.Pool, c.Class, c.Free, c.GPUs)
 	}
 }
 

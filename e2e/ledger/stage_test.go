@@ -94,7 +94,7 @@ func strike(failed bool) error {
 		if err := stage.cluster.SaveLogs(dir); err != nil {
 			fmt.Fprintf(os.Stderr, "logs not kept: %v\n", err)
 		}
-		fmt.Fprintf(os.Stderr, "all logs: %s\n%s\n", dir, stage.cluster.LogTails(30))
+		fmt.Fprintf(os.Stderr, "all logs: %s\n%s\n", dir, stage.cluster.LogTails(8))
 	}
 	return stage.cluster.Close()
 }
@@ -142,6 +142,15 @@ func alone(t *testing.T, name string) *scene {
 	must.NoError(t, err)
 	t.Cleanup(s.stopAll)
 	return s
+}
+
+// in is the scene in another namespace, which it must have made: "<name>-<more>".
+func (s *scene) in(namespace string) *scene {
+	s.t.Helper()
+	other := *s
+	other.name = namespace
+	s.t.Cleanup(other.stopAll)
+	return &other
 }
 
 // api is a client of Nomad itself, for looking; jobs go through the gate.

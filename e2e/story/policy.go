@@ -48,6 +48,7 @@ type status struct {
 	Policy struct {
 		Broken string `json:"broken"`
 	} `json:"policy"`
+	Leader  bool `json:"leader"`
 	Budgets []struct {
 		Path   string        `json:"path"`
 		Limits []limitStatus `json:"limits"`

@@ -63,7 +63,7 @@ func applyBudgets(ctx context.Context, s *Scene) error {
 	if err != nil {
 		return err
 	}
-	s.Equal("GPUs that research may hold at once", 8, now.limit(researchBudget, concurrentWindow, gpus).Limit)
+	s.Equal("GPUs that research may hold at once", "8", quantity.FormatGPUs(now.limit(researchBudget, concurrentWindow, gpus).Limit))
 	return nil
 }
 
@@ -163,7 +163,7 @@ func refusal(ctx context.Context, s *Scene) error {
 		return err
 	}
 	s.Equal("jobs that hold budget", before.held(), after.held())
-	s.Equal("GPUs held", limit.Held, after.limit(researchBudget, concurrentWindow, gpus).Held)
+	s.Equal("GPUs held", quantity.FormatGPUs(limit.Held), quantity.FormatGPUs(after.limit(researchBudget, concurrentWindow, gpus).Held))
 	return nil
 }
 
@@ -211,10 +211,10 @@ func liveEdits(ctx context.Context, s *Scene) error {
 }
 
 // limitBecomes waits until the agent shows the limit of research's GPUs.
-func (s *Scene) limitBecomes(ctx context.Context, want quantity.Amount) error {
+func (s *Scene) limitBecomes(ctx context.Context, want int64) error {
 	_, err := within(ctx, soon, func() (bool, error) {
 		now, err := s.fetch(ctx)
-		return now.limit(researchBudget, concurrentWindow, gpus).Limit == want, err
+		return now.limit(researchBudget, concurrentWindow, gpus).Limit == quantity.GPU.Mul(want), err
 	})
 	if err != nil {
 		return fmt.Errorf("wait for a limit of %d GPUs: %w", want, err)
@@ -270,7 +270,7 @@ func brokenEdit(ctx context.Context, s *Scene) error {
 	if err != nil {
 		return err
 	}
-	s.Equal("GPUs that research may hold", 4, now.limit(researchBudget, concurrentWindow, gpus).Limit)
+	s.Equal("GPUs that research may hold", "4", quantity.FormatGPUs(now.limit(researchBudget, concurrentWindow, gpus).Limit))
 	fits, err := s.mustRun(ctx, Job{ID: "fits", GPUs: 2, Device: v100Device, MaxRuntime: "30m"})
 	if err != nil {
 		return err

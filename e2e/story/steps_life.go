@@ -104,7 +104,7 @@ func resubmission(ctx context.Context, s *Scene) error {
 		return err
 	}
 	s.Equal("jobs that hold budget", first.held(), second.held())
-	s.Equal("GPUs held", first.limit(researchBudget, concurrentWindow, gpus).Held, second.limit(researchBudget, concurrentWindow, gpus).Held)
+	s.Equal("GPUs held", quantity.FormatGPUs(first.limit(researchBudget, concurrentWindow, gpus).Held), quantity.FormatGPUs(second.limit(researchBudget, concurrentWindow, gpus).Held))
 
 	return s.endJob(ctx, job.ID)
 }
@@ -183,7 +183,7 @@ func (s *Scene) checkBill(ctx context.Context, before status, job Job, allocatio
 		fmt.Sprintf("%d GPUs x %s = %s, within %s", job.GPUs, (used/time.Duration(job.GPUs)).Round(time.Millisecond), used.Round(time.Millisecond), tolerance),
 		posted.Round(time.Millisecond).String())
 	s.Equal("GPU time still held", was.Held, is.Held)
-	s.Equal("GPUs still held", before.limit(researchBudget, concurrentWindow, gpus).Held, after.limit(researchBudget, concurrentWindow, gpus).Held)
+	s.Equal("GPUs still held", quantity.FormatGPUs(before.limit(researchBudget, concurrentWindow, gpus).Held), quantity.FormatGPUs(after.limit(researchBudget, concurrentWindow, gpus).Held))
 	s.Equal("limit - used - held = left", is.Limit.Sub(is.Posted).Sub(is.Held), is.Available)
 	top, topWas := after.limit("acme", "month", "cost"), before.limit("acme", "month", "cost")
 	own, ownWas := after.limit(researchBudget, "month", "cost"), before.limit(researchBudget, "month", "cost")
@@ -224,7 +224,7 @@ func purge(ctx context.Context, s *Scene) error {
 		return fmt.Errorf("wait until the purged job has been settled: %w", err)
 	}
 	s.Check(took <= settleTimeout, "the hold is given back", "within "+settleTimeout.String(), took.Round(10*time.Millisecond).String())
-	s.Equal("GPUs still held", before.limit(researchBudget, concurrentWindow, gpus).Held, after.limit(researchBudget, concurrentWindow, gpus).Held)
+	s.Equal("GPUs still held", quantity.FormatGPUs(before.limit(researchBudget, concurrentWindow, gpus).Held), quantity.FormatGPUs(after.limit(researchBudget, concurrentWindow, gpus).Held))
 	posted := after.limit(researchBudget, dayWindow, gpuTime).Posted - before.limit(researchBudget, dayWindow, gpuTime).Posted
 	s.Check(posted > 0, "GPU time on the bill", "more than 0", (time.Duration(posted) * time.Millisecond).String())
 	return nil
@@ -259,7 +259,7 @@ func crash(ctx context.Context, s *Scene) error {
 		return err
 	}
 	s.Equal("jobs that hold budget", held.held(), again.held())
-	s.Equal("GPUs held", held.limit(researchBudget, concurrentWindow, gpus).Held, again.limit(researchBudget, concurrentWindow, gpus).Held)
+	s.Equal("GPUs held", quantity.FormatGPUs(held.limit(researchBudget, concurrentWindow, gpus).Held), quantity.FormatGPUs(again.limit(researchBudget, concurrentWindow, gpus).Held))
 	if err := s.StopJob(ctx, job.ID); err != nil {
 		return err
 	}
@@ -283,6 +283,10 @@ func (s *Scene) ended(ctx context.Context, id string) (*api.Allocation, error) {
 	}
 	return allocation, nil
 }
+
+// lockDelay is how long Consul keeps a lock from others after the session that held
+// it has ended (its default).
+const lockDelay = 15 * time.Second
 
 func consulDown(ctx context.Context, s *Scene) error {
 	if err := s.Consul.Stop(); err != nil {
@@ -337,6 +341,13 @@ func consulDown(ctx context.Context, s *Scene) error {
 		return err
 	}
 	s.Equal("jobs that hold budget", []string{gpuJob.ID}, held.held())
+	// Consul gives a lock away again only some time after its session has ended.
+	if _, err := within(ctx, lockDelay, func() (bool, error) {
+		now, err := s.fetch(ctx)
+		return now.Leader, err
+	}); err != nil {
+		return fmt.Errorf("wait until the agent leads again: %w", err)
+	}
 	return s.endJob(ctx, gpuJob.ID)
 }
 

@@ -248,10 +248,10 @@ func describe(l budget.Limit) string {
 	default:
 		text = l.Dimension.Format(amount, "")
 	}
-	switch l.Window {
-	case budget.Total:
+	if l.Window == budget.Total {
 		return text + " in total"
-	case budget.Committed:
+	}
+	if l.Window == budget.Committed {
 		return text + " promised at once"
 	}
 	return text + " per " + l.Window.String()

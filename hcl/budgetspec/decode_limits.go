@@ -187,7 +187,7 @@ func (d *decoder) rolloverBlock(limits []budget.Limit, window budget.Window, blo
 	}
 	rule := budget.Rollover{Periods: 1, Source: sourceOf(block.DefRange())}
 	if carry != nil {
-		rule.Share, _ = d.percent(carry)
+		rule.Share = d.percent(carry)
 	}
 	if attr := attrs["expires"]; attr != nil {
 		rule.Periods = d.periods(attr, window)

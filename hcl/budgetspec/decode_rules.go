@@ -70,7 +70,7 @@ func (d *decoder) ruleAttributes(b *budget.Budget, attrs map[string]*hclsyntax.A
 		d.places[b].note("cohort", attr.Range())
 	}
 	if attr := attrs["soft"]; attr != nil {
-		b.Soft, _ = d.percent(attr)
+		b.Soft = d.percent(attr)
 	}
 	if attr := attrs["max_idle"]; attr != nil {
 		b.MaxIdle = d.duration(attr)
@@ -167,7 +167,7 @@ func (d *decoder) throttleBlock(b *budget.Budget, block *hclsyntax.Block) {
 		}
 	}
 	if attr := attrs["step"]; attr != nil {
-		rule.Step, _ = d.percent(attr)
+		rule.Step = d.percent(attr)
 	}
 	if attr := attrs["every"]; attr != nil {
 		rule.Every = d.duration(attr)

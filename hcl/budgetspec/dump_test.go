@@ -41,7 +41,7 @@ func write(out *strings.Builder, path string, v reflect.Value) {
 	case isLeaf:
 		return
 	}
-	switch v.Kind() { //nolint:exhaustive // the kinds in a policy
+	switch v.Kind() {
 	case reflect.Pointer:
 		if v.IsNil() {
 			return
@@ -96,7 +96,7 @@ func leaf(v reflect.Value) (string, bool) {
 	case budget.Condition:
 		return x.String(), true
 	}
-	switch v.Kind() { //nolint:exhaustive // the others are taken apart
+	switch v.Kind() {
 	case reflect.String:
 		return fmt.Sprintf("%q", v.String()), true
 	case reflect.Bool:

@@ -103,22 +103,23 @@ func (d *decoder) factor(attr *hclsyntax.Attribute, u unit, least, most int64) (
 // millionths.
 const percentPlaces = 4
 
-// percent reads a part of something: "80%", at most "100%".
-func (d *decoder) percent(attr *hclsyntax.Attribute) (quantity.Ratio, bool) {
+// percent reads a part of something: "80%", at most "100%"; zero if it is wrong,
+// and then that is reported.
+func (d *decoder) percent(attr *hclsyntax.Attribute) quantity.Ratio {
 	v, ok := d.value(attr.Expr)
 	if !ok {
-		return 0, false
+		return 0
 	}
 	if v.Type() == cty.String {
 		if number, found := strings.CutSuffix(v.AsString(), "%"); found {
 			amount, err := quantity.ParseDecimal(number, quantity.Amount(quantity.RatioOne)/100)
 			if err == nil && amount <= quantity.Amount(quantity.RatioOne) {
-				return quantity.Ratio(amount), true
+				return quantity.Ratio(amount)
 			}
 		}
 	}
 	d.report(badPercent(attr.Expr.Range(), attr.Name, d.written(attr.Expr)))
-	return 0, false
+	return 0
 }
 
 // countRange is what a whole number may be; why explains it, for people.

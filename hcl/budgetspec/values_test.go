@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/shoenig/test/must"
 	"pgregory.net/rapid"
 )
@@ -138,4 +139,47 @@ func TestNamesAndZonesAndCurrencies(t *testing.T) {
 	must.Eq(t, "America/New_York", zoneWithCapitals("america/new_york"))
 	must.Eq(t, "UTC", zoneWithCapitals("utc"))
 	must.Eq(t, "", zoneWithCapitals("mars/olympus"))
+}
+
+// With both, a rollover carries the lesser of the part and the amount.
+func TestTheLesserOfCarryAndMaxCounts(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		ceiling := quantity.Amount(rapid.Int64Range(0, 1_000_000_000).Draw(t, "ceiling"))
+		share := quantity.Ratio(rapid.Int64Range(0, int64(quantity.RatioOne)).Draw(t, "share"))
+		most := quantity.Amount(rapid.Int64Range(1, 1_000_000_000).Draw(t, "most"))
+		limits := map[budget.Dimension]quantity.Amount{}
+		capsCost := rapid.Bool().Draw(t, "caps cost")
+		if capsCost {
+			limits[budget.Cost] = most
+		}
+		got := capped(budget.Rollover{Share: share, Periods: 2}, budget.Limit{Dimension: budget.Cost, Ceiling: quantity.LimitOf(ceiling)}, limits)
+		if !capsCost && share == 0 {
+			must.Nil(t, got)
+			return
+		}
+		want := share.Of(ceiling)
+		if capsCost && (share == 0 || most < want) {
+			want = most
+		}
+		carried := got.Share.Of(ceiling)
+		if got.Most != nil {
+			must.Eq(t, 0, got.Share)
+			carried = *got.Most
+		}
+		must.Eq(t, want, carried)
+		must.Eq(t, 2, got.Periods)
+	})
+}
+
+func TestSpansOfTheCalendar(t *testing.T) {
+	t.Parallel()
+	for span, want := range map[[2]string]int{
+		{"month", "month"}: 1, {"quarter", "month"}: 3, {"year", "month"}: 12, {"year", "quarter"}: 4, {"week", "day"}: 7,
+		{"month", "week"}: 0, {"day", "hour"}: 0, {"month", "day"}: 0, {"week", "month"}: 0,
+	} {
+		window, ok := budget.ParseWindow(span[1])
+		must.True(t, ok)
+		must.Eq(t, want, perPeriod(span[0], window), must.Sprint(span))
+	}
 }

@@ -401,21 +401,21 @@ func (w *writer) limits(b *budget.Budget) {
 func (w *writer) rollover(window budget.Window, rules map[budget.Dimension]*budget.Rollover) {
 	w.block("rollover", func() {
 		most := map[budget.Dimension]quantity.Limit{}
-		var any *budget.Rollover
+		var last *budget.Rollover
 		for d, r := range rules {
-			any = r
+			last = r
 			if r.Most != nil {
 				most[d] = quantity.LimitOf(*r.Most)
 			}
 		}
-		if any == nil {
+		if last == nil {
 			return
 		}
-		if any.Share != 0 {
-			w.set("carry", percent(any.Share))
+		if last.Share != 0 {
+			w.set("carry", percent(last.Share))
 		}
 		w.object("max", attributes(most))
-		w.text("expires", fmt.Sprintf("%d %ss", any.Periods, window))
+		w.text("expires", fmt.Sprintf("%d %ss", last.Periods, window))
 	})
 }
 

@@ -37,6 +37,8 @@ type Agent struct {
 	// agent that keeps none.
 	history *historian
 	peers   *peers
+	// releaser is nil where no job may wait.
+	releaser *releaser
 	// enforcer is nil where nothing is enforced on running work.
 	enforcer *enforcer
 }
@@ -90,7 +92,11 @@ func New(o Options) *Agent {
 	a.Keeper = newPolicyKeeper(o.Store, o.Now, o.Logger, a.chain, nil)
 	a.Meter = newMeter(b, a.Keeper, o.Nomad, o.Placer, o.Logger)
 	a.Keeper.OnChange(a.Meter.Rebuild)
+	if nodes, ok := o.Nomad.(nodeReader); ok {
+		a.Meter.readGauges(nodes)
+	}
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.chain, a.Meter.Touch)
+	a.Meter.duties.onTick("move budgets", (&mover{engine: a.Engine}).tick)
 	a.Meter.duties.onTick("end runs and overrides", (&tidier{engine: a.Engine}).tick)
 	a.keepHistory(b, o)
 	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {
@@ -98,14 +104,21 @@ func New(o Options) *Agent {
 	})
 	if o.Actor != nil {
 		a.enforcer = newEnforcer(a.Engine, o.Actor, o.Logger)
+		if a.Meter.gauges != nil {
+			a.enforcer.idleSince = a.Meter.idleSince
+		}
 		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
 		a.Meter.duties.whileLeading(a.enforcer.lead)
 	}
 	if o.Registrar != nil {
 		a.Engine.releases = true
-		queue := newReleaser(a.Engine, o.Registrar, o.Logger)
-		a.Meter.duties.onJob(queue.touch)
-		a.Meter.duties.onTick("queue", queue.tick)
+		a.releaser = newReleaser(a.Engine, o.Registrar, o.Logger)
+		a.Meter.duties.onJob(a.releaser.touch)
+		a.Meter.duties.whileLeading(a.releaser.lead)
+		launches := newLauncher(a.Engine, o.Registrar, a.Meter.follows, o.Logger)
+		a.Meter.duties.onStray(launches.stray)
+		a.Meter.duties.onSnapshot("launches", launches.look)
+		a.Meter.duties.onTick("launches", launches.tick)
 	}
 	return a
 }

@@ -164,7 +164,7 @@ func (b *books) makeOne(ctx context.Context, s *sheet, r *wish) (result, map[str
 	if err := p.derive(ctx); err != nil {
 		return outcome(err), nil, seen
 	}
-	return result{entries: p.want.entries, outbox: p.outbox, audit: p.want.audit}, p.delta, seen
+	return result{entries: p.out, outbox: p.outbox, audit: p.want.audit}, p.delta, seen
 }
 
 func outcome(err error) result {

@@ -24,6 +24,8 @@ type posting struct {
 	delta map[string]any
 	// outbox is the name of the outbox that the entries of the change are in.
 	outbox string
+	// out is all that is in it: also what could not be recorded before.
+	out []ledger.Entry
 }
 
 // derive fills delta, or returns errNoChange when there is nothing to write.
@@ -113,12 +115,17 @@ func (p *posting) hold(ctx context.Context) error {
 		next.Drawn = ledger.Draws(next, p.t.calendar)
 	}
 	if len(p.want.entries) > 0 {
-		sent, err := p.b.sent(ctx, p.t.key, next)
-		if err != nil {
-			return err
+		// What another change of this commit has put out is not in the store yet: it may
+		// still come out differently, and nobody must have recorded it.
+		if _, unsaved := p.s.next[p.t.key]; !unsaved {
+			sent, err := p.b.sent(ctx, p.t.key, next)
+			if err != nil {
+				return err
+			}
+			next = sent
 		}
-		next = sent.PutOut(p.want.entries)
-		p.outbox = outboxName(next)
+		next = next.PutOut(p.want.entries)
+		p.outbox, p.out = outboxName(next), next.Entries()
 	}
 	p.want.hold = &next
 	p.delta[p.t.key] = &next
@@ -135,7 +142,7 @@ func (p *posting) end() {
 	}
 	p.want.entries = append(slices.Clone(p.want.entries), ledger.ReceiptOf(last, p.b.now().UnixMilli()))
 	last = last.PutOut(p.want.entries)
-	p.outbox = outboxName(last)
+	p.outbox, p.out = outboxName(last), last.Entries()
 	last.Charged, last.Drawn, last.Finished, last.Slots, last.Placement = nil, nil, nil, nil, nil
 	key := settledPrefix + last.ID
 	p.s.docs[key] = document{fresh: true} // ids are unique, so that there is none

@@ -206,6 +206,9 @@ func (s *sheet) paths(p *budget.Policy, leaves []string) []string {
 		paths = append(paths, ledger.Ancestors(leaf)...)
 	}
 	if p != nil {
+		for _, leaf := range leaves {
+			paths = append(paths, p.Formers(leaf)...)
+		}
 		for _, path := range slices.Clone(paths) {
 			paths = append(paths, s.b.membersOf(p, path)...)
 		}

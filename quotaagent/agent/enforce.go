@@ -52,9 +52,10 @@ type enforcer struct {
 	actor  Actor
 	logger hclog.Logger
 	now    func() time.Time
-	// idleSince says since when the GPUs of allocations are unused, by allocation id;
-	// nil when nobody looks.
-	idleSince func() map[string]time.Time
+	// idleSince says since when none of the GPUs of an allocation is used, by allocation
+	// id, for the allocations of open holds; one that is missing is in use, or it is
+	// not known. It is called on the meter's goroutine; nil when nobody looks.
+	idleSince func(open []heldAt) map[string]time.Time
 
 	// looks has room for what the last tick saw.
 	looks chan sight
@@ -64,7 +65,9 @@ type enforcer struct {
 	sent map[string]bool
 	// failing are the holds whose last step failed, so that it is said once.
 	failing map[string]string
-	held    bool // it was said that nothing is enforced
+	// scaleAfter is when to scale the job of a hold again, after a refusal.
+	scaleAfter map[string]time.Time
+	held       bool // it was said that nothing is enforced
 }
 
 // sight is what the meter knows at one tick.
@@ -72,11 +75,13 @@ type sight struct {
 	holds []ledger.Hold
 	// proven is the last moment of which Nomad has said what runs.
 	proven time.Time
+	idle   map[string]time.Time
 }
 
 func newEnforcer(e *Engine, actor Actor, logger hclog.Logger) *enforcer {
 	return &enforcer{engine: e, books: e.books, policy: e.policy, actor: actor, logger: logger.Named("enforce"), now: e.now,
-		looks: make(chan sight, 1), sent: make(map[string]bool), failing: make(map[string]string)}
+		looks: make(chan sight, 1), sent: make(map[string]bool), failing: make(map[string]string),
+		scaleAfter: make(map[string]time.Time)}
 }
 
 // watch is the duty of a tick of the meter: it hands on what the meter sees.
@@ -85,6 +90,9 @@ func (x *enforcer) watch(m *Meter) duty {
 		s := sight{holds: make([]ledger.Hold, len(m.open)), proven: m.proven}
 		for i, h := range m.open {
 			s.holds[i] = *h.Hold
+		}
+		if x.idleSince != nil {
+			s.idle = x.idleSince(m.open)
 		}
 		select {
 		case x.looks <- s:
@@ -117,7 +125,7 @@ func (x *enforcer) begin() {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.sent, x.failing, x.held = make(map[string]bool), make(map[string]string), false
+	x.sent, x.failing, x.scaleAfter, x.held = make(map[string]bool), make(map[string]string), make(map[string]time.Time), false
 }
 
 // enforce takes the next step for every hold that needs one.
@@ -178,10 +186,7 @@ func (x *enforcer) sayHeld(reason string) {
 // Balances are read before the queue: a job that leaves the queue in between is
 // then missing, and not counted twice.
 func (x *enforcer) input(ctx context.Context, p *budget.Policy, s sight) (enforce.Input, error) {
-	in := enforce.Input{Policy: p, Holds: s.holds, Now: x.now(), Runs: map[string]ledger.Run{}}
-	if x.idleSince != nil {
-		in.IdleSince = x.idleSince()
-	}
+	in := enforce.Input{Policy: p, Holds: s.holds, Now: x.now(), Runs: map[string]ledger.Run{}, IdleSince: s.idle}
 	books, cohorts := false, false
 	p.Walk(func(b *budget.Budget) {
 		books = books || b.Running != budget.RunningInherit && b.Running != budget.LetFinish
@@ -244,6 +249,11 @@ func (x *enforcer) forget(open []ledger.Hold) {
 	for id := range x.failing {
 		if _, there := ids[id]; !there {
 			delete(x.failing, id)
+		}
+	}
+	for id := range x.scaleAfter {
+		if _, there := ids[id]; !there {
+			delete(x.scaleAfter, id)
 		}
 	}
 }

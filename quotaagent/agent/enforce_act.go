@@ -173,6 +173,9 @@ var errNoRoom = errors.New("no room in the budget")
 // has room for it now. The hold follows as for any other submission: the larger
 // need is held until Nomad has answered.
 func (x *enforcer) scale(ctx context.Context, fence ledger.Fence, p *budget.Policy, a enforce.Action, up bool) error {
+	if !x.mayScale(a) {
+		return nil
+	}
 	stored := a.Ending
 	stored.DoneMS = x.now().UnixMilli()
 	index, err := x.claimScale(ctx, fence, p, a, &stored, up)
@@ -183,22 +186,53 @@ func (x *enforcer) scale(ctx context.Context, fence ledger.Fence, p *budget.Poli
 	defer cancel()
 	scaled, err := x.actor.Scale(acting, nomadctl.Scaling{Namespace: a.Namespace, JobID: a.JobID, Group: a.Group, Count: a.Count, Index: index,
 		Message: fmt.Sprintf("governor: %s", a.Text)})
-	if errors.Is(err, nomadctl.ErrUnknown) {
-		return err // the meter finds out whether it was done
+	var events []AuditEvent
+	if err == nil || errors.Is(err, nomadctl.ErrUnknown) {
+		events = append(events, x.event(a, "enforcement.scaled", scaleText(a, up, err)))
+	} else {
+		x.scaleLater(a)
 	}
 	settled := x.claim(ctx, fence, p, a, &stored, func(h *ledger.Hold) error {
-		if h.Pending == nil {
-			return errNoChange // the meter has been faster
-		}
-		if err == nil {
+		switch {
+		case h.Pending == nil || errors.Is(err, nomadctl.ErrUnknown):
+			// The meter has found out, or will.
+		case err == nil:
 			*h = confirm(*h, scaled)
-			return nil
+		default:
+			*h, _ = ledger.Void(*h)
+			h.Ending = a.Before
 		}
-		*h, _ = ledger.Void(*h)
-		h.Ending = undone(a, stored.DoneMS)
 		return nil
-	})
+	}, events...)
 	return errors.Join(err, settled)
+}
+
+// scaleText says what became of scaling a group.
+func scaleText(a enforce.Action, up bool, err error) string {
+	done, direction := "is scaled", "down"
+	if up {
+		direction = "back up"
+	}
+	if err != nil {
+		done = "may have been scaled, Nomad's answer was lost,"
+	}
+	return fmt.Sprintf("group %s of job %s %s %s to %d (%s): %s", a.Group, jobName(a), done, direction, a.Count, a.Ending.Cause, a.Text)
+}
+
+// scaleAgainAfter is the pause after Nomad refused to scale a job: it does while a
+// deployment of it is under way.
+const scaleAgainAfter = 10 * time.Second
+
+func (x *enforcer) mayScale(a enforce.Action) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return !x.now().Before(x.scaleAfter[a.HoldID])
+}
+
+func (x *enforcer) scaleLater(a enforce.Action) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.scaleAfter[a.HoldID] = x.now().Add(scaleAgainAfter)
 }
 
 // claimScale stores the new need of a group as a submission, and returns the index
@@ -215,11 +249,6 @@ func (x *enforcer) claimScale(ctx context.Context, fence ledger.Fence, p *budget
 	if up {
 		t.budget, t.policy, t.run = h.Budget, p, h.Run
 	}
-	direction := "down"
-	if up {
-		direction = "back up"
-	}
-	scaled := x.event(a, "enforcement.scaled", fmt.Sprintf("group %s of job %s is scaled %s to %d (%s): %s", a.Group, jobName(a), direction, a.Count, a.Ending.Cause, a.Text))
 	index := uint64(0)
 	err = x.books.update(ctx, fence, t, mutationOf(a, a.Before, func(v view, h *ledger.Hold) error {
 		next, err := x.resized(p, a, v, *h, up)
@@ -230,19 +259,8 @@ func (x *enforcer) claimScale(ctx context.Context, fence ledger.Fence, p *budget
 		next.Ending = stored
 		*h = next
 		return nil
-	}, []AuditEvent{scaled}))
+	}, nil))
 	return index, err
-}
-
-// undone is the ending after a step that Nomad refused: it is tried again after
-// the pause between two steps.
-func undone(a enforce.Action, triedMS int64) *ledger.Ending {
-	if a.Before == nil {
-		return nil
-	}
-	before := *a.Before
-	before.DoneMS = triedMS
-	return &before
 }
 
 // resized is the hold with the submission that changes the count of a group.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -246,45 +245,6 @@ func (e *Engine) asserted(p *budget.Policy, s gate.Submission, lines []ledger.Li
 	return admission.Asserted(p, facts)
 }
 
-// claim finds the budget, or says why there is none. Both nil: nothing claims
-// the job and the policy lets it run.
-func claim(p *budget.Policy, s gate.Submission, now time.Time) (*budget.Budget, *admission.Refusal) {
-	b, result := p.Claim(factsOf(s, now, p), s.Ask.Meta[admission.BudgetMeta])
-	switch result.Outcome {
-	case budget.Claimed:
-		return b, nil
-	case budget.Ambiguous:
-		return nil, &admission.Refusal{Reason: admission.AmbiguousMatch,
-			Fact:   "several budgets claim this job: " + strings.Join(result.Candidates, ", "),
-			Remedy: fmt.Sprintf("pick one with meta { %s = \"...\" }, or make their match rules disjoint", admission.BudgetMeta)}
-	case budget.NarrowRefused:
-		return nil, &admission.Refusal{Reason: admission.BudgetNotAllowed,
-			Fact:   fmt.Sprintf("the job names budget %q, which it may not draw from", result.Narrow),
-			Remedy: "name one of: " + orNone(result.Candidates)}
-	case budget.MatchFailed:
-		return nil, &admission.Refusal{Reason: admission.MatchFailed,
-			Fact:   fmt.Sprintf("the match rule of budget %s cannot be decided for this job: %s", result.Failed, result.Error),
-			Remedy: "give the job what the rule asks for, or have the rule corrected"}
-	case budget.Unclaimed:
-	}
-	if p.Unmatched == budget.UnmatchedAllow {
-		return nil, nil
-	}
-	fact := fmt.Sprintf("no budget claims GPU jobs of namespace %q for %s", s.Ask.Namespace, orNone(s.Identity.Names))
-	remedy := "add a match rule to a budget, or submit in a namespace that has one"
-	if len(p.Roots) == 0 {
-		fact, remedy = "no budgets are applied yet", "apply some with `governor budget apply <dir>`"
-	}
-	return nil, &admission.Refusal{Reason: admission.Unmatched, Fact: fact, Remedy: remedy}
-}
-
-func orNone(names []string) string {
-	if len(names) == 0 {
-		return "(none)"
-	}
-	return strings.Join(names, ", ")
-}
-
 func (e *Engine) admitUngoverned(s gate.Submission, placed Placement, p *budget.Policy) gate.Verdict {
 	d := admission.Decision{Outcome: admission.Admit, Reason: admission.Ungoverned}
 	e.log(s, d)
@@ -306,7 +266,7 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 		return gate.Verdict{}, err
 	}
 	if d = e.queued(p, b, s, v, at, d); d.Outcome == admission.Queue {
-		return e.wouldWait(ctx, p, b, s, lines, v.queued, d), nil
+		return e.wouldWait(ctx, p, b, s, lines, v.queued, at, d), nil
 	}
 	d = e.advise(ctx, p, b, s, d)
 	e.log(s, d)
@@ -315,8 +275,11 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 
 // targetOf is what deciding about a submission needs of the books.
 func (e *Engine) targetOf(p *budget.Policy, b *budget.Budget, s gate.Submission) target {
-	return target{key: holdKey(s.Ask.Namespace, s.Ask.JobID), budget: b.Path, policy: p, run: s.Ask.Meta[admission.RunMeta],
-		calendar: e.rulesOf(p).Calendar}
+	t := target{key: holdKey(s.Ask.Namespace, s.Ask.JobID), budget: b.Path, policy: p, calendar: e.rulesOf(p).Calendar}
+	if id := s.Ask.Meta[admission.RunMeta]; checkRunID(id) == nil {
+		t.run = id // what is no id names no record either
+	}
+	return t
 }
 
 // rulesOf prepares a policy for decisions, once as long as it is in force.
@@ -345,7 +308,7 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 	next, state := e.stateOf(p, b, next, v)
 	state.Accessor = s.Identity.Accessor
 	var d admission.Decision
-	if id := s.Ask.Meta[admission.RunMeta]; id != "" && v.run == nil {
+	if id := s.Ask.Meta[admission.RunMeta]; id != "" && (v.run == nil || v.run.ID != id) {
 		d = admission.Refuse(p, b, admission.Refusal{Reason: admission.RunRequired, Fact: fmt.Sprintf("there is no agent run %.80q", id),
 			Remedy: fmt.Sprintf("name an open run in meta { %s = \"...\" }, or none", admission.RunMeta)})
 	} else {
@@ -354,6 +317,7 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 	next.Accessor, next.Identity, next.Estimate, next.Reason = s.Identity.Accessor, s.Identity.Names, d.Estimate, string(d.Reason)
 	next.Facts, next.Priority = s.Ask.Facts(), b.EffectivePriority()
 	next.JobPriority = next.Facts.Priority
+	next.Refused, next.RefusedWhy = "", "" // from here on it is somebody's submission
 	return d, next, nil
 }
 
@@ -367,6 +331,7 @@ func (e *Engine) stateOf(p *budget.Policy, b *budget.Budget, next ledger.Hold, v
 		state.Balances = without(v.balances, next)
 		next.Budget, next.Charged = b.Path, nil
 	}
+	state = moving(p, state)
 	run, capped := "", []budget.Dimension(nil)
 	if v.run != nil {
 		run, capped = v.run.ID, v.run.Capped()
@@ -461,7 +426,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	}
 	if decision.Outcome == admission.Queue {
 		placed.Release()
-		return e.waits(ctx, p, b, s, waits, decision), nil
+		return e.waits(ctx, p, b, s, waits, at, decision), nil
 	}
 	decision = e.advise(ctx, p, b, s, decision)
 	e.log(s, decision)

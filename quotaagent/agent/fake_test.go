@@ -120,18 +120,30 @@ func (n *fakeNomad) register(namespace, id string, unchanged bool) uint64 {
 	return n.index
 }
 
-// start places an allocation with so many GPUs and returns its id.
+// start places an allocation with so many GPUs, which nobody had before, and
+// returns its id.
 func (n *fakeNomad) start(namespace, jobID string, slot, gpus int) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	var ids []string
+	for i := range gpus {
+		ids = append(ids, fmt.Sprintf("GPU-%04d-%d", n.index+1, i))
+	}
+	return n.placeOn(namespace, jobID, slot, ids)
+}
+
+// place places an allocation on these GPUs and returns its id.
+func (n *fakeNomad) place(namespace, jobID string, slot int, ids []string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.placeOn(namespace, jobID, slot, ids)
+}
+
+func (n *fakeNomad) placeOn(namespace, jobID string, slot int, ids []string) string {
 	n.index++
 	id := fmt.Sprintf("alloc-%04d", n.index)
 	a := &nomadevents.Allocation{ID: id, Name: fmt.Sprintf("%s.g[%d]", jobID, slot), Namespace: namespace, JobID: jobID, Group: "g",
 		NodeID: "n1", NodeName: "node-1", CreateIndex: n.index, Created: n.now(), ByTask: map[string][]string{}}
-	var ids []string
-	for i := range gpus {
-		ids = append(ids, fmt.Sprintf("GPU-%s-%d", id, i))
-	}
 	a.Devices = []nomadevents.Devices{{Name: "nvidia/gpu/V100", IDs: ids}}
 	a.ByTask["t"] = ids
 	n.allocs[id] = a
@@ -160,6 +172,31 @@ func (n *fakeNomad) finish(id string) {
 	}
 	copied := *a
 	n.emit(event{alloc: &copied})
+}
+
+// change changes an allocation and tells of it.
+func (n *fakeNomad) change(id string, f func(a *nomadevents.Allocation)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.index++
+	f(n.allocs[id])
+	copied := *n.allocs[id]
+	n.emit(event{alloc: &copied})
+}
+
+// lose ends an allocation with its node: it will be replaced.
+func (n *fakeNomad) lose(id string) {
+	n.change(id, func(a *nomadevents.Allocation) { a.Terminal, a.Ended = true, n.now() })
+}
+
+// purge forgets a job and its allocations.
+func (n *fakeNomad) purge(namespace, id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.index++
+	delete(n.jobs, jobKey(namespace, id))
+	maps.DeleteFunc(n.allocs, func(_ string, a *nomadevents.Allocation) bool { return a.Namespace == namespace && a.JobID == id })
+	n.emit(event{namespace: namespace, jobID: id})
 }
 
 // kill makes a job dead of which nothing runs.

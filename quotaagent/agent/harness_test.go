@@ -36,6 +36,8 @@ type rig struct {
 	store  Store
 	// registrar is nil where nothing waits in a queue.
 	registrar registrar
+	// recorder keeps the history; nil for nobody.
+	recorder Recorder
 	*Agent
 }
 
@@ -47,11 +49,14 @@ func openStore(t testing.TB) *sqlite.Store {
 }
 
 // newRig has the policy in force: 8 GPUs at once, 1000 GPU-hours a month.
-func newRig(t testing.TB) *rig {
+func newRig(t testing.TB) *rig { return newRigOn(t, openStore(t), testPolicy(8, "1000")) }
+
+// newRigOn has the policy in force, over an empty store.
+func newRigOn(t testing.TB, store Store, policy string) *rig {
 	c := newClock()
-	r := &rig{t: t, ctx: t.Context(), clock: c, nomad: newNomad(c.now), placer: &fakePlacer{}, store: openStore(t)}
+	r := &rig{t: t, ctx: t.Context(), clock: c, nomad: newNomad(c.now), placer: &fakePlacer{}, store: store}
 	must.NoError(t, r.store.Commit(r.ctx, ledger.Fence{}, []ledger.Write{
-		{Key: policyPrefix + "budgets.hcl", Value: []byte(testPolicy(8, "1000"))}}))
+		{Key: policyPrefix + "budgets.hcl", Value: []byte(policy)}}))
 	r.start(r.store)
 	must.Eq(t, "", r.Keeper.State().Broken)
 	return r
@@ -64,7 +69,8 @@ func (r *rig) start(store Store) {
 		r.actor = &fakeActor{nomad: r.nomad}
 	}
 	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Registrar: r.registrar, Placer: r.placer, Actor: r.actor,
-		Auditor: r.actor, Logger: hclog.NewNullLogger(), Now: r.clock.now})
+		Auditor: r.actor, Logger: hclog.NewNullLogger(), Now: r.clock.now,
+		Recorder: r.recorder})
 	_ = r.Keeper.Load(r.ctx)
 	r.Meter.begin()
 }
@@ -106,6 +112,7 @@ func (r *rig) run(s gate.Submission) gate.Verdict {
 }
 
 func (r *rig) admit(s gate.Submission) gate.Verdict {
+	r.Engine.line.plans = pace{} // a busy machine must not change what is decided
 	v, err := r.Engine.Admit(r.ctx, s)
 	must.NoError(r.t, err)
 	return v

@@ -71,6 +71,9 @@ type Meter struct {
 	holdsChanged atomic.Bool
 	// duties are what else the leader does.
 	duties duties
+	// gauges and lines are nil where nobody reads the clients' statistics.
+	gauges *gauges
+	lines  *lines
 
 	mu      sync.Mutex
 	leading bool
@@ -94,8 +97,10 @@ type Meter struct {
 	listed uint64
 	lists  pace
 	looks  map[string]look // when to ask about jobs of which nothing runs
-	// gpus is which allocation has which GPU from when on.
-	gpus *metering.Timeline
+	// gpus is which allocation has which GPU from when on, sights which of them Nomad
+	// has shown.
+	gpus   *metering.Timeline
+	sights sights
 	// tried is up to when the running work of a job was posted, or was found to be
 	// nothing to post.
 	tried map[string]int64
@@ -187,6 +192,7 @@ func (m *Meter) begin() {
 	m.proven, m.watchedTo, m.nextSnapshot = time.Time{}, time.Time{}, time.Time{}
 	m.gpus, m.level, m.tried = metering.NewTimeline(), levels{}, make(map[string]int64)
 	m.lists, m.repairs = pace{}, pace{}
+	m.sights = sights{listed: make(map[string]bool), ended: make(map[string]bool)}
 	m.holdsChanged.Store(true)
 	m.missed.Store(true)
 	m.mu.Lock()
@@ -240,6 +246,18 @@ func (m *Meter) followNamespaces() {
 	}
 	if missing && m.endStream != nil {
 		m.endStream()
+	}
+}
+
+// follows has the event stream cover a namespace from now on.
+func (m *Meter) follows(namespace string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.followed != nil && !m.followed[namespace] {
+		m.followed[namespace] = true
+		if m.endStream != nil {
+			m.endStream()
+		}
 	}
 }
 
@@ -396,6 +414,24 @@ func (m *Meter) beat(ctx context.Context, fence ledger.Fence) error {
 // rotation allows.
 func (m *Meter) interval() time.Duration {
 	return cmp.Or(m.policy.State().Policy.Meter.Interval, budget.DefaultInterval)
+}
+
+// readGauges has the meter read the statistics of clients: for the energy that
+// GPUs draw, and to see which are not used. Call it before the agent runs.
+func (m *Meter) readGauges(nodes nodeReader) {
+	m.gauges = newGauges(nodes, m.now)
+	m.gauges.failed = func(node string, err error) { m.logger.Debug("statistics not read", "node", node, "error", err) }
+	m.lines = newLines(m, m.gauges)
+	m.duties.whileLeading(func(ctx context.Context, _ ledger.Fence) { m.gauges.lead(ctx, m.interval) })
+	m.duties.onSnapshot("keep the lines of unused GPUs", m.lines.look)
+}
+
+// readings are the energy counters as read last; none where nobody reads them.
+func (m *Meter) readings() map[string]metering.Reading {
+	if m.gauges == nil {
+		return nil
+	}
+	return m.gauges.readings(m.interval())
 }
 
 // drain is a fact and what waits behind it, so that many are written at once.

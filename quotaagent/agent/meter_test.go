@@ -167,6 +167,9 @@ func TestAPurgedJobIsBilledToTheMomentItIsMissed(t *testing.T) {
 	clear(r.nomad.allocs)
 	r.nomad.mu.Unlock()
 	must.NoError(t, r.Meter.settleJob(r.ctx, ledger.Fence{}, "default", "train"))
+	must.Len(t, 1, r.open(), must.Sprint("somebody else may have the GPUs already"))
+	must.Eq(t, 1, len(r.Meter.rebuild))
+	must.NoError(t, r.Meter.reconcile(r.ctx, ledger.Fence{}))
 	must.SliceEmpty(t, r.open())
 	must.Eq(t, int64(8000), r.posted("acme"))
 }
@@ -425,7 +428,7 @@ func TestManyRestartsDoNotOutgrowTheHold(t *testing.T) {
 	}
 	id := r.nomad.start("default", "web", 0, 1)
 	p := r.Keeper.State().Policy
-	next, _ := r.Meter.settled(p, h, nomadevents.Job{Exists: true}, []nomadevents.Allocation{*r.nomad.allocs[id]}, r.clock.now())
+	next, _, _ := r.Meter.settled(p, h, &answer{job: nomadevents.Job{Exists: true}, allocations: []nomadevents.Allocation{*r.nomad.allocs[id]}, began: r.clock.now()})
 	must.SliceEmpty(t, next.hold.Finished)
 	must.Len(t, 1, next.hold.Tracks)
 }

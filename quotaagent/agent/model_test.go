@@ -180,6 +180,7 @@ func (m *model) write(p *modelPolicy) {
 
 // start begins a new process of an agent; what the last one had in memory is gone.
 func (m *model) start(a *modelAgent) {
+	a.limits = nil
 	a.store, a.fence = &modelStore{modelBacking: m.raw, model: m, agent: a}, ledger.Fence{}
 	a.Agent = New(Options{Name: a.name, Store: a.store, Nomad: m.world, Placer: &fakePlacer{}, Logger: hclog.NewNullLogger(), Now: a.now,
 		Recorder: &modelRecorder{account: &m.account, store: a.store, rng: m.rng}, NewID: func() string {
@@ -192,8 +193,8 @@ func (m *model) start(a *modelAgent) {
 
 // load has an agent read the budgets.
 func (m *model) load(a *modelAgent) {
-	if a.store.dead {
-		return
+	if a.store.dead || a.limits == m.policy {
+		return // read already, by this process
 	}
 	if err := a.Keeper.Load(m.ctx); err == nil {
 		m.require(a.Keeper.State().Broken == "", "the budgets are broken for %s: %s\n%s", a.name, a.Keeper.State().Broken, m.policy.text())

@@ -90,18 +90,35 @@ func (m *Meter) newsOf(allocations []nomadevents.Allocation) []*news {
 	for _, a := range allocations {
 		n := of(a.Namespace, a.JobID)
 		n.allocations = append(n.allocations, a)
+		if m.sights.stale(a) {
+			continue
+		}
+		m.sights.see(a)
 		lost = append(lost, m.gpus.See(a.ID, a.CreateIndex, a.Created.UnixMilli(), a.IDs())...)
 	}
+	for _, n := range m.losers(lost) {
+		of(n.namespace, n.jobID).lost = n.lost
+	}
+	return all
+}
+
+// losers are the jobs of allocations that lost GPUs and are not known to have
+// ended.
+func (m *Meter) losers(lost []string) []*news {
+	var all []*news
 	if len(lost) == 0 {
 		return all
 	}
 	m.takeWritten()
 	for _, h := range m.open {
+		n := &news{known: h, namespace: h.Namespace, jobID: h.JobID}
 		for _, t := range h.Live() {
 			if slices.Contains(lost, t.Alloc) {
-				n := of(h.Namespace, h.JobID)
 				n.lost = append(n.lost, t.Alloc)
 			}
+		}
+		if len(n.lost) > 0 {
+			all = append(all, n)
 		}
 	}
 	return all
@@ -157,6 +174,9 @@ func (m *Meter) observed(p *budget.Policy, h ledger.Hold, n *news) (next ledger.
 	for _, a := range n.allocations {
 		if dated(h, a) {
 			n.doubtful = true
+			continue
+		}
+		if m.sights.stale(a) && !tracked(h, a.ID) {
 			continue
 		}
 		m.verify(h, a)
@@ -294,6 +314,14 @@ func (m *Meter) verify(h ledger.Hold, a nomadevents.Allocation) {
 // note remembers whether a running allocation is a stray, and forgets all about
 // one that ended.
 func (m *Meter) note(a nomadevents.Allocation, stray bool) {
+	if m.noted(a, stray) {
+		m.logger.Warn("GPU allocation without a hold", "namespace", a.Namespace, "job_id", a.JobID, "alloc_id", a.ID, "gpus", len(a.IDs()))
+		m.duties.stray(a)
+	}
+}
+
+// noted is note, and reports whether it is a stray that was not known.
+func (m *Meter) noted(a nomadevents.Allocation, stray bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a.Terminal {
@@ -301,12 +329,11 @@ func (m *Meter) note(a nomadevents.Allocation, stray bool) {
 	}
 	if !stray || a.Terminal {
 		delete(m.stray, a.ID)
-		return
+		return false
 	}
-	if _, known := m.stray[a.ID]; !known {
-		m.logger.Warn("GPU allocation without a hold", "namespace", a.Namespace, "job_id", a.JobID, "alloc_id", a.ID, "gpus", len(a.IDs()))
-	}
+	_, known := m.stray[a.ID]
 	m.stray[a.ID] = a
+	return !known
 }
 
 // forget drops what is remembered of allocations that Nomad no longer lists.

@@ -18,13 +18,17 @@ import (
 // comes first: it must not wait for Nomad. Holds are read after the snapshot, so
 // that an allocation can only be older than the hold it is matched with.
 func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
-	if err := m.rechargeAll(ctx, fence); err != nil {
-		return fmt.Errorf("recharge: %w", err)
+	unlevel := m.rechargeAll(ctx, fence)
+	if unlevel != nil {
+		unlevel = fmt.Errorf("recharge: %w", unlevel)
+	}
+	if errors.Is(unlevel, ledger.ErrUnavailable) {
+		return unlevel
 	}
 	began := m.now()
 	allocations, err := m.nomad.Snapshot(ctx)
 	if err != nil {
-		return fmt.Errorf("reconcile: %w", err)
+		return errors.Join(unlevel, fmt.Errorf("reconcile: %w", err))
 	}
 	m.holdsChanged.Store(true)
 	unreadable := m.refresh(ctx, true)
@@ -32,7 +36,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 		return fmt.Errorf("reconcile: %w", unreadable)
 	}
 	m.proven = proof(began)
-	m.drawTimeline(allocations)
+	m.lookAround(began, allocations)
 	m.missed.Store(false)
 	byJob, listed := make(map[string][]nomadevents.Allocation), make(map[string]bool, len(allocations))
 	for _, a := range allocations {
@@ -49,7 +53,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 			}
 		}
 	}
-	err = errors.Join(unreadable, failed)
+	err = errors.Join(unlevel, unreadable, failed)
 	if err == nil {
 		m.watchedTo = m.proven
 		m.recovered()
@@ -61,11 +65,37 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	return nil
 }
 
-// drawTimeline begins the timeline of GPUs anew, with the allocations of a
-// snapshot and those that holds know and Nomad does not any more.
-func (m *Meter) drawTimeline(allocations []nomadevents.Allocation) {
-	m.gpus = metering.NewTimeline()
+// sights are the allocations of the last snapshot, and those that the event stream
+// has shown since.
+type sights struct {
+	// at is when Nomad was asked for the snapshot; zero before the first.
+	at time.Time
+	// listed are all of them, ended those that have ended.
+	listed, ended map[string]bool
+	// newest is the highest create index in the snapshot.
+	newest uint64
+}
+
+func (s *sights) see(a nomadevents.Allocation) {
+	s.listed[a.ID] = true
+	if a.Terminal {
+		s.ended[a.ID] = true
+	}
+}
+
+// stale reports whether news are of an allocation that was placed before the last
+// snapshot and was gone by then: its GPUs may be somebody else's since.
+func (s *sights) stale(a nomadevents.Allocation) bool {
+	return !s.listed[a.ID] && a.CreateIndex < s.newest
+}
+
+// lookAround begins the timeline of GPUs anew, with the allocations of a snapshot
+// and those that holds know and Nomad does not any more.
+func (m *Meter) lookAround(at time.Time, allocations []nomadevents.Allocation) {
+	m.gpus, m.sights = metering.NewTimeline(), sights{at: at, listed: make(map[string]bool, len(allocations)), ended: make(map[string]bool)}
 	for _, a := range allocations {
+		m.sights.see(a)
+		m.sights.newest = max(m.sights.newest, a.CreateIndex)
 		m.gpus.See(a.ID, a.CreateIndex, a.Created.UnixMilli(), a.IDs())
 	}
 	for _, h := range m.open {
@@ -207,34 +237,50 @@ const finishedKept = 256
 
 // settled is the hold as it should be, with the usage to post. A nil hold means
 // that nothing remains of a submission that never arrived.
-func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, allocations []nomadevents.Allocation, began time.Time) (change, bool) {
-	next, moved := m.resolve(h, job, allocations)
+//
+// An end counts only once a snapshot or the event stream has shown it: then all
+// allocations are known that were given the GPUs before it. Until then the
+// allocation is taken to run, and again says that a snapshot is due.
+func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, moved, again bool) {
+	next, moved := m.resolve(h, a.job, a.allocations)
 	if next == nil {
-		return change{}, true
+		return change{}, true, false
 	}
-	nowMS := m.now().UnixMilli()
-	for _, a := range allocations {
-		m.verify(*next, a)
-		observed, changed := ledger.Observe(*next, m.observation(p, a), nowMS)
+	take := func(o ledger.Observation) {
+		observed, changed := ledger.Observe(*next, o, m.now().UnixMilli())
 		next, moved = &observed, moved || changed
 	}
-	for _, t := range vanished(*next, allocations) {
-		end := m.lastSign(t, began)
+	for _, one := range a.allocations {
+		m.verify(*next, one)
+		if one.Terminal && !m.sights.ended[one.ID] {
+			if _, posted := slices.BinarySearch(h.Finished, one.ID); !posted && one.CreateIndex > h.FirstIndex {
+				again = true
+			}
+			continue
+		}
+		take(m.observation(p, one))
+	}
+	for _, t := range vanished(*next, a.allocations) {
+		if m.sights.at.IsZero() || m.sights.listed[t.Alloc] {
+			again = true
+			continue
+		}
+		end := m.lastSign(t, m.sights.at)
 		m.logger.Warn("allocation gone before its end was seen", "namespace", h.Namespace, "job_id", h.JobID, "alloc_id", t.Alloc,
 			"posted_to", time.UnixMilli(end).UTC())
-		observed, changed := ledger.Observe(*next, ledger.Observation{Alloc: t.Alloc, EndMS: end, Estimated: true,
-			Given: m.gpus.Given(t.Alloc, idsOf(t), end)}, nowMS)
-		next, moved = &observed, moved || changed
+		take(ledger.Observation{Alloc: t.Alloc, EndMS: end, Estimated: true, Given: m.gpus.Given(t.Alloc, idsOf(t), end)})
 	}
-	looked, dropped := ledger.Looked(*next)
-	next, moved = &looked, moved || dropped
-	posted, usage, entries := metering.Post(p, *next, proof(began))
+	if !again {
+		looked, dropped := ledger.Looked(*next)
+		next, moved = &looked, moved || dropped
+	}
+	posted, usage, entries := metering.Post(p, *next, proof(a.began))
 	if len(posted.Finished) > finishedKept {
 		posted.Finished = slices.DeleteFunc(posted.Finished, func(id string) bool {
-			return !slices.ContainsFunc(allocations, func(a nomadevents.Allocation) bool { return a.ID == id })
+			return !slices.ContainsFunc(a.allocations, func(one nomadevents.Allocation) bool { return one.ID == id })
 		})
 	}
-	return change{hold: &posted, posted: usage, entries: entries}, moved || len(usage) > 0
+	return change{hold: &posted, posted: usage, entries: entries}, moved || len(usage) > 0, again
 }
 
 // lastSign is until when an allocation ran that Nomad no longer knows. As long as
@@ -242,11 +288,11 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, job nomadevents.Job, al
 // its allocations away at once, and must not be a way around the bill. After a
 // gap (an agent that was down, a Nomad that could not be reached) the watermark
 // is the last proof.
-func (m *Meter) lastSign(t ledger.Track, began time.Time) int64 {
-	if m.watchedTo.IsZero() || began.Sub(m.watchedTo) > 2*reconcileEvery {
+func (m *Meter) lastSign(t ledger.Track, missed time.Time) int64 {
+	if m.watchedTo.IsZero() || missed.Sub(m.watchedTo) > 2*reconcileEvery {
 		return t.MarkMS
 	}
-	return max(t.MarkMS, began.UnixMilli())
+	return max(t.MarkMS, missed.UnixMilli())
 }
 
 // resolve settles unconfirmed submissions by what Nomad has: a job newer than
@@ -264,7 +310,7 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 	runs := expired && h.State == ledger.Held && (!job.Dead && !job.Gated || slices.ContainsFunc(allocations,
 		func(a nomadevents.Allocation) bool { return a.CreateIndex > h.FirstIndex }))
 	if (job.Exists && job.ModifyIndex > h.StoredIndex) || runs {
-		next := confirm(h, job.ModifyIndex)
+		next := ledger.Guess(confirm(h, job.ModifyIndex), h.ExpiresMS)
 		if h.State == ledger.Held {
 			// The job may have changed since it was registered, or been stopped: what it
 			// started before that is this hold's too.

@@ -123,7 +123,7 @@ func (e *Engine) OpenRun(ctx context.Context, who api.Caller, r RunRequest) (Run
 	}
 	var d admission.Decision
 	err = e.books.update(ctx, ledger.Fence{}, target{budget: b.Path, policy: p, run: run.ID, calendar: e.rulesOf(p).Calendar}, func(v view) (change, error) {
-		state := admission.State{Balances: v.balances, Grants: v.grants, Rules: e.rulesOf(p)}
+		state := moving(p, admission.State{Balances: v.balances, Grants: v.grants, Rules: e.rulesOf(p)})
 		if d = admission.OpenRun(p, b, state, run, e.now()); blocked(d) {
 			return change{}, errNoChange
 		}

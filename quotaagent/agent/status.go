@@ -18,8 +18,14 @@ type Status struct {
 	// Ungoverned are running GPU allocations that no hold covers; only the leader
 	// knows them.
 	Ungoverned []StrayStatus `json:"ungoverned"`
-	Leader     bool          `json:"leader"`
-	Time       time.Time     `json:"time"`
+	// Idle are allocations whose GPUs are not used, Rogue GPUs that are used by who
+	// does not hold them, and Capacity what nobody has; only the leader knows them,
+	// and Capacity lacks nodes that take no work.
+	Idle     []IdleStatus     `json:"idle,omitempty"`
+	Rogue    []RogueStatus    `json:"rogue,omitempty"`
+	Capacity []CapacityStatus `json:"capacity,omitempty"`
+	Leader   bool             `json:"leader"`
+	Time     time.Time        `json:"time"`
 }
 
 // PolicyStatus is which policy is in force and whether the store holds a
@@ -162,6 +168,9 @@ func (e *Engine) Status(ctx context.Context, m *Meter) (Status, error) {
 	}
 	for _, a := range m.Strays() {
 		out.Ungoverned = append(out.Ungoverned, strayStatus(a))
+	}
+	if m.lines != nil && out.Leader {
+		m.lines.status(&out, holds)
 	}
 	return out, nil
 }

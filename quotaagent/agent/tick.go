@@ -120,9 +120,10 @@ func uncovered(h ledger.Hold, untilMS int64) bool {
 
 // postAll posts the running work of holds and renews their leases.
 func (m *Meter) postAll(ctx context.Context, fence ledger.Fence, holds []heldAt) error {
-	nowMS, proven := m.now().UnixMilli(), m.proven
+	nowMS, proven, readings := m.now().UnixMilli(), m.proven, m.readings()
 	err := m.change(ctx, fence, holds, func(p *budget.Policy, h heldAt) (change, error) {
 		next, renewed := ledger.Renew(*h.Hold, nowMS)
+		next, _ = metering.Count(p, next, readings)
 		next, posted, entries := metering.Post(p, next, proven)
 		if !renewed && len(posted) == 0 {
 			return change{}, errNoChange
@@ -171,9 +172,10 @@ type answer struct {
 	err         error
 
 	// ended is the hold as it ended, if it did; changed says that it is not the same
-	// any more as it was when Nomad was asked.
-	ended   *ledger.Hold
-	changed bool
+	// any more as it was when Nomad was asked, and again that a snapshot must tell
+	// more.
+	ended          *ledger.Hold
+	changed, again bool
 }
 
 // settleJob is settleAll for the hold of one job, if it has one.
@@ -194,6 +196,7 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 	var failed []error
 	var asked []*answer
 	var known []heldAt
+	var lost []string
 	for _, a := range m.ask(ctx, holds) {
 		switch {
 		case a.err != nil:
@@ -203,9 +206,14 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 		default:
 			asked, known = append(asked, a), append(known, a.seen)
 			for _, one := range a.allocations {
-				m.gpus.See(one.ID, one.CreateIndex, one.Created.UnixMilli(), one.IDs())
+				lost = append(lost, m.gpus.See(one.ID, one.CreateIndex, one.Created.UnixMilli(), one.IDs())...)
 			}
 		}
+	}
+	// Who lost a GPU to one of these has it no longer.
+	losers := m.losers(lost)
+	if err := jobErrors(losers, m.takeIn(ctx, fence, losers)); err != nil {
+		failed = append(failed, err)
 	}
 	byKey := make(map[string]*answer, len(asked))
 	for _, a := range asked {
@@ -215,6 +223,9 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 	for _, a := range asked {
 		if a.changed {
 			m.Touch(a.seen.Namespace, a.seen.JobID)
+		}
+		if a.again {
+			m.Rebuild()
 		}
 		if a.ended != nil && err == nil {
 			m.logger.Info("job settled", "namespace", a.ended.Namespace, "job_id", a.ended.JobID, "budget", a.ended.Budget, "hold_id", a.ended.ID,
@@ -263,11 +274,12 @@ func (m *Meter) settle(p *budget.Policy, h heldAt, a *answer) (change, error) {
 	if a.changed = h.version != a.seen.version; a.changed {
 		return change{}, errNoChange
 	}
-	next, moved := m.settled(p, *h.Hold, a.job, a.allocations, a.began)
+	next, moved, again := m.settled(p, *h.Hold, a)
+	a.again = again
 	switch {
 	case next.hold == nil:
 		return change{}, nil // never registered: nothing to post
-	case over(*next.hold, a.job):
+	case over(*next.hold, a.job) && !again:
 		a.ended, next.hold = next.hold, nil
 		next.ended = a.ended
 		return next, nil

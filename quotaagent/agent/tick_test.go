@@ -62,12 +62,8 @@ budget "acme" {
 // newCrowd is an agent with n running allocations of two GPUs, each of a batch
 // job of its own that is held for some time, spread over 200 budgets.
 func newCrowd(t testing.TB, store Store, n int, runtime time.Duration) *rig {
-	c := newClock()
-	r := &rig{t: t, ctx: t.Context(), clock: c, nomad: newNomad(c.now), placer: &fakePlacer{}, store: store}
-	must.NoError(t, store.Commit(r.ctx, ledger.Fence{}, []ledger.Write{{Key: policyPrefix + "budgets.hcl", Value: []byte(crowdPolicy())}}))
-	r.start(store)
-	must.Eq(t, "", r.Keeper.State().Broken)
-	p := r.Keeper.State().Policy
+	r := newRigOn(t, store, crowdPolicy())
+	c, p := r.clock, r.Keeper.State().Policy
 	line := ledger.Line{Group: "g", Count: 1, RuntimeMS: runtime.Milliseconds(), OnceMS: runtime.Milliseconds(), Starts: 1,
 		Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 2, PerGPUHour: 3_600_000}}}
 	targets, holds := make([]target, n), make([]ledger.Hold, n)

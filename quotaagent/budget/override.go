@@ -79,7 +79,8 @@ func parseDimension(name string) (Dimension, quantity.Amount, error) {
 
 // Key is how the language writes a dimension: "cost", "gpu_hours.h100".
 func (d Dimension) Key() string {
-	head, class := "", d.Class()
+	var head string
+	class := d.Class()
 	switch {
 	case d == Energy:
 		return "energy"

@@ -220,10 +220,10 @@ func (l *lister) limits(b *Budget) {
 	for _, limits := range [][]Limit{b.Limits, b.Committed} {
 		for _, limit := range limits {
 			name := "limit " + limit.Window.String() + " " + limit.Dimension.Key()
-			switch limit.Window {
-			case Concurrent:
+			if limit.Window == Concurrent {
 				name = "concurrent " + limit.Dimension.Key()
-			case Committed:
+			}
+			if limit.Window == Committed {
 				name = "max_committed " + limit.Dimension.Key()
 			}
 			l.setAt(name, limit.Dimension.limit(limit.Ceiling, l.currency), limit.Source)

@@ -113,11 +113,15 @@ func Plan(in Input) []Action {
 	if in.Policy == nil || in.Policy.Enforcement == budget.Shadow {
 		return nil
 	}
-	in.Holds = slices.Clone(in.Holds)
-	slices.SortFunc(in.Holds, func(a, b ledger.Hold) int {
+	byJob := func(a, b ledger.Hold) int {
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.JobID, b.JobID))
-	})
+	}
+	if !slices.IsSortedFunc(in.Holds, byJob) { // holds are large, and the meter keeps them in order
+		in.Holds = slices.Clone(in.Holds)
+		slices.SortFunc(in.Holds, byJob)
+	}
 	p := planner{Input: in, wants: make(map[string]want), borrowing: make(map[string]bool)}
+	p.launches()
 	p.runs()
 	p.overBudget()
 	p.reclaim()

@@ -606,3 +606,20 @@ func TestEnforcementConvergesAndIsMinimal(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkPlan is one look at ten thousand running jobs of which none is to be
+// ended.
+func BenchmarkPlan(b *testing.B) {
+	w := newWorld()
+	w.root.Limits, w.root.Running = []budget.Limit{gpuLimit(budget.Concurrent, 20_000)}, budget.StopRunning
+	for i := range 10_000 {
+		w.job(fmt.Sprintf("j%05d", i), "acme/a", 50, 1, noon)
+	}
+	in := w.input(noon.Add(time.Minute))
+	b.ResetTimer()
+	for b.Loop() {
+		if len(enforce.Plan(in)) != 0 {
+			b.Fatal("something is to be ended")
+		}
+	}
+}

@@ -60,21 +60,29 @@ func (t Track) holding() []TrackGPUs {
 }
 
 // give notes that GPUs of the track belong to other allocations from some time
-// on. It reports whether any of them was not known to.
+// on. It reports whether that was not known of any of them, or is earlier than was
+// known.
 func (t *Track) give(given []Given) bool {
 	gave := false
 	for _, one := range given {
 		at := max(one.AtMS, t.StartMS)
 		for i := range t.GPUs {
 			g := t.GPUs[i]
-			if g.EndMS != 0 || !slices.Contains(g.IDs, one.ID) {
+			if !slices.Contains(g.IDs, one.ID) {
 				continue
+			}
+			if g.EndMS != 0 && g.EndMS <= at {
+				break
 			}
 			if !gave {
 				t.GPUs = slices.Clone(t.GPUs)
 				gave = true
 			}
-			t.giveOne(i, one.ID, at)
+			if g.EndMS != 0 {
+				t.GPUs[i].EndMS = at
+			} else {
+				t.giveOne(i, one.ID, at)
+			}
 			break
 		}
 	}

@@ -129,9 +129,10 @@ func due(t ledger.Track, g ledger.TrackGPUs, begin, end int64) (from, to int64) 
 	mark, final := t.MarkMS, t.EndMS != 0
 	if g.EndMS != 0 {
 		mark = g.MarkMS
-		if final || g.EndMS <= mark || end > g.EndMS {
-			end, final = min(end, g.EndMS), true
+		if !final && g.EndMS < mark {
+			end, final = g.EndMS, true
 		}
+		end = min(end, g.EndMS)
 	}
 	from = max(mark, begin)
 	to = max(end, begin)
