@@ -85,6 +85,11 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"job why":          jobWhyCommand(env),
 		"queue":            groupCommand(env, "queue", "Show the jobs that wait for budget"),
 		"queue list":       queueListCommand(env),
+		"job receipt":      receiptCommand(env),
+		"usage":            groupCommand(env, "usage", "Report, verify and correct usage"),
+		"usage report":     usageReportCommand(env),
+		"usage verify":     usageVerifyCommand(env),
+		"usage correct":    usageCorrectCommand(env),
 		"version": {synopsis: "Print the version", help: "Usage: governor version",
 			run: func(args []string) int {
 				if !parse(env, flags("version"), args, 0, 0) {

@@ -18,6 +18,7 @@ import (
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/history"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
@@ -43,7 +44,8 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// agent starts an agent for this script. Tokens: "root" manages, "user"
-			// reads. With the argument -jobs two jobs hold budget, with -queue three wait.
+			// reads. With the argument -jobs two jobs hold budget, with -queue three wait,
+			// with -usage some have used it, and with -no-history the agent keeps none.
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv("GOVERNOR_ADDR", startAgent(t, ts, strings.Join(args, " ")))
 			},
@@ -69,8 +71,14 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	config.Nomad.Address, config.Nomad.Token = nomadServer.URL, "root"
 	client, err := nomadClient(config.Nomad)
 	ts.Check(err)
+	var past *history.Store
+	if with != "-no-history" {
+		past, err = history.Open(filepath.Join(t.TempDir(), "history.db"), func() time.Time { return now })
+		ts.Check(err)
+	}
 	a := agent.New(agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client), Logger: hclog.NewNullLogger(),
-		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, true), Now: func() time.Time { return now }, NewID: serial()})
+		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, true), Now: func() time.Time { return now }, NewID: serial(),
+		History: past})
 	ctx, cancel := context.WithCancel(context.Background())
 	handler, err := newHandler(ctx, config, client, a, hclog.NewNullLogger())
 	ts.Check(err)
@@ -88,6 +96,8 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	switch with {
 	case "-jobs":
 		holdJobs(ts, store)
+	case "-usage":
+		use(ts, store, past)
 	case "-queue":
 		queueJobs(ts, store)
 	}
@@ -112,6 +122,39 @@ func holdJobs(ts *testscript.TestScript, store *sqlite.Store) {
 		value, err := ledger.EncodeHold(h)
 		ts.Check(err)
 		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "hold/" + h.ID, Value: value}}))
+	}
+}
+
+// use writes usage into the history and the balances, as if it had been metered.
+func use(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
+	at := func(hours int) int64 {
+		return time.Date(2026, 3, 9, 20, 0, 0, 0, time.UTC).Add(time.Duration(hours) * time.Hour).UnixMilli()
+	}
+	line := func(key, kind, job string, from, to int, gpus int64) ledger.Entry {
+		ms := quantity.Amount((at(to) - at(from)) * gpus)
+		return ledger.Entry{Key: key, Kind: kind, Budget: "acme/research", Namespace: "research", JobID: job, HoldID: "h-" + job, Alloc: "a-" + job,
+			Submitter: "22222222-user", Class: "h100", FromMS: at(from), ToMS: at(to), GPUTime: ms, Cost: quantity.Cost(ms, 2_900_000), Energy: 700 * ms / 1000, RateCard: "2026"}
+	}
+	train, eval := line("1", ledger.UsageEntry, "train", 0, 6, 8), line("2", ledger.UsageEntry, "=eval", 5, 6, 1)
+	eval.Budget, eval.Namespace, eval.Estimated = "acme/serving", "inference", true
+	over, idle := line("3", ledger.OverdraftEntry, "train", 5, 6, 8), line("4", ledger.IdleEntry, "train", 1, 2, 3)
+	free := line("5", ledger.UnallocatedEntry, "", 0, 6, 10)
+	free.Budget, free.Namespace, free.HoldID, free.Alloc, free.Submitter = "", "", "", "", ""
+	closed := ledger.ReceiptOf(ledger.Hold{ID: "h-train", Namespace: "research", JobID: "train", Budget: "acme/research", State: ledger.Active, CreatedMS: at(0),
+		Accessor: "22222222-user", Identity: []string{"token:user"}, Facts: budget.JobFacts{Type: "batch"}, Reason: "fits",
+		Estimate: ledger.Usage{GPUTime: map[string]quantity.Amount{"h100": 40 * quantity.GPUHour}, Cost: 116_000_000},
+		Posted:   ledger.Usage{GPUTime: map[string]quantity.Amount{"h100": train.GPUTime}, Cost: train.Cost, Energy: train.Energy}}, at(6))
+	ts.Check(past.Record(context.Background(), []ledger.Entry{train, eval, over, idle, free, closed}))
+	balances := map[string]ledger.Vector{"acme": {}, "acme/research": {}, "acme/serving": {}}
+	for _, e := range []ledger.Entry{train, eval} {
+		for _, path := range ledger.Ancestors(e.Budget) {
+			balances[path].AddAll(e.PostedVector(time.UTC, []budget.Window{budget.Day, budget.Week, budget.Month, budget.Quarter, budget.Year, budget.Total}), 1)
+		}
+	}
+	for path, posted := range balances {
+		value, err := ledger.Balance{SinceMS: now.UnixMilli(), Posted: posted, Held: ledger.Vector{}}.Encode()
+		ts.Check(err)
+		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "balance/" + path, Value: value}}))
 	}
 }
 

@@ -26,7 +26,7 @@ type condition struct {
 	expr hclsyntax.Expression
 	// text is the expression on one line, values the constants in it.
 	text, values string
-	source []byte
+	source       []byte
 	// policy has the zone in which now is written.
 	policy *budget.Policy
 	roots  []string

@@ -37,6 +37,8 @@ type Agent struct {
 	// agent that keeps none.
 	history *historian
 	peers   *peers
+	// releaser is nil where no job may wait.
+	releaser *releaser
 	// enforcer is nil where nothing is enforced on running work.
 	enforcer *enforcer
 }
@@ -110,9 +112,13 @@ func New(o Options) *Agent {
 	}
 	if o.Registrar != nil {
 		a.Engine.releases = true
-		queue := newReleaser(a.Engine, o.Registrar, o.Logger)
-		a.Meter.duties.onJob(queue.touch)
-		a.Meter.duties.onTick("queue", queue.tick)
+		a.releaser = newReleaser(a.Engine, o.Registrar, o.Logger)
+		a.Meter.duties.onJob(a.releaser.touch)
+		a.Meter.duties.whileLeading(a.releaser.lead)
+		launches := newLauncher(a.Engine, o.Registrar, a.Meter.follows, o.Logger)
+		a.Meter.duties.onStray(launches.stray)
+		a.Meter.duties.onSnapshot("launches", launches.look)
+		a.Meter.duties.onTick("launches", launches.tick)
 	}
 	return a
 }

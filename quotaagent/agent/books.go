@@ -39,6 +39,8 @@ const (
 	runPrefix     = "run/"
 	policyPrefix  = "policy/"
 	statusPrefix  = "status/"
+	// templatePrefix is for jobs whose launches are jobs of their own.
+	templatePrefix = "template/"
 	// settledPrefix is for holds that ended a short while ago.
 	settledPrefix = "settled/"
 	// commitPrefix is for the last commit of each agent process.

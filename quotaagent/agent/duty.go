@@ -25,6 +25,9 @@ type duties struct {
 	snapshots []appointed[lookout]
 	// beside run on goroutines of their own for as long as the agent leads.
 	beside []func(ctx context.Context, fence ledger.Fence)
+	// strays are told of every allocation without a hold that was seen for the first
+	// time.
+	strays []func(a nomadevents.Allocation)
 	// jobs are told of every job that changed at Nomad or in the ledger.
 	jobs []func(namespace, jobID string)
 }
@@ -33,6 +36,17 @@ type duties struct {
 // must not take long: it notes the job for the next tick. Call it before the agent
 // runs.
 func (d *duties) onJob(note func(namespace, jobID string)) { d.jobs = append(d.jobs, note) }
+
+// onStray adds what is told of every allocation that runs without a hold, like
+// onJob.
+func (d *duties) onStray(note func(a nomadevents.Allocation)) { d.strays = append(d.strays, note) }
+
+// stray tells of an allocation without a hold.
+func (d *duties) stray(a nomadevents.Allocation) {
+	for _, note := range d.strays {
+		note(a)
+	}
+}
 
 // job tells of a job that changed.
 func (d *duties) job(namespace, jobID string) {

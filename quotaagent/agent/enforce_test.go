@@ -135,7 +135,7 @@ func (r *rig) enforce() error {
 
 // enforceOnly runs the duty with what the meter saw last.
 func (r *rig) enforceOnly() error {
-	x := r.Agent.enforcer
+	x := r.enforcer
 	if err := x.watch(r.Meter)(r.ctx, ledger.Fence{}); err != nil {
 		return err
 	}
@@ -303,7 +303,7 @@ func TestADeposedLeaderStopsNothing(t *testing.T) {
 	t.Parallel()
 	r := overdrawn(t, "stop", "")
 	must.NoError(t, r.settle())
-	x := r.Agent.enforcer
+	x := r.enforcer
 	must.NoError(t, x.watch(r.Meter)(r.ctx, ledger.Fence{}))
 	must.NoError(t, x.enforce(r.ctx, ledger.Fence{Session: "of an earlier term"}, <-x.looks))
 	must.Eq(t, []string{}, r.actor.took())
@@ -545,7 +545,7 @@ func TestIdleWorkIsEnded(t *testing.T) {
 	must.NoError(t, r.enforce())
 	must.Eq(t, []string{}, r.actor.took())
 	idle := map[string]time.Time{first: noon}
-	r.Agent.enforcer.idleSince = func(open []heldAt) map[string]time.Time {
+	r.enforcer.idleSince = func(open []heldAt) map[string]time.Time {
 		must.Len(t, 1, open)
 		return idle
 	}
@@ -566,12 +566,12 @@ func TestTheLeaderEnforces(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.Agent.enforcer.lead(ctx, ledger.Fence{})
+		r.enforcer.lead(ctx, ledger.Fence{})
 	}()
 	deadline := time.Now().Add(10 * time.Second)
 	for h := r.holdOf("default", "train"); h.Ending == nil || h.Ending.SignalMS == 0; h = r.holdOf("default", "train") {
 		must.True(t, time.Now().Before(deadline))
-		must.NoError(t, r.Agent.enforcer.watch(r.Meter)(ctx, ledger.Fence{}))
+		must.NoError(t, r.enforcer.watch(r.Meter)(ctx, ledger.Fence{}))
 		time.Sleep(5 * time.Millisecond)
 	}
 	cancel()

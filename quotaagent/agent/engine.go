@@ -266,7 +266,7 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 		return gate.Verdict{}, err
 	}
 	if d = e.queued(p, b, s, v, at, d); d.Outcome == admission.Queue {
-		return e.wouldWait(ctx, p, b, s, lines, v.queued, d), nil
+		return e.wouldWait(ctx, p, b, s, lines, v.queued, at, d), nil
 	}
 	d = e.advise(ctx, p, b, s, d)
 	e.log(s, d)
@@ -317,6 +317,7 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 	next.Accessor, next.Identity, next.Estimate, next.Reason = s.Identity.Accessor, s.Identity.Names, d.Estimate, string(d.Reason)
 	next.Facts, next.Priority = s.Ask.Facts(), b.EffectivePriority()
 	next.JobPriority = next.Facts.Priority
+	next.Refused, next.RefusedWhy = "", "" // from here on it is somebody's submission
 	return d, next, nil
 }
 
@@ -425,7 +426,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	}
 	if decision.Outcome == admission.Queue {
 		placed.Release()
-		return e.waits(ctx, p, b, s, waits, decision), nil
+		return e.waits(ctx, p, b, s, waits, at, decision), nil
 	}
 	decision = e.advise(ctx, p, b, s, decision)
 	e.log(s, decision)

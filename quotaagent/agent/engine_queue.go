@@ -40,6 +40,21 @@ type line struct {
 	at   time.Time
 	jobs []ledger.Queued
 	good bool
+	// plans is how often the places may be computed for submissions.
+	plans pace
+}
+
+// plan reports whether the places may be computed now.
+func (l *line) plan() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.plans.due()
+}
+
+func (l *line) planned(begin time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.plans = measure(begin)
 }
 
 // changed makes the next look at the line read the store.
@@ -203,7 +218,32 @@ func (e *Engine) standingOf(ctx context.Context, p *budget.Policy, b *budget.Bud
 	if len(others) == 0 {
 		return nil, nil
 	}
-	return e.standingAmong(ctx, p, others, e.queuedAs(p, b, s, lines, admission.Decision{}, own))
+	mine := e.queuedAs(p, b, s, lines, admission.Decision{}, own)
+	if !e.line.plan() {
+		return behind(others, mine), nil
+	}
+	begin := time.Now()
+	at, err := e.standingAmong(ctx, p, others, mine)
+	e.line.planned(begin)
+	return at, err
+}
+
+// behind is the place at the end of the line, for when a long queue has kept this
+// agent busy enough: the leader starts the job soon if nobody needs to go first.
+func behind(others []ledger.Queued, mine ledger.Queued) *standing {
+	at := &standing{Place: queue.Place{Queued: mine, Position: 1, Overall: len(others) + 1}, of: 1}
+	for _, q := range others {
+		if q.ReleasingMS != 0 {
+			continue
+		}
+		if rootOf(q.Budget) == rootOf(mine.Budget) {
+			at.before++
+		}
+		if q.Budget == mine.Budget {
+			at.Position, at.of = at.Position+1, at.of+1
+		}
+	}
+	return at
 }
 
 func (e *Engine) standingAmong(ctx context.Context, p *budget.Policy, others []ledger.Queued, mine ledger.Queued) (*standing, error) {
@@ -312,10 +352,12 @@ func grown(was, is []ledger.Line, cal ledger.Calendar) bool {
 }
 
 // waits is the verdict for a job that was queued.
-func (e *Engine) waits(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, t queueTicket, d admission.Decision) gate.Verdict {
+func (e *Engine) waits(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, t queueTicket, at *standing, d admission.Decision) gate.Verdict {
 	e.line.changed()
 	d = e.advise(ctx, p, b, s, d)
-	d.Turn = e.turnOf(ctx, p, t.mine)
+	if d.Turn = at.turn(); at == nil {
+		d.Turn = e.turnOf(ctx, p, t.mine)
+	}
 	e.log(s, d)
 	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b), Warnings: []string{d.Waits(p, s.Ask)},
 		Settle: func(ctx context.Context, o gate.Outcome) { e.settleQueued(ctx, s, t, o) }}
@@ -323,9 +365,11 @@ func (e *Engine) waits(ctx context.Context, p *budget.Policy, b *budget.Budget, 
 
 // wouldWait is the verdict for a submission without effect of a job that would be
 // queued.
-func (e *Engine) wouldWait(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, was *ledger.Queued, d admission.Decision) gate.Verdict {
+func (e *Engine) wouldWait(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, was *ledger.Queued, at *standing, d admission.Decision) gate.Verdict {
 	d = e.advise(ctx, p, b, s, d)
-	d.Turn = e.turnOf(ctx, p, e.queuedAs(p, b, s, lines, d, was))
+	if d.Turn = at.turn(); at == nil {
+		d.Turn = e.turnOf(ctx, p, e.queuedAs(p, b, s, lines, d, was))
+	}
 	e.log(s, d)
 	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b), Warnings: []string{d.WouldWait(p, s.Ask)}}
 }
@@ -342,8 +386,14 @@ func (e *Engine) turnOf(ctx context.Context, p *budget.Policy, mine ledger.Queue
 	waiting, err := e.waitingJobs(ctx)
 	if err == nil {
 		others := slices.DeleteFunc(slices.Clone(waiting), func(q ledger.Queued) bool { return q.Namespace == mine.Namespace && q.JobID == mine.JobID })
+		if !e.line.plan() {
+			return behind(others, mine).turn()
+		}
 		var at *standing
-		if at, err = e.standingAmong(ctx, p, others, mine); err == nil {
+		begin := time.Now()
+		at, err = e.standingAmong(ctx, p, others, mine)
+		e.line.planned(begin)
+		if err == nil {
 			return at.turn()
 		}
 	}

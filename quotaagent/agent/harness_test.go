@@ -112,6 +112,7 @@ func (r *rig) run(s gate.Submission) gate.Verdict {
 }
 
 func (r *rig) admit(s gate.Submission) gate.Verdict {
+	r.Engine.line.plans = pace{} // a busy machine must not change what is decided
 	v, err := r.Engine.Admit(r.ctx, s)
 	must.NoError(r.t, err)
 	return v

@@ -249,6 +249,18 @@ func (m *Meter) followNamespaces() {
 	}
 }
 
+// follows has the event stream cover a namespace from now on.
+func (m *Meter) follows(namespace string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.followed != nil && !m.followed[namespace] {
+		m.followed[namespace] = true
+		if m.endStream != nil {
+			m.endStream()
+		}
+	}
+}
+
 // watchHolds notes that holds changed, so that a quiet ledger is not listed
 // every second.
 func (m *Meter) watchHolds(ctx context.Context) {

@@ -314,6 +314,14 @@ func (m *Meter) verify(h ledger.Hold, a nomadevents.Allocation) {
 // note remembers whether a running allocation is a stray, and forgets all about
 // one that ended.
 func (m *Meter) note(a nomadevents.Allocation, stray bool) {
+	if m.noted(a, stray) {
+		m.logger.Warn("GPU allocation without a hold", "namespace", a.Namespace, "job_id", a.JobID, "alloc_id", a.ID, "gpus", len(a.IDs()))
+		m.duties.stray(a)
+	}
+}
+
+// noted is note, and reports whether it is a stray that was not known.
+func (m *Meter) noted(a nomadevents.Allocation, stray bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a.Terminal {
@@ -321,12 +329,11 @@ func (m *Meter) note(a nomadevents.Allocation, stray bool) {
 	}
 	if !stray || a.Terminal {
 		delete(m.stray, a.ID)
-		return
+		return false
 	}
-	if _, known := m.stray[a.ID]; !known {
-		m.logger.Warn("GPU allocation without a hold", "namespace", a.Namespace, "job_id", a.JobID, "alloc_id", a.ID, "gpus", len(a.IDs()))
-	}
+	_, known := m.stray[a.ID]
 	m.stray[a.ID] = a
+	return !known
 }
 
 // forget drops what is remembered of allocations that Nomad no longer lists.

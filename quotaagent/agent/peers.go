@@ -3,13 +3,14 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,9 +65,8 @@ type replica struct {
 // peer is another agent as this one knows it.
 type peer struct {
 	replica
-	// reached is when it was asked last for everything and has answered; since is when
-	// it was first heard of.
-	reached, since time.Time
+	// reached is when it was asked last for everything and has answered.
+	reached time.Time
 	// lost says that it does not answer, so that this is logged once.
 	lost bool
 }
@@ -79,14 +79,18 @@ type peers struct {
 	name    string
 	now     func() time.Time
 	logger  hclog.Logger
-	// announced is when the record of this agent was written last.
+	// turn is held by who asks the others; what follows belongs to it. announced is
+	// when the record of this agent was written last, key which it is.
+	turn      sync.Mutex
 	announced time.Time
-	file      string
+	key       string
 
 	mu    sync.Mutex
-	known map[string]*peer // by file
-	// unlisted is why the others are not known; nil if they are.
+	known map[string]*peer // by key
+	// unlisted is why the others are not known; nil if they are. clash is another agent
+	// that says to be at the address of this one, "" for none.
 	unlisted error
+	clash    string
 }
 
 func newPeers(store Store, h *history.Store, options Peers, name string, now func() time.Time, logger hclog.Logger) *peers {
@@ -107,8 +111,13 @@ func (p *peers) run(ctx context.Context) {
 	}
 }
 
-// round announces this agent and asks each of the others once.
+// round announces this agent and asks each of the others once; nothing if that is
+// being done already.
 func (p *peers) round(ctx context.Context) {
+	if !p.turn.TryLock() {
+		return
+	}
+	defer p.turn.Unlock()
 	err := p.announce(ctx)
 	if err == nil {
 		err = p.list(ctx)
@@ -118,27 +127,27 @@ func (p *peers) round(ctx context.Context) {
 		p.logger.Warn("other agents not looked up", "error", err)
 	}
 	p.unlisted = err
-	files := slices.Sorted(maps.Keys(p.known))
+	addresses := make(map[string]string, len(p.known))
+	for key, other := range p.known {
+		addresses[key] = other.Address
+	}
 	p.mu.Unlock()
-	for _, file := range files {
+	for _, key := range sortedKeys(addresses) {
 		if ctx.Err() != nil {
 			return
 		}
-		p.mu.Lock()
-		address := p.known[file].Address
-		p.mu.Unlock()
 		began := p.now()
-		p.note(ctx, file, began, p.fetch(ctx, address))
+		p.note(ctx, key, began, p.fetch(ctx, addresses[key]))
 	}
 }
 
-func (p *peers) note(ctx context.Context, file string, began time.Time, err error) {
+func (p *peers) note(ctx context.Context, key string, began time.Time, err error) {
 	if ctx.Err() != nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	other := p.known[file]
+	other := p.known[key]
 	if other == nil {
 		return
 	}
@@ -155,28 +164,36 @@ func (p *peers) note(ctx context.Context, file string, began time.Time, err erro
 	other.lost = true
 }
 
+// replicaKey names an agent by its name and its file: one with a new disk is
+// another one, and so is one that began with a copy of another's file.
+func replicaKey(name, file string) string {
+	sum := sha256.Sum256([]byte(name + "\x00" + file))
+	return replicaPrefix + hex.EncodeToString(sum[:8])
+}
+
 // announce writes the record of this agent, once in a while.
-func (p *peers) announce(ctx context.Context) (err error) {
-	if p.file == "" {
-		if p.file, err = p.history.File(ctx); err != nil {
+func (p *peers) announce(ctx context.Context) error {
+	if p.key == "" {
+		file, err := p.history.File(ctx)
+		if err != nil {
 			return err
 		}
+		p.key = replicaKey(p.name, file)
 	}
 	now := p.now()
 	if now.Sub(p.announced) < announceEvery {
 		return nil
 	}
-	key := replicaPrefix + p.file
-	records, err := p.store.Read(ctx, key)
+	records, err := p.store.Read(ctx, p.key)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", key, err)
+		return fmt.Errorf("read %s: %w", p.key, err)
 	}
 	value, err := json.Marshal(replica{p.name, p.options.Address, now.UnixMilli()})
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", key, err)
+		return fmt.Errorf("encode %s: %w", p.key, err)
 	}
-	if err := p.store.Commit(ctx, ledger.Fence{}, []ledger.Write{{Key: key, Value: value, Version: records[0].Version}}); err != nil {
-		return fmt.Errorf("write %s: %w", key, err)
+	if err := p.store.Commit(ctx, ledger.Fence{}, []ledger.Write{{Key: p.key, Value: value, Version: records[0].Version}}); err != nil {
+		return fmt.Errorf("write %s: %w", p.key, err)
 	}
 	p.announced = now
 	return nil
@@ -189,32 +206,41 @@ func (p *peers) list(ctx context.Context) error {
 		return fmt.Errorf("list agents: %w", err)
 	}
 	found := make(map[string]replica)
-	now := p.now().UnixMilli()
+	at := make(map[string]string) // whose the latest record of an address is
+	now, clash := p.now().UnixMilli(), ""
 	for _, r := range records {
-		file := strings.TrimPrefix(r.Key, replicaPrefix)
 		var other replica
 		if err := json.Unmarshal(r.Value, &other); err != nil {
 			return fmt.Errorf("%s: %w", r.Key, err)
 		}
-		switch age := now - other.AtMS; {
-		case file == p.file:
+		age := now - other.AtMS
+		if other.Address == p.options.Address && other.Name != p.name && age <= awayAfter.Milliseconds() {
+			clash = other.Name
+		}
+		switch {
+		case r.Key == p.key || other.Address == p.options.Address: // itself, now or with an earlier disk
 		case age > goneAfter.Milliseconds():
 			err := p.store.Commit(ctx, ledger.Fence{}, []ledger.Write{{Key: r.Key, Version: r.Version}})
 			if err != nil && !errors.Is(err, ledger.ErrConflict) {
 				return fmt.Errorf("remove %s: %w", r.Key, err)
 			}
-		case age <= awayAfter.Milliseconds():
-			found[file] = other
+		case age <= awayAfter.Milliseconds() && found[at[other.Address]].AtMS <= other.AtMS:
+			delete(found, at[other.Address])
+			found[r.Key], at[other.Address] = other, r.Key
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.DeleteFunc(p.known, func(file string, _ *peer) bool { _, there := found[file]; return !there })
-	for file, other := range found {
-		if p.known[file] == nil {
-			p.known[file] = &peer{since: p.now()}
+	if clash != p.clash && clash != "" {
+		p.logger.Error("another agent has the same address, so that they cannot exchange their history: set advertise", "agent", clash, "address", p.options.Address)
+	}
+	p.clash = clash
+	maps.DeleteFunc(p.known, func(key string, _ *peer) bool { _, there := found[key]; return !there })
+	for key, other := range found {
+		if p.known[key] == nil {
+			p.known[key] = &peer{}
 		}
-		p.known[file].replica = other
+		p.known[key].replica = other
 	}
 	return nil
 }
@@ -294,8 +320,11 @@ func (p *peers) complete(now time.Time) (time.Time, []string) {
 	if p.unlisted != nil {
 		missing = append(missing, "the ledger does not say which other agents there are: what they recorded may be missing")
 	}
-	for _, file := range slices.Sorted(maps.Keys(p.known)) {
-		other := p.known[file]
+	if p.clash != "" {
+		missing = append(missing, fmt.Sprintf("agent %s says to be at %s, the address of this one: set advertise on both; what it recorded may be missing", p.clash, p.options.Address))
+	}
+	for _, key := range sortedKeys(p.known) {
+		other := p.known[key]
 		at := other.reached
 		if at.IsZero() {
 			at = time.UnixMilli(0)

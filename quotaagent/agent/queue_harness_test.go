@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -221,13 +222,8 @@ func (r *rig) submit(s gate.Submission) gate.Verdict {
 
 // pass lets the leader do all that is due now.
 func (r *rig) pass() error {
-	err := r.settle()
-	r.Meter.duties.tick(r.ctx, ledger.Fence{}, func(e error) {
-		if err == nil {
-			err = e
-		}
-	})
-	return err
+	r.releaser.plans = pace{}
+	return errors.Join(r.settle(), r.releaser.tick(r.ctx, ledger.Fence{}))
 }
 
 // busy admits a job and starts it; it returns the allocation.

@@ -310,7 +310,7 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 	runs := expired && h.State == ledger.Held && (!job.Dead && !job.Gated || slices.ContainsFunc(allocations,
 		func(a nomadevents.Allocation) bool { return a.CreateIndex > h.FirstIndex }))
 	if (job.Exists && job.ModifyIndex > h.StoredIndex) || runs {
-		next := confirm(h, job.ModifyIndex)
+		next := ledger.Guess(confirm(h, job.ModifyIndex), h.ExpiresMS)
 		if h.State == ledger.Held {
 			// The job may have changed since it was registered, or been stopped: what it
 			// started before that is this hold's too.

@@ -2,17 +2,16 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/quotaagent/admission"
-	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -27,8 +26,8 @@ type registrar interface {
 }
 
 // releaser is the leader's work on the queue: it keeps the documents in line with
-// what Nomad has, and starts the jobs whose turn it is. All of it runs on the
-// goroutine of the leader's duties.
+// what Nomad has, and starts the jobs whose turn it is. It works beside the meter,
+// which must not wait for a Nomad that is slow to register jobs.
 //
 // A job starts in two steps. One commit gives it a hold, decided with the books as
 // they are then, and marks its document as leaving. Then it is registered without
@@ -41,8 +40,13 @@ type releaser struct {
 	logger hclog.Logger
 	now    func() time.Time
 
-	// touched are the jobs that changed since the last tick, by the key of their hold.
+	mu sync.Mutex
+	// touched are the jobs that changed since they were looked at, by the key of
+	// their hold.
 	touched map[string]bool
+
+	// What follows belongs to the goroutine of lead.
+
 	// looked is when Nomad was last asked about a job.
 	looked map[string]time.Time
 	// refused are the jobs that could not be started for a reason beside the books.
@@ -50,6 +54,8 @@ type releaser struct {
 	// planned is what the last plan rested on, and when it was made.
 	planned   uint64
 	plannedAt time.Time
+	// plans is how often that may be done.
+	plans pace
 }
 
 // backoff is when to try again, less and less often.
@@ -78,10 +84,48 @@ func newReleaser(e *Engine, nomad registrar, logger hclog.Logger) *releaser {
 		touched: make(map[string]bool), looked: make(map[string]time.Time), refused: make(map[string]backoff)}
 }
 
-// touch notes that a job changed.
-func (r *releaser) touch(namespace, jobID string) { r.touched[holdKey(namespace, jobID)] = true }
+// touch notes that a job changed. Any goroutine may call it.
+func (r *releaser) touch(namespace, jobID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.touched[holdKey(namespace, jobID)] = true
+}
 
-// tick is the duty.
+func (r *releaser) isTouched(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.touched[key]
+}
+
+func (r *releaser) untouch(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.touched, key)
+}
+
+// lead works until ctx ends. A term begins with nothing believed.
+func (r *releaser) lead(ctx context.Context, fence ledger.Fence) {
+	r.looked, r.refused, r.planned = make(map[string]time.Time), make(map[string]backoff), 0
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	failing := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		text := ""
+		if err := r.tick(ctx, fence); err != nil && ctx.Err() == nil {
+			if text = err.Error(); text != failing {
+				r.logger.Warn("queue delayed", "error", err)
+			}
+		}
+		failing = text
+	}
+}
+
+// tick does what is due now.
 func (r *releaser) tick(ctx context.Context, fence ledger.Fence) error {
 	waiting, err := r.e.allQueued(ctx)
 	if err != nil {
@@ -119,11 +163,13 @@ func (r *releaser) forget(waiting []ledger.Queued) {
 	for _, q := range waiting {
 		known[keyOf(q)] = true
 	}
+	r.mu.Lock()
 	for _, key := range sortedKeys(r.touched) {
 		if !known[key] {
 			delete(r.touched, key)
 		}
 	}
+	r.mu.Unlock()
 	for _, key := range sortedKeys(r.looked) {
 		if !known[key] {
 			delete(r.looked, key)
@@ -145,7 +191,7 @@ func (r *releaser) lookDue(q ledger.Queued) bool {
 	key, now := keyOf(q), r.now()
 	since := now.Sub(r.looked[key])
 	switch {
-	case r.touched[key]:
+	case r.isTouched(key):
 		return true
 	case !r.ready(key):
 		return false
@@ -183,24 +229,25 @@ func (r *releaser) start(ctx context.Context, fence ledger.Fence, waiting []ledg
 		}
 	}
 	state := r.e.policy.State()
-	if len(ready) == 0 || !state.Loaded {
+	if len(ready) == 0 || !state.Loaded || !r.plans.due() {
 		return nil
 	}
+	begin := time.Now()
 	changed, err := r.changed(ctx, ready, state.Policy.Revision)
-	if err != nil || !changed {
-		return err
+	var places []queue.Place
+	if err == nil && changed {
+		places, err = r.e.places(ctx, state.Policy, ready)
 	}
-	places, err := r.e.places(ctx, state.Policy, ready)
+	r.plans = measure(begin)
 	if err != nil {
 		return err
 	}
-	for n, place := range starters(places) {
-		if n == startsMax || ctx.Err() != nil {
-			r.planned = 0
-			return nil
-		}
-		started, err := r.release(ctx, fence, place.Queued)
-		if err != nil || !started {
+	next := starters(places)
+	if len(next) > startsMax {
+		next, r.planned = next[:startsMax], 0 // the rest has its turn with the next tick
+	}
+	for _, place := range next {
+		if started, err := r.release(ctx, fence, place.Queued); err != nil || !started {
 			r.planned = 0 // the books are not what the plan took them for
 			return aboutJob(place.Queued, err)
 		}
@@ -277,11 +324,12 @@ func (r *releaser) read(q ledger.Queued, spec nomadctl.Spec) (candidate, error) 
 // release starts one job; false when it cannot start now.
 func (r *releaser) release(ctx context.Context, fence ledger.Fence, q ledger.Queued) (bool, error) {
 	r.looked[keyOf(q)] = r.now()
-	spec, err := r.nomad.JobSpec(ctx, q.Namespace, q.JobID)
-	if err != nil && !errors.Is(err, nomadctl.ErrNotFound) {
+	spec, err := r.spec(ctx, q)
+	gone := errors.Is(err, nomadctl.ErrNotFound)
+	if err != nil && !gone {
 		return false, err
 	}
-	if err != nil || spec.Stopped || spec.Index != q.JobModifyIndex {
+	if gone || spec.Stopped || spec.Index != q.JobModifyIndex {
 		r.touch(q.Namespace, q.JobID) // it is not what the document says: look at it first
 		return false, nil
 	}
@@ -296,6 +344,19 @@ func (r *releaser) release(ctx context.Context, fence ledger.Fence, q ledger.Que
 		return false, err
 	}
 	return true, r.register(ctx, fence, c, placed, id)
+}
+
+// spec and put ask Nomad, and do not wait for ever.
+func (r *releaser) spec(ctx context.Context, q ledger.Queued) (nomadctl.Spec, error) {
+	ctx, cancel := context.WithTimeout(ctx, actWithin)
+	defer cancel()
+	return r.nomad.JobSpec(ctx, q.Namespace, q.JobID)
+}
+
+func (r *releaser) put(ctx context.Context, registration nomadctl.Registration) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, actWithin)
+	defer cancel()
+	return r.nomad.Register(ctx, registration)
 }
 
 // promise gives the job a hold, if it fits, and marks it as leaving the queue. It
@@ -333,111 +394,6 @@ func (r *releaser) promise(ctx context.Context, fence ledger.Fence, c candidate,
 		err = r.wait(ctx, fence, c, lines, decision, p)
 	}
 	return id, err
-}
-
-// wait notes why a job goes on waiting, and what it needs by now.
-func (r *releaser) wait(ctx context.Context, fence ledger.Fence, c candidate, lines []ledger.Line, d admission.Decision, p *budget.Policy) error {
-	next := c.queued
-	next.Reason, next.Detail, next.Lines = string(d.Reason), d.Cause(p), lines
-	if d.Budget != nil {
-		next.Budget = d.Budget.Path
-	}
-	return r.write(ctx, fence, c.queued, &next)
-}
-
-// write changes a document that is still what was read; nil removes it. The events
-// are recorded with it.
-func (r *releaser) write(ctx context.Context, fence ledger.Fence, was ledger.Queued, next *ledger.Queued, events ...AuditEvent) error {
-	if next != nil && sameQueued(was, *next) {
-		return nil
-	}
-	err := r.e.books.update(ctx, fence, r.target(was), func(v view) (change, error) {
-		if v.queued == nil || !sameQueued(*v.queued, was) {
-			return change{}, errNoChange
-		}
-		return change{hold: v.hold.Hold, queued: next, unqueue: next == nil, audit: events}, nil
-	})
-	r.e.line.changed()
-	return err
-}
-
-func (r *releaser) target(q ledger.Queued) target {
-	return target{key: keyOf(q), budget: q.Budget, calendar: r.e.rulesOf(r.e.policy.State().Policy).Calendar}
-}
-
-// register registers a job without its gate and settles it. Where it is not known
-// whether that happened, or the job was changed meanwhile, the mark stays and the
-// next tick looks.
-func (r *releaser) register(ctx context.Context, fence ledger.Fence, c candidate, placed Placement, id string) error {
-	q := c.queued
-	patch := placed.Patch
-	patch.Drop = jobspec.GateTarget
-	raw, err := c.stored.With(patch)
-	if err == nil {
-		var index uint64
-		index, err = r.nomad.Register(ctx, nomadctl.Registration{Namespace: q.Namespace, JobID: q.JobID, Job: raw, Index: c.spec.Index, Submission: c.spec.Submission})
-		if err == nil {
-			r.logger.Info("job released from the queue", "namespace", q.Namespace, "job_id", q.JobID, "budget", q.Budget, "hold_id", id,
-				"waited", r.now().Sub(time.UnixMilli(q.SinceMS)).Round(time.Second))
-			return r.landed(ctx, fence, q, index, placed.Record)
-		}
-	}
-	switch {
-	case errors.Is(err, nomadctl.ErrConflict), errors.Is(err, nomadctl.ErrNotFound):
-		return nil
-	case errors.Is(err, nomadctl.ErrUnknown):
-		return err
-	}
-	placed.Release()
-	r.pause(keyOf(q))
-	r.logger.Warn("a job whose turn it is could not be registered", "namespace", q.Namespace, "job_id", q.JobID, "error", err)
-	next := q
-	next.ReleasingMS, next.Reason, next.Detail = 0, string(admission.Fits), "it fits, but Nomad does not let this agent register it; the agent's log has the cause"
-	return r.withdraw(ctx, fence, q, &next)
-}
-
-// landed settles a job that is registered without its gate at an index.
-func (r *releaser) landed(ctx context.Context, fence ledger.Fence, q ledger.Queued, index uint64, record json.RawMessage) error {
-	err := r.e.books.update(ctx, fence, r.target(q), func(v view) (change, error) {
-		if v.queued == nil {
-			return change{}, errNoChange
-		}
-		want := change{hold: v.hold.Hold, unqueue: true}
-		if h := v.hold.Hold; h != nil && index > h.StoredIndex {
-			next := confirm(*h, index)
-			if len(record) > 0 {
-				next.Placement = record
-			}
-			want.hold = &next
-		}
-		return want, nil
-	})
-	r.e.line.changed()
-	r.e.settled(q.Namespace, q.JobID)
-	return err
-}
-
-// withdraw takes back the hold of a job that is not registered without its gate
-// after all; its document becomes next, nil to remove it.
-func (r *releaser) withdraw(ctx context.Context, fence ledger.Fence, q ledger.Queued, next *ledger.Queued) error {
-	err := r.e.books.update(ctx, fence, r.target(q), func(v view) (change, error) {
-		want := change{hold: v.hold.Hold}
-		if h := v.hold.Hold; h != nil && len(h.Tracks) == 0 {
-			voided, remains := ledger.Void(*h)
-			switch want.hold = &voided; {
-			case !remains, h.State == ledger.Active && h.Pending == nil:
-				want.hold = nil // also one that was taken for confirmed
-			}
-		}
-		if v.queued != nil {
-			want.queued, want.unqueue = next, next == nil
-		} else if v.hold.Hold == nil {
-			return change{}, errNoChange
-		}
-		return want, nil
-	})
-	r.e.line.changed()
-	return err
 }
 
 // stopped reports whether a job starts nothing: it was stopped or has ended.

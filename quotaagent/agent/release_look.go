@@ -17,15 +17,15 @@ import (
 func (r *releaser) look(ctx context.Context, fence ledger.Fence, q ledger.Queued) error {
 	key := keyOf(q)
 	r.looked[key] = r.now()
-	spec, err := r.nomad.JobSpec(ctx, q.Namespace, q.JobID)
+	r.untouch(key) // before the question: a change after it is noted anew
+	spec, err := r.spec(ctx, q)
 	if errors.Is(err, nomadctl.ErrNotFound) {
-		delete(r.touched, key)
 		return r.gone(ctx, fence, q, "it is not there any more")
 	}
 	if err != nil {
+		r.touch(q.Namespace, q.JobID)
 		return err
 	}
-	delete(r.touched, key)
 	stored, err := jobspec.ParseStored(spec.Job)
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (r *releaser) giveUp(ctx context.Context, fence ledger.Fence, q ledger.Queu
 	if err != nil {
 		return err
 	}
-	_, err = r.nomad.Register(ctx, nomadctl.Registration{Namespace: q.Namespace, JobID: q.JobID, Job: raw, Index: spec.Index, Submission: spec.Submission})
+	_, err = r.put(ctx, nomadctl.Registration{Namespace: q.Namespace, JobID: q.JobID, Job: raw, Index: spec.Index, Submission: spec.Submission})
 	switch {
 	case errors.Is(err, nomadctl.ErrConflict), errors.Is(err, nomadctl.ErrNotFound):
 		r.touch(q.Namespace, q.JobID)

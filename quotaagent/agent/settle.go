@@ -87,10 +87,15 @@ func (e *Engine) settle(ctx context.Context, s gate.Submission, t ticket, placed
 			if hold.Hold == nil || hold.ID != t.id {
 				return change{}, errNoChange // the job has ended already
 			}
+			// A job that waited is registered without its gate now.
+			unqueue := o.Accepted && v.queued != nil && v.queued.JobModifyIndex < o.JobModifyIndex
+			late, guessed := ledger.AnsweredLate(*hold.Hold, e.now().UnixMilli())
+			if guessed && !t.empty && (!o.Accepted || o.JobModifyIndex <= hold.JobModifyIndex) {
+				return change{hold: &late, unqueue: unqueue}, nil
+			}
 			if o.Accepted {
 				next := accept(*hold.Hold, t, o.JobModifyIndex)
-				// A job that waited is registered without its gate now.
-				return change{hold: &next, unqueue: v.queued != nil && v.queued.JobModifyIndex < o.JobModifyIndex}, nil
+				return change{hold: &next, unqueue: unqueue}, nil
 			}
 			return withdraw(*hold.Hold, t)
 		})

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/budget"
@@ -35,7 +37,7 @@ func (e *Engine) admitTemplate(ctx context.Context, p *budget.Policy, s gate.Sub
 	if d.Outcome == admission.Deny {
 		return e.verdict(p, s, d, placed)
 	}
-	verdict := e.admitNothing(ctx, s)
+	verdict := e.keepTemplate(s, e.admitNothing(ctx, s))
 	verdict.Reason = string(d.Reason)
 	verdict.Warnings = []string{d.Notice(p)}
 	if d.Refusal == nil && !d.Shadow {
@@ -79,4 +81,58 @@ func (e *Engine) refuseUndeclared(p *budget.Policy, s gate.Submission) *gate.Ver
 		return &verdict
 	}
 	return nil // shadow mode: only recorded
+}
+
+func templateKey(namespace, jobID string) string { return templatePrefix + jobHash(namespace, jobID) }
+
+// keepTemplate remembers who submitted a template when Nomad has registered it: its
+// launches are decided as his. Without it they are decided as nobody's.
+func (e *Engine) keepTemplate(s gate.Submission, v gate.Verdict) gate.Verdict {
+	if s.Kind != gate.Register {
+		return v
+	}
+	settle := v.Settle
+	v.Settle = func(ctx context.Context, o gate.Outcome) {
+		if settle != nil {
+			settle(ctx, o)
+		}
+		if o.Known && !o.Accepted {
+			return
+		}
+		if err := e.writeTemplate(ctx, s); err != nil {
+			e.logger.Warn("submitter of a template not remembered", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "error", err)
+		}
+	}
+	return v
+}
+
+// templateAttempts bounds how often a lost race is tried again.
+const templateAttempts = 5
+
+func (e *Engine) writeTemplate(ctx context.Context, s gate.Submission) error {
+	key := templateKey(s.Ask.Namespace, s.Ask.JobID)
+	value, err := ledger.Encode(ledger.Template{Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, Accessor: s.Identity.Accessor,
+		Identity: s.Identity.Names, AtMS: e.now().UnixMilli()})
+	if err != nil {
+		return fmt.Errorf("encode template: %w", err)
+	}
+	for attempt := 1; ; attempt++ {
+		records, err := e.books.store.Read(ctx, key)
+		if err != nil {
+			return fmt.Errorf("read template: %w", err)
+		}
+		err = e.books.store.Commit(ctx, ledger.Fence{}, []ledger.Write{{Key: key, Value: value, Version: records[0].Version}})
+		if !errors.Is(err, ledger.ErrConflict) || attempt == templateAttempts {
+			return err
+		}
+	}
+}
+
+// template is who submitted a template; empty when that is not known.
+func (e *Engine) template(ctx context.Context, namespace, jobID string) (ledger.Template, error) {
+	records, err := e.books.store.Read(ctx, templateKey(namespace, jobID))
+	if err != nil || records[0].Version == 0 {
+		return ledger.Template{}, err
+	}
+	return ledger.Decode[ledger.Template](records[0].Value)
 }

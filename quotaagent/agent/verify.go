@@ -18,6 +18,8 @@ import (
 // UsageCheck is the comparison of the history with the balances (BUDGETS.md, I5).
 type UsageCheck struct {
 	At time.Time `json:"at"`
+	// Currency of the policy.
+	Currency string `json:"currency"`
 	// History is what the file of this agent has.
 	History history.State `json:"history"`
 	// Balances and Periods are how many were compared; Older are the periods that
@@ -49,6 +51,8 @@ const (
 	// only a difference that stays is one.
 	verifyAttempts = 5
 	verifyPause    = 300 * time.Millisecond
+	// verifyAsks bounds the time for asking the other agents first.
+	verifyAsks = 5 * time.Second
 )
 
 func (a *Agent) serveVerify(ctx context.Context, _ api.Call) (any, error) {
@@ -62,10 +66,12 @@ func (a *Agent) serveVerify(ctx context.Context, _ api.Call) (any, error) {
 // verify compares the history with the balances until they agree, or have disagreed
 // often enough.
 func (a *Agent) verify(ctx context.Context, h *historian) (UsageCheck, error) {
+	if a.peers.options.Address != "" {
+		asking, cancel := context.WithTimeout(ctx, verifyAsks)
+		a.peers.round(asking)
+		cancel()
+	}
 	for try := 1; ; try++ {
-		if a.peers.options.Address != "" {
-			a.peers.round(ctx)
-		}
 		c, err := a.compare(ctx, h)
 		if err != nil || len(c.Differences) == 0 || try == verifyAttempts {
 			return c, err
@@ -77,6 +83,7 @@ func (a *Agent) verify(ctx context.Context, h *historian) (UsageCheck, error) {
 func (a *Agent) compare(ctx context.Context, h *historian) (UsageCheck, error) {
 	c := UsageCheck{At: h.now(), Differences: []Difference{}, Conflicts: []history.Conflict{}, Incomplete: []string{}}
 	p := a.Keeper.State().Policy
+	c.Currency = p.Currency
 	balances, _, err := a.Engine.books.allBalances(ctx)
 	if err != nil {
 		return c, err
@@ -214,5 +221,5 @@ func (c *UsageCheck) compareBalance(path string, b ledger.Balance, want ledger.V
 
 // Sentence is a difference for people.
 func (d Difference) Sentence(currency string) string {
-	return fmt.Sprintf("%s in %s: the balance has %s, the history %s", d.Budget, d.Period, d.Dimension.Format(d.Balance, currency), d.Dimension.Format(d.History, currency))
+	return fmt.Sprintf("%s of %s in %s: the balance has %s, the history %s", d.Dimension.Key(), d.Budget, d.Period, d.Dimension.Format(d.Balance, currency), d.Dimension.Format(d.History, currency))
 }

@@ -17,6 +17,16 @@ func stopping(b *budget.Budget, cause admission.Reason, text string) want {
 	return want{action: ActionStop, cause: cause, budget: b.Path, signal: rule.Signal, grace: rule.Grace, text: text}
 }
 
+// launches ends what Nomad launched by itself and no budget has room for. It has
+// hardly begun: there is nothing to save.
+func (p *planner) launches() {
+	for _, h := range p.Holds {
+		if h.Refused != "" && h.State == ledger.Active {
+			p.wish(h, want{action: ActionStop, cause: admission.Reason(h.Refused), budget: h.Budget, text: h.RefusedWhy})
+		}
+	}
+}
+
 // runs ends the jobs of agent runs that are over.
 func (p *planner) runs() {
 	for _, h := range p.Holds {

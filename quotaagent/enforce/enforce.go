@@ -121,6 +121,7 @@ func Plan(in Input) []Action {
 		slices.SortFunc(in.Holds, byJob)
 	}
 	p := planner{Input: in, wants: make(map[string]want), borrowing: make(map[string]bool)}
+	p.launches()
 	p.runs()
 	p.overBudget()
 	p.reclaim()

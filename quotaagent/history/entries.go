@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 
@@ -39,7 +40,7 @@ func entries(ctx context.Context, q querier, where, more string, args ...any) ([
 	return out, rows.Err()
 }
 
-func scanEntry(rows scanner) (Logged, error) {
+func scanEntry(rows *sql.Rows) (Logged, error) {
 	var l Logged
 	var gpus string
 	var more []byte
@@ -54,12 +55,18 @@ func scanEntry(rows scanner) (Logged, error) {
 			return l, fmt.Errorf("entry %q: %w", e.Key, err)
 		}
 	}
-	if len(more) > 0 {
-		var x extra
-		if err := json.Unmarshal(more, &x); err != nil {
-			return l, fmt.Errorf("entry %q: %w", e.Key, err)
-		}
-		e.Shares, e.Tokens, e.Receipt = x.Shares, x.Tokens, x.Receipt
+	return l, setExtra(e, more)
+}
+
+// setExtra sets what few entries have.
+func setExtra(e *ledger.Entry, text []byte) error {
+	if len(text) == 0 {
+		return nil
 	}
-	return l, nil
+	var x extra
+	if err := json.Unmarshal(text, &x); err != nil {
+		return fmt.Errorf("entry %q: %w", e.Key, err)
+	}
+	e.Shares, e.Tokens, e.Receipt = x.Shares, x.Tokens, x.Receipt
+	return nil
 }

@@ -45,7 +45,6 @@ type Store struct {
 
 	mu       sync.Mutex
 	location *time.Location
-	changed  chan struct{}
 }
 
 // Open opens the history in the file at path and creates it when missing. The error

@@ -77,7 +77,7 @@ func dump(t must.T, s *Store) []string {
 			out = append(out, fmt.Sprint(cells...))
 		}
 		must.NoError(t, rows.Err())
-		must.NoError(t, rows.Close())
+		must.NoError(t, rows.Close()) //nolint:sqlclosecheck // in a loop
 	}
 	slices.Sort(out)
 	return out

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -202,8 +203,8 @@ func nameKey(by []report.Column, key []string, loc *time.Location, moved Moved) 
 		case report.Budget:
 			key[i] = moved(key[i])
 		case report.Day, report.Month:
-			var ms int64
-			if _, err := fmt.Sscan(key[i], &ms); err != nil {
+			ms, err := strconv.ParseInt(key[i], 10, 64)
+			if err != nil {
 				return fmt.Errorf("the beginning of a period is %q: %w", key[i], err)
 			}
 			// A day may begin with the last moment of its eve on the clock, where midnight

@@ -102,7 +102,7 @@ func (w *writer) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
 }
 
 func (w *writer) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	stmt, err := w.stmt(ctx, query)
+	stmt, err := w.stmt(ctx, query) //nolint:sqlclosecheck // the writer closes it
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func (w *writer) word(ctx context.Context, key any, find, add string, args ...an
 	if id, ok := w.words[key]; ok {
 		return id, nil
 	}
-	stmt, err := w.stmt(ctx, find)
+	stmt, err := w.stmt(ctx, find) //nolint:sqlclosecheck // the writer closes it
 	if err != nil {
 		return 0, err
 	}

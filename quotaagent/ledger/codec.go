@@ -57,11 +57,12 @@ func decode(value []byte, v any) error {
 	return json.Unmarshal(text, v)
 }
 
-// Encode and Decode are the stored form of a Run, a Grant, a Queued or a Remains.
-func Encode[T Run | Grant | Queued | Remains](v T) ([]byte, error) { return encode(v) }
+// Encode and Decode are the stored form of a Run, a Grant, a Queued, a Remains or
+// a Template.
+func Encode[T Run | Grant | Queued | Remains | Template](v T) ([]byte, error) { return encode(v) }
 
 // Decode reads what Encode wrote.
-func Decode[T Run | Grant | Queued | Remains](value []byte) (T, error) {
+func Decode[T Run | Grant | Queued | Remains | Template](value []byte) (T, error) {
 	var v T
 	if err := decode(value, &v); err != nil {
 		return v, fmt.Errorf("decode %T: %w", v, err)

@@ -148,3 +148,15 @@ type Entry struct {
 	// Receipt is the account of a hold that ended; only with kind receipt.
 	Receipt *Receipt `json:"receipt,omitempty"`
 }
+
+// Template is a periodic or parameterized job, of which nothing runs: its launches
+// are jobs of their own, submitted by whoever submitted it.
+type Template struct {
+	Namespace string `json:"namespace"`
+	JobID     string `json:"job_id"`
+	// Accessor and Identity are those of the submitter (Hold.Accessor, Hold.Identity).
+	Accessor string   `json:"accessor,omitempty"`
+	Identity []string `json:"identity,omitempty"`
+	// AtMS is when it was submitted last.
+	AtMS int64 `json:"at_ms"`
+}

@@ -75,6 +75,10 @@ type Hold struct {
 	// InFlight counts the submissions that are not confirmed or voided yet;
 	// Pending bounds them all, for any of them may be the one that Nomad keeps.
 	InFlight int `json:"in_flight,omitempty"`
+	// Guessed counts the submissions that were confirmed by what Nomad had, and whose
+	// answer may still come until GuessedUntilMS: it then counts for nothing more.
+	Guessed        int   `json:"guessed,omitempty"`
+	GuessedUntilMS int64 `json:"guessed_until_ms,omitempty"`
 	// Unchanged says that the unconfirmed submission is the registered job once
 	// more: Nomad will find nothing new in it, so nothing starts again.
 	Unchanged bool `json:"unchanged,omitempty"`
@@ -98,6 +102,10 @@ type Hold struct {
 	Outbox []Entry `json:"outbox,omitempty"`
 	// Ending is how the job is being brought to an end by policy; nil if it is not.
 	Ending *Ending `json:"ending,omitempty"`
+	// Refused is the reason why a launch that Nomad made by itself should not run, and
+	// RefusedWhy the sentence for people; "" for all other jobs.
+	Refused    string `json:"refused,omitempty"`
+	RefusedWhy string `json:"refused_why,omitempty"`
 	// Placement is the offer that the job was pinned to, opaque to the ledger.
 	Placement json.RawMessage `json:"placement,omitempty"`
 }

@@ -85,6 +85,26 @@ func Looked(h Hold) (Hold, bool) {
 	return next, true
 }
 
+// Guess notes that a submission was confirmed without its answer, which may still
+// come until untilMS.
+func Guess(h Hold, untilMS int64) Hold {
+	next := h.Clone()
+	next.Guessed, next.GuessedUntilMS = h.Guessed+1, max(h.GuessedUntilMS, untilMS)
+	return next
+}
+
+// AnsweredLate takes an answer for one whose submission was confirmed by a guess
+// already. It must not count for another submission that is on its way: what that
+// one needs would be given back. Where nothing was guessed, ok is false.
+func AnsweredLate(h Hold, nowMS int64) (next Hold, ok bool) {
+	if h.Guessed == 0 || nowMS >= h.GuessedUntilMS {
+		return h, false
+	}
+	next = h.Clone()
+	next.Guessed--
+	return next, true
+}
+
 // resolveOne counts one submission as answered. Pending stays while others are
 // not.
 func (h Hold) resolveOne() Hold {

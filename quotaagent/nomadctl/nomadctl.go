@@ -51,7 +51,9 @@ type Scaling struct {
 }
 
 // SignalAllocation sends a signal ("SIGUSR1") to one task of an allocation, or
-// to all of them when task is "". Tasks that do not run are ErrNotFound.
+// to all of them when task is "". Tasks that do not run are ErrNotFound. The name
+// must be right: Nomad 1.11.3 accepts any, and interrupts the task for one that it
+// does not know.
 func (c *Client) SignalAllocation(ctx context.Context, alloc, task, signal string) error {
 	err := c.nomad.Allocations().Signal(&api.Allocation{ID: alloc}, (&api.QueryOptions{}).WithContext(ctx), task, signal)
 	return classify(fmt.Sprintf("signal allocation %s", alloc), err)

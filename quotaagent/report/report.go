@@ -117,7 +117,7 @@ type Line struct {
 func (l *Line) add(r Row) {
 	switch {
 	case ledger.PostedKind(r.Kind):
-		l.Amounts = l.Amounts.Add(r.Amounts)
+		l.Amounts = l.Add(r.Amounts)
 		if r.Kind == ledger.CorrectionEntry {
 			l.Corrected = l.Corrected.Add(r.Amounts)
 		}
