@@ -30,6 +30,12 @@ func validateCommand(env environment) command {
 				return 1
 			}
 			files, err := policy.read(fs.Args())
+			if refused := new(diagnosticsText); *asJSON && errors.As(err, &refused) {
+				if err := budgetspec.WriteJSON(env.stdout, refused.files, refused.diags); err != nil {
+					return env.fail(err)
+				}
+				return 1
+			}
 			if err != nil {
 				return env.failWith(err)
 			}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/hcl/v2"
+
 	"github.com/nomad-governor/governor/hcl/budgetspec"
 )
 
@@ -100,13 +102,18 @@ func (p *policyFlags) read(paths []string) ([]budgetspec.File, error) {
 	if diags.HasErrors() {
 		var text bytes.Buffer
 		_ = budgetspec.Render(&text, files, diags, false) // a buffer takes every write
-		return nil, &diagnosticsText{text.String()}
+		return nil, &diagnosticsText{text.String(), files, diags}
 	}
 	return set, nil
 }
 
-// diagnosticsText is rendered diagnostics, which need no "Error: " before them.
-type diagnosticsText struct{ text string }
+// diagnosticsText is rendered diagnostics, which need no "Error: " before them,
+// and what they were made from.
+type diagnosticsText struct {
+	text  string
+	files []budgetspec.File
+	diags hcl.Diagnostics
+}
 
 // Error is the text.
 func (d *diagnosticsText) Error() string { return d.text }

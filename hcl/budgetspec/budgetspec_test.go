@@ -119,6 +119,16 @@ func TestTooManyBudgetsAndTooLongListsAreRefused(t *testing.T) {
 	_, diags := budgetspec.Parse(single(text.String()))
 	must.StrContains(t, render(t, nil, diags), "Too many budgets")
 
+	var variables, locals strings.Builder
+	for i := range 1001 {
+		fmt.Fprintf(&variables, "variable \"v%d\" {\n default = 1\n}\n", i)
+		fmt.Fprintf(&locals, "locals {\n v%d = 1\n}\n", i)
+	}
+	for what, text := range map[string]string{"variables": variables.String(), "locals": locals.String()} {
+		_, diags = budgetspec.Parse(single(text))
+		must.StrContains(t, render(t, nil, diags), "Too many "+what)
+	}
+
 	long := "budget \"a\" {\n match {\n namespaces = [\n" + strings.Repeat("\"a\",\n", 257) + "]\n}\n}\n"
 	_, diags = budgetspec.Parse(single(long))
 	must.StrContains(t, render(t, nil, diags), "List too long")

@@ -29,7 +29,9 @@ func FuzzModel(f *testing.F) {
 
 func checkModel(t *rapid.T, tb must.T) {
 	want := drawPolicy(t)
-	text := inLanguage(want)
+	text := inLanguage(want, rapid.SampledFrom([]func() bool{
+		func() bool { return false }, func() bool { return true }, func() bool { return rapid.Bool().Draw(t, "indirect") },
+	}).Draw(t, "how"))
 	got, diags := budgetspec.Parse(single(text))
 	for _, d := range diags {
 		must.NotEq(tb, 1, int(d.Severity), must.Sprintf("%s\n%s", d, text))

@@ -15,8 +15,9 @@ import (
 )
 
 // inLanguage is a policy in the language: what the parser is compared with.
-func inLanguage(p *budget.Policy) string {
-	w := &writer{}
+// Where indirect says so, a value stands in a variable or a local.
+func inLanguage(p *budget.Policy, indirect func() bool) string {
+	w := &writer{indirect: indirect}
 	w.block("governor", func() {
 		w.word("enforcement", int(p.Enforcement), "enforce", "shadow")
 		w.word("unmatched", int(p.Unmatched), "deny", "allow")
@@ -48,19 +49,35 @@ func inLanguage(p *budget.Policy) string {
 	for _, b := range p.Roots {
 		w.budget(b)
 	}
-	return strings.Join(w.lines, "\n") + "\n"
+	return strings.Join(append(w.lines, w.declared...), "\n") + "\n"
 }
 
 type writer struct {
 	lines []string
 	depth int
+	// indirect says whether the next value is declared elsewhere; declared are the
+	// blocks that do.
+	indirect func() bool
+	declared []string
 }
 
 func (w *writer) line(text string) {
 	w.lines = append(w.lines, strings.Repeat("  ", w.depth)+text)
 }
 
-func (w *writer) set(name, value string) { w.line(name + " = " + value) }
+func (w *writer) set(name, value string) {
+	if name != "when" && name != "condition" && w.indirect() {
+		n := len(w.declared)
+		if n%2 == 0 || strings.Contains(value, "notify.") {
+			w.declared = append(w.declared, fmt.Sprintf("locals {\n  v%d = %s\n}", n, value))
+			value = fmt.Sprintf("local.v%d", n)
+		} else {
+			w.declared = append(w.declared, fmt.Sprintf("variable \"v%d\" {\n  default = %s\n}", n, value))
+			value = fmt.Sprintf("var.v%d", n)
+		}
+	}
+	w.line(name + " = " + value)
+}
 
 // block writes nothing where the body is empty: a block without effect is an
 // error.

@@ -6,6 +6,8 @@ locals {
   beyond   = local.objects[3]
   numbers  = { a = 1 }
   key      = local.numbers.b
+  absent   = tomap(local.numbers).b
+  sum      = local.nothing + 1
   dotted   = { local.key = 1 }
   clash    = { for n in [1, 2] : "k" => n }
   none     = local.objects[0].id.x
