@@ -375,7 +375,7 @@ func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for {
-		err := error(nil)
+		var err error
 		select { // a snapshot that is due comes before news that it may contain
 		case <-m.rebuild:
 			err = m.reconcile(ctx, fence)
