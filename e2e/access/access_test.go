@@ -19,15 +19,18 @@ import (
 	"github.com/nomad-governor/governor/e2e/toolchain"
 )
 
-// policy gives namespace default to one role, and nobody else.
-const policy = `
-gpu_class "v100" {
-  devices = ["nvidia/gpu/Tesla V100-SXM2-16GB"]
-}
-
+// rateCard is the price list of policy.
+const rateCard = `
 rate_card "2026" {
   effective_from = "2026-01-01T00:00:00Z"
   gpu "v100" { per_hour = 0.90 }
+}
+`
+
+// policy gives namespace default to one role, and nobody else.
+const policy = rateCard + `
+gpu_class "v100" {
+  devices = ["nvidia/gpu/Tesla V100-SXM2-16GB"]
 }
 
 budget "acme" {
@@ -154,7 +157,11 @@ func examples(ctx context.Context, t *testing.T, c *cluster.Cluster) {
 	must.SliceNotEmpty(t, files)
 	budgets, err := os.ReadFile(filepath.Join(root, "hcl", "examples", "budgets.hcl"))
 	must.NoError(t, err)
-	policyFile, err := c.WriteFile("budgets.hcl", string(budgets))
+	// The price list in force stays, as it must; that of the examples follows it.
+	const card = "rate_card \"2026\" {\n  effective_from = \"2026-01-01T00:00:00+01:00\""
+	must.StrContains(t, string(budgets), card)
+	examples := strings.Replace(string(budgets), card, "rate_card \"examples\" {\n  effective_from = \"2026-02-01T00:00:00+01:00\"", 1)
+	policyFile, err := c.WriteFile("budgets.hcl", examples+rateCard)
 	must.NoError(t, err)
 	applied := governor(ctx, t, c, c.Token, "budget", "apply", "-auto-approve", policyFile)
 	must.Eq(t, 0, applied.ExitCode, must.Sprint(applied.Output()))
