@@ -158,7 +158,7 @@ budget "throttle" {
 `, gpus)
 	}
 	s.apply(policy(4))
-	s.run(job{id: "web", kind: "service", count: 4, gpus: 1, device: l40s})
+	s.run(job{id: "web", kind: "service", count: 4, gpus: 1})
 	s.apply(policy(1))
 	s.running("web", 1)
 	s.eventually("the hold follows", func() error {
