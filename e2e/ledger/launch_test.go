@@ -94,3 +94,30 @@ budget "launches" {
 	must.Eq(t, 0, year.Held)
 	must.Eq(t, quantity.Amount(ms), year.Posted)
 }
+
+// A system job holds for every node on which it would run.
+func TestASystemJobHoldsForEveryNode(t *testing.T) {
+	s := play(t, "everynode")
+	policy := func(gpus int) string {
+		return fmt.Sprintf(`
+budget "everynode" {
+  match {
+    namespaces = ["everynode"]
+  }
+  concurrent {
+    gpus = %d
+  }
+}
+`, gpus)
+	}
+	wide := job{id: "wide", kind: "system", gpus: 1} // three nodes have H100s
+	s.apply(policy(1))
+	refused := s.submit(wide)
+	must.NotEq(t, 0, refused.ExitCode)
+	s.says(refused.Output(), "403", "it needs 3 GPUs")
+	s.apply(policy(3))
+	result := s.submit(wide)
+	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+	s.running("wide", 3)
+	must.Eq(t, 3*quantity.GPU, s.limit("everynode", budget.Concurrent, budget.GPUs(budget.AnyClass)).Held)
+}

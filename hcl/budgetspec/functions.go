@@ -30,6 +30,17 @@ type pureFunction struct {
 	// cost is how many steps a call takes beyond looking at all its arguments; nil
 	// for none.
 	cost func(args []cty.Value) int
+	// params and rest are those of the function, which copies them each time.
+	params []function.Parameter
+	rest   *function.Parameter
+}
+
+// param is the i-th parameter; nil for an argument too many.
+func (f pureFunction) param(i int) *function.Parameter {
+	if i < len(f.params) {
+		return &f.params[i]
+	}
+	return f.rest
 }
 
 // tooManySteps is more than any expression has.
@@ -66,18 +77,19 @@ var functions = sync.OnceValue(func() map[string]pureFunction {
 		all[name] = pureFunction{Function: f}
 	}
 	for name, f := range map[string]pureFunction{
-		"distinct":   {stdlib.DistinctFunc, squared},
-		"format":     {stdlib.FormatFunc, formatCost},
-		"indent":     {stdlib.IndentFunc, indentCost},
-		"join":       {stdlib.JoinFunc, joinCost},
-		"range":      {stdlib.RangeFunc, nil},
-		"regex":      {stdlib.RegexFunc, regexCost},
-		"regexall":   {stdlib.RegexAllFunc, regexCost},
-		"replace":    {stdlib.ReplaceFunc, replaceCost},
-		"glob":       {globFunc(), globCost},
-		"jsondecode": {stdlib.JSONDecodeFunc, nil},
-		"jsonencode": {stdlib.JSONEncodeFunc, nil},
+		"distinct": {Function: stdlib.DistinctFunc, cost: squared},
+		"format":   {Function: stdlib.FormatFunc, cost: formatCost},
+		"indent":   {Function: stdlib.IndentFunc, cost: indentCost},
+		"join":     {Function: stdlib.JoinFunc, cost: joinCost},
+		"regex":    {Function: stdlib.RegexFunc, cost: regexCost},
+		"regexall": {Function: stdlib.RegexAllFunc, cost: regexCost},
+		"replace":  {Function: stdlib.ReplaceFunc, cost: replaceCost},
+		"glob":     {Function: globFunc(), cost: globCost},
 	} {
+		all[name] = f
+	}
+	for name, f := range all {
+		f.params, f.rest = f.Params(), f.VarParam()
 		all[name] = f
 	}
 	return all
@@ -88,7 +100,7 @@ var functions = sync.OnceValue(func() map[string]pureFunction {
 func plainFunctions() map[string]function.Function {
 	return map[string]function.Function{
 		"abs": stdlib.AbsoluteFunc, "ceil": stdlib.CeilFunc, "floor": stdlib.FloorFunc, "log": stdlib.LogFunc, "max": stdlib.MaxFunc,
-		"min": stdlib.MinFunc, "parseint": stdlib.ParseIntFunc, "pow": stdlib.PowFunc, "signum": stdlib.SignumFunc, "sum": sumFunc(),
+		"min": stdlib.MinFunc, "range": stdlib.RangeFunc, "parseint": stdlib.ParseIntFunc, "pow": stdlib.PowFunc, "signum": stdlib.SignumFunc, "sum": sumFunc(),
 
 		"chomp": stdlib.ChompFunc, "endswith": textTest(strings.HasSuffix), "lower": stdlib.LowerFunc, "split": stdlib.SplitFunc,
 		"startswith": textTest(strings.HasPrefix), "strcontains": textTest(strings.Contains), "strrev": stdlib.ReverseFunc,
@@ -105,6 +117,8 @@ func plainFunctions() map[string]function.Function {
 		"tobool": stdlib.MakeToFunc(cty.Bool), "tonumber": stdlib.MakeToFunc(cty.Number), "tostring": stdlib.MakeToFunc(cty.String),
 		"tolist": stdlib.MakeToFunc(cty.List(cty.DynamicPseudoType)), "tomap": stdlib.MakeToFunc(cty.Map(cty.DynamicPseudoType)),
 		"toset": stdlib.MakeToFunc(cty.Set(cty.DynamicPseudoType)),
+
+		"jsondecode": stdlib.JSONDecodeFunc, "jsonencode": stdlib.JSONEncodeFunc,
 
 		"formatdate": stdlib.FormatDateFunc, "timeadd": stdlib.TimeAddFunc, "timecmp": timecmpFunc(),
 	}

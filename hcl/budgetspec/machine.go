@@ -171,6 +171,9 @@ func (m *machine) construct(expr hclsyntax.Expression, s *scope) (cty.Value, *hc
 		}
 		return native(whole)
 	case *hclsyntax.TemplateExpr:
+		if e.IsStringLiteral() {
+			return m.eval(e.Parts[0], s)
+		}
 		values, problem := m.all(e.Parts, s)
 		if problem != nil {
 			return cty.DynamicVal, problem

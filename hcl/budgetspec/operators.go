@@ -23,12 +23,12 @@ func symbol(op *hclsyntax.Operation) string {
 
 // typeName is a type in words.
 func typeName(t cty.Type) string {
-	switch {
-	case t == cty.String:
+	switch t {
+	case cty.String:
 		return "text"
-	case t == cty.Bool:
+	case cty.Bool:
 		return "true or false"
-	case t == cty.Number:
+	case cty.Number:
 		return "a number"
 	}
 	return t.FriendlyNameForConstraint()
@@ -39,7 +39,7 @@ func (m *machine) unary(e *hclsyntax.UnaryOpExpr, s *scope) (cty.Value, *hcl.Dia
 	if problem != nil {
 		return cty.DynamicVal, problem
 	}
-	v, problem = m.operand(v, e.Val, e.Op, e.Op.Impl.Params()[0].Type)
+	v, problem = m.operand(v, e.Val, e.Op)
 	if problem != nil {
 		return cty.DynamicVal, problem
 	}
@@ -51,8 +51,7 @@ func (m *machine) binary(e *hclsyntax.BinaryOpExpr, s *scope) (cty.Value, *hcl.D
 	if problem != nil {
 		return cty.DynamicVal, problem
 	}
-	params := e.Op.Impl.Params()
-	if left, problem = m.operand(left, e.LHS, e.Op, params[0].Type); problem != nil {
+	if left, problem = m.operand(left, e.LHS, e.Op); problem != nil {
 		return cty.DynamicVal, problem
 	}
 	if (e.Op == hclsyntax.OpLogicalAnd || e.Op == hclsyntax.OpLogicalOr) && left.IsKnown() && left.True() == (e.Op == hclsyntax.OpLogicalOr) && !m.checking {
@@ -62,7 +61,7 @@ func (m *machine) binary(e *hclsyntax.BinaryOpExpr, s *scope) (cty.Value, *hcl.D
 	if problem != nil {
 		return cty.DynamicVal, problem
 	}
-	if right, problem = m.operand(right, e.RHS, e.Op, params[1].Type); problem != nil {
+	if right, problem = m.operand(right, e.RHS, e.Op); problem != nil {
 		return cty.DynamicVal, problem
 	}
 	if e.Op == hclsyntax.OpEqual || e.Op == hclsyntax.OpNotEqual {
@@ -73,8 +72,21 @@ func (m *machine) binary(e *hclsyntax.BinaryOpExpr, s *scope) (cty.Value, *hcl.D
 	return m.apply(e, e.Op, left, right)
 }
 
+// operands is the type of what an operation is done with; DynamicPseudoType for
+// any.
+func operands(op *hclsyntax.Operation) cty.Type {
+	switch op {
+	case hclsyntax.OpEqual, hclsyntax.OpNotEqual:
+		return cty.DynamicPseudoType
+	case hclsyntax.OpLogicalAnd, hclsyntax.OpLogicalOr, hclsyntax.OpLogicalNot:
+		return cty.Bool
+	}
+	return cty.Number
+}
+
 // operand converts a value for an operation that needs a type.
-func (m *machine) operand(v cty.Value, at hclsyntax.Expression, op *hclsyntax.Operation, t cty.Type) (cty.Value, *hcl.Diagnostic) {
+func (m *machine) operand(v cty.Value, at hclsyntax.Expression, op *hclsyntax.Operation) (cty.Value, *hcl.Diagnostic) {
+	t := operands(op)
 	if t == cty.DynamicPseudoType {
 		return v, nil
 	}
@@ -105,6 +117,12 @@ func (m *machine) comparable(e *hclsyntax.BinaryOpExpr, left, right cty.Value) *
 }
 
 func (m *machine) apply(e hclsyntax.Expression, op *hclsyntax.Operation, args ...cty.Value) (cty.Value, *hcl.Diagnostic) {
+	switch op {
+	case hclsyntax.OpEqual:
+		return args[0].Equals(args[1]), nil
+	case hclsyntax.OpNotEqual:
+		return args[0].Equals(args[1]).Not(), nil
+	}
 	v, err := op.Impl.Call(args)
 	if err != nil {
 		return cty.DynamicVal, notComputable(e.Range(), m.names.written(e), err)
@@ -167,12 +185,12 @@ func (m *machine) call(e *hclsyntax.FunctionCallExpr, s *scope) (cty.Value, *hcl
 	known := true
 	for i, arg := range args {
 		at := e.Args[min(i, len(e.Args)-1)]
-		if args[i], problem = m.argument(e, f.Function, i, arg, at); problem != nil {
+		if args[i], problem = m.argument(e, f.param(i), arg, at); problem != nil {
 			return cty.DynamicVal, problem
 		}
 		known = known && args[i].IsWhollyKnown()
 	}
-	if len(args) < len(f.Params()) || len(args) > len(f.Params()) && f.VarParam() == nil {
+	if len(args) < len(f.params) || len(args) > len(f.params) && f.rest == nil {
 		return cty.DynamicVal, wrongArgumentCount(e.Range(), e.Name, len(args), f.Function)
 	}
 	if problem := m.spend(f.steps(args), e); problem != nil {
@@ -208,13 +226,9 @@ func (m *machine) arguments(e *hclsyntax.FunctionCallExpr, s *scope) ([]cty.Valu
 }
 
 // argument converts one argument.
-func (m *machine) argument(e *hclsyntax.FunctionCallExpr, f function.Function, i int, v cty.Value, at hclsyntax.Expression) (cty.Value, *hcl.Diagnostic) {
-	param := f.VarParam()
-	if i < len(f.Params()) {
-		param = &f.Params()[i]
-	}
-	if param == nil {
-		return v, nil // one too many
+func (m *machine) argument(e *hclsyntax.FunctionCallExpr, param *function.Parameter, v cty.Value, at hclsyntax.Expression) (cty.Value, *hcl.Diagnostic) {
+	if param == nil || param.Type == cty.DynamicPseudoType || param.Type.Equals(v.Type()) {
+		return v, nil // one too many, or right as it is
 	}
 	got, err := convert.Convert(v, param.Type)
 	if err != nil {
