@@ -206,7 +206,7 @@ func (c *chaos) load(worker int, stop <-chan struct{}) {
 		case <-time.After(time.Duration(rand.IntN(120)) * time.Millisecond):
 		}
 		job := rand.IntN(6)
-		c.submit(chaosSubmit{ID: fmt.Sprintf("%d-%d", worker, i), Namespace: namespace, Job: fmt.Sprintf("job-%d-%d", worker, job),
+		c.submit(chaosSubmit{ID: fmt.Sprintf("%d-%d", worker, i), Namespace: namespace, Job: fmt.Sprintf("job-%d-%d", worker, i),
 			GPUs: 1 + (worker+job)%3, Runtime: time.Duration(10+5*job) * time.Minute})
 	}
 }
@@ -321,10 +321,8 @@ func (c *chaos) haunt(seconds int) {
 		}
 		leads := c.leader()
 		// No longer than a submission is held: what was admitted may be registered then.
-		if frozen != nil && (leads != nil && time.Since(since) > 11*time.Second || time.Since(since) > 24*time.Second) {
-			if leads != nil {
-				c.deposed++
-			}
+		if frozen != nil && (leads != nil && time.Since(since) > 11*time.Second || time.Since(since) > 22*time.Second) {
+			c.deposed++ // another one leads, or twice the TTL has passed
 			must.NoError(c.t, frozen.pause(false))
 			frozen, since = nil, time.Now()
 		}
