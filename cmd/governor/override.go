@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/agent"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
 // amountFlags are amounts by name, given one by one: -max=cost=500.
@@ -113,12 +114,13 @@ func changeOverride(env environment, c *client, path string, body any, asJSON bo
 func overrideText(o agent.OverrideStatus) string {
 	what := fmt.Sprintf("Override %s (%s more for budget %s)", o.ID, strings.Join(o.Adds, ", "), o.Budget)
 	switch o.State {
-	case "waiting":
+	case ledger.GrantEnded, ledger.GrantLapsed:
+	case ledger.GrantWaiting:
 		return fmt.Sprintf("%s waits for %s. Somebody else whom override %q names approves it with:\n\n    governor override approve %s",
 			what, count(o.Needed-len(o.Approvals), "approval"), o.Rule, o.ID)
-	case "active":
+	case ledger.GrantActive:
 		return fmt.Sprintf("%s counts until %s.", what, stamp(o.UntilMS))
-	case "refused", "revoked":
+	case ledger.GrantRefused, ledger.GrantRevoked:
 		return fmt.Sprintf("%s was %s by %s.", what, o.State, o.RevokedBy)
 	}
 	return fmt.Sprintf("%s is over.", what)

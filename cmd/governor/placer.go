@@ -46,6 +46,9 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	running := snapshot.Holds(ask.Namespace, ask.JobID)
 	offer, why := p.sets.Place(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask)
 	out := agent.Placement{Release: func() {}}
+	if s.Ask.EveryNode() {
+		out.Eligible = func(group string) (int, bool) { return p.sets.Eligible(snapshot, ask, group) }
+	}
 	if offer.Infeasible != nil && !p.allowAny {
 		out.Infeasible = offer.Infeasible.String()
 		return out, nil

@@ -94,3 +94,25 @@ budget "launches" {
 	must.Eq(t, 0, year.Held)
 	must.Eq(t, quantity.Amount(ms), year.Posted)
 }
+
+// A system job holds for every node on which it would run.
+func TestASystemJobHoldsForEveryNode(t *testing.T) {
+	s := play(t, "everynode")
+	s.apply(`
+budget "everynode" {
+  match {
+    namespaces = ["everynode"]
+  }
+  concurrent {
+    gpus = 1
+  }
+}
+`)
+	refused := s.submit(job{id: "wide", kind: "system", gpus: 1})
+	must.NotEq(t, 0, refused.ExitCode)
+	s.says(refused.Output(), "403", "it asks for 2 GPUs") // two nodes have H100s
+	result := s.submit(job{id: "one", kind: "system", gpus: 1, device: l40s})
+	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+	s.running("one", 1)
+	must.Eq(t, quantity.GPU, s.limit("everynode", budget.Concurrent, budget.GPUs(budget.AnyClass)).Held)
+}

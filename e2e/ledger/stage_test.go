@@ -402,7 +402,7 @@ func (s *scene) says(text string, parts ...string) {
 // job is a job of one group with one task, "t", of the exec driver.
 type job struct {
 	id string
-	// kind is batch (also if empty) or service.
+	// kind is batch (also if empty), service or system.
 	kind string
 	// count of allocations; 0 means one. priority is Nomad's; 0 means its default.
 	count, priority int
@@ -431,7 +431,7 @@ func (j job) hcl() string {
 		fmt.Fprintf(&device, "device %q {\n          count = %d\n        }", cmp.Or(j.device, h100), j.gpus)
 	}
 	reschedule := "reschedule {\n      attempts  = 0\n      unlimited = false\n    }"
-	if j.kind == "service" {
+	if j.kind == "service" || j.kind == "system" {
 		reschedule = ""
 	}
 	return fmt.Sprintf(`job %q {

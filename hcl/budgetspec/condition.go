@@ -89,7 +89,7 @@ type binder struct {
 // Enter implements hclsyntax.Walker.
 func (b *binder) Enter(node hclsyntax.Node) hcl.Diagnostics {
 	if b.parts++; b.parts == conditionPartsMax {
-		b.problems = append(b.problems, conditionTooLarge(b.condition.expr.Range()))
+		b.problems = append(b.problems, conditionTooLarge(b.expr.Range()))
 	}
 	if b.parts >= conditionPartsMax {
 		return nil

@@ -138,7 +138,7 @@ func TestMistakesThatShowOnlyWithAJob(t *testing.T) {
 func TestMistakesInConditionsAreFoundWithoutAJob(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		`job.typ == "batch"`: `Did you mean "type"?`, `job.devices[0].modle == null`: `Did you mean "model"?`, `alltrue([for d in job.devices : d.modle != null])`: `Did you mean "model"?`,
+		`job.typ == "batch"`: `Did you mean "type"?`, `job.devices[0].modeel == null`: `Did you mean "model"?`, `alltrue([for d in job.devices : d.modeel != null])`: `Did you mean "model"?`,
 		`job.devices[*].vendr == []`: `Did you mean "vendor"?`, `jobs.type == "batch"`: `Did you mean "job"?`, `schedule.nigth`: `Did you mean "night"?`, `submitter.name == "x"`: `Did you mean "names"?`,
 		`request.kind == "registr"`: `Did you mean "register"?`, `"bach" != job.type`: `Did you mean "batch"?`, `limit.tokens.outpt > 1`: `Did you mean "output"?`, `estimate.costs > 1`: `Did you mean "cost"?`,
 		`local.tex == job.id`: `Did you mean "text"?`, `alltru([job.gpus > 1])`: `Did you mean "alltrue"?`,

@@ -267,13 +267,13 @@ func (d *decoder) lateFact(t hcl.Traversal) (fact, hcl.Traversal, *hcl.Diagnosti
 	if !ok {
 		return found, t[2:], nil
 	}
-	switch {
-	case name == "meta":
+	switch name {
+	case "meta":
 		return metaFact(inner), t[3:], nil
-	case name == "gpu_hours":
+	case "gpu_hours":
 		d.useClass(inner, t[2].SourceRange())
 		return amountFact(root, name, inner), t[3:], nil
-	case name == "tokens":
+	case "tokens":
 		var kinds []string
 		for _, k := range budget.TokenKinds() {
 			kinds = append(kinds, string(k))

@@ -23,12 +23,12 @@ func symbol(op *hclsyntax.Operation) string {
 
 // typeName is a type in words.
 func typeName(t cty.Type) string {
-	switch {
-	case t == cty.String:
+	switch t {
+	case cty.String:
 		return "text"
-	case t == cty.Bool:
+	case cty.Bool:
 		return "true or false"
-	case t == cty.Number:
+	case cty.Number:
 		return "a number"
 	}
 	return t.FriendlyNameForConstraint()

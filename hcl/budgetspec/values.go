@@ -77,7 +77,7 @@ const elementsMax = 256
 // elements reads a list with at least one element; want says what it should be.
 func (d *decoder) elements(attr *hclsyntax.Attribute, want string) []part {
 	var parts []part
-	count := 0
+	var count int
 	if tuple, ok := unwrap(attr.Expr).(*hclsyntax.TupleConsExpr); ok {
 		count = len(tuple.Exprs)
 		for _, expr := range tuple.Exprs[:min(count, elementsMax)] {

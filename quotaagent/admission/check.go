@@ -72,7 +72,7 @@ func (c Check) reason() Reason {
 		return ExceedsJobCap
 	case c.Kind == RunCap:
 		return ExceedsRunCap
-	case c.Most == 0 && !(c.Window == budget.Concurrent && c.Dimension.Class() != budget.AnyClass):
+	case c.Most == 0 && (c.Window != budget.Concurrent || c.Dimension.Class() == budget.AnyClass):
 		return Frozen
 	case c.Own.Add(c.Need) > c.Most:
 		return ExceedsBudget

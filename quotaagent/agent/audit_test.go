@@ -85,8 +85,7 @@ func TestNoChangeWithoutItsRecord(t *testing.T) {
 				store := &mortal{Store: r.store, left: n, written: written}
 				r.start(store)
 				r.amend(withGlass(func(o *budget.Override) { o.Approvals = 1 }))
-				var applied error
-				applied = r.Keeper.Apply(r.ctx, files(testPolicy(8, "500")), r.Keeper.State().Version, "me", "")
+				applied := r.Keeper.Apply(r.ctx, files(testPolicy(8, "500")), r.Keeper.State().Version, "me", "")
 				r.amend(withGlass(func(o *budget.Override) { o.Approvals = 1 }))
 				g, _ := r.Engine.RequestOverride(r.ctx, oncall, OverrideRequest{Budget: "acme", Rule: "glass"})
 				_, _ = r.Engine.ApproveOverride(r.ctx, oncall2, g.ID)

@@ -33,8 +33,8 @@ func replaced(s gate.Submission, patch jobspec.Patch) func(group string) bool {
 	if idle(s.Stored) {
 		return nil
 	}
-	next, stored, comparable := asComparable(s, patch)
-	all := !comparable || !alike(reflect.ValueOf(replacing(next)), reflect.ValueOf(replacing(stored)))
+	next, stored, ok := asComparable(s, patch)
+	all := !ok || !alike(reflect.ValueOf(replacing(next)), reflect.ValueOf(replacing(stored)))
 	return func(name string) bool {
 		was, is := groupOf(&stored, name), groupOf(&next, name)
 		if was == nil || is == nil {

@@ -54,6 +54,24 @@ type gaugeAt struct {
 	idleSince time.Time
 }
 
+// readGauges has the meter read the statistics of clients: for the energy that
+// GPUs draw, and to see which are not used. Call it before the agent runs.
+func (m *Meter) readGauges(nodes nodeReader) {
+	m.gauges = newGauges(nodes, m.now)
+	m.gauges.failed = func(node string, err error) { m.logger.Debug("statistics not read", "node", node, "error", err) }
+	m.lines = newLines(m, m.gauges)
+	m.duties.whileLeading(func(ctx context.Context, _ ledger.Fence) { m.gauges.lead(ctx, m.interval) })
+	m.duties.onSnapshot("keep the lines of unused GPUs", m.lines.look)
+}
+
+// readings are the energy counters as read last; none where nobody reads them.
+func (m *Meter) readings() map[string]metering.Reading {
+	if m.gauges == nil {
+		return nil
+	}
+	return m.gauges.readings(m.interval())
+}
+
 func newGauges(nodes nodeReader, now func() time.Time) *gauges {
 	return &gauges{nodes: nodes, now: now, failed: func(string, error) {}, read: make(map[string]gaugeAt)}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -294,7 +295,7 @@ func TestLiteLLMUIBypassNoEndpointOfTheAgentStartsWork(t *testing.T) {
 	for _, route := range r.Routes() {
 		must.StrHasPrefix(t, "/governor/v1/", route.Path)
 		for _, word := range []string{"/jobs", "/job/", "dispatch", "scale", "revert", "periodic", "test"} {
-			must.False(t, route.Method != "GET" && strings.Contains(route.Path, word), must.Sprintf("%s %s", route.Method, route.Path))
+			must.False(t, route.Method != http.MethodGet && strings.Contains(route.Path, word), must.Sprintf("%s %s", route.Method, route.Path))
 		}
 	}
 }

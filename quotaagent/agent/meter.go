@@ -267,10 +267,7 @@ func (m *Meter) watchHolds(ctx context.Context) {
 	for index := uint64(0); ctx.Err() == nil; {
 		next, err := m.books.store.Watch(ctx, holdPrefix, index)
 		if err == nil && next == 0 && index != 0 {
-			// The store was restored from a backup: what is remembered of it is of
-			// another past, even where the versions are the same.
-			m.books.doubt.Store(true)
-			m.drop()
+			m.restored()
 		}
 		m.holdsChanged.Store(true)
 		if err != nil {
@@ -290,8 +287,10 @@ func (m *Meter) wrote(namespace, jobID string, h heldAt) {
 	}
 }
 
-// drop forgets what was written since the last tick.
-func (m *Meter) drop() {
+// restored forgets what is remembered of a store that was set back: it is of
+// another past, even where the versions are the same.
+func (m *Meter) restored() {
+	m.books.doubt.Store(true)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.leading {
@@ -376,7 +375,7 @@ func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for {
-		err := error(nil)
+		var err error
 		select { // a snapshot that is due comes before news that it may contain
 		case <-m.rebuild:
 			err = m.reconcile(ctx, fence)
@@ -414,24 +413,6 @@ func (m *Meter) beat(ctx context.Context, fence ledger.Fence) error {
 // rotation allows.
 func (m *Meter) interval() time.Duration {
 	return cmp.Or(m.policy.State().Policy.Meter.Interval, budget.DefaultInterval)
-}
-
-// readGauges has the meter read the statistics of clients: for the energy that
-// GPUs draw, and to see which are not used. Call it before the agent runs.
-func (m *Meter) readGauges(nodes nodeReader) {
-	m.gauges = newGauges(nodes, m.now)
-	m.gauges.failed = func(node string, err error) { m.logger.Debug("statistics not read", "node", node, "error", err) }
-	m.lines = newLines(m, m.gauges)
-	m.duties.whileLeading(func(ctx context.Context, _ ledger.Fence) { m.gauges.lead(ctx, m.interval) })
-	m.duties.onSnapshot("keep the lines of unused GPUs", m.lines.look)
-}
-
-// readings are the energy counters as read last; none where nobody reads them.
-func (m *Meter) readings() map[string]metering.Reading {
-	if m.gauges == nil {
-		return nil
-	}
-	return m.gauges.readings(m.interval())
 }
 
 // drain is a fact and what waits behind it, so that many are written at once.

@@ -208,15 +208,15 @@ func (m *model) checkPosted(b modelBooks) {
 		}
 	}
 	for _, parent := range modelPaths {
-		children, any := quantity.Amount(0), false
+		children, parental := quantity.Amount(0), false
 		for _, child := range modelPaths {
 			if strings.HasPrefix(child, parent+"/") && !strings.Contains(child[len(parent)+1:], "/") {
-				any = true
+				parental = true
 				children += b.balances[child].Posted.At(budget.Total.String(), budget.Cost)
 			}
 		}
 		have := b.balances[parent].Posted.At(budget.Total.String(), budget.Cost)
-		m.require(!any || have == children, "I2: %s has spent %d, its children %d", parent, have, children)
+		m.require(!parental || have == children, "I2: %s has spent %d, its children %d", parent, have, children)
 	}
 }
 
@@ -249,9 +249,8 @@ func (m *model) checkPromises(b modelBooks) {
 	for path, ms := range used {
 		balance := b.balances[path]
 		period := budget.Period{Window: budget.Total}
-		have := balance.Posted.At(period.Key(), budget.GPUTime(budget.AnyClass))
 		if m.limitsTotal() {
-			have = balance.UsedIn(period, budget.GPUTime(budget.AnyClass))
+			have := balance.UsedIn(period, budget.GPUTime(budget.AnyClass))
 			m.require(have >= ms, "%s has %d GPU-milliseconds posted and held, %d were used", path, have, ms)
 		}
 	}

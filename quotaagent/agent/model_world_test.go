@@ -56,8 +56,6 @@ type modelAlloc struct {
 	stopping bool
 	// unseen says that Nomad forgot it before its end can be known to all.
 	unseen bool
-	// strange says that nothing was held for it when it started.
-	strange bool
 }
 
 // modelWorld is a Nomad with GPUs, and the true time, which is its servers'.

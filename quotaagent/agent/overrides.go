@@ -366,7 +366,7 @@ func (e *Engine) RevokeOverride(ctx context.Context, who api.Caller, id string) 
 		return OverrideStatus{}, err
 	}
 	rule := ruleNow(p, found.Grant)
-	if who.Accessor != found.Accessor && !(rule.Allows(who.Names) && !budget.IsAgent(who.Names)) && !manages(who.Names) {
+	if who.Accessor != found.Accessor && (!rule.Allows(who.Names) || budget.IsAgent(who.Names)) && !manages(who.Names) {
 		return OverrideStatus{}, refusal(http.StatusForbidden, "override %s may be refused or revoked by who asked for it, by %s, and with a management token; you are %s",
 			id, orNone(rule.Who), orNone(who.Names))
 	}

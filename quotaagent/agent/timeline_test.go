@@ -150,7 +150,7 @@ func (w *world) running(unstopped bool) []string {
 		for _, gpu := range a.IDs() {
 			gave = gave || w.last(gpu).alloc != id
 		}
-		if !a.Terminal && !(unstopped && gave) {
+		if !a.Terminal && (!unstopped || !gave) {
 			ids = append(ids, id)
 		}
 	}
@@ -346,7 +346,7 @@ func (w *world) agent(what string) {
 		w.work()
 	case "restart":
 		w.news = nil
-		w.rig.start(w.store)
+		w.start(w.store)
 	}
 }
 

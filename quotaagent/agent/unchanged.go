@@ -25,8 +25,8 @@ func unchanged(s gate.Submission, patch jobspec.Patch) bool {
 	if s.Stored == nil || submitterOf(s.Stored) != tokenID(s.Identity) {
 		return false
 	}
-	a, b, comparable := asComparable(s, patch)
-	return comparable && alike(reflect.ValueOf(a), reflect.ValueOf(b))
+	a, b, ok := asComparable(s, patch)
+	return ok && alike(reflect.ValueOf(a), reflect.ValueOf(b))
 }
 
 // asComparable is the submitted job as it would be registered and the stored

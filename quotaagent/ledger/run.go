@@ -77,17 +77,17 @@ func (c Calendar) runCap(caps Amounts, d budget.Dimension) quantity.Amount {
 	}
 	most := whole
 	for _, counts := range c.counts {
-		var of, any quantity.Amount
+		var of, all quantity.Amount
 		for _, one := range counts {
 			switch one.class {
 			case d.Class():
 				of = one.parts
 			case budget.AnyClass:
-				any = one.parts
+				all = one.parts
 			}
 		}
-		if any > 0 {
-			most = max(most, quantity.MulDivUp(whole, int64(of), int64(any)))
+		if all > 0 {
+			most = max(most, quantity.MulDivUp(whole, int64(of), int64(all)))
 		}
 	}
 	if capped {

@@ -85,8 +85,8 @@ func (b *bill) reprice(gpus []ledger.TrackGPUs, fromMS, toMS int64) {
 // track posts one allocation up to an instant: to its end when it has ended.
 // held is until when its GPUs are held.
 func (b *bill) track(t *ledger.Track, untilMS, held int64) {
-	begin, end, any := b.charged(*t, untilMS)
-	if !any {
+	begin, end, counts := b.charged(*t, untilMS)
+	if !counts {
 		return
 	}
 	for i := range t.GPUs {
@@ -103,10 +103,10 @@ func (b *bill) track(t *ledger.Track, untilMS, held int64) {
 }
 
 // charged is the time that an allocation is charged for until an instant, by the
-// policy's basis; any is false for one of which no task ran yet, when only
+// policy's basis; counts is false for one of which no task ran yet, when only
 // running time counts. The times of tasks come from the node's clock: what it says
 // beyond the allocation's own time, which is the servers', does not count.
-func (b *bill) charged(t ledger.Track, untilMS int64) (begin, end int64, any bool) {
+func (b *bill) charged(t ledger.Track, untilMS int64) (begin, end int64, counts bool) {
 	if b.policy.Meter.Basis == budget.Allocated {
 		return t.StartMS, untilMS, true
 	}

@@ -45,14 +45,14 @@ func (b *bill) versionAt(class string, startMS, atMS int64) version {
 	p, at := b.policy, time.UnixMilli(atMS)
 	v := version{beginMS: startMS}
 	if next, changes := nextCard(p, at); changes {
-		v.untilMS = next.UnixMilli()
+		v.untilMS = firstMilli(next)
 	}
 	card, found := p.RateAt(at)
 	if !found {
 		return v
 	}
 	v.card, v.energy = card.Name, card.Energy
-	v.beginMS = max(startMS, card.EffectiveFrom.UnixMilli())
+	v.beginMS = max(startMS, firstMilli(card.EffectiveFrom))
 	list, _ := CardPrice(p, card, class)
 	var on map[string]bool
 	if usesSchedules(card) {
@@ -70,6 +70,16 @@ func (b *bill) versionAt(class string, startMS, atMS int64) version {
 	}
 	v.rate = multiplied(list, by)
 	return v
+}
+
+// firstMilli is the first whole millisecond that is not before an instant: a price
+// that begins within a millisecond counts from the next one on.
+func firstMilli(t time.Time) int64 {
+	ms := t.UnixMilli()
+	if t.After(time.UnixMilli(ms)) {
+		ms++
+	}
+	return ms
 }
 
 // PriceAt is what one GPU of a class costs for an hour at an instant for work
