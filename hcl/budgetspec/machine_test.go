@@ -41,14 +41,20 @@ func testDecoder(text string) *decoder {
 	return d
 }
 
-// evaluateBoth evaluates an expression here and as HCL does.
-func evaluateBoth(text string) (got, want cty.Value, problem *hcl.Diagnostic, diags hcl.Diagnostics) {
+// parseExpression reads a text that may be an expression.
+func parseExpression(text string) (hclsyntax.Expression, bool) {
 	if oversized(File{Name: "test", Content: []byte(text)}) != nil {
-		return cty.NilVal, cty.NilVal, nil, nil
+		return nil, false
 	}
 	expr, diags := hclsyntax.ParseExpression([]byte(text), "test", hcl.InitialPos)
-	if diags.HasErrors() {
-		return cty.NilVal, cty.NilVal, nil, nil //nolint:nilerr // text that is no expression says nothing
+	return expr, !diags.HasErrors()
+}
+
+// evaluateBoth evaluates an expression here and as HCL does.
+func evaluateBoth(text string) (got, want cty.Value, problem *hcl.Diagnostic, diags hcl.Diagnostics) {
+	expr, ok := parseExpression(text)
+	if !ok {
+		return cty.NilVal, cty.NilVal, nil, nil
 	}
 	d := testDecoder(text)
 	got, problem = d.evaluate(expr, &staticNames{d})
