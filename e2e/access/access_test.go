@@ -19,17 +19,8 @@ import (
 	"github.com/nomad-governor/governor/e2e/toolchain"
 )
 
-// policy gives namespace default to one role, and nobody else.
-const policy = `
-gpu_class "v100" {
-  devices = ["nvidia/gpu/Tesla V100-SXM2-16GB"]
-}
-
-rate_card "2026" {
-  effective_from = "2026-01-01T00:00:00Z"
-  gpu "v100" { per_hour = 0.90 }
-}
-
+// budgets give namespace default to one role, and nobody else.
+const budgets = `
 budget "acme" {
   limit "month" {
     cost = 1000
@@ -67,6 +58,9 @@ func TestAccess(t *testing.T) {
 	defer admin.Close()
 	ml, other := tokens(t, admin)
 
+	example := exampleBudgets(t)
+	prices, _, _ := strings.Cut(example, "\nbudget ") // a price in force stays, so both policies have the same
+	policy := prices + budgets
 	policyFile, err := c.WriteFile("policy.hcl", policy)
 	must.NoError(t, err)
 	jobFile, err := c.WriteFile("job.nomad.hcl", story.Job{ID: "mine", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL())
@@ -142,19 +136,27 @@ func TestAccess(t *testing.T) {
 		must.Eq(t, http.StatusOK, put(ctx, t, c, strings.Replace(body, other, ml, 1)))
 		must.NoError(t, c.StopJob(ctx, "inbody"))
 	})
-	examples(ctx, t, c)
+	examples(ctx, t, c, example)
+}
+
+// exampleBudgets is the text of the example budgets.
+func exampleBudgets(t *testing.T) string {
+	t.Helper()
+	root, err := toolchain.Root()
+	must.NoError(t, err)
+	text, err := os.ReadFile(filepath.Join(root, "hcl", "examples", "budgets.hcl"))
+	must.NoError(t, err)
+	return string(text)
 }
 
 // examples runs every file of jobs/examples.
-func examples(ctx context.Context, t *testing.T, c *cluster.Cluster) {
+func examples(ctx context.Context, t *testing.T, c *cluster.Cluster, budgets string) {
 	root, err := toolchain.Root()
 	must.NoError(t, err)
 	files, err := filepath.Glob(filepath.Join(root, "jobs", "examples", "*.nomad.hcl"))
 	must.NoError(t, err)
 	must.SliceNotEmpty(t, files)
-	budgets, err := os.ReadFile(filepath.Join(root, "hcl", "examples", "budgets.hcl"))
-	must.NoError(t, err)
-	policyFile, err := c.WriteFile("budgets.hcl", string(budgets))
+	policyFile, err := c.WriteFile("budgets.hcl", budgets)
 	must.NoError(t, err)
 	applied := governor(ctx, t, c, c.Token, "budget", "apply", "-auto-approve", policyFile)
 	must.Eq(t, 0, applied.ExitCode, must.Sprint(applied.Output()))

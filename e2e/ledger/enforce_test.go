@@ -55,14 +55,14 @@ budget "maxruntime" {
   }
 }
 `)
-	a := s.run(job{id: "train", gpus: 2, meta: map[string]string{"governor_max_runtime": "20s"}, script: checkpointing})[0]
+	a := s.run(job{id: "train", gpus: 2, meta: map[string]string{"governor_max_runtime": "45s"}, script: checkpointing})[0]
 	s.printed(a, "checkpoint written")
 	shown := s.governor("job", "status", "-namespace=maxruntime", "train")
 	s.says(shown.Output(), "max_runtime", "SIGUSR1 sent at", "stop at", "it has run as long as it was admitted for")
 	a = s.ended(a.ID)
 	created, ended := time.Unix(0, a.CreateTime), time.Unix(0, a.ModifyTime)
-	must.Between(t, 11*time.Second, s.checkpoint(a).Sub(created), 17*time.Second)
-	must.Between(t, 20*time.Second, ended.Sub(created), 28*time.Second)
+	must.Between(t, 36*time.Second, s.checkpoint(a).Sub(created), 44*time.Second)
+	must.Between(t, 45*time.Second, ended.Sub(created), 55*time.Second)
 	s.says(s.nomad("job", "status", "train").Output(), "dead (stopped)")
 
 	s.settled("train")
@@ -158,7 +158,7 @@ budget "throttle" {
 `, gpus)
 	}
 	s.apply(policy(4))
-	s.run(job{id: "web", kind: "service", count: 4, gpus: 1, device: l40s})
+	s.run(job{id: "web", kind: "service", count: 4, gpus: 1})
 	s.apply(policy(1))
 	s.running("web", 1)
 	s.eventually("the hold follows", func() error {

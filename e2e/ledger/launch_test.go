@@ -98,21 +98,26 @@ budget "launches" {
 // A system job holds for every node on which it would run.
 func TestASystemJobHoldsForEveryNode(t *testing.T) {
 	s := play(t, "everynode")
-	s.apply(`
+	policy := func(gpus int) string {
+		return fmt.Sprintf(`
 budget "everynode" {
   match {
     namespaces = ["everynode"]
   }
   concurrent {
-    gpus = 1
+    gpus = %d
   }
 }
-`)
-	refused := s.submit(job{id: "wide", kind: "system", gpus: 1})
+`, gpus)
+	}
+	wide := job{id: "wide", kind: "system", gpus: 1} // three nodes have H100s
+	s.apply(policy(1))
+	refused := s.submit(wide)
 	must.NotEq(t, 0, refused.ExitCode)
-	s.says(refused.Output(), "403", "it asks for 2 GPUs") // two nodes have H100s
-	result := s.submit(job{id: "one", kind: "system", gpus: 1, device: l40s})
+	s.says(refused.Output(), "403", "it needs 3 GPUs")
+	s.apply(policy(3))
+	result := s.submit(wide)
 	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
-	s.running("one", 1)
-	must.Eq(t, quantity.GPU, s.limit("everynode", budget.Concurrent, budget.GPUs(budget.AnyClass)).Held)
+	s.running("wide", 3)
+	must.Eq(t, 3*quantity.GPU, s.limit("everynode", budget.Concurrent, budget.GPUs(budget.AnyClass)).Held)
 }

@@ -46,6 +46,12 @@ budget "inline" {
 `)
 	hour := map[string]string{"governor_max_runtime": "1h"}
 	s.run(job{id: "first", gpus: 2, meta: hour})
+	s.eventually("the agent knows until when the first job runs", func() error {
+		if h := s.hold("first"); h == nil || len(h.Allocations) == 0 {
+			return fmt.Errorf("%+v", h)
+		}
+		return nil
+	})
 	second := job{id: "second", gpus: 2, meta: hour}
 	queued := s.submit(second)
 	must.Eq(t, 0, queued.ExitCode, must.Sprint(queued.Output()))

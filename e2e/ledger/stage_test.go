@@ -22,7 +22,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/budget"
 )
 
-// The GPUs of the stage: two nodes with eight H100 each and one with four L40S.
+// The GPUs of the stage: three nodes with eight H100 each and one with four L40S.
 const (
 	h100 = "nvidia/gpu/NVIDIA H100 80GB HBM3"
 	l40s = "nvidia/gpu/NVIDIA L40S"
@@ -109,7 +109,7 @@ func raise() (*cluster.Cluster, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	stage.cluster, stage.err = cluster.Start(ctx, cluster.Options{Consul: true, Governor: true, Clients: []cluster.ClientOptions{
-		{Name: "hopper1", Fixture: "dgxh100"}, {Name: "hopper2", Fixture: "dgxh100"}, {Name: "ada", Fixture: "l40s-x4"},
+		{Name: "hopper1", Fixture: "dgxh100"}, {Name: "hopper2", Fixture: "dgxh100"}, {Name: "hopper3", Fixture: "dgxh100"}, {Name: "ada", Fixture: "l40s-x4"},
 	}})
 	stage.policies = map[string]string{"common.hcl": common}
 	return stage.cluster, stage.err
@@ -124,7 +124,7 @@ type scene struct {
 }
 
 // play begins a scene that plays at the same time as the others. It must leave
-// the servers alone and use GPUs sparingly: there are 16 H100 and 4 L40S for all.
+// the servers alone and use GPUs sparingly: there are 24 H100 and 4 L40S for all.
 func play(t *testing.T, name string) *scene {
 	t.Helper()
 	t.Parallel()

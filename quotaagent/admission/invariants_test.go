@@ -127,10 +127,10 @@ func (c *cluster) toEdge(t *rapid.T) time.Duration {
 	return max(0, end.Sub(c.now)+time.Duration(rapid.Int64Range(-2, 2).Draw(t, "off"))*time.Minute)
 }
 
-// TestNothingAdmittedOverspends is I1, by brute force: whatever Decide admits,
+// TestInvariantI1_NothingAdmittedOverspends is I1, by brute force: whatever Decide admits,
 // and however work then starts, waits, fails and starts again, no limit is
 // exceeded in any period, neither by promises at admission nor by usage ever.
-func TestNothingAdmittedOverspends(t *testing.T) {
+func TestInvariantI1_NothingAdmittedOverspends(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		now, err := time.Parse(time.RFC3339, rapid.SampledFrom(edges).Draw(t, "begin"))
@@ -205,9 +205,9 @@ func (c *cluster) excessOfGrowth(t *rapid.T, tolerance quantity.Amount) string {
 	return c.excess(false, tolerance)
 }
 
-// TestMoreNeverDenies is I9: raising a limit or freeing what is held or posted
+// TestInvariantI9_MoreNeverDenies is I9: raising a limit or freeing what is held or posted
 // never turns a yes into a no.
-func TestMoreNeverDenies(t *testing.T) {
+func TestInvariantI9_MoreNeverDenies(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		now, err := time.Parse(time.RFC3339, rapid.SampledFrom(edges).Draw(t, "begin"))

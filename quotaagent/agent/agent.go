@@ -19,6 +19,9 @@ import (
 // Streams do not end by themselves and are cut then.
 const drainWithin = 5 * time.Second
 
+// readPolicyWithin bounds the wait for the budgets before an agent serves.
+const readPolicyWithin = 2 * time.Second
+
 // settleWithin bounds the further wait for requests whose outcome is not known.
 const settleWithin = 10 * time.Second
 
@@ -123,6 +126,17 @@ func New(o Options) *Agent {
 	return a
 }
 
+// readPolicy reads the budgets before anything is served: clients that connect wait
+// for that, instead of being refused by an agent that has just begun. A store that
+// does not answer only delays the agent; the keeper goes on trying.
+func (a *Agent) readPolicy(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, readPolicyWithin)
+	defer cancel()
+	if err := a.Keeper.Load(ctx); err != nil {
+		a.logger.Warn("serving without budgets, they could not be read yet", "error", err)
+	}
+}
+
 // keepHistory gives the agent a history, if it has a file for it.
 func (a *Agent) keepHistory(b *books, o Options) {
 	if o.Recorder != nil {
@@ -145,6 +159,7 @@ func (a *Agent) keepHistory(b *books, o Options) {
 func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	a.readPolicy(background)
 	var running sync.WaitGroup
 	running.Go(func() { a.Keeper.Run(background) })
 	running.Go(func() { a.chain.Run(background) })

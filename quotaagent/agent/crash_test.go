@@ -161,10 +161,10 @@ func TestKilledAtAnyWriteLosesAndDoublesNothing(t *testing.T) {
 	}
 }
 
-// Random days: submissions that are accepted, refused or lost, allocations that
+// I3, with I1 and I2, over random days: submissions that are accepted, refused or lost, allocations that
 // start and end, clocks that move, agents that are killed. After every step the
 // books must balance and the limit must hold; at the end usage is the facts.
-func TestModelOfTheEngine(t *testing.T) {
+func TestInvariantI3_HeldIsWhatOpenHoldsCharge(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRig(t)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +20,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain is also the main function of the agents that the chaos test starts.
+func TestMain(m *testing.M) {
+	if os.Getenv(chaosProcessEnv) != "" {
+		os.Exit(chaosProcess())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // clock is a clock that only moves when it is told to.
 type clock struct {

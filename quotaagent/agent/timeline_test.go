@@ -366,11 +366,11 @@ func (w *world) settleAll() {
 	}
 }
 
-// TestNoMillisecondOfAGPUIsInTwoEntries is I4 with everything that moves GPUs:
+// TestInvariantI4_NoMillisecondOfAGPUIsInTwoEntries is I4 with everything that moves GPUs:
 // allocations that are lost, disconnected and replaced, preempted, restarted,
 // rescheduled, collected, purged and registered again; and with an agent that
 // misses events, hears them late, and dies.
-func TestNoMillisecondOfAGPUIsInTwoEntries(t *testing.T) {
+func TestInvariantI4_NoMillisecondOfAGPUIsInTwoEntries(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t, rt)

@@ -49,8 +49,8 @@ func reread(t *rapid.T, records []Record) []Record {
 	return out
 }
 
-// A chain verifies, also from its middle and after it was stored.
-func TestAChainVerifies(t *testing.T) {
+// I7: a chain verifies, also from its middle and after it was stored.
+func TestInvariantI7_AChainVerifies(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		records := reread(rt, chainOf(rapid.SliceOfN(genRecord(), 1, 12).Draw(rt, "records")))
@@ -64,9 +64,9 @@ func TestAChainVerifies(t *testing.T) {
 	})
 }
 
-// Whatever is changed, left out, doubled or swapped, the chain does not end in the
+// I7: whatever is changed, left out, doubled or swapped, the chain does not end in the
 // same head, and the break is found at or before the place of it.
-func TestNothingCanBeChangedUnseen(t *testing.T) {
+func TestInvariantI7_NothingCanBeChangedUnseen(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		records := chainOf(rapid.SliceOfN(genRecord(), 3, 12).Draw(rt, "records"))

@@ -97,10 +97,10 @@ func checkPosted(t *rapid.T, s *Store, all []ledger.Entry) {
 	}
 }
 
-// TestSumsAreTheEntries is I5 on the side of the history: however entries come in,
+// TestInvariantI5_SumsAreTheEntries is I5 on the side of the history: however entries come in,
 // repeated, in batches, over several processes, and wherever sums are made anew, in
 // whichever zone, the sums are those of the entries.
-func TestSumsAreTheEntries(t *testing.T) {
+func TestInvariantI5_SumsAreTheEntries(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	nr := 0

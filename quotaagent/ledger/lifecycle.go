@@ -75,9 +75,16 @@ func formerOf(h Hold) []Former {
 
 // Looked forgets the former versions of the job, once all allocations are observed
 // that it had at a moment after the last confirmation: Nomad starts no more of
-// them. It reports whether there were any.
+// them. It reports whether there were any. While an allocation still runs whose
+// group the present version does not have, they stay: only they say until when its
+// GPUs are held, and what it used since its watermark must not be given back.
 func Looked(h Hold) (Hold, bool) {
-	if len(h.Former) == 0 {
+	present := reading{h, h.Lines, false}
+	removed := slices.ContainsFunc(h.Live(), func(t Track) bool {
+		_, ok := present.line(t.Group)
+		return !ok && t.LeaseMS == 0
+	})
+	if len(h.Former) == 0 || removed {
 		return h, false
 	}
 	next := h.Clone()

@@ -9,6 +9,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/metering"
 	"github.com/shoenig/test/must"
+	"pgregory.net/rapid"
 )
 
 func at(t must.T, text string) time.Time {
@@ -169,23 +170,32 @@ func TestDearestRate(t *testing.T) {
 	}
 }
 
-// TestWhatIsPostedAndReleasedIsWhatWasHeld is I8 for a run without reschedules:
-// at every moment posted plus held is what was admitted, and what is left at the
-// end is released.
-func TestWhatIsPostedAndReleasedIsWhatWasHeld(t *testing.T) {
+// TestInvariantI8_PostedAndReleasedIsWhatWasHeld is for a run without reschedules: at
+// every moment posted plus held is what was admitted, and what is left at the end is
+// released with it.
+func TestInvariantI8_PostedAndReleasedIsWhatWasHeld(t *testing.T) {
 	t.Parallel()
-	p := priced(t, nil)
-	h, o := running(t, "2026-06-01T00:00:00Z", 4, 1)
-	cal := ledger.Calendar{Location: p.Location, Windows: []budget.Window{budget.Total}}
-	total := ledger.Vector{}
-	for minutes := range 240 {
-		next, posted, _ := metering.Post(p, h, at(t, "2026-06-01T00:00:00Z").Add(time.Duration(minutes)*time.Minute))
-		h = next
-		total.AddAll(posted, 1)
-		must.Eq(t, 8, hours(total, "total")+hours(ledger.Charges(h, cal), "total"))
-	}
-	o.EndMS, o.Done = o.StartMS+hour*4-60_000, true
-	h, _ = ledger.Observe(h, o, 0)
-	h, _, _ = metering.Post(p, h, at(t, "2026-06-01T05:00:00Z"))
-	must.Eq(t, 0, len(ledger.Charges(h, cal)))
+	rapid.Check(t, func(t *rapid.T) {
+		p := priced(t, nil)
+		bound := rapid.Int64Range(1, 60).Draw(t, "hours")
+		h, o := running(t, "2026-06-29T00:00:00Z", bound, 1)
+		cal := ledger.Calendar{Location: p.Location, Windows: []budget.Window{budget.Total}}
+		admitted := quantity.Amount(2 * bound * hour)
+		posted := func() quantity.Amount { return h.Posted.Total() }
+		held := func() quantity.Amount { return ledger.Charges(h, cal).At("total", budget.GPUTime(budget.AnyClass)) }
+		length := rapid.Int64Range(1, bound*hour).Draw(t, "length")
+		total := ledger.Vector{}
+		for _, ms := range rapid.SliceOfN(rapid.Int64Range(0, length), 0, 20).Draw(t, "instants") {
+			next, more, _ := metering.Post(p, h, time.UnixMilli(o.StartMS+ms))
+			h = next
+			total.AddAll(more, 1)
+			must.Eq(t, admitted, posted()+held())
+			must.Eq(t, posted(), total.At("total", budget.GPUTime(budget.AnyClass)))
+		}
+		o.EndMS, o.Done = o.StartMS+length, true
+		h, _ = ledger.Observe(h, o, 0)
+		h, _, _ = metering.Post(p, h, time.UnixMilli(o.EndMS+hour))
+		must.Eq(t, quantity.Amount(2*length), posted())
+		must.Eq(t, 0, len(ledger.Charges(h, cal)), must.Sprint("what was not used is released"))
+	})
 }

@@ -292,9 +292,9 @@ func roundHalfEven(ms, rate int64) int64 {
 	return floor.Int64()
 }
 
-// TestEveryMillisecondIsPostedOnce is I4, I5 and I6 against the reference, over
+// TestInvariantI4_EveryMillisecondIsPostedOnce is I4, I5 and I6 against the reference, over
 // random submissions, facts, repetitions, postings and clock steps.
-func TestEveryMillisecondIsPostedOnce(t *testing.T) {
+func TestInvariantI4_EveryMillisecondIsPostedOnce(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{policy: anyPolicy(t), posted: ledger.Vector{}, clock: base, index: 10,
@@ -357,5 +357,33 @@ func TestManyPostingsAreOne(t *testing.T) {
 		sum.AddAll(posted, 1)
 		must.Eq(t, once, sum)
 		must.Eq(t, whole.Posted, h.Posted)
+	})
+}
+
+// TestInvariantI6_AnEntryHasThePriceInForceAtItsStart is that every entry names the
+// rate card in force when it begins, ends before the next one, and costs what the GPU
+// time costs by it; rounding is of the sum, so an entry may be off by a micro-unit.
+func TestInvariantI6_AnEntryHasThePriceInForceAtItsStart(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		p := anyPolicy(t)
+		start := base + rapid.Int64Range(-20*hour, 20*hour).Draw(t, "start")
+		gpus := []string{"1", "2", "3"}[:rapid.IntRange(1, 3).Draw(t, "gpus")]
+		h := ledger.Hold{State: ledger.Active, Tracks: []ledger.Track{{Alloc: "1", Name: "job.g[0]", Group: "g", StartMS: start, MarkMS: start,
+			GPUs: []ledger.TrackGPUs{{Class: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "class"), IDs: gpus}}}}}
+		for _, at := range rapid.SliceOfN(rapid.Int64Range(0, 80*hour), 1, 10).Draw(t, "instants") {
+			next, _, entries := metering.Post(p, h, time.UnixMilli(start+at))
+			h = next
+			for _, e := range entries {
+				i := slices.IndexFunc(p.RateCards, func(c budget.RateCard) bool { return c.Name == e.RateCard })
+				must.NonNegative(t, i, must.Sprintf("%q is no rate card", e.RateCard))
+				must.LessEq(t, e.FromMS, p.RateCards[i].EffectiveFrom.UnixMilli(), must.Sprint("the card was not yet in force"))
+				if i+1 < len(p.RateCards) {
+					must.LessEq(t, p.RateCards[i+1].EffectiveFrom.UnixMilli(), e.ToMS, must.Sprint("the next card was in force"))
+				}
+				off := int64(e.Cost) - roundHalfEven((e.ToMS-e.FromMS)*int64(len(gpus)), int64(p.RateCards[i].PerGPUHour[e.Class]))
+				must.Between(t, -1, off, 1, must.Sprint("cost"))
+			}
+		}
 	})
 }

@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"strings"
+	"time"
+
+	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/shoenig/test/must"
+)
+
+// read is everything in the store at one instant.
+func (c *chaos) read() modelBooks {
+	records, _, err := c.store.List(c.t.Context(), "")
+	b := modelBooks{balances: map[string]ledger.Balance{}}
+	if err != nil {
+		c.t.Errorf("list the store: %v", err)
+		return b
+	}
+	for _, r := range records {
+		kind, rest, _ := strings.Cut(r.Key, "/")
+		var err error
+		switch kind + "/" {
+		case holdPrefix:
+			var h ledger.Hold
+			h, err = ledger.DecodeHold(r.Value)
+			b.holds = append(b.holds, h)
+		case balancePrefix:
+			b.balances[rest], err = ledger.DecodeBalance(r.Value)
+		}
+		if err != nil {
+			c.t.Errorf("%s: %v", r.Key, err)
+		}
+	}
+	return b
+}
+
+// check is what must hold at every instant: what is held is the sum of the open
+// holds, a parent has what its children have, and no limit is exceeded.
+func (c *chaos) check(b modelBooks) {
+	c.checks.Add(1)
+	want := map[string]ledger.Vector{}
+	for _, h := range b.holds {
+		for _, path := range ledger.Ancestors(h.Budget) {
+			if want[path] == nil {
+				want[path] = ledger.Vector{}
+			}
+			want[path].AddAll(h.Charged, 1)
+		}
+	}
+	for path, balance := range b.balances {
+		if off := balance.Held.Minus(want[path]); len(off) != 0 {
+			c.t.Errorf("%s holds %v, its open holds charge %v", path, balance.Held, want[path])
+		}
+	}
+	root := b.balances["acme"]
+	children := ledger.Vector{}
+	for _, path := range []string{"acme/research", "acme/side"} {
+		children.AddAll(b.balances[path].Posted, 1)
+	}
+	if off := root.Posted.Minus(children); len(off) != 0 {
+		c.t.Errorf("acme has posted %v more than its children", off)
+	}
+	for path, most := range map[string]int64{"acme": chaosGPUs, "acme/research": chaosResearch, "acme/side": chaosSide} {
+		if held := b.balances[path].Held.At(ledger.ConcurrentKey, budget.GPUs(budget.AnyClass)); held > quantity.GPU.Mul(most) {
+			c.t.Errorf("%s holds %d GPUs and may have %d", path, held/quantity.GPU, most)
+		}
+	}
+	month := budget.PeriodAt(budget.Month, noon, time.UTC)
+	limit := quantity.Amount(time.Duration(c.hours) * time.Hour / time.Millisecond)
+	if used := root.UsedIn(month, budget.GPUTime(budget.AnyClass)); used > limit {
+		c.t.Errorf("acme has %d GPU-milliseconds posted and held in the month, and may have %d", used, limit)
+	}
+}
+
+// finish lets everything end and compares the books with what happened.
+func (c *chaos) finish() {
+	c.nomad.end(1)
+	c.awaitLeader()
+	c.clock.skip(chaosSkip)
+	for _, a := range c.agents {
+		must.NoError(c.t, post(c.t.Context(), a.client, "/skip", nil, nil))
+	}
+	var b modelBooks
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		b = c.read()
+		c.check(b)
+		if len(b.holds) == 0 || time.Now().After(deadline) {
+			break
+		}
+	}
+	for _, h := range b.holds {
+		c.t.Errorf("a hold is left: %+v", h)
+	}
+	for path, balance := range b.balances {
+		must.MapEmpty(c.t, balance.Held, must.Sprint(path))
+	}
+	c.replay(b)
+	n := c.nomad
+	c.t.Logf("%d registered, %d refused and %d with their answer lost; %d accepted, %d denied, %d undecided, %d without an answer; %d checks",
+		n.registered, n.refused, n.lost, c.answered.Load(), c.denied.Load(), c.failed.Load(), c.transport.Load(), c.checks.Load())
+	c.t.Logf("%d kills, %d stops of which %d deposed a leader; nobody led for %v at most; at most %v GPUs ran at once",
+		c.kills, c.pauses, c.deposed, c.longest.Round(100*time.Millisecond), n.most)
+	must.SliceEmpty(c.t, n.problems)
+	must.Positive(c.t, n.registered)
+	must.Positive(c.t, int(c.denied.Load()), must.Sprint("the limits never bound"))
+	must.LessEq(c.t, chaosGPUs, n.most[""])
+	must.LessEq(c.t, chaosResearch, n.most["default"])
+	must.LessEq(c.t, chaosSide, n.most["side"])
+}
+
+// replay compares what is posted with the recorded entries and with the facts.
+func (c *chaos) replay(b modelBooks) {
+	c.nomad.mu.Lock()
+	defer c.nomad.mu.Unlock()
+	replayed := map[string]ledger.Vector{"acme": {}, "acme/research": {}, "acme/side": {}}
+	for _, e := range c.nomad.entries {
+		for _, path := range ledger.Ancestors(e.Budget) {
+			if replayed[path] != nil {
+				replayed[path].AddAll(e.PostedVector(time.UTC, modelWindows), 1)
+			}
+		}
+	}
+	used := int64(0)
+	for _, ms := range c.nomad.used {
+		used += ms
+	}
+	must.Eq(c.t, used, int64(b.balances["acme"].Posted.At(budget.Total.String(), budget.GPUTime(budget.AnyClass))), must.Sprint("the facts"))
+	for path, v := range replayed {
+		for period, dims := range b.balances[path].Posted {
+			for d, have := range dims {
+				must.Eq(c.t, v.At(period, d), have, must.Sprintf("%s of %s in %s", d, path, period))
+			}
+		}
+	}
+}
