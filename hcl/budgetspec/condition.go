@@ -191,11 +191,24 @@ func (b *binder) compareWords(expr, with hclsyntax.Expression) {
 	}
 	name, _ := stepName(e.Traversal[1])
 	words := b.factsOf(e.Traversal.RootName())[name].words
-	v, diags := with.Value(nil)
-	if len(words) == 0 || diags.HasErrors() || v.Type() != cty.String || v.IsNull() || slices.Contains(words, v.AsString()) {
+	word, ok := literalText(with)
+	if len(words) == 0 || !ok || slices.Contains(words, word) {
 		return
 	}
-	b.problems = append(b.problems, neverThatWord(with.Range(), b.decoder.written(e), v.AsString(), words))
+	b.problems = append(b.problems, neverThatWord(with.Range(), b.decoder.written(e), word, words))
+}
+
+// literalText is the text of an expression that is nothing but text in quotes.
+func literalText(expr hclsyntax.Expression) (string, bool) {
+	template, ok := unwrap(expr).(*hclsyntax.TemplateExpr)
+	if !ok || !template.IsStringLiteral() {
+		return "", false
+	}
+	literal, ok := template.Parts[0].(*hclsyntax.LiteralValueExpr)
+	if !ok || literal.Val.Type() != cty.String {
+		return "", false
+	}
+	return literal.Val.AsString(), true
 }
 
 // Uses implements budget.Condition; also for the function "burn_rate".

@@ -159,6 +159,20 @@ func TestMistakesInConditionsAreFoundWithoutAJob(t *testing.T) {
 	must.StrContains(t, diags[0].Detail, "This condition may refer to job, and to var and local.")
 }
 
+// A comparison with a word is looked at before anything is evaluated.
+func TestNoConditionTakesLongToRead(t *testing.T) {
+	t.Parallel()
+	nested := "1"
+	for range 30 {
+		nested = "[for x in [1, 2, 3, 4, 5, 6, 7, 8, 9] : " + nested + "]"
+	}
+	start := time.Now()
+	_, diags := readCondition(`job.type == ` + nested)
+	must.True(t, diags.HasErrors())
+	must.Eq(t, "Too much work", diags[0].Summary)
+	must.Less(t, 20*time.Second, time.Since(start))
+}
+
 func TestConditionsSayWhatTheyUse(t *testing.T) {
 	t.Parallel()
 	c, diags := readCondition(`job.gpus > 2 && schedule.night || burn_rate("1h") > local.n && [for submitter in local.list : submitter] != []`)

@@ -12,10 +12,12 @@ import (
 	"github.com/zclconf/go-cty/cty/convert"
 )
 
-// valuesMax bounds variables, and locals; valueSizeMax the parts of one value.
+// valuesMax bounds variables, and locals; valueSizeMax the parts of one value,
+// and conversionMax the work of converting one to the type of its variable.
 const (
-	valuesMax    = 1000
-	valueSizeMax = 10_000
+	valuesMax     = 1000
+	valueSizeMax  = 10_000
+	conversionMax = 1_000_000
 )
 
 // variable is a declared variable.
@@ -24,6 +26,8 @@ type variable struct {
 	header   hcl.Range
 	declared cty.Type
 	defaults *typeexpr.Defaults
+	// parts is how many parts the type has.
+	parts int
 	// standard is the default, or nil.
 	standard    *hclsyntax.Attribute
 	validations []*hclsyntax.Block
@@ -138,6 +142,12 @@ func (d *decoder) variableBlock(block *hclsyntax.Block) {
 		d.report(sensitiveVariable(attr.NameRange, name))
 	}
 	if attr := known.attributes["type"]; attr != nil {
+		parts, ok := typeParts(attr.Expr)
+		if !ok {
+			d.report(badType(attr.Expr.Range(), d.written(attr.Expr)))
+			return
+		}
+		v.parts = parts
 		t, defaults, diags := typeexpr.TypeConstraintWithDefaults(attr.Expr)
 		if diags.HasErrors() {
 			d.report(badType(attr.Expr.Range(), d.written(attr.Expr)))
@@ -145,6 +155,26 @@ func (d *decoder) variableBlock(block *hclsyntax.Block) {
 		}
 		v.declared, v.defaults = t, defaults
 	}
+}
+
+// typeParts counts the parts of a type; false for one that HCL would have to
+// compute something for, which has no bounds.
+func typeParts(expr hclsyntax.Expression) (parts int, ok bool) {
+	ok = true
+	_ = hclsyntax.VisitAll(expr, func(node hclsyntax.Node) hcl.Diagnostics {
+		parts++
+		switch e := node.(type) {
+		case *hclsyntax.LiteralValueExpr:
+			_, inBounds := size(e.Val, 1)
+			ok = ok && inBounds
+		case *hclsyntax.TemplateExpr, *hclsyntax.TupleConsExpr, *hclsyntax.ObjectConsExpr, *hclsyntax.ObjectConsKeyExpr,
+			*hclsyntax.FunctionCallExpr, *hclsyntax.ScopeTraversalExpr, *hclsyntax.ParenthesesExpr, *hclsyntax.UnaryOpExpr:
+		default:
+			ok = false
+		}
+		return nil
+	})
+	return parts, ok
 }
 
 // identifier returns the label of a block that declares a name for expressions.
@@ -184,6 +214,10 @@ func (d *decoder) variableFrom(v *variable, expr hclsyntax.Expression) cty.Value
 		return cty.DynamicVal
 	case value.IsNull():
 		d.report(noValue(expr.Range()))
+		return cty.DynamicVal
+	}
+	if steps, _ := size(value, conversionMax); product(steps, v.parts) > conversionMax {
+		d.report(valueTooLarge(expr.Range())) // each part of the one may get all parts of the other
 		return cty.DynamicVal
 	}
 	if v.defaults != nil {
