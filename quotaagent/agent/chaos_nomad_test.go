@@ -123,7 +123,7 @@ func (n *chaosNomad) take(r chaosRegister) (gate.Outcome, error) {
 		n.refused++
 		return gate.Outcome{Known: true}, nil
 	}
-	out := gate.Outcome{Known: true, Accepted: true, JobModifyIndex: n.fakeNomad.register(r.Namespace, r.Job, false)}
+	out := gate.Outcome{Known: true, Accepted: true, JobModifyIndex: n.register(r.Namespace, r.Job, false)}
 	n.allocs[n.start(r.Namespace, r.Job, 0, r.GPUs)] = true
 	n.registered++
 	n.submissions[r.ID] = true

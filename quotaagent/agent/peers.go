@@ -247,15 +247,18 @@ func (p *peers) list(ctx context.Context) error {
 
 // fetch takes in all that another agent has and this one lacks.
 func (p *peers) fetch(ctx context.Context, address string) error {
-	for {
-		heads, err := p.history.Heads(ctx)
-		if err != nil {
-			return err
-		}
+	heads, err := p.history.Heads(ctx)
+	if err != nil {
+		return err
+	}
+	for before := (history.Page{}); ; {
 		page, err := p.ask(ctx, address, heads)
 		if err != nil {
 			return err
 		}
+		maps.Copy(heads, page.Heads)
+		page = page.Join(before)
+		before = page
 		err = p.history.Absorb(ctx, page)
 		var conflict *history.ConflictError
 		if errors.As(err, &conflict) {

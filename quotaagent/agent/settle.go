@@ -40,6 +40,7 @@ func (e *Engine) submitted(hold *ledger.Hold, s gate.Submission, lines []ledger.
 			next.StoredIndex = min(stored.job, hold.StoredIndex) // what is on its way may be stored by now
 		}
 	}
+	next.SubmittedMS = max(next.SubmittedMS, now.UnixMilli())
 	if next.InFlight >= unsettledMax {
 		return next, errUnsettled
 	}

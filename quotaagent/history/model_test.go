@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"testing"
 	"time"
@@ -238,12 +239,16 @@ func exchange(t *rapid.T, from, to *Store, size, pages int) {
 	if from == to {
 		return
 	}
+	heads, err := to.Heads(context.Background())
+	must.NoError(t, err)
+	before := Page{}
 	for range pages {
-		heads, err := to.Heads(context.Background())
-		must.NoError(t, err)
 		page, err := from.Since(context.Background(), heads, size)
 		must.NoError(t, err)
 		must.True(t, len(page.Entries) <= size)
+		maps.Copy(heads, page.Heads)
+		page = page.Join(before)
+		before = page
 		must.NoError(t, to.Absorb(context.Background(), page))
 		must.NoError(t, to.Absorb(context.Background(), page), must.Sprint("the same page again"))
 		if !page.More {

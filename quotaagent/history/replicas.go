@@ -29,6 +29,20 @@ type Page struct {
 	More bool `json:"more"`
 }
 
+// Join makes p the page behind another one of the same file. All heads move with
+// the last page: an entry that two logs have is under one of them only, so that a
+// file with half of the pages would claim entries that it does not have.
+func (p Page) Join(before Page) Page {
+	after, heads := maps.Clone(p.After), maps.Clone(before.Heads)
+	if heads == nil {
+		heads = Heads{}
+	}
+	maps.Copy(after, before.After)
+	maps.Copy(heads, p.Heads)
+	p.After, p.Heads = after, heads
+	return p
+}
+
 // File is the id of the file: random, and made with it.
 func (s *Store) File(ctx context.Context) (string, error) {
 	var file string
@@ -111,7 +125,8 @@ func (s *Store) Since(ctx context.Context, theirs Heads, limit int) (Page, error
 	return p, err
 }
 
-// Absorb takes a page of another file in, whole or not at all. Entries older than the
+// Absorb takes a page of another file in, whole or not at all. Pages with more
+// behind them leave the heads as they are (see Join). Entries older than the
 // ones that this file keeps are left out: they are in its sums. A ConflictError names
 // entries that say something else here; the others were taken in.
 func (s *Store) Absorb(ctx context.Context, p Page) error {
@@ -141,6 +156,9 @@ func (s *Store) Absorb(ctx context.Context, p Page) error {
 				return err
 			}
 		}
+		if p.More {
+			return nil
+		}
 		for name, head := range p.Heads {
 			log, err := w.log(ctx, name)
 			if err != nil {
@@ -149,9 +167,6 @@ func (s *Store) Absorb(ctx context.Context, p Page) error {
 			if _, covered := p.After[name]; covered && head > log.head {
 				log.head, log.moved = head, true
 			}
-		}
-		if p.More {
-			return nil
 		}
 		return w.beganNoLater(ctx, p.BeganMS)
 	})

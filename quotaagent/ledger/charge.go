@@ -227,8 +227,11 @@ func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 // them runs to its end.
 func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
 	chargeGauge(v, uncovered(line.Needs, t.GPUs), 1, cal)
+	// What it used until the job was submitted anew is used up, whoever goes on.
+	since := max(t.MarkMS, r.hold.SubmittedMS)
+	chargePlaced(v, t.holding(), t.MarkMS, since, cal)
 	goesOn, startsAgain := Vector{}, Vector{}
-	chargePlaced(goesOn, t.holding(), t.MarkMS, r.heldUntil(t), cal)
+	chargePlaced(goesOn, t.holding(), since, r.heldUntil(t), cal)
 	chargeAny(startsAgain, line.Needs, 1, r.remaining(line, t.Name), cal)
 	combine(v, goesOn, startsAgain, func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount {
 		return max(0, placed.Sub(startsAgain.At(period, d)))

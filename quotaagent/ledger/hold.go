@@ -57,6 +57,9 @@ type Hold struct {
 	// expires then.
 	CreatedMS int64 `json:"created_ms"`
 	ExpiresMS int64 `json:"expires_ms,omitempty"`
+	// SubmittedMS is when the job was submitted last: until then what runs may have
+	// used GPUs without anything of it being posted yet.
+	SubmittedMS int64 `json:"submitted_ms,omitempty"`
 	// StoredIndex is the JobModifyIndex before the unconfirmed submission (0: no
 	// job); JobModifyIndex is that of the last confirmed one.
 	StoredIndex    uint64 `json:"stored_index,omitempty"`
