@@ -71,6 +71,7 @@ func (c *Cluster) GovernorCLIAs(ctx context.Context, token string, args ...strin
 		return Result{}, err
 	}
 	env := append([]string{"GOVERNOR_ADDR=" + c.GovernorAddr, "NOMAD_ADDR=" + c.GovernorAddr, "NO_COLOR=1"}, tokenEnv(token)...)
+	env = append(env, c.opts.GovernorEnv...)
 	return c.run(ctx, env, binary, args...)
 }
 

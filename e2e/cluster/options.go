@@ -13,6 +13,9 @@ type Options struct {
 	Governor bool
 	// GovernorConfig is HCL appended to the agent's generated configuration.
 	GovernorConfig string
+	// GovernorEnv is added to the environment of the agent and of the governor CLI,
+	// NAME=VALUE.
+	GovernorEnv []string
 	// Docker starts a Docker daemon, whose containers Nomad's docker driver
 	// runs on every client. docker.Image has what an exec task's chroot has.
 	Docker bool

@@ -159,7 +159,7 @@ func (c *Cluster) startGovernor(ctx context.Context) error {
 	c.GovernorAddr = loopback(port)
 	c.Governor = c.process("governor", func(ctx context.Context) error {
 		return checkGovernor(ctx, c.GovernorAddr, c.Token)
-	}, nil, binary, "agent", "-config="+config)
+	}, c.opts.GovernorEnv, binary, "agent", "-config="+config)
 	c.opts.Progress("starting the governor agent on %s", c.GovernorAddr)
 	return c.Governor.Start(ctx)
 }

@@ -54,7 +54,8 @@ type BudgetStatus struct {
 }
 
 // LimitStatus is one limit in its current period. Amounts are in the
-// dimension's base unit: GPUs, GPU-milliseconds or micro-units of currency.
+// dimension's base unit: parts of a GPU (5040 are one), GPU-milliseconds,
+// micro-units of currency, joules or tokens.
 type LimitStatus struct {
 	Window    string          `json:"window"`
 	Start     *time.Time      `json:"start,omitempty"`

@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/sqlite"
+	"github.com/shoenig/test/must"
+)
+
+// rssEnv is the ledger that the child process of BenchmarkRSS10000Holds leads over.
+const rssEnv = "GOVERNOR_BENCH_RSS_LEDGER"
+
+// rssHolds is how many jobs run.
+const rssHolds = 10_000
+
+// BenchmarkRSS10000Holds measures the memory of an agent process that leads while
+// 10,000 jobs run, each with an active hold, on SQLite: "rss_MB" after three rounds
+// of the meter, and "peak_MB", the most until then. The process is this test binary,
+// started anew; in it are also the jobs and allocations of its Nomad, for which a
+// real agent has a snapshot of the same size for a while.
+func BenchmarkRSS10000Holds(b *testing.B) {
+	if path := os.Getenv(rssEnv); path != "" {
+		leadForRSS(b, path)
+		return
+	}
+	path := filepath.Join(fastDir(b), "ledger.db")
+	fillForRSS(b, path)
+	for b.Loop() {
+		child := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkRSS10000Holds$", "-test.benchtime=1x") //nolint:gosec // this binary
+		child.Env = append(os.Environ(), rssEnv+"="+path)
+		out, err := child.CombinedOutput()
+		must.NoError(b, err, must.Sprint(string(out)))
+		for metric, pattern := range map[string]string{"rss_MB": `VmRSS (\d+) kB`, "peak_MB": `VmHWM (\d+) kB`, "heap_MB": `heap (\d+) kB`} {
+			found := regexp.MustCompile(pattern).FindSubmatch(out)
+			must.Len(b, 2, found, must.Sprint(string(out)))
+			kilobytes, err := strconv.Atoi(string(found[1]))
+			must.NoError(b, err)
+			b.ReportMetric(float64(kilobytes)*1024/1e6, metric)
+		}
+	}
+}
+
+// rssRig is a Nomad in which the jobs run: the same in every process, by the order.
+func rssRig(c *clock) *fakeNomad {
+	nomad := newNomad(c.now)
+	for n := range rssHolds {
+		nomad.register("default", rssJob(n), false)
+		nomad.start("default", rssJob(n), 0, 8)
+	}
+	return nomad
+}
+
+func rssJob(n int) string { return fmt.Sprintf("training-run-%06d", n) }
+
+// fillForRSS admits one job and has the ledger see its allocation, and writes the
+// hold once for each job, and what all of them hold.
+func fillForRSS(b *testing.B, path string) {
+	r := newRigOn(b, newMemStore(), testPolicy(1_000_000, "1000000000"))
+	r.t = b
+	must.False(b, r.run(batch(r.nomad, "default", rssJob(0), 1, 8, 100*time.Hour)).Denied)
+	r.nomad.start("default", rssJob(0), 0, 8)
+	must.NoError(b, r.settle())
+	one := r.holdOf("default", rssJob(0))
+	must.Len(b, 1, one.Tracks)
+	nomad := rssRig(r.clock)
+	allocs, err := nomad.list(everything)
+	must.NoError(b, err)
+	writes := []ledger.Write{{Key: policyPrefix + "budgets.hcl", Value: []byte(testPolicy(1_000_000, "1000000000"))}}
+	sum := ledger.Vector{}
+	for n, a := range allocs {
+		h := one.Clone()
+		h.ID, h.JobID = fmt.Sprintf("%016x", n), a.JobID
+		h.JobModifyIndex = nomad.jobs[jobKey("default", a.JobID)].modifyIndex
+		h.Tracks[0].Alloc, h.Tracks[0].Name, h.Tracks[0].GPUs[0].IDs = a.ID, a.Name, a.Devices[0].IDs
+		sum.AddAll(h.Charged, 1)
+		value, err := ledger.EncodeHold(h)
+		must.NoError(b, err)
+		writes = append(writes, ledger.Write{Key: holdKey("default", a.JobID), Value: value})
+	}
+	for _, of := range ledger.Ancestors(one.Budget) {
+		balance := r.balance(of).Clone()
+		balance.Held = sum
+		value, err := balance.Encode()
+		must.NoError(b, err)
+		writes = append(writes, ledger.Write{Key: balancePrefix + of, Value: value})
+	}
+	store, err := sqlite.Open(path)
+	must.NoError(b, err)
+	for part := range slices.Chunk(writes, 60) {
+		must.NoError(b, store.Commit(b.Context(), ledger.Fence{}, part))
+	}
+	must.NoError(b, store.Close())
+}
+
+// leadForRSS is the child process.
+func leadForRSS(b *testing.B, path string) {
+	c := newClock()
+	nomad := rssRig(c)
+	store, err := sqlite.Open(path)
+	must.NoError(b, err)
+	defer store.Close()
+	a := New(Options{Name: "bench", Store: store, Nomad: nomad, Placer: &fakePlacer{}, Logger: hclog.NewNullLogger(), Now: c.now})
+	must.NoError(b, a.Keeper.Load(b.Context()))
+	a.Meter.begin()
+	for range 3 {
+		c.advance(time.Minute)
+		a.Meter.holdsChanged.Store(true)
+		must.NoError(b, a.Meter.reconcile(b.Context(), ledger.Fence{}))
+		must.NoError(b, a.Meter.tick(b.Context(), ledger.Fence{}))
+	}
+	must.Len(b, rssHolds, a.Meter.open)
+	must.NotEq(b, int64(0), int64(a.Meter.open[0].Posted.Total()), must.Sprint("nothing was posted"))
+	status, err := os.ReadFile("/proc/self/status")
+	must.NoError(b, err)
+	var heap runtime.MemStats
+	runtime.ReadMemStats(&heap)
+	for _, name := range []string{"VmRSS", "VmHWM"} {
+		found := regexp.MustCompile(name + `:\s+(\d+) kB`).FindSubmatch(status)
+		must.Len(b, 2, found)
+		fmt.Printf("%s %s kB\n", name, found[1])
+	}
+	fmt.Printf("heap %d kB\n", heap.HeapAlloc/1024)
+}
