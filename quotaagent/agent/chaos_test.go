@@ -206,7 +206,7 @@ func (c *chaos) load(worker int, stop <-chan struct{}) {
 		case <-time.After(time.Duration(rand.IntN(120)) * time.Millisecond):
 		}
 		job := rand.IntN(6)
-		c.submit(chaosSubmit{ID: fmt.Sprintf("%d-%d", worker, i), Namespace: namespace, Job: fmt.Sprintf("job-%d-%d", worker, i),
+		c.submit(chaosSubmit{ID: fmt.Sprintf("%d-%d", worker, i), Namespace: namespace, Job: fmt.Sprintf("job-%d-%d", worker, job),
 			GPUs: 1 + (worker+job)%3, Runtime: time.Duration(10+5*job) * time.Minute})
 	}
 }
