@@ -172,6 +172,9 @@ type change struct {
 	// unqueue removes it.
 	queued  *ledger.Queued
 	unqueue bool
+	// unplaced says that the change is right whether or not the job has got a place
+	// in the queue meanwhile.
+	unplaced bool
 	// run is the envelope as it should be, but for what the books derive; nil leaves
 	// it. It may be a new one.
 	run *ledger.Run
@@ -212,6 +215,9 @@ type target struct {
 	// known is the hold as it was seen lately, so that it need not be read; a nil
 	// hold for none. If it has changed since, the commit fails, and it is read.
 	known heldAt
+	// novel says that the job is most likely a new one, without a hold and without a
+	// place in the queue, so that neither need be read. A refusal does not rest on it.
+	novel bool
 }
 
 // update changes the hold of one job. The hold and every balance it charges

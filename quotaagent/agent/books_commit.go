@@ -160,6 +160,9 @@ func (b *books) makeOne(ctx context.Context, s *sheet, r *wish) (result, map[str
 	if err != nil {
 		return outcome(err), nil, seen
 	}
+	if want.unplaced && n.queue != "" {
+		seen = slices.DeleteFunc(seen, func(key string) bool { return key == n.queue })
+	}
 	p := posting{b: b, s: s, t: r.target, old: v.hold.Hold, want: want, delta: make(map[string]any)}
 	if err := p.derive(ctx); err != nil {
 		return outcome(err), nil, seen

@@ -187,7 +187,7 @@ func (b *books) commitGroup(fence ledger.Fence, group []*wish) {
 		}
 		if err != nil {
 			for _, r := range group {
-				r.target.known = heldAt{} // it may be what was wrong
+				r.target.known, r.target.novel = heldAt{}, false // it may be what was wrong
 			}
 		}
 		switch {

@@ -115,20 +115,27 @@ func newSheet(b *books, m *memory) *sheet {
 		doubted: make(map[string]bool)}
 }
 
-// know puts the holds on the sheet that the callers have seen already, unless the
-// memory has them: it knows what was written since.
+// know puts the holds on the sheet that the callers have seen already or take to be
+// missing, unless the memory has them: it knows what was written since.
 func (s *sheet) know(group []*wish) {
 	for _, r := range group {
-		known := r.target.known
-		if known.Hold == nil || s.doubted[r.target.key] {
-			continue
+		if known := r.target.known; known.Hold != nil {
+			s.suppose(r.target.key, document{version: known.version, value: known.Hold})
 		}
-		if _, there := s.docs[r.target.key]; there {
-			continue
+		if r.target.novel {
+			s.suppose(r.target.key, document{})
+			s.suppose(queueKey(r.target.key), document{})
 		}
-		if _, there := s.memory.recall(r.target.key, s.b.now()); !there {
-			s.docs[r.target.key] = document{version: known.version, value: known.Hold}
-		}
+	}
+}
+
+// suppose puts a document on the sheet of which nothing better is known.
+func (s *sheet) suppose(key string, d document) {
+	if _, there := s.docs[key]; there || s.doubted[key] {
+		return
+	}
+	if _, there := s.memory.recall(key, s.b.now()); !there {
+		s.docs[key] = d
 	}
 }
 

@@ -397,7 +397,9 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	if err != nil {
 		return gate.Verdict{}, err
 	}
-	err = e.books.update(ctx, ledger.Fence{}, e.targetOf(p, b, s),
+	books := e.targetOf(p, b, s)
+	books.novel = s.Stored == nil
+	err = e.books.update(ctx, ledger.Fence{}, books,
 		func(v view) (change, error) {
 			d, next, err := e.decide(p, b, s, lines, same, v)
 			if err != nil {
@@ -419,7 +421,8 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			if v.hold.Hold != nil {
 				t.before = v.hold.Budget
 			}
-			return change{hold: &next, audit: e.useEvents(p, s, d)}, nil
+			// A place that the job gets meanwhile is left as if it had got it afterwards.
+			return change{hold: &next, unplaced: v.queued == nil, audit: e.useEvents(p, s, d)}, nil
 		})
 	if err != nil {
 		return gate.Verdict{}, err

@@ -165,6 +165,70 @@ func TestWhatALostSubmissionStartedIsPosted(t *testing.T) {
 	must.Eq(t, int64(60_000), r.posted("acme"))
 }
 
+// A job is stopped while a submission of it is on its way: what Nomad has is newer
+// than what was submitted against, and is not the submission.
+func TestAJobStoppedUnderASubmissionKeepsItsHold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run(r.job("train", 1, 4))
+	s := r.job("train", 1, 2)
+	v := r.admit(s)
+	r.nomad.halt("default", "train")
+	r.clock.advance(time.Minute)
+	must.NoError(t, r.settle())
+	must.NotNil(t, r.holdOf("default", "train"))
+	r.accept(s, v, false)
+	r.nomad.start("default", "train", 0, 2)
+	must.NoError(t, r.settle())
+	must.SliceEmpty(t, r.Meter.Strays())
+	must.Eq(t, 2, r.heldGPUs("acme"))
+	r.checkBooks()
+}
+
+// The same, and the submission is lost: what it held is given back in time.
+func TestAJobStoppedUnderALostSubmission(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run(r.job("train", 1, 4))
+	r.admit(r.job("train", 1, 2)).Settle(r.ctx, gate.Outcome{})
+	r.nomad.halt("default", "train")
+	r.clock.advance(confirmWithin - time.Second)
+	must.NoError(t, r.settle())
+	must.Eq(t, 4, r.heldGPUs("acme"))
+	r.clock.advance(time.Second)
+	must.NoError(t, r.settle())
+	must.NoError(t, r.settle())
+	must.SliceEmpty(t, r.open())
+	must.Eq(t, 0, r.heldGPUs("acme"))
+}
+
+// For a job that Nomad does not know nothing is read before the commit. It has a
+// hold all the same here, which another agent made.
+func TestAJobTakenForNewHasAHold(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ first, again int }{
+		"the commit tells":            {1, 2},
+		"a refusal would rest on it":  {8, 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			first, err := r.second(r.store).Engine.Admit(r.ctx, r.job("train", 1, c.first))
+			must.NoError(t, err)
+			must.False(t, first.Denied)
+			id := r.holdOf("default", "train").ID
+			s := r.job("train", 1, c.again)
+			must.Nil(t, s.Stored)
+			v := r.admit(s)
+			must.False(t, v.Denied, must.Sprint(v.Message))
+			must.Eq(t, id, r.holdOf("default", "train").ID)
+			must.Eq(t, 2, r.holdOf("default", "train").InFlight)
+			must.Eq(t, int64(c.again), r.heldGPUs("acme"))
+			r.checkBooks()
+		})
+	}
+}
+
 func TestARetryWithoutEndIsBounded(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -70,7 +70,7 @@ type fakeNomad struct {
 
 type fakeJob struct {
 	modifyIndex, statusIndex uint64
-	dead                     bool
+	dead, stopped            bool
 	// spec is Nomad's JSON of the job, where a test registers whole jobs.
 	spec json.RawMessage
 }
@@ -216,6 +216,16 @@ func (n *fakeNomad) kill(namespace, id string) {
 	}
 }
 
+// halt is `nomad job stop` for a job of which nothing runs.
+func (n *fakeNomad) halt(namespace, id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if j := n.jobs[jobKey(namespace, id)]; j != nil {
+		n.index++
+		j.dead, j.stopped, j.modifyIndex, j.statusIndex = true, true, n.index, n.index
+	}
+}
+
 // collect is Nomad's garbage collection of ended allocations: no event.
 func (n *fakeNomad) collect() {
 	n.mu.Lock()
@@ -267,7 +277,7 @@ func (n *fakeNomad) Job(_ context.Context, namespace, jobID string) (nomadevents
 	if j == nil {
 		return nomadevents.Job{Dead: true}, nil
 	}
-	return nomadevents.Job{Exists: true, Dead: j.dead, Gated: j.spec != nil && jobspec.Gated(j.job()), ModifyIndex: j.modifyIndex}, nil
+	return nomadevents.Job{Exists: true, Dead: j.dead, Stopped: j.stopped, Gated: j.spec != nil && jobspec.Gated(j.job()), ModifyIndex: j.modifyIndex}, nil
 }
 
 // Stream implements nomadState.

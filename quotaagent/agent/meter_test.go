@@ -161,7 +161,7 @@ func TestAPurgedJobIsBilledToTheMomentItIsMissed(t *testing.T) {
 	r.run(r.job("train", 1, 4))
 	r.nomad.start("default", "train", 0, 4)
 	must.NoError(t, r.settle())
-	r.clock.advance(2 * time.Second)
+	r.clock.advance(2*time.Second + clockMargin)
 	r.nomad.mu.Lock()
 	clear(r.nomad.jobs)
 	clear(r.nomad.allocs)

@@ -299,14 +299,11 @@ func (m *model) news(a *modelAgent) {
 func (m *model) passTime() {
 	spans := []time.Duration{time.Second, 30 * time.Second, 10 * time.Minute, time.Hour, 5 * time.Hour}
 	d := time.Duration(m.rng.Int64N(int64(spans[m.rng.IntN(len(spans))]/time.Millisecond))) * time.Millisecond
-	if d > 20*time.Second {
-		for len(m.tickets) > 0 {
-			m.settleOne(nil)
-		}
-	}
+	m.settleBefore(d)
 	for _, a := range m.agents {
 		m.load(a)
 	}
+	m.settleBefore(d) // somebody may have acted meanwhile
 	if d > 20*time.Second && m.strict {
 		m.followed()
 	}
@@ -314,6 +311,14 @@ func (m *model) passTime() {
 	m.note("%v pass", d)
 	if d > 20*time.Second && m.strict {
 		m.followed()
+	}
+}
+
+// settleBefore answers all submissions when much time is to pass: no registration
+// takes as long as the agents wait for one.
+func (m *model) settleBefore(d time.Duration) {
+	for d > 20*time.Second && len(m.tickets) > 0 {
+		m.settleOne(nil)
 	}
 }
 

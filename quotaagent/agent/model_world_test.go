@@ -398,7 +398,7 @@ func (w *modelWorld) Job(_ context.Context, namespace, jobID string) (nomadevent
 	if j == nil {
 		return nomadevents.Job{Dead: true}, nil
 	}
-	return nomadevents.Job{Exists: true, Dead: j.dead, ModifyIndex: j.index, CreateIndex: j.created}, nil
+	return nomadevents.Job{Exists: true, Dead: j.dead, Stopped: j.stopped, ModifyIndex: j.index, CreateIndex: j.created}, nil
 }
 
 // Stream implements nomadState; the model delivers news itself.

@@ -99,7 +99,7 @@ func (n *fakeNomad) put(namespace, id string, spec json.RawMessage) uint64 {
 	j := &fakeJob{modifyIndex: n.index, statusIndex: n.index, spec: spec}
 	n.jobs[key] = j
 	if stop := j.job().Stop; stop != nil && *stop {
-		j.dead = true
+		j.dead, j.stopped = true, true
 	}
 	n.emit(event{namespace: namespace, jobID: id})
 	return n.index

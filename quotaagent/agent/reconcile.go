@@ -285,14 +285,15 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 
 // lastSign is until when an allocation ran that Nomad no longer knows. As long as
 // Nomad is watched without a gap, it was there a moment ago: purging a job takes
-// its allocations away at once, and must not be a way around the bill. After a
-// gap (an agent that was down, a Nomad that could not be reached) the watermark
-// is the last proof.
+// its allocations away at once, and must not be a way around the bill. By how far
+// the clocks may differ is left out, for the GPUs may be somebody else's since. After
+// a gap (an agent that was down, a Nomad that could not be reached) the watermark is
+// the last proof.
 func (m *Meter) lastSign(t ledger.Track, missed time.Time) int64 {
 	if m.watchedTo.IsZero() || missed.Sub(m.watchedTo) > 2*reconcileEvery {
 		return t.MarkMS
 	}
-	return max(t.MarkMS, missed.UnixMilli())
+	return max(t.MarkMS, proof(missed).UnixMilli())
 }
 
 // resolve settles unconfirmed submissions by what Nomad has: a job newer than
@@ -309,7 +310,10 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 	// is covered.
 	runs := expired && h.State == ledger.Held && (!job.Dead && !job.Gated || slices.ContainsFunc(allocations,
 		func(a nomadevents.Allocation) bool { return a.CreateIndex > h.FirstIndex }))
-	if (job.Exists && job.ModifyIndex > h.StoredIndex) || runs {
+	// A job that was stopped or waits is none that a submission leaves behind: it may
+	// be on its way still, and run what this hold covers.
+	arrived := job.Exists && job.ModifyIndex > h.StoredIndex && (expired || !job.Stopped && !job.Gated)
+	if arrived || runs {
 		next := ledger.Guess(confirm(h, job.ModifyIndex), h.ExpiresMS)
 		if h.State == ledger.Held {
 			// The job may have changed since it was registered, or been stopped: what it

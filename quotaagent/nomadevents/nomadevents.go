@@ -62,6 +62,8 @@ type Job struct {
 	Exists bool
 	// Dead says that nothing of it runs or will run.
 	Dead bool
+	// Stopped says that somebody stopped it; what it started may run on for a while.
+	Stopped bool
 	// Gated says that it waits for budget: nothing of it is meant to start.
 	Gated bool
 	// ModifyIndex is its JobModifyIndex: the last change of its specification.
@@ -226,6 +228,7 @@ func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) 
 		job.ModifyIndex = *spec.JobModifyIndex
 	}
 	job.Dead = spec.Status != nil && *spec.Status == statusDead
+	job.Stopped = spec.Stop != nil && *spec.Stop
 	return job, nil
 }
 
@@ -242,7 +245,7 @@ func (c *Client) listedJob(ctx context.Context, namespace, jobID string) (Job, e
 	}
 	for _, s := range stubs {
 		if s.ID == jobID {
-			job := Job{Exists: true, Dead: s.Status == statusDead, ModifyIndex: s.JobModifyIndex, CreateIndex: s.CreateIndex}
+			job := Job{Exists: true, Dead: s.Status == statusDead, Stopped: s.Stop, ModifyIndex: s.JobModifyIndex, CreateIndex: s.CreateIndex}
 			if !job.Dead {
 				job.Gated, err = c.gated(ctx, namespace, jobID, s.JobModifyIndex)
 			}

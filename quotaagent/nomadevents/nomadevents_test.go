@@ -92,7 +92,7 @@ func TestHowAnAllocationEnds(t *testing.T) {
 
 func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 	t.Parallel()
-	index, running, dead := uint64(42), "running", "dead"
+	index, running, dead, stopped := uint64(42), "running", "dead", true
 	gated := []*api.TaskGroup{{Constraints: []*api.Constraint{api.NewConstraint("${meta.governor_gate}", "=", "held by governor: x")}}}
 	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		must.Eq(t, "ns", r.URL.Query().Get("namespace"))
@@ -100,13 +100,13 @@ func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 		case r.URL.Path == "/v1/job/train":
 			_ = json.NewEncoder(w).Encode(api.Job{Status: &running, JobModifyIndex: &index})
 		case r.URL.Path == "/v1/job/old":
-			_ = json.NewEncoder(w).Encode(api.Job{Status: &dead, JobModifyIndex: &index})
+			_ = json.NewEncoder(w).Encode(api.Job{Status: &dead, Stop: &stopped, JobModifyIndex: &index})
 		case r.URL.Path == "/v1/job/waits":
 			_ = json.NewEncoder(w).Encode(api.Job{Status: &running, JobModifyIndex: &index, TaskGroups: gated})
 		case r.URL.Path == "/v1/job/secret":
 			http.Error(w, "Permission denied", http.StatusForbidden)
 		case r.URL.Path == "/v1/jobs" && r.URL.Query().Get("prefix") == "team/summary":
-			_ = json.NewEncoder(w).Encode([]api.JobListStub{{ID: "team/summary2", Status: "dead"}, {ID: "team/summary", Status: "running", JobModifyIndex: 43}})
+			_ = json.NewEncoder(w).Encode([]api.JobListStub{{ID: "team/summary2", Status: "dead"}, {ID: "team/summary", Status: "running", Stop: true, JobModifyIndex: 43}})
 		case r.URL.Path == "/v1/job/team/summary/versions":
 			newest, older := uint64(43), uint64(42)
 			_ = json.NewEncoder(w).Encode(map[string]any{"Versions": []api.Job{{JobModifyIndex: &newest, TaskGroups: gated}, {JobModifyIndex: &older}}})
@@ -118,10 +118,10 @@ func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 	})
 	for id, want := range map[string]Job{
 		"train":        {Exists: true, ModifyIndex: 42},
-		"old":          {Exists: true, Dead: true, ModifyIndex: 42},
+		"old":          {Exists: true, Dead: true, Stopped: true, ModifyIndex: 42},
 		"none":         {Dead: true},
 		"waits":        {Exists: true, Gated: true, ModifyIndex: 42},
-		"team/summary": {Exists: true, Gated: true, ModifyIndex: 43},
+		"team/summary": {Exists: true, Stopped: true, Gated: true, ModifyIndex: 43},
 		"team/none":    {Dead: true},
 	} {
 		got, err := client.Job(t.Context(), "ns", id)
