@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -325,9 +324,9 @@ func (b *books) allBalances(ctx context.Context) (map[string]ledger.Balance, map
 	return balances, versions, nil
 }
 
-// listedHold is a hold with the bytes that it was read from.
+// listedHold is a hold with the hash of what it was read from.
 type listedHold struct {
-	value []byte
+	value [sha256.Size]byte
 	held  heldAt
 }
 
@@ -354,13 +353,14 @@ func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, un
 	holds = make([]heldAt, 0, len(records))
 	for _, r := range records {
 		l, known := last[r.Key]
-		if l.held.version = r.Version; !known || !bytes.Equal(l.value, r.Value) {
+		value := sha256.Sum256(r.Value)
+		if l.held.version = r.Version; !known || l.value != value {
 			h, err := decodeHold(r)
 			if err != nil {
 				unreadable = errors.Join(unreadable, err)
 				continue
 			}
-			l = listedHold{r.Value, h}
+			l = listedHold{value, h}
 		}
 		listed[r.Key] = l
 		holds = append(holds, l.held)

@@ -36,8 +36,8 @@ type chaosNomad struct {
 	lost          int
 }
 
-func newChaosNomad(t *testing.T, dir string, clock *chaosClock, faults bool) *chaosNomad {
-	n := &chaosNomad{fakeNomad: newNomad(clock.now), socket: filepath.Join(dir, "nomad"), faults: faults,
+func newChaosNomad(t testing.TB, dir string, nomad *fakeNomad, faults bool) *chaosNomad {
+	n := &chaosNomad{fakeNomad: nomad, socket: filepath.Join(dir, "nomad"), faults: faults,
 		running: map[string]int{}, most: map[string]int{}, allocs: map[string]bool{},
 		submissions: map[string]bool{}, entries: map[string]ledger.Entry{}}
 	listener, err := net.Listen("unix", n.socket)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -173,16 +174,14 @@ func post(ctx context.Context, client *http.Client, path string, in, out any) er
 		return err
 	}
 	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	switch {
-	case err != nil:
-		return err
-	case response.StatusCode != http.StatusOK:
-		return fmt.Errorf("%s: status %d: %s", path, response.StatusCode, bytes.TrimSpace(text))
-	case out == nil:
+	if response.StatusCode != http.StatusOK {
+		text, err := io.ReadAll(response.Body)
+		return errors.Join(fmt.Errorf("%s: status %d: %s", path, response.StatusCode, bytes.TrimSpace(text)), err)
+	}
+	if out == nil {
 		return nil
 	}
-	return json.Unmarshal(text, out)
+	return json.NewDecoder(response.Body).Decode(out)
 }
 
 // chaosRef names a job.

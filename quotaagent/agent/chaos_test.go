@@ -112,7 +112,7 @@ func newChaos(t *testing.T, faults bool, seconds int) *chaos {
 	must.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	c := &chaos{t: t, clock: &chaosClock{began: time.Now()}, hours: 3 + seconds*chaosPace*chaosGPUs/3600}
-	c.nomad = newChaosNomad(t, dir, c.clock, faults)
+	c.nomad = newChaosNomad(t, dir, newNomad(c.clock.now), faults)
 	c.store, err = consulkv.New(consulkv.Config{Address: server.Addr, Prefix: "chaos"}, hclog.NewNullLogger())
 	must.NoError(t, err)
 	t.Cleanup(func() { must.NoError(t, c.store.Close()) })

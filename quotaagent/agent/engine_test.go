@@ -207,8 +207,8 @@ func TestAJobStoppedUnderALostSubmission(t *testing.T) {
 func TestAJobTakenForNewHasAHold(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ first, again int }{
-		"the commit tells":            {1, 2},
-		"a refusal would rest on it":  {8, 8},
+		"the commit tells":           {1, 2},
+		"a refusal would rest on it": {8, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -18,8 +18,9 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// rssEnv is the ledger that the child process of BenchmarkRSS10000Holds leads over.
-const rssEnv = "GOVERNOR_BENCH_RSS_LEDGER"
+// rssEnv is the directory of the ledger that the child process of
+// BenchmarkRSS10000Holds leads over, and of the socket of its Nomad.
+const rssEnv = "GOVERNOR_BENCH_RSS"
 
 // rssHolds is how many jobs run.
 const rssHolds = 10_000
@@ -27,18 +28,18 @@ const rssHolds = 10_000
 // BenchmarkRSS10000Holds measures the memory of an agent process that leads while
 // 10,000 jobs run, each with an active hold, on SQLite: "rss_MB" after three rounds
 // of the meter, and "peak_MB", the most until then. The process is this test binary,
-// started anew; in it are also the jobs and allocations of its Nomad, for which a
-// real agent has a snapshot of the same size for a while.
+// started anew; its Nomad is the first process.
 func BenchmarkRSS10000Holds(b *testing.B) {
-	if path := os.Getenv(rssEnv); path != "" {
-		leadForRSS(b, path)
+	if dir := os.Getenv(rssEnv); dir != "" {
+		leadForRSS(b, dir)
 		return
 	}
-	path := filepath.Join(fastDir(b), "ledger.db")
-	fillForRSS(b, path)
+	dir := fastDir(b)
+	fillForRSS(b, dir)
+	newChaosNomad(b, dir, rssRig(newClock()), false)
 	for b.Loop() {
 		child := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkRSS10000Holds$", "-test.benchtime=1x") //nolint:gosec // this binary
-		child.Env = append(os.Environ(), rssEnv+"="+path)
+		child.Env = append(os.Environ(), rssEnv+"="+dir)
 		out, err := child.CombinedOutput()
 		must.NoError(b, err, must.Sprint(string(out)))
 		for metric, pattern := range map[string]string{"rss_MB": `VmRSS (\d+) kB`, "peak_MB": `VmHWM (\d+) kB`, "heap_MB": `heap (\d+) kB`} {
@@ -65,7 +66,7 @@ func rssJob(n int) string { return fmt.Sprintf("training-run-%06d", n) }
 
 // fillForRSS admits one job and has the ledger see its allocation, and writes the
 // hold once for each job, and what all of them hold.
-func fillForRSS(b *testing.B, path string) {
+func fillForRSS(b *testing.B, dir string) {
 	r := newRigOn(b, newMemStore(), testPolicy(1_000_000, "1000000000"))
 	r.t = b
 	must.False(b, r.run(batch(r.nomad, "default", rssJob(0), 1, 8, 100*time.Hour)).Denied)
@@ -95,7 +96,7 @@ func fillForRSS(b *testing.B, path string) {
 		must.NoError(b, err)
 		writes = append(writes, ledger.Write{Key: balancePrefix + of, Value: value})
 	}
-	store, err := sqlite.Open(path)
+	store, err := sqlite.Open(filepath.Join(dir, "ledger.db"))
 	must.NoError(b, err)
 	for part := range slices.Chunk(writes, 60) {
 		must.NoError(b, store.Commit(b.Context(), ledger.Fence{}, part))
@@ -104,10 +105,10 @@ func fillForRSS(b *testing.B, path string) {
 }
 
 // leadForRSS is the child process.
-func leadForRSS(b *testing.B, path string) {
+func leadForRSS(b *testing.B, dir string) {
 	c := newClock()
-	nomad := rssRig(c)
-	store, err := sqlite.Open(path)
+	nomad := newChaosClient(filepath.Join(dir, "nomad"))
+	store, err := sqlite.Open(filepath.Join(dir, "ledger.db"))
 	must.NoError(b, err)
 	defer store.Close()
 	a := New(Options{Name: "bench", Store: store, Nomad: nomad, Placer: &fakePlacer{}, Logger: hclog.NewNullLogger(), Now: c.now})
