@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -51,6 +52,40 @@ func flags(name string) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	return fs
+}
+
+// namespaceFlag is the namespace of a job.
+func namespaceFlag(env environment, fs *flag.FlagSet) *string {
+	return fs.String("namespace", cmp.Or(env.getenv("NOMAD_NAMESPACE"), "default"), "")
+}
+
+// listing is what a command does that lists those that are open of what the agent
+// has at path, and with -all the others too.
+func listing[T any](env environment, name, path string, open func(T) bool, write func(w io.Writer, list []T, all bool)) func(args []string) int {
+	return func(args []string) int {
+		fs := flags(name)
+		c := clientFlags(env, fs)
+		all, asJSON := fs.Bool("all", false, ""), fs.Bool("json", false, "")
+		if !parse(env, fs, args, 0, 0) {
+			return 1
+		}
+		var list []T
+		if err := c.call("GET", path, nil, &list); err != nil {
+			return env.fail(err)
+		}
+		shown := []T{}
+		for _, one := range list {
+			if *all || open(one) {
+				shown = append(shown, one)
+			}
+		}
+		if *asJSON {
+			printJSON(env.stdout, shown)
+			return 0
+		}
+		write(env.stdout, shown, *all)
+		return 0
+	}
 }
 
 // parse parses flags and checks the number of arguments; on a mistake it prints

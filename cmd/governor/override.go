@@ -144,30 +144,8 @@ func overrideListCommand(env environment) command {
 
   -all             Also those that are over.
   -json            Print the agent's answer as JSON.` + clientHelp,
-		run: func(args []string) int {
-			fs := flags("override list")
-			c := clientFlags(env, fs)
-			all, asJSON := fs.Bool("all", false, ""), fs.Bool("json", false, "")
-			if !parse(env, fs, args, 0, 0) {
-				return 1
-			}
-			var list []agent.OverrideStatus
-			if err := c.call("GET", "/governor/v1/overrides", nil, &list); err != nil {
-				return env.fail(err)
-			}
-			shown := []agent.OverrideStatus{}
-			for _, o := range list {
-				if *all || o.State == "waiting" || o.State == "active" {
-					shown = append(shown, o)
-				}
-			}
-			if *asJSON {
-				printJSON(env.stdout, shown)
-				return 0
-			}
-			printOverrides(env.stdout, shown, *all)
-			return 0
-		}}
+		run: listing(env, "override list", "/governor/v1/overrides",
+			func(o agent.OverrideStatus) bool { return o.State == ledger.GrantWaiting || o.State == ledger.GrantActive }, printOverrides)}
 }
 
 func printOverrides(w io.Writer, list []agent.OverrideStatus, all bool) {

@@ -103,17 +103,13 @@ func jobWhyCommand(env environment) command {
 		run: func(args []string) int {
 			fs := flags("job why")
 			c := clientFlags(env, fs)
-			namespace := env.getenv("NOMAD_NAMESPACE")
-			if namespace == "" {
-				namespace = "default"
-			}
-			fs.StringVar(&namespace, "namespace", namespace, "")
+			namespace := namespaceFlag(env, fs)
 			asJSON := fs.Bool("json", false, "")
 			if !parse(env, fs, args, 1, 1) {
 				return 1
 			}
 			var why agent.JobReason
-			raw, err := fetch(c, "/governor/v1/jobs/why?"+url.Values{"namespace": {namespace}, "job": {fs.Arg(0)}}.Encode(), &why)
+			raw, err := fetch(c, "/governor/v1/jobs/why?"+url.Values{"namespace": {*namespace}, "job": {fs.Arg(0)}}.Encode(), &why)
 			if err != nil {
 				return env.fail(err)
 			}

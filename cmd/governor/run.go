@@ -123,30 +123,7 @@ func runListCommand(env environment) command {
 
   -all             Also closed ones.
   -json            Print the agent's answer as JSON.` + clientHelp,
-		run: func(args []string) int {
-			fs := flags("run list")
-			c := clientFlags(env, fs)
-			all, asJSON := fs.Bool("all", false, ""), fs.Bool("json", false, "")
-			if !parse(env, fs, args, 0, 0) {
-				return 1
-			}
-			var list []agent.RunStatus
-			if err := c.call("GET", "/governor/v1/runs", nil, &list); err != nil {
-				return env.fail(err)
-			}
-			shown := []agent.RunStatus{}
-			for _, r := range list {
-				if *all || r.State != agent.RunClosed {
-					shown = append(shown, r)
-				}
-			}
-			if *asJSON {
-				printJSON(env.stdout, shown)
-				return 0
-			}
-			printRuns(env.stdout, shown, *all)
-			return 0
-		}}
+		run: listing(env, "run list", "/governor/v1/runs", func(r agent.RunStatus) bool { return r.State != agent.RunClosed }, printRuns)}
 }
 
 func printRuns(w io.Writer, list []agent.RunStatus, all bool) {

@@ -246,11 +246,7 @@ func jobStatusCommand(env environment) command {
 		run: func(args []string) int {
 			fs := flags("job status")
 			c := clientFlags(env, fs)
-			namespace := env.getenv("NOMAD_NAMESPACE")
-			if namespace == "" {
-				namespace = "default"
-			}
-			fs.StringVar(&namespace, "namespace", namespace, "")
+			namespace := namespaceFlag(env, fs)
 			asJSON := fs.Bool("json", false, "")
 			if !parse(env, fs, args, 1, 1) {
 				return 1
@@ -259,9 +255,9 @@ func jobStatusCommand(env environment) command {
 			if err != nil {
 				return env.fail(err)
 			}
-			i := slices.IndexFunc(status.Holds, func(h agent.HoldStatus) bool { return h.Namespace == namespace && h.JobID == fs.Arg(0) })
+			i := slices.IndexFunc(status.Holds, func(h agent.HoldStatus) bool { return h.Namespace == *namespace && h.JobID == fs.Arg(0) })
 			if i < 0 {
-				return env.fail(fmt.Errorf("job %q in namespace %q holds no budget: it ended, or was not admitted through Governor", fs.Arg(0), namespace))
+				return env.fail(fmt.Errorf("job %q in namespace %q holds no budget: it ended, or was not admitted through Governor", fs.Arg(0), *namespace))
 			}
 			if *asJSON {
 				out, err := json.MarshalIndent(status.Holds[i], "", "  ")

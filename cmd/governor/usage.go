@@ -285,13 +285,10 @@ func receiptCommand(env environment) command {
 		run: func(args []string) int {
 			fs := flags("job receipt")
 			c := clientFlags(env, fs)
-			namespace := fs.String("namespace", env.getenv("NOMAD_NAMESPACE"), "")
+			namespace := namespaceFlag(env, fs)
 			all, asJSON := fs.Bool("all", false, ""), fs.Bool("json", false, "")
 			if !parse(env, fs, args, 1, 1) {
 				return 1
-			}
-			if *namespace == "" {
-				*namespace = "default"
 			}
 			query := url.Values{"job": {fs.Arg(0)}, "namespace": {*namespace}, "limit": {"1"}}
 			if *all {

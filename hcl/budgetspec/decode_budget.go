@@ -165,11 +165,7 @@ func checkIdentity(e element) *hcl.Diagnostic {
 }
 
 func (d *decoder) concurrentBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	known := d.open(concurrentSpec(), block.Body)
-	if empty(block) {
-		d.report(missing(block.DefRange(), "concurrent", "gpus", "gpus = { h100 = 8 }"))
-	}
+	known := d.rule(concurrentSpec(), block, "gpus", "gpus = { h100 = 8 }")
 	for _, m := range d.all(known.attributes, []string{"gpus"}, asLimit) {
 		d.limit(b, budget.Concurrent, m)
 	}
@@ -180,11 +176,7 @@ func (d *decoder) concurrentBlock(b *budget.Budget, block *hclsyntax.Block) {
 }
 
 func (d *decoder) perJobBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	attrs := d.open(perJobSpec(), block.Body).attributes
-	if empty(block) {
-		d.report(missing(block.DefRange(), "per_job", "gpus, gpu_hours, cost, energy, max_runtime, default_runtime or reschedules", `default_runtime = "4h"`))
-	}
+	attrs := d.rule(perJobSpec(), block, "gpus, gpu_hours, cost, energy, max_runtime, default_runtime or reschedules", `default_runtime = "4h"`).attributes
 	b.PerJob.GPUs = d.jobLimit(attrs["gpus"], gpuUnit())
 	b.PerJob.GPUTime = d.jobLimit(attrs["gpu_hours"], gpuHourUnit())
 	b.PerJob.Energy = d.jobLimit(attrs["energy"], energyUnit())

@@ -162,11 +162,7 @@ func (d *decoder) limit(b *budget.Budget, w budget.Window, m measure) {
 }
 
 func (d *decoder) committedBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	attrs := d.open(committedSpec(), block.Body).attributes
-	if empty(block) {
-		d.report(missing(block.DefRange(), "max_committed", "gpu_hours, cost or energy", "gpu_hours = 2000"))
-	}
+	attrs := d.rule(committedSpec(), block, "gpu_hours, cost or energy", "gpu_hours = 2000").attributes
 	for _, m := range d.all(attrs, []string{"gpu_hours", "cost", "energy"}, asLimit) {
 		d.limit(b, budget.Committed, m)
 	}

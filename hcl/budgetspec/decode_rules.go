@@ -92,11 +92,7 @@ func (p *places) note(name string, at hcl.Range) { p.attributes[name] = at }
 func (d *decoder) at(b *budget.Budget, name string) hcl.Range { return d.places[b].attributes[name] }
 
 func (d *decoder) reclaimBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	attrs := d.open(reclaimSpec(), block.Body).attributes
-	if empty(block) {
-		d.report(missing(block.DefRange(), "reclaim", "from, grace or min_runtime", `grace = "10m"`))
-	}
+	attrs := d.rule(reclaimSpec(), block, "from, grace or min_runtime", `grace = "10m"`).attributes
 	rule := (&budget.Budget{}).EffectiveReclaim()
 	if attr := attrs["from"]; attr != nil {
 		word, _ := d.choice(attr, []string{"lower_priority", "any"})
@@ -120,11 +116,7 @@ func (d *decoder) durationOrNone(attr *hclsyntax.Attribute) time.Duration {
 }
 
 func (d *decoder) overBudgetBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	known := d.open(overBudgetSpec(), block.Body)
-	if empty(block) {
-		d.report(missing(block.DefRange(), "over_budget", "admit or running", `admit = "deny"`))
-	}
+	known := d.rule(overBudgetSpec(), block, "admit or running", `admit = "deny"`)
 	if attr := known.attributes["admit"]; attr != nil {
 		switch word, _ := d.choice(attr, []string{"deny", "queue", "warn"}); word {
 		case "deny":
@@ -155,11 +147,7 @@ func (d *decoder) overBudgetBlock(b *budget.Budget, block *hclsyntax.Block) {
 }
 
 func (d *decoder) throttleBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	attrs := d.open(throttleSpec(), block.Body).attributes
-	if empty(block) {
-		d.report(missing(block.DefRange(), "throttle", "min_count, step or every", `step = "25%"`))
-	}
+	attrs := d.rule(throttleSpec(), block, "min_count, step or every", `step = "25%"`).attributes
 	rule := (&budget.Budget{}).EffectiveThrottle()
 	if attr := attrs["min_count"]; attr != nil {
 		if n, ok := d.count(attr, countRange{1, minCountMax, "work is throttled, and running = \"stop\" ends it"}); ok {
@@ -182,11 +170,7 @@ func signals() []string {
 }
 
 func (d *decoder) stopBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	attrs := d.open(stopSpec(), block.Body).attributes
-	if empty(block) {
-		d.report(missing(block.DefRange(), "stop", "signal, grace or then", `grace = "15m"`))
-	}
+	attrs := d.rule(stopSpec(), block, "signal, grace or then", `grace = "15m"`).attributes
 	rule := (&budget.Budget{}).EffectiveStop()
 	if attr := attrs["signal"]; attr != nil {
 		switch word, ok := d.choice(attr, append(signals(), wordNone)); {
@@ -207,11 +191,7 @@ func (d *decoder) stopBlock(b *budget.Budget, block *hclsyntax.Block) {
 }
 
 func (d *decoder) queueBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	attrs := d.open(queueSpec(), block.Body).attributes
-	if empty(block) {
-		d.report(missing(block.DefRange(), "queue", "order or timeout", `order = "fair_share"`))
-	}
+	attrs := d.rule(queueSpec(), block, "order or timeout", `order = "fair_share"`).attributes
 	b.Queue = &budget.Queue{Source: sourceOf(block.DefRange())}
 	if attr := attrs["order"]; attr != nil {
 		switch word, _ := d.choice(attr, []string{"fifo", "priority", "fair_share"}); word {
@@ -228,11 +208,7 @@ func (d *decoder) queueBlock(b *budget.Budget, block *hclsyntax.Block) {
 }
 
 func (d *decoder) fairShareBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	attrs := d.open(fairShareSpec(), block.Body).attributes
-	if empty(block) {
-		d.report(missing(block.DefRange(), "fair_share", "weight or half_life", "weight = 3"))
-	}
+	attrs := d.rule(fairShareSpec(), block, "weight or half_life", "weight = 3").attributes
 	b.FairShare = &budget.FairShare{Weight: 1}
 	if attr := attrs["weight"]; attr != nil {
 		if n, ok := d.count(attr, countRange{least: 1, most: weightMax}); ok {
@@ -246,11 +222,7 @@ func (d *decoder) fairShareBlock(b *budget.Budget, block *hclsyntax.Block) {
 }
 
 func (d *decoder) perRunBlock(b *budget.Budget, block *hclsyntax.Block) {
-	d.noLabel(block)
-	attrs := d.open(perRunSpec(), block.Body).attributes
-	if empty(block) {
-		d.report(missing(block.DefRange(), "per_run", "cost, gpu_hours, energy, tokens, jobs, concurrency or wall_clock", "cost = 25"))
-	}
+	attrs := d.rule(perRunSpec(), block, "cost, gpu_hours, energy, tokens, jobs, concurrency or wall_clock", "cost = 25").attributes
 	run := &budget.PerRun{Caps: map[budget.Dimension]budget.JobLimit{}, Source: sourceOf(block.DefRange())}
 	asCap := func(u unit) unit { return u.orNone(`"none" for nothing`) }
 	for _, m := range d.all(attrs, []string{"gpu_hours", "cost", "energy", "tokens", "jobs"}, asCap) {

@@ -234,6 +234,17 @@ func (d *decoder) noLabel(block *hclsyntax.Block) {
 	}
 }
 
+// rule opens a block without a label that has no effect without one of the things
+// in what; example is one of them.
+func (d *decoder) rule(spec blockSpec, block *hclsyntax.Block, what, example string) contents {
+	d.noLabel(block)
+	known := d.open(spec, block.Body)
+	if empty(block) {
+		d.report(missing(block.DefRange(), block.Type, what, example))
+	}
+	return known
+}
+
 // label returns the one label of a block.
 func (d *decoder) label(block *hclsyntax.Block, spec blockSpec) (string, bool) {
 	if len(block.Labels) != 1 {
