@@ -145,7 +145,9 @@ func overrideListCommand(env environment) command {
   -all             Also those that are over.
   -json            Print the agent's answer as JSON.` + clientHelp,
 		run: listing(env, "override list", "/governor/v1/overrides",
-			func(o agent.OverrideStatus) bool { return o.State == ledger.GrantWaiting || o.State == ledger.GrantActive }, printOverrides)}
+			func(o agent.OverrideStatus) bool {
+				return o.State == ledger.GrantWaiting || o.State == ledger.GrantActive
+			}, printOverrides)}
 }
 
 func printOverrides(w io.Writer, list []agent.OverrideStatus, all bool) {

@@ -42,18 +42,7 @@ const (
 
 // chaosPolicy has limits that bind at every level.
 func chaosPolicy(hours int) string {
-	return fmt.Sprintf(`
-governor {
-  timezone = "UTC"
-  currency = "USD"
-}
-gpu_class "v100" {
-  devices = ["nvidia/gpu/V100"]
-}
-rate_card "r" {
-  effective_from = "2026-01-01T00:00:00Z"
-  gpu "v100" { per_hour = 3.6 }
-}
+	return fmt.Sprintf(pricedV100+`
 budget "acme" {
   owner = "finops@acme.example"
   concurrent {

@@ -365,8 +365,9 @@ func batch(n *fakeNomad, namespace, id string, count, gpus int, runtime time.Dur
 		Identity: gate.Identity{Accessor: "accessor-" + namespace, Names: []string{"token:" + namespace}}}
 }
 
-func testPolicy(gpus int, month string) string {
-	return strings.NewReplacer("GPUS", fmt.Sprint(gpus), "MONTH", month).Replace(`
+// pricedV100 begins a policy with one class of GPUs, at 3.6 an hour: a GPU-second
+// costs 0.001.
+const pricedV100 = `
 governor {
   timezone = "UTC"
   currency = "USD"
@@ -378,6 +379,10 @@ rate_card "r" {
   effective_from = "2026-01-01T00:00:00Z"
   gpu "v100" { per_hour = 3.6 }
 }
+`
+
+func testPolicy(gpus int, month string) string {
+	return strings.NewReplacer("GPUS", fmt.Sprint(gpus), "MONTH", month).Replace(pricedV100 + `
 budget "acme" {
   owner = "finops@acme.example"
   concurrent {

@@ -121,18 +121,7 @@ func (n *fakeNomad) stop(namespace, id string, purge bool) {
 	n.put(namespace, id, raw)
 }
 
-const queuePolicy = `
-governor {
-  timezone = "UTC"
-  currency = "USD"
-}
-gpu_class "v100" {
-  devices = ["nvidia/gpu/V100"]
-}
-rate_card "r" {
-  effective_from = "2026-01-01T00:00:00Z"
-  gpu "v100" { per_hour = 3.6 }
-}
+const queuePolicy = pricedV100 + `
 budget "acme" {
   owner = "finops@acme.example"
   concurrent {
