@@ -112,7 +112,8 @@ func agentFlags(env environment, args []string) (agentconfig.Config, error) {
 func runAgent(env environment, config agentconfig.Config) error {
 	logger := hclog.New(&hclog.LoggerOptions{Name: "governor", Level: hclog.LevelFromString(config.LogLevel),
 		Output: env.stderr, JSONFormat: config.LogJSON})
-	client, err := nomadClient(config.Nomad)
+	clock := nomadevents.NewClock(time.Now)
+	client, err := nomadClient(config.Nomad, clock)
 	if err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
-	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client), Registrar: nomadctl.New(client),
+	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client),
 		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now,
 		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers}
 	if archive != nil {
@@ -207,9 +208,17 @@ func openStore(config agentconfig.Config, logger hclog.Logger) (agent.Store, err
 	return store, nil
 }
 
-func nomadClient(n *agentconfig.Nomad) (*nomad.Client, error) {
-	client, err := nomad.NewClient(&nomad.Config{Address: n.Address, SecretID: n.Token, Region: n.Region,
-		TLSConfig: &nomad.TLSConfig{CACert: n.CAFile, ClientCert: n.CertFile, ClientKey: n.KeyFile, TLSServerName: n.TLSServerName}})
+func nomadClient(n *agentconfig.Nomad, clock *nomadevents.Clock) (*nomad.Client, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.ForceAttemptHTTP2, transport.MaxIdleConnsPerHost = false, 16
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	httpClient := &http.Client{Transport: transport}
+	err := nomad.ConfigureTLS(httpClient, &nomad.TLSConfig{CACert: n.CAFile, ClientCert: n.CertFile, ClientKey: n.KeyFile, TLSServerName: n.TLSServerName})
+	if err != nil {
+		return nil, fmt.Errorf("configure the Nomad client: %w", err)
+	}
+	httpClient.Transport = clock.Watch(transport)
+	client, err := nomad.NewClient(&nomad.Config{Address: n.Address, SecretID: n.Token, Region: n.Region, HttpClient: httpClient})
 	if err != nil {
 		return nil, fmt.Errorf("configure the Nomad client: %w", err)
 	}

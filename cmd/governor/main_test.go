@@ -69,14 +69,14 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	ts.Check(err)
 	config := agentconfig.Default()
 	config.Nomad.Address, config.Nomad.Token = nomadServer.URL, "root"
-	client, err := nomadClient(config.Nomad)
+	client, err := nomadClient(config.Nomad, nomadevents.NewClock(time.Now))
 	ts.Check(err)
 	var past *history.Store
 	if with != "-no-history" {
 		past, err = history.Open(filepath.Join(t.TempDir(), "history.db"), func() time.Time { return now })
 		ts.Check(err)
 	}
-	a := agent.New(agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client), Logger: hclog.NewNullLogger(),
+	a := agent.New(agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
 		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, true), Now: func() time.Time { return now }, NewID: serial(),
 		History: past})
 	ctx, cancel := context.WithCancel(context.Background())

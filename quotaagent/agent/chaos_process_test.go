@@ -235,6 +235,9 @@ func (c *chaosClient) Job(ctx context.Context, namespace, jobID string) (out nom
 	return out, err
 }
 
+// Ahead implements nomadState: all processes read the same clock.
+func (c *chaosClient) Ahead() time.Duration { return 0 }
+
 // Record implements Recorder.
 func (c *chaosClient) Record(ctx context.Context, entries []ledger.Entry) error {
 	if len(entries) == 0 {

@@ -61,6 +61,8 @@ type fakeNomad struct {
 	jobs   map[string]*fakeJob
 	allocs map[string]*nomadevents.Allocation
 	down   error
+	// ahead is by how much the agent's clock is.
+	ahead time.Duration
 	// asked counts the questions about single jobs.
 	asked   int
 	streams map[chan event]bool
@@ -279,6 +281,9 @@ func (n *fakeNomad) Job(_ context.Context, namespace, jobID string) (nomadevents
 	}
 	return nomadevents.Job{Exists: true, Dead: j.dead, Stopped: j.stopped, Gated: j.spec != nil && jobspec.Gated(j.job()), ModifyIndex: j.modifyIndex}, nil
 }
+
+// Ahead implements nomadState.
+func (n *fakeNomad) Ahead() time.Duration { return n.ahead }
 
 // Stream implements nomadState.
 func (n *fakeNomad) Stream(ctx context.Context, ready func(), onAllocation func(nomadevents.Allocation), onJob func(namespace, jobID string)) error {

@@ -174,6 +174,26 @@ func TestAPurgedJobIsBilledToTheMomentItIsMissed(t *testing.T) {
 	must.Eq(t, int64(8000), r.posted("acme"))
 }
 
+// An agent whose clock runs ahead posts by Nomad's: the GPUs of an allocation whose
+// end nobody saw may be somebody else's by then.
+func TestAClockThatRunsAheadPostsNothingThatIsStillToCome(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run(r.job("train", 1, 4))
+	id := r.nomad.start("default", "train", 0, 4)
+	r.clock.advance(time.Minute)
+	truth := (time.Minute - clockMargin).Milliseconds()
+	r.clock.advance(time.Hour)
+	r.nomad.ahead = time.Hour
+	must.NoError(t, r.settle())
+	must.Eq(t, 4*truth, r.posted("acme"))
+	r.nomad.finish(id)
+	r.nomad.collect()
+	must.NoError(t, r.settle())
+	must.SliceEmpty(t, r.open())
+	must.Eq(t, 4*truth, r.posted("acme"))
+}
+
 // A new event stream begins with old events.
 func TestOldNewsOfEndedWorkIsNoStray(t *testing.T) {
 	t.Parallel()

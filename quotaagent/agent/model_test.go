@@ -182,7 +182,7 @@ func (m *model) write(p *modelPolicy) {
 func (m *model) start(a *modelAgent) {
 	a.limits = nil
 	a.store, a.fence = &modelStore{modelBacking: m.raw, model: m, agent: a}, ledger.Fence{}
-	a.Agent = New(Options{Name: a.name, Store: a.store, Nomad: m.world, Placer: &fakePlacer{}, Logger: hclog.NewNullLogger(), Now: a.now,
+	a.Agent = New(Options{Name: a.name, Store: a.store, Nomad: modelClient{m.world, a}, Placer: &fakePlacer{}, Logger: hclog.NewNullLogger(), Now: a.now,
 		Recorder: &modelRecorder{account: &m.account, store: a.store, rng: m.rng}, NewID: func() string {
 			m.nextID++
 			return fmt.Sprintf("%016x", m.nextID)

@@ -401,6 +401,15 @@ func (w *modelWorld) Job(_ context.Context, namespace, jobID string) (nomadevent
 	return nomadevents.Job{Exists: true, Dead: j.dead, Stopped: j.stopped, ModifyIndex: j.index, CreateIndex: j.created}, nil
 }
 
+// modelClient is an agent's end of the one Nomad.
+type modelClient struct {
+	*modelWorld
+	agent *modelAgent
+}
+
+// Ahead implements nomadState: as exactly as the Date of an answer tells.
+func (c modelClient) Ahead() time.Duration { return max(0, c.agent.skew-time.Second) }
+
 // Stream implements nomadState; the model delivers news itself.
 func (w *modelWorld) Stream(ctx context.Context, _ func(), _ func(nomadevents.Allocation), _ func(namespace, jobID string)) error {
 	<-ctx.Done()

@@ -279,6 +279,10 @@ func milliOf(at time.Time) int64 {
 	return at.UnixMilli()
 }
 
+// byNomad is a moment of our clock on Nomad's, where ours is ahead; one that is
+// behind only proves less. To be called after Nomad has answered.
+func (m *Meter) byNomad(at time.Time) time.Time { return at.Add(-m.nomad.Ahead()) }
+
 // proof is the moment up to which running work may be posted when Nomad was
 // asked at began: whatever ended before it, on Nomad's clock, was in the answer.
 // A watermark that never passes it needs no correction when the end is known.

@@ -30,6 +30,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	if err != nil {
 		return errors.Join(unlevel, fmt.Errorf("reconcile: %w", err))
 	}
+	began = m.byNomad(began)
 	m.holdsChanged.Store(true)
 	unreadable := m.refresh(ctx, true)
 	if errors.Is(unreadable, ledger.ErrUnavailable) {
@@ -288,12 +289,13 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 // its allocations away at once, and must not be a way around the bill. By how far
 // the clocks may differ is left out, for the GPUs may be somebody else's since. After
 // a gap (an agent that was down, a Nomad that could not be reached) the watermark is
-// the last proof.
+// the last proof, unless a clock that ran ahead has set it.
 func (m *Meter) lastSign(t ledger.Track, missed time.Time) int64 {
+	proven := proof(missed).UnixMilli()
 	if m.watchedTo.IsZero() || missed.Sub(m.watchedTo) > 2*reconcileEvery {
-		return t.MarkMS
+		proven = min(proven, t.MarkMS)
 	}
-	return max(t.MarkMS, proof(missed).UnixMilli())
+	return max(t.StartMS, proven)
 }
 
 // resolve settles unconfirmed submissions by what Nomad has: a job newer than

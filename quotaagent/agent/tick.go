@@ -266,6 +266,7 @@ func (m *Meter) askOne(ctx context.Context, a *answer) {
 		return
 	}
 	a.allocations, a.err = m.nomad.JobAllocations(ctx, a.seen.Namespace, a.seen.JobID)
+	a.began = m.byNomad(a.began)
 }
 
 // settle is what becomes of a hold by Nomad's answer.

@@ -74,10 +74,17 @@ type Job struct {
 }
 
 // Client reads Nomad with the agent's own token.
-type Client struct{ nomad *api.Client }
+type Client struct {
+	nomad *api.Client
+	clock *Clock
+}
 
-// New returns a reader over an API client.
-func New(nomad *api.Client) *Client { return &Client{nomad: nomad} }
+// New returns a reader over an API client, whose transport the clock watches; nil
+// for none.
+func New(nomad *api.Client, clock *Clock) *Client { return &Client{nomad: nomad, clock: clock} }
+
+// Ahead is by how much our clock is ahead of Nomad's, as of its last answer.
+func (c *Client) Ahead() time.Duration { return c.clock.Ahead() }
 
 // Snapshot lists every allocation with GPUs in all namespaces.
 func (c *Client) Snapshot(ctx context.Context) ([]Allocation, error) {

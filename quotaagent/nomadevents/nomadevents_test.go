@@ -25,7 +25,7 @@ func serve(t *testing.T, h http.HandlerFunc) *Client {
 	t.Cleanup(transport.CloseIdleConnections)
 	client, err := api.NewClient(&api.Config{Address: server.URL, HttpClient: &http.Client{Transport: transport}})
 	must.NoError(t, err)
-	return New(client)
+	return New(client, nil)
 }
 
 func gpus(ids ...string) *api.AllocatedResources {
