@@ -280,10 +280,19 @@ func awaitRegion(ctx context.Context, n *agentconfig.Nomad, client *nomad.Client
 	}
 }
 
-// askRegion asks once. Unlike the client's own call it ends with ctx.
+// askRegion asks once. Where there is one region Nomad tells it to everybody; else
+// the token must be allowed to read agents. Unlike the client's own calls it ends
+// with ctx.
 func askRegion(ctx context.Context, client *nomad.Client) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	var regions []string
+	if _, err := client.Raw().Query("/v1/regions", &regions, (&nomad.QueryOptions{}).WithContext(ctx)); err != nil {
+		return "", fmt.Errorf("ask nomad for its regions: %w", err)
+	}
+	if len(regions) == 1 {
+		return regions[0], nil
+	}
 	var self nomad.AgentSelf
 	if _, err := client.Raw().Query("/v1/agent/self", &self, (&nomad.QueryOptions{}).WithContext(ctx)); err != nil {
 		return "", fmt.Errorf("ask nomad about itself: %w", err)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -39,10 +40,12 @@ budget "acme" {
 }
 `
 
-// userRules let a user do everything with jobs in namespace default.
+// userRules let a user do everything with jobs in namespace default. Nomad wants a
+// capability for -policy-override that "write" does not have.
 const userRules = `
 namespace "default" {
-  policy = "write"
+  policy       = "write"
+  capabilities = ["sentinel-override"]
 }
 node {
   policy = "read"
@@ -137,6 +140,87 @@ func TestAccess(t *testing.T) {
 		must.NoError(t, c.StopJob(ctx, "inbody"))
 	})
 	examples(ctx, t, c, example)
+	t.Run("the agent ends and releases jobs with the token of its documentation", func(t *testing.T) {
+		apply(ctx, t, c, prices+strings.Replace(budgets, "per_job {", `concurrent {
+      gpus = 2
+    }
+    over_budget {
+      admit = "queue"
+    }
+
+    per_job {`, 1))
+		first := submit(ctx, t, c, ml, story.Job{ID: "first", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "12s"}.HCL())
+		must.Eq(t, 0, first.ExitCode, must.Sprint(first.Output()))
+		second := submit(ctx, t, c, ml, story.Job{ID: "second", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL())
+		must.Eq(t, 0, second.ExitCode, must.Sprint(second.Output()))
+		must.StrContains(t, second.Output(), "waits for budget")
+		_, err := c.WaitAllocations(ctx, "second", 1, api.AllocClientStatusRunning)
+		must.NoError(t, err, must.Sprint("the first is stopped when its time is over, and the second released"))
+		stopped, _, err := admin.Jobs().Info("first", nil)
+		must.NoError(t, err)
+		must.True(t, *stopped.Stop)
+		must.StrContains(t, governor(ctx, t, c, c.Token, "audit", "list").Output(), "max_runtime")
+		must.NoError(t, c.StopJob(ctx, "second"))
+	})
+	t.Run("an override that somebody else approves", func(t *testing.T) { approval(ctx, t, c, prices, ml, other) })
+}
+
+// approval has one role ask for more than its budget has, and another one approve.
+func approval(ctx context.Context, t *testing.T, c *cluster.Cluster, prices, ml, other string) {
+	apply(ctx, t, c, prices+strings.Replace(budgets, "per_job {", `concurrent {
+      gpus = 2
+    }
+    override "glass" {
+      who      = ["role:ml-*", "role:web-*"]
+      max      = { gpus = 2 }
+      expires  = "10m"
+      reason   = "required"
+      approval = 1
+    }
+
+    per_job {`, 1))
+	urgent := strings.Replace(story.Job{ID: "urgent", GPUs: 4, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL(), "meta {", `meta {
+    governor_reason      = "the demo is today"`, 1)
+	refused := submit(ctx, t, c, ml, urgent)
+	must.Eq(t, 1, refused.ExitCode)
+	must.StrContains(t, refused.Output(), "(exceeds_budget)")
+	asked := submit(ctx, t, c, ml, urgent, "-policy-override")
+	must.Eq(t, 1, asked.ExitCode)
+	must.StrContains(t, asked.Output(), "(waiting_for_approval)")
+	id := regexp.MustCompile(`\bo-[0-9a-f]{16}\b`).FindString(asked.Output())
+	must.NotEq(t, "", id, must.Sprint(asked.Output()))
+
+	own := governor(ctx, t, c, ml, "override", "approve", id)
+	must.Eq(t, 1, own.ExitCode, must.Sprint("nobody approves what they asked for"))
+	approved := governor(ctx, t, c, other, "override", "approve", id)
+	must.Eq(t, 0, approved.ExitCode, must.Sprint(approved.Output()))
+	accepted := submit(ctx, t, c, ml, urgent, "-policy-override")
+	must.Eq(t, 0, accepted.ExitCode, must.Sprint(accepted.Output()))
+	must.StrContains(t, accepted.Output(), "admitted by override "+id)
+	_, err := c.WaitAllocations(ctx, "urgent", 1, api.AllocClientStatusRunning)
+	must.NoError(t, err)
+	log := governor(ctx, t, c, c.Token, "audit", "list").Output()
+	for _, what := range []string{"override.requested", "override.approved", "the demo is today"} {
+		must.StrContains(t, log, what)
+	}
+	must.NoError(t, c.StopJob(ctx, "urgent"))
+}
+
+// apply puts a policy in force.
+func apply(ctx context.Context, t *testing.T, c *cluster.Cluster, policy string) {
+	t.Helper()
+	file, err := c.WriteFile("applied.hcl", policy)
+	must.NoError(t, err)
+	result := governor(ctx, t, c, c.Token, "budget", "apply", "-auto-approve", file)
+	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+}
+
+// submit runs a job file through the gate with a token.
+func submit(ctx context.Context, t *testing.T, c *cluster.Cluster, token, job string, flags ...string) cluster.Result {
+	t.Helper()
+	file, err := c.WriteFile("submitted.nomad.hcl", job)
+	must.NoError(t, err)
+	return run(ctx, t, c, token, append(append([]string{"job", "run", "-detach"}, flags...), file)...)
 }
 
 // exampleBudgets is the text of the example budgets.

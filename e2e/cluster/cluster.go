@@ -28,8 +28,9 @@ type Cluster struct {
 	// NomadAddr and ConsulAddr are the servers themselves; GovernorAddr is
 	// the gate. Each is a URL without a trailing slash, or "".
 	NomadAddr, ConsulAddr, GovernorAddr string
-	// Token is a management token when ACLs are on, or "".
-	Token string
+	// Token is a management token when ACLs are on, or "", and GovernorToken the
+	// agent's own, with the policy that docs/agent.md tells operators to give it.
+	Token, GovernorToken string
 
 	opts      Options
 	root      string

@@ -3,11 +3,13 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -116,7 +118,7 @@ func (c *Cluster) bootstrapACL(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return Poll(ctx, "bootstrap ACLs", func() error {
+	err = Poll(ctx, "bootstrap ACLs", func() error {
 		token, _, err := client.ACLTokens().Bootstrap(nil)
 		if err != nil {
 			return err
@@ -124,6 +126,39 @@ func (c *Cluster) bootstrapACL(ctx context.Context) error {
 		c.Token = token.SecretID
 		return nil
 	})
+	if err != nil || !c.opts.Governor {
+		return err
+	}
+	return c.makeGovernorToken(ctx)
+}
+
+// governorPolicy is the policy in docs/agent.md.
+var governorPolicy = regexp.MustCompile("(?s)# nomad acl policy apply governor governor.policy.hcl\n(.*?)```")
+
+func (c *Cluster) makeGovernorToken(ctx context.Context) error {
+	docs, err := os.ReadFile(filepath.Join(c.root, "docs", "agent.md"))
+	if err != nil {
+		return err
+	}
+	found := governorPolicy.FindSubmatch(docs)
+	if found == nil {
+		return errors.New("docs/agent.md shows no policy for the agent's token")
+	}
+	client, err := c.API(c.NomadAddr)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	write := (&api.WriteOptions{}).WithContext(ctx)
+	if _, err := client.ACLPolicies().Upsert(&api.ACLPolicy{Name: "governor", Rules: string(found[1])}, write); err != nil {
+		return fmt.Errorf("write the policy of docs/agent.md: %w", err)
+	}
+	token, _, err := client.ACLTokens().Create(&api.ACLToken{Name: "governor", Type: "client", Policies: []string{"governor"}}, write)
+	if err != nil {
+		return fmt.Errorf("make the agent's token: %w", err)
+	}
+	c.GovernorToken = token.SecretID
+	return nil
 }
 
 // checkLeader asks a Nomad agent, or the gate in front of it, for the leader.
@@ -150,7 +185,7 @@ func (c *Cluster) startGovernor(ctx context.Context) error {
 		return err
 	}
 	config, err := c.writeConfig("governor", governorConfig(governorSettings{
-		port: port, dir: c.dataDir("governor"), nomadAddr: c.NomadAddr, nomadToken: c.Token,
+		port: port, dir: c.dataDir("governor"), nomadAddr: c.NomadAddr, nomadToken: c.GovernorToken,
 		consulAddr: c.ConsulAddr, extra: c.opts.GovernorConfig,
 	}))
 	if err != nil {
