@@ -36,6 +36,10 @@ governor {
   unmatched   = "deny"
   timezone    = "Europe/Berlin"
   currency    = "USD"
+
+  meter {
+    interval = "5s"
+  }
 }
 
 gpu_class "h100" {

@@ -108,7 +108,7 @@ func New(o Options) *Agent {
 	if o.Actor != nil {
 		a.enforcer = newEnforcer(a.Engine, o.Actor, o.Logger)
 		if a.Meter.gauges != nil {
-			a.enforcer.idleSince = a.Meter.idleSince
+			a.enforcer.idleFor = a.Meter.idleFor
 		}
 		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
 		a.Meter.duties.whileLeading(a.enforcer.lead)

@@ -52,10 +52,11 @@ type enforcer struct {
 	actor  Actor
 	logger hclog.Logger
 	now    func() time.Time
-	// idleSince says since when none of the GPUs of an allocation is used, by allocation
-	// id, for the allocations of open holds; one that is missing is in use, or it is
-	// not known. It is called on the meter's goroutine; nil when nobody looks.
-	idleSince func(open []heldAt) map[string]time.Time
+	// idleFor says for how long none of the GPUs of an allocation was used, up to their
+	// last reading, by allocation id, for the allocations of open holds; one that is
+	// missing is in use, or it is not known. It is called on the meter's goroutine; nil
+	// when nobody looks.
+	idleFor func(open []heldAt) map[string]time.Duration
 
 	// looks has room for what the last tick saw.
 	looks chan sight
@@ -75,7 +76,7 @@ type sight struct {
 	holds []ledger.Hold
 	// proven is the last moment of which Nomad has said what runs.
 	proven time.Time
-	idle   map[string]time.Time
+	idle   map[string]time.Duration
 }
 
 func newEnforcer(e *Engine, actor Actor, logger hclog.Logger) *enforcer {
@@ -91,8 +92,8 @@ func (x *enforcer) watch(m *Meter) duty {
 		for i, h := range m.open {
 			s.holds[i] = *h.Hold
 		}
-		if x.idleSince != nil {
-			s.idle = x.idleSince(m.open)
+		if x.idleFor != nil {
+			s.idle = x.idleFor(m.open)
 		}
 		select {
 		case x.looks <- s:
@@ -186,7 +187,7 @@ func (x *enforcer) sayHeld(reason string) {
 // Balances are read before the queue: a job that leaves the queue in between is
 // then missing, and not counted twice.
 func (x *enforcer) input(ctx context.Context, p *budget.Policy, s sight) (enforce.Input, error) {
-	in := enforce.Input{Policy: p, Holds: s.holds, Now: x.now(), Runs: map[string]ledger.Run{}, IdleSince: s.idle}
+	in := enforce.Input{Policy: p, Holds: s.holds, Now: x.now(), Runs: map[string]ledger.Run{}, IdleFor: s.idle}
 	books, cohorts := false, false
 	p.Walk(func(b *budget.Budget) {
 		books = books || b.Running != budget.RunningInherit && b.Running != budget.LetFinish

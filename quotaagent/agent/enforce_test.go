@@ -438,14 +438,14 @@ func TestIdleWorkIsEnded(t *testing.T) {
 	r.at(time.Hour)
 	must.NoError(t, r.enforce())
 	must.Eq(t, []string{}, r.actor.took())
-	idle := map[string]time.Time{first: noon}
-	r.enforcer.idleSince = func(open []heldAt) map[string]time.Time {
+	idle := map[string]time.Duration{first: time.Hour}
+	r.enforcer.idleFor = func(open []heldAt) map[string]time.Duration {
 		must.Len(t, 1, open)
 		return idle
 	}
 	must.NoError(t, r.enforce())
 	must.Eq(t, []string{}, r.actor.took())
-	idle[second] = noon.Add(30 * time.Minute)
+	idle[second] = 30 * time.Minute
 	must.NoError(t, r.enforce())
 	must.Len(t, 2, r.actor.took())
 	must.Eq(t, "max_idle", r.holdOf("default", "web").Ending.Cause)

@@ -171,35 +171,46 @@ func (g *gauges) readings(interval time.Duration) map[string]metering.Reading {
 	return out
 }
 
-// idleSince is since when none of the GPUs of running allocations is used, by
-// allocation. One whose GPUs cannot all be watched is not in it: what is not known
-// is no accusation.
-func (g *gauges) idleSince(holds []heldAt, interval time.Duration) map[string]time.Time {
+// span is a time during which every reading said the same.
+type span struct{ from, to time.Time }
+
+// idle is during what time none of the GPUs of running allocations was used, up to
+// the last reading, by allocation. One whose GPUs cannot all be watched is not in it,
+// nor one of which no reading was taken since it began: what is not known is no
+// accusation.
+func (g *gauges) idle(holds []heldAt, interval time.Duration) map[string]span {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	out := make(map[string]time.Time)
+	out := make(map[string]span)
 	for _, h := range holds {
 		for _, t := range h.Live() {
-			since, all := time.UnixMilli(t.StartMS), true
+			all, idle := true, span{from: time.UnixMilli(t.StartMS), to: g.now()}
 			for _, id := range idsOf(t) {
 				r, known := g.read[id]
 				all = all && known && !r.idleSince.IsZero() && g.now().Sub(r.at) <= fresh(interval)
-				if r.idleSince.After(since) {
-					since = r.idleSince
+				if r.idleSince.After(idle.from) {
+					idle.from = r.idleSince
+				}
+				if r.at.Before(idle.to) {
+					idle.to = r.at
 				}
 			}
-			if all {
-				out[t.Alloc] = since
+			if all && !idle.to.Before(idle.from) {
+				out[t.Alloc] = idle
 			}
 		}
 	}
 	return out
 }
 
-// idleSince is since when the GPUs of running allocations are not used, for
+// idleFor is how long the GPUs of running allocations were not used, for
 // enforcement.
-func (m *Meter) idleSince(open []heldAt) map[string]time.Time {
-	return m.gauges.idleSince(open, m.interval())
+func (m *Meter) idleFor(open []heldAt) map[string]time.Duration {
+	out := make(map[string]time.Duration)
+	for alloc, idle := range m.gauges.idle(open, m.interval()) {
+		out[alloc] = idle.to.Sub(idle.from)
+	}
+	return out
 }
 
 // rogues are the devices that processes use which do not hold them.

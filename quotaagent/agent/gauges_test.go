@@ -167,7 +167,7 @@ func TestUnusedAndUngovernedGPUsHaveLines(t *testing.T) {
 	must.Len(t, 1, status.Idle)
 	must.Eq(t, "train", status.Idle[0].JobID)
 	must.Eq(t, 8*time.Minute, status.Time.Sub(status.Idle[0].Since))
-	must.MapContainsKey(t, r.Meter.idleSince(r.open()), status.Idle[0].Alloc)
+	must.Eq(t, map[string]time.Duration{status.Idle[0].Alloc: 8 * time.Minute}, r.Meter.idleFor(r.open()))
 
 	sums := map[string]quantity.Amount{}
 	for _, e := range book.of(ledger.IdleEntry, ledger.UnallocatedEntry, ledger.UngovernedEntry) {
@@ -181,7 +181,28 @@ func TestUnusedAndUngovernedGPUsHaveLines(t *testing.T) {
 
 	nodes.show(time.Hour, 80, 10, 10) // it is used again
 	r.round(time.Minute)
-	must.MapEmpty(t, r.Meter.gauges.idleSince(r.open(), time.Minute))
+	must.MapEmpty(t, r.Meter.gauges.idle(r.open(), time.Minute))
+}
+
+// What was read before an allocation began says nothing about it.
+func TestAGPUThatWasIdleBeforeIsNoAccusation(t *testing.T) {
+	t.Parallel()
+	r, nodes, _ := newGaugeRig(t, "shared")
+	nodes.show(time.Hour, 0, 10, 10, 10)
+	for range 3 {
+		r.Meter.gauges.round(r.ctx)
+		r.clock.advance(time.Minute)
+	}
+	r.run(r.job("late", 1, 1))
+	r.nomad.place("default", "late", 0, []string{"G2"})
+	must.NoError(t, r.settle())
+	late := r.holdOf("default", "late").Tracks[0].Alloc
+	r.clock.advance(time.Minute)
+	must.MapNotContainsKey(t, r.Meter.idleFor(r.open()), late)
+	r.Meter.gauges.round(r.ctx)
+	must.Eq(t, time.Minute, r.Meter.idleFor(r.open())[late])
+	r.clock.advance(time.Minute)
+	must.Eq(t, time.Minute, r.Meter.idleFor(r.open())[late], must.Sprint("nobody has looked since"))
 }
 
 func TestUnallocatedCapacityIsWhosePolicySays(t *testing.T) {

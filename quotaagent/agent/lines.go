@@ -159,13 +159,14 @@ func ownersOf(p *budget.Policy, balances map[string]ledger.Balance) map[string][
 
 // idle is what allocations have and do not use.
 func (l *lines) idle(p *budget.Policy, from, until time.Time) {
-	since := l.gauges.idleSince(l.meter.open, l.meter.interval())
+	spans := l.gauges.idle(l.meter.open, l.meter.interval())
 	for _, h := range l.meter.open {
 		for _, t := range h.Live() {
-			begin, idle := since[t.Alloc]
-			if !idle {
+			idle, known := spans[t.Alloc]
+			if !known {
 				continue
 			}
+			begin := idle.from
 			if begin.Before(from) {
 				begin = from
 			}
@@ -235,12 +236,12 @@ type RogueStatus struct {
 // status adds the lines to a status.
 func (l *lines) status(out *Status, holds []heldAt) {
 	interval := l.meter.interval()
-	since := l.gauges.idleSince(holds, interval)
+	spans := l.gauges.idle(holds, interval)
 	for _, h := range holds {
 		for _, t := range h.Live() {
-			if at, idle := since[t.Alloc]; idle {
+			if idle, known := spans[t.Alloc]; known {
 				out.Idle = append(out.Idle, IdleStatus{Namespace: h.Namespace, JobID: h.JobID, Budget: h.Budget, Alloc: t.Alloc, Node: t.Node,
-					GPUs: idsOf(t), Since: at})
+					GPUs: idsOf(t), Since: idle.from})
 			}
 		}
 	}

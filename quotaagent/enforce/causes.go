@@ -152,8 +152,8 @@ func (p *planner) idle() {
 		live, longest := h.Live(), b.EffectiveMaxIdle()
 		idle := len(live) > 0
 		for _, t := range live {
-			since, known := p.IdleSince[t.Alloc]
-			idle = idle && known && p.Now.Sub(since) >= longest
+			unused, known := p.IdleFor[t.Alloc]
+			idle = idle && known && unused >= longest
 		}
 		if idle {
 			p.wish(h, stopping(b, admission.MaxIdle, fmt.Sprintf("it has held GPUs for %s without using them", longest)))

@@ -25,10 +25,10 @@ type Input struct {
 	Runs map[string]ledger.Run
 	// Waiting are the jobs in the queue.
 	Waiting []ledger.Queued
-	// IdleSince says since when the GPUs of an allocation are not used, by
-	// allocation id. One that is missing is in use, or nobody knows.
-	IdleSince map[string]time.Time
-	Now       time.Time
+	// IdleFor says for how long the GPUs of an allocation were not used, by allocation
+	// id. One that is missing is in use, or nobody knows.
+	IdleFor map[string]time.Duration
+	Now     time.Time
 }
 
 // What an ending does (ledger.Ending.Action).

@@ -25,7 +25,7 @@ type world struct {
 	posted  map[string]ledger.Vector
 	runs    map[string]ledger.Run
 	waiting []ledger.Queued
-	idle    map[string]time.Time
+	idle    map[string]time.Duration
 }
 
 // newWorld lets work run as it likes.
@@ -36,7 +36,7 @@ func newWorld() *world {
 	root.Children = []*budget.Budget{a, b}
 	root.Stop = &budget.Stop{Signal: "SIGUSR1", Grace: 15 * time.Minute, Then: "stop"}
 	return &world{policy: &budget.Policy{Location: time.UTC, Currency: "USD", Roots: []*budget.Budget{root}}, root: root, a: a, b: b,
-		posted: map[string]ledger.Vector{}, runs: map[string]ledger.Run{}, idle: map[string]time.Time{}}
+		posted: map[string]ledger.Vector{}, runs: map[string]ledger.Run{}, idle: map[string]time.Duration{}}
 }
 
 func gpuLimit(w budget.Window, gpus int64) budget.Limit {
@@ -89,7 +89,7 @@ func (w *world) input(now time.Time) enforce.Input {
 			books[path].Held.AddAll(w.holds[i].Charged, 1)
 		}
 	}
-	return enforce.Input{Policy: w.policy, Holds: w.holds, Books: books, Runs: w.runs, Waiting: w.waiting, IdleSince: w.idle, Now: now}
+	return enforce.Input{Policy: w.policy, Holds: w.holds, Books: books, Runs: w.runs, Waiting: w.waiting, IdleFor: w.idle, Now: now}
 }
 
 func (w *world) plan(now time.Time) []enforce.Action { return enforce.Plan(w.input(now)) }
@@ -468,10 +468,12 @@ func TestIdleWorkIsStoppedWhenAllOfItIsIdle(t *testing.T) {
 	w := newWorld()
 	w.root.MaxIdle = 30 * time.Minute
 	w.job("x", "acme/a", 50, 2, noon)
-	w.idle["x-0"] = noon
+	w.idle["x-0"] = 30 * time.Minute
 	now := noon.Add(30 * time.Minute)
 	must.SliceEmpty(t, w.plan(now))
-	w.idle["x-1"] = noon
+	w.idle["x-1"] = 30*time.Minute - 1
+	must.SliceEmpty(t, w.plan(now))
+	w.idle["x-1"] = 30 * time.Minute
 	must.Eq(t, []string{"x begin max_idle"}, told(w.plan(now)))
 }
 
