@@ -100,7 +100,7 @@ type books struct {
 	recorded map[string]string
 	// members are the cohorts of the policy seen last.
 	members members
-	// listed are the holds as listed last, by key.
+	// listed are the holds as listed last, or written since, by key.
 	listed map[string]listedHold
 	// doubt says that the store was restored: nothing that is remembered counts.
 	doubt atomic.Bool
@@ -117,7 +117,7 @@ type books struct {
 
 func newBooks(store Store, now func() time.Time) *books {
 	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {}, wait: pause,
-		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
+		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), listed: make(map[string]listedHold), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 
 func randomID() string {
@@ -346,13 +346,10 @@ func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, un
 	if err != nil {
 		return nil, 0, nil, fmt.Errorf("list holds: %w", err)
 	}
-	b.mu.Lock()
-	last := b.listed
-	b.mu.Unlock()
 	listed := make(map[string]listedHold, len(records))
 	holds = make([]heldAt, 0, len(records))
 	for _, r := range records {
-		l, known := last[r.Key]
+		l, known := b.listedAs(r.Key)
 		value := sha256.Sum256(r.Value)
 		if l.held.version = r.Version; !known || l.value != value {
 			h, err := decodeHold(r)
@@ -370,6 +367,29 @@ func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, un
 	b.mu.Unlock()
 	slices.SortFunc(holds, byJob)
 	return holds, index, unreadable, nil
+}
+
+func (b *books) listedAs(key string) (listedHold, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l, known := b.listed[key]
+	return l, known
+}
+
+// noteWritten remembers listed holds as this process wrote them, so that the next
+// list need not decode them. Nothing rests on it but that: they are compared by their
+// hash.
+func (b *books) noteWritten(writes []ledger.Write, holds map[string]any) {
+	for _, w := range writes {
+		h, ok := holds[w.Key].(*ledger.Hold)
+		if _, known := b.listedAs(w.Key); !ok || h == nil || !known {
+			continue
+		}
+		l := listedHold{sha256.Sum256(w.Value), heldAt{Hold: h}}
+		b.mu.Lock()
+		b.listed[w.Key] = l
+		b.mu.Unlock()
+	}
 }
 
 // byJob is the order of holds: by namespace and job id.

@@ -204,6 +204,7 @@ func (b *books) commitSheet(ctx context.Context, fence ledger.Fence, s *sheet, w
 	if err != nil {
 		return err
 	}
+	b.noteWritten(writes, s.next)
 	for key, value := range s.next {
 		switch {
 		case strings.HasPrefix(key, auditRecordPrefix): // nobody asks for it again

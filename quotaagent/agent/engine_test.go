@@ -202,6 +202,32 @@ func TestAJobStoppedUnderALostSubmission(t *testing.T) {
 	must.Eq(t, 0, r.heldGPUs("acme"))
 }
 
+// Nobody led while an allocation ran and ended; then the job is submitted anew. What
+// it used is known to nobody, and counts beside what it asks for now.
+func TestWhatNobodyHasSeenCountsBesideTheNextSubmission(t *testing.T) {
+	t.Parallel()
+	r := newRigOn(t, openStore(t), testPolicy(8, "10"))
+	hours := func(id string, gpus int) gate.Submission { return batch(r.nomad, "default", id, 1, gpus, time.Hour) }
+	r.run(hours("train", 4))
+	alloc := r.nomad.start("default", "train", 0, 4)
+	r.clock.advance(30 * time.Minute)
+	r.nomad.finish(alloc)
+	r.run(hours("train", 4)) // 2 hours used, and 4 more at most
+	h := r.holdOf("default", "train")
+	must.Len(t, 1, h.Former)
+	fits := func(id string, gpus int) bool { return !r.admit(hours(id, gpus)).Denied }
+	must.False(t, fits("second", 4))
+	second := r.nomad.start("default", "train", 0, 4)
+	must.NoError(t, r.settle())
+	must.Nil(t, r.holdOf("default", "train").Former)
+	must.Eq(t, int64(2*time.Hour/time.Millisecond), r.posted("acme"))
+	must.False(t, fits("second", 4))
+	must.True(t, fits("second", 3))
+	r.nomad.finish(second)
+	must.NoError(t, r.settle())
+	r.checkBooks()
+}
+
 // For a job that Nomad does not know nothing is read before the commit. It has a
 // hold all the same here, which another agent made.
 func TestAJobTakenForNewHasAHold(t *testing.T) {

@@ -383,8 +383,7 @@ gpu_class "v100" {
 rate_card "r" {
   effective_from = "2026-01-01T00:00:00Z"
   gpu "v100" { per_hour = 3.6 }
-}
-`
+}`
 
 func testPolicy(gpus int, month string) string {
 	return strings.NewReplacer("GPUS", fmt.Sprint(gpus), "MONTH", month).Replace(pricedV100 + `

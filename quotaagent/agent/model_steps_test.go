@@ -304,14 +304,8 @@ func (m *model) passTime() {
 		m.load(a)
 	}
 	m.settleBefore(d) // somebody may have acted meanwhile
-	if d > 20*time.Second && m.strict {
-		m.followed()
-	}
 	m.world.advance(d)
 	m.note("%v pass", d)
-	if d > 20*time.Second && m.strict {
-		m.followed()
-	}
 }
 
 // settleBefore answers all submissions when much time is to pass: no registration
@@ -320,20 +314,6 @@ func (m *model) settleBefore(d time.Duration) {
 	for d > 20*time.Second && len(m.tickets) > 0 {
 		m.settleOne(nil)
 	}
-}
-
-// followed lets the leader catch up, as it does every half minute. In a strict day
-// it does so around every long while: usage that nobody has seen for hours may
-// exceed what a job holds that was changed meanwhile.
-func (m *model) followed() {
-	for _, a := range m.agents {
-		a.store.faults = modelFaults{}
-	}
-	m.world.down = false
-	if l := m.agents[m.leader]; l.store.dead || l.fence != m.fence {
-		m.changeLeader()
-	}
-	m.meter(m.agents[m.leader])
 }
 
 // stepClock sets the clock of an agent, forward or back.

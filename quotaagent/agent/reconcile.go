@@ -236,6 +236,10 @@ func vanished(h ledger.Hold, allocations []nomadevents.Allocation) []ledger.Trac
 // outgrow its document.
 const finishedKept = 256
 
+// seenEvery is how often it is noted of a job that waits for GPUs that nothing of it
+// runs: until when that is certain bounds what it may have used before a change.
+const seenEvery = 5 * time.Minute
+
 // settled is the hold as it should be, with the usage to post. A nil hold means
 // that nothing remains of a submission that never arrived.
 //
@@ -274,6 +278,10 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 	if !again {
 		looked, dropped := ledger.Looked(*next)
 		next, moved = &looked, moved || dropped
+		if seen := proof(a.began).UnixMilli(); next.State == ledger.Active && (moved || seen-next.SeenMS >= seenEvery.Milliseconds()) {
+			a.noted = !moved
+			next.SeenMS, moved = max(next.SeenMS, seen), true
+		}
 	}
 	posted, usage, entries := metering.Post(p, *next, proof(a.began))
 	if len(posted.Finished) > finishedKept {

@@ -128,6 +128,7 @@ func (m *Meter) postAll(ctx context.Context, fence ledger.Fence, holds []heldAt)
 		if !renewed && len(posted) == 0 {
 			return change{}, errNoChange
 		}
+		next.SeenMS = max(next.SeenMS, milliOf(m.watchedTo))
 		return change{hold: &next, posted: posted, entries: entries}, nil
 	})
 	if err == nil {
@@ -143,6 +144,8 @@ type look struct {
 	version uint64 // of the hold when it was last asked
 	wait    time.Duration
 	next    time.Time
+	// noted says that the hold changes by nothing but the note that it was asked about.
+	noted bool
 }
 
 // lookDue reports whether it is time to ask about the job of a hold: at once
@@ -154,7 +157,12 @@ func (m *Meter) lookDue(h heldAt) bool {
 	if l.version == h.version && now.Before(l.next) {
 		return false
 	}
-	if l.version != h.version {
+	switch {
+	case l.version != h.version && l.noted:
+		l.version, l.noted = h.version, false
+		m.looks[h.JobKey()] = l
+		return m.lookDue(h)
+	case l.version != h.version:
 		l = look{version: h.version, wait: tickEvery / 2}
 	}
 	l.wait = min(2*l.wait, lookAtMost)
@@ -173,9 +181,10 @@ type answer struct {
 
 	// ended is the hold as it ended, if it did; changed says that it is not the same
 	// any more as it was when Nomad was asked, and again that a snapshot must tell
-	// more.
+	// more. noted says that only the time of this look was to be written.
 	ended          *ledger.Hold
 	changed, again bool
+	noted          bool
 }
 
 // settleJob is settleAll for the hold of one job, if it has one.
@@ -227,6 +236,10 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 		if a.again {
 			m.Rebuild()
 		}
+		if l, known := m.looks[a.seen.JobKey()]; known && a.noted {
+			l.noted = true
+			m.looks[a.seen.JobKey()] = l
+		}
 		if a.ended != nil && err == nil {
 			m.logger.Info("job settled", "namespace", a.ended.Namespace, "job_id", a.ended.JobID, "budget", a.ended.Budget, "hold_id", a.ended.ID,
 				"receipt", admission.Receipt(m.policy.State().Policy, *a.ended))
@@ -271,7 +284,7 @@ func (m *Meter) askOne(ctx context.Context, a *answer) {
 
 // settle is what becomes of a hold by Nomad's answer.
 func (m *Meter) settle(p *budget.Policy, h heldAt, a *answer) (change, error) {
-	a.ended = nil
+	a.ended, a.noted = nil, false
 	if a.changed = h.version != a.seen.version; a.changed {
 		return change{}, errNoChange
 	}

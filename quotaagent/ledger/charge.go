@@ -33,18 +33,58 @@ func Charges(h Hold, cal Calendar) Vector {
 	return v
 }
 
-// wholeCharges is what a hold would charge without a run.
+// wholeCharges is what a hold would charge without a run. What an earlier version of
+// the job may have used before the next one replaced it, and nobody has seen, counts
+// beside all that came later.
 func wholeCharges(h Hold, cal Calendar) Vector {
-	v := reading{h, h.Lines, false}.charges(cal)
-	if h.Pending != nil {
-		v = larger(v, reading{h, h.Pending, !h.Unchanged}.charges(cal))
+	v, unseen := Vector{}, Vector{}
+	version := func(r reading) {
+		charges := r.charges(cal)
+		if len(unseen) > 0 {
+			charges.AddAll(unseen, 1)
+		}
+		v = larger(v, charges)
 	}
 	for _, f := range h.Former {
 		was := h
 		was.Slots, was.JobModifyIndex = f.Slots, f.JobModifyIndex
-		v = larger(v, reading{was, f.Lines, false}.charges(cal))
+		r := reading{was, f.Lines, false}
+		version(r)
+		r.unseen(unseen, f.FromMS, f.ToMS, cal)
+	}
+	present := reading{h, h.Lines, false}
+	version(present)
+	if h.Pending != nil {
+		if !h.Unchanged {
+			present.unseen(unseen, h.LinesMS, h.SubmittedMS, cal)
+		}
+		version(reading{h, h.Pending, !h.Unchanged})
 	}
 	return v
+}
+
+// unseen charges what allocations that nobody has seen may have used between two
+// moments: those of which none is known to run and that have not ended for good.
+func (r reading) unseen(v Vector, fromMS, toMS int64, cal Calendar) {
+	length := toMS - max(fromMS, r.hold.CreatedMS, r.hold.SeenMS)
+	if length <= 0 {
+		return
+	}
+	bounded := func(line Line, left int64) int64 {
+		if line.Lease {
+			return length
+		}
+		return min(length, left)
+	}
+	for _, line := range r.lines {
+		names := r.slotNames(line)
+		for _, name := range names {
+			if _, running := r.liveTrack(name); !running && (line.Lease || !r.slot(name).Done) {
+				chargeAny(v, line.Needs, 1, bounded(line, r.remaining(line, name)), cal)
+			}
+		}
+		chargeAny(v, line.Needs, int64(max(0, line.Count-len(names))), bounded(line, line.RuntimeMS), cal)
+	}
 }
 
 // reading is one of the jobs that a hold may turn out to hold for.

@@ -60,6 +60,12 @@ type Hold struct {
 	// SubmittedMS is when the job was submitted last: until then what runs may have
 	// used GPUs without anything of it being posted yet.
 	SubmittedMS int64 `json:"submitted_ms,omitempty"`
+	// PendingMS is when the first of the unconfirmed submissions was made, LinesMS when
+	// the confirmed need was: no allocation of it began before. SeenMS is a moment of
+	// which all allocations are known.
+	PendingMS int64 `json:"pending_ms,omitempty"`
+	LinesMS   int64 `json:"lines_ms,omitempty"`
+	SeenMS    int64 `json:"seen_ms,omitempty"`
 	// StoredIndex is the JobModifyIndex before the unconfirmed submission (0: no
 	// job); JobModifyIndex is that of the last confirmed one.
 	StoredIndex    uint64 `json:"stored_index,omitempty"`
@@ -113,12 +119,15 @@ type Hold struct {
 	Placement json.RawMessage `json:"placement,omitempty"`
 }
 
-// Former is a job as it was confirmed before the present one: what it needed, and
-// what of that was used.
+// Former is a job as it was confirmed before the present one: what it needed, what of
+// that was used, and from when to when allocations of it may have run that nobody has
+// seen.
 type Former struct {
 	Lines          []Line          `json:"lines"`
 	Slots          map[string]Slot `json:"slots,omitempty"`
 	JobModifyIndex uint64          `json:"job_modify_index"`
+	FromMS         int64           `json:"from_ms,omitempty"`
+	ToMS           int64           `json:"to_ms,omitempty"`
 }
 
 // Ending is a stop under way: signal, grace, stop. It is part of the hold, so

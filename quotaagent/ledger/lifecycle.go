@@ -14,6 +14,8 @@ func Submit(h Hold, lines []Line, expiresMS int64) Hold {
 	next.Pending, next.ExpiresMS, next.Unchanged = slices.Clone(lines), expiresMS, false
 	if h.Pending != nil {
 		next.Pending, next.ExpiresMS = mergeLines(h.Pending, lines), max(h.ExpiresMS, expiresMS)
+	} else {
+		next.PendingMS = h.SubmittedMS
 	}
 	if next.Pending == nil {
 		next.Pending = []Line{}
@@ -41,10 +43,13 @@ func Confirm(h Hold, index uint64) Hold {
 		return next
 	}
 	next.Lines = carryLines(h)
+	if h.Pending != nil {
+		next.LinesMS = h.PendingMS
+	}
 	if index < h.JobModifyIndex {
 		// A later submission was confirmed first, or Nomad's state was restored
 		// from a backup: either job may be the one that stays.
-		next.Lines = mergeLines(h.Lines, next.Lines)
+		next.Lines, next.LinesMS = mergeLines(h.Lines, next.Lines), min(h.LinesMS, next.LinesMS)
 	}
 	if h.State == Active && len(h.Lines) > 0 {
 		next.Former = formerOf(h)
@@ -65,9 +70,9 @@ const formerMax = 4
 
 // formerOf are the former versions of a hold whose present one becomes one too.
 func formerOf(h Hold) []Former {
-	all := append(slices.Clone(h.Former), Former{Lines: h.Lines, Slots: h.Slots, JobModifyIndex: h.JobModifyIndex})
+	all := append(slices.Clone(h.Former), Former{Lines: h.Lines, Slots: h.Slots, JobModifyIndex: h.JobModifyIndex, FromMS: h.LinesMS, ToMS: h.SubmittedMS})
 	if len(all) > formerMax {
-		oldest := Former{Lines: mergeLines(all[0].Lines, all[1].Lines), JobModifyIndex: all[0].JobModifyIndex}
+		oldest := Former{Lines: mergeLines(all[0].Lines, all[1].Lines), JobModifyIndex: all[0].JobModifyIndex, FromMS: all[0].FromMS, ToMS: all[1].ToMS}
 		all = append([]Former{oldest}, all[2:]...)
 	}
 	return all
@@ -118,7 +123,7 @@ func (h Hold) resolveOne() Hold {
 	next := h.Clone()
 	next.InFlight = max(0, h.InFlight-1)
 	if next.InFlight == 0 {
-		next.Pending, next.ExpiresMS, next.Unchanged = nil, 0, false
+		next.Pending, next.ExpiresMS, next.PendingMS, next.Unchanged = nil, 0, 0, false
 	}
 	return next
 }
