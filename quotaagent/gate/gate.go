@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
 // Config is what a Gate needs. Zero limits mean the defaults.
@@ -53,7 +54,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.ResponseMax, 64<<20)
 	setDefault(&c.BodyTimeout, 2*time.Minute)
 	setDefault(&c.LookupTimeout, 30*time.Second)
-	setDefault(&c.ForwardTimeout, 2*time.Minute)
+	setDefault(&c.ForwardTimeout, ledger.RegisterWithin)
 	setDefault(&c.SettleTimeout, 15*time.Second)
 	setDefault(&c.IdentityTTL, 20*time.Second)
 	if c.Logger == nil {

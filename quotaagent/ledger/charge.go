@@ -56,9 +56,13 @@ func wholeCharges(h Hold, cal Calendar) Vector {
 	version(present)
 	if h.Pending != nil {
 		if !h.Unchanged {
-			present.unseen(unseen, h.LinesMS, h.SubmittedMS, cal)
+			present.unseen(unseen, h.LinesMS, h.replacedBy(), cal)
 		}
-		version(reading{h, h.Pending, !h.Unchanged})
+		pending := reading{h, h.Pending, !h.Unchanged}
+		if !h.Unchanged && h.InFlight > 1 {
+			pending.unseen(unseen, h.PendingMS, h.replacedBy(), cal)
+		}
+		version(pending)
 	}
 	return v
 }
@@ -267,8 +271,8 @@ func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 // them runs to its end.
 func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
 	chargeGauge(v, uncovered(line.Needs, t.GPUs), 1, cal)
-	// What it used until the job was submitted anew is used up, whoever goes on.
-	since := max(t.MarkMS, r.hold.SubmittedMS)
+	// What it uses until the job is registered anew is used up, whoever goes on.
+	since := max(t.MarkMS, r.hold.SubmittedMS, min(r.hold.replacedBy(), r.heldUntil(t)))
 	chargePlaced(v, t.holding(), t.MarkMS, since, cal)
 	goesOn, startsAgain := Vector{}, Vector{}
 	chargePlaced(goesOn, t.holding(), since, r.heldUntil(t), cal)

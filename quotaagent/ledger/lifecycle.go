@@ -3,6 +3,7 @@ package ledger
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // Submit records an unconfirmed submission: on a new hold or on the open one of
@@ -64,13 +65,20 @@ func Confirm(h Hold, index uint64) Hold {
 	return next
 }
 
+// RegisterWithin is how long after its admission a submission is registered at the
+// latest; the gate gives up before. Until then the job is what it was.
+const RegisterWithin = 2 * time.Minute
+
+// replacedBy is when the last submission was registered at the latest.
+func (h Hold) replacedBy() int64 { return h.SubmittedMS + RegisterWithin.Milliseconds() }
+
 // formerMax is how many former versions a hold keeps apart. More of them than that
 // are one that needs as much as any.
 const formerMax = 4
 
 // formerOf are the former versions of a hold whose present one becomes one too.
 func formerOf(h Hold) []Former {
-	all := append(slices.Clone(h.Former), Former{Lines: h.Lines, Slots: h.Slots, JobModifyIndex: h.JobModifyIndex, FromMS: h.LinesMS, ToMS: h.SubmittedMS})
+	all := append(slices.Clone(h.Former), Former{Lines: h.Lines, Slots: h.Slots, JobModifyIndex: h.JobModifyIndex, FromMS: h.LinesMS, ToMS: h.replacedBy()})
 	if len(all) > formerMax {
 		oldest := Former{Lines: mergeLines(all[0].Lines, all[1].Lines), JobModifyIndex: all[0].JobModifyIndex, FromMS: all[0].FromMS, ToMS: all[1].ToMS}
 		all = append([]Former{oldest}, all[2:]...)
