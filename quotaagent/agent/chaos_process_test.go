@@ -235,6 +235,11 @@ func (c *chaosClient) Job(ctx context.Context, namespace, jobID string) (out nom
 	return out, err
 }
 
+// Deregistered implements nomadState: nothing is purged.
+func (c *chaosClient) Deregistered(context.Context, string, string) ([]time.Time, error) {
+	return nil, nil
+}
+
 // Ahead implements nomadState: all processes read the same clock.
 func (c *chaosClient) Ahead() time.Duration { return 0 }
 

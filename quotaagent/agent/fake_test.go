@@ -61,6 +61,8 @@ type fakeNomad struct {
 	jobs   map[string]*fakeJob
 	allocs map[string]*nomadevents.Allocation
 	down   error
+	// purged is when, by job.
+	purged map[string][]time.Time
 	// ahead is by how much the agent's clock is.
 	ahead time.Duration
 	// asked counts the questions about single jobs.
@@ -83,7 +85,7 @@ type event struct {
 }
 
 func newNomad(now func() time.Time) *fakeNomad {
-	return &fakeNomad{now: now, index: 10, jobs: map[string]*fakeJob{}, allocs: map[string]*nomadevents.Allocation{},
+	return &fakeNomad{now: now, index: 10, purged: map[string][]time.Time{}, jobs: map[string]*fakeJob{}, allocs: map[string]*nomadevents.Allocation{},
 		streams: map[chan event]bool{}, used: map[string]int64{}}
 }
 
@@ -204,6 +206,7 @@ func (n *fakeNomad) purge(namespace, id string) {
 	defer n.mu.Unlock()
 	n.index++
 	delete(n.jobs, jobKey(namespace, id))
+	n.purged[jobKey(namespace, id)] = append(n.purged[jobKey(namespace, id)], n.now())
 	maps.DeleteFunc(n.allocs, func(_ string, a *nomadevents.Allocation) bool { return a.Namespace == namespace && a.JobID == id })
 	n.emit(event{namespace: namespace, jobID: id})
 }
@@ -280,6 +283,13 @@ func (n *fakeNomad) Job(_ context.Context, namespace, jobID string) (nomadevents
 		return nomadevents.Job{Dead: true}, nil
 	}
 	return nomadevents.Job{Exists: true, Dead: j.dead, Stopped: j.stopped, Gated: j.spec != nil && jobspec.Gated(j.job()), ModifyIndex: j.modifyIndex}, nil
+}
+
+// Deregistered implements nomadState.
+func (n *fakeNomad) Deregistered(_ context.Context, namespace, jobID string) ([]time.Time, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.purged[jobKey(namespace, jobID)], n.down
 }
 
 // Ahead implements nomadState.

@@ -22,6 +22,9 @@ type nomadState interface {
 	Snapshot(ctx context.Context) ([]nomadevents.Allocation, error)
 	JobAllocations(ctx context.Context, namespace, jobID string) ([]nomadevents.Allocation, error)
 	Job(ctx context.Context, namespace, jobID string) (nomadevents.Job, error)
+	// Deregistered is when a job was stopped or purged, by Nomad's clock, as far as
+	// Nomad knows, the earliest first.
+	Deregistered(ctx context.Context, namespace, jobID string) ([]time.Time, error)
 	// Ahead is by how much our clock was ahead of Nomad's at its last answer, to the
 	// second; 0 when it was not.
 	Ahead() time.Duration

@@ -154,6 +154,22 @@ func TestAnAllocationCollectedUnseenEndsAtTheLastSignOfIt(t *testing.T) {
 }
 
 // Nomad forgets a purged job together with its allocations.
+func TestAPurgedJobIsBilledToTheMomentItWasPurged(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	must.NoError(t, r.settle())
+	r.run(r.job("train", 1, 4))
+	r.nomad.start("default", "train", 0, 4)
+	must.NoError(t, r.settle())
+	r.clock.advance(2 * time.Second)
+	r.nomad.purge("default", "train")
+	r.clock.advance(20 * time.Second)
+	must.NoError(t, r.settle())
+	must.SliceEmpty(t, r.open())
+	must.Eq(t, int64(8000), r.posted("acme"))
+}
+
+// When that was is not known: Nomad has forgotten the evaluation, too.
 func TestAPurgedJobIsBilledToTheMomentItIsMissed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

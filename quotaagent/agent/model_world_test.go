@@ -69,12 +69,13 @@ type modelWorld struct {
 	all    []*modelAlloc          // everything that ever was
 	news   []nomadevents.Allocation
 	down   bool
+	purged map[string][]time.Time // when, by job, while Nomad knows it
 }
 
 var modelClasses = []string{"a", "b"}
 
 func newModelWorld(rng *rand.Rand, at time.Time, gpus int) *modelWorld {
-	w := &modelWorld{rng: rng, at: at, index: 10, free: map[string][]string{}, jobs: map[string]*modelJob{}, listed: map[string]*modelAlloc{}}
+	w := &modelWorld{rng: rng, at: at, index: 10, free: map[string][]string{}, jobs: map[string]*modelJob{}, listed: map[string]*modelAlloc{}, purged: map[string][]time.Time{}}
 	for i := range gpus {
 		class := modelClasses[i%len(modelClasses)]
 		w.free[class] = append(w.free[class], fmt.Sprintf("GPU-%s-%02d", class, i))
@@ -348,12 +349,14 @@ func (w *modelWorld) purge(j *modelJob) {
 		}
 	}
 	delete(w.jobs, jobKey(j.namespace, j.id))
+	w.purged[jobKey(j.namespace, j.id)] = append(w.purged[jobKey(j.namespace, j.id)], w.at)
 }
 
 // collect is Nomad's garbage collection: ended allocations are forgotten, and
 // dead jobs without any.
 func (w *modelWorld) collect(keep func(a *modelAlloc) bool) {
 	left := map[string]bool{}
+	clear(w.purged)
 	for id, a := range w.listed {
 		if a.Terminal && !keep(a) {
 			delete(w.listed, id)
@@ -399,6 +402,14 @@ func (w *modelWorld) Job(_ context.Context, namespace, jobID string) (nomadevent
 		return nomadevents.Job{Dead: true}, nil
 	}
 	return nomadevents.Job{Exists: true, Dead: j.dead, Stopped: j.stopped, ModifyIndex: j.index, CreateIndex: j.created}, nil
+}
+
+// Deregistered implements nomadState. Nomad forgets evaluations, too.
+func (w *modelWorld) Deregistered(_ context.Context, namespace, jobID string) ([]time.Time, error) {
+	if w.down {
+		return nil, errNomadDown
+	}
+	return w.purged[jobKey(namespace, jobID)], nil
 }
 
 // modelClient is an agent's end of the one Nomad.

@@ -176,7 +176,7 @@ func (m *Meter) observed(p *budget.Policy, h ledger.Hold, n *news) (next ledger.
 			n.doubtful = true
 			continue
 		}
-		if m.sights.stale(a) && !tracked(h, a.ID) {
+		if m.sights.stale(a) && !tracked(h, a.ID) || former(h, a) {
 			continue
 		}
 		m.verify(h, a)
@@ -242,7 +242,13 @@ func (m *Meter) runs(ctx context.Context, a nomadevents.Allocation) bool {
 // Governor, or news from an earlier life of the job id that came late: posting
 // that again would count it twice.
 func dated(h ledger.Hold, a nomadevents.Allocation) bool {
-	return !a.Terminal && a.CreateIndex <= h.FirstIndex && !tracked(h, a.ID)
+	return !a.Terminal && !tracked(h, a.ID) && (a.CreateIndex <= h.FirstIndex || a.Created.UnixMilli() < h.CreatedMS)
+}
+
+// former reports whether an allocation ended so long before the hold was made that it
+// is of an earlier life of the job id, whatever the clocks show.
+func former(h ledger.Hold, a nomadevents.Allocation) bool {
+	return a.Terminal && !tracked(h, a.ID) && a.Ended.Before(time.UnixMilli(h.CreatedMS).Add(-confirmWithin))
 }
 
 func tracked(h ledger.Hold, alloc string) bool {

@@ -257,6 +257,9 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 	}
 	for _, one := range a.allocations {
 		m.verify(*next, one)
+		if former(*next, one) {
+			continue
+		}
 		if one.Terminal && !m.sights.ended[one.ID] {
 			if _, posted := slices.BinarySearch(h.Finished, one.ID); !posted && one.CreateIndex > h.FirstIndex {
 				again = true
@@ -270,7 +273,7 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 			again = true
 			continue
 		}
-		end := m.lastSign(t, m.sights.at)
+		end := m.lastSign(t, m.sights.at, a.stops)
 		m.logger.Warn("allocation gone before its end was seen", "namespace", h.Namespace, "job_id", h.JobID, "alloc_id", t.Alloc,
 			"posted_to", time.UnixMilli(end).UTC())
 		take(ledger.Observation{Alloc: t.Alloc, EndMS: end, Estimated: true, Given: m.gpus.Given(t.Alloc, idsOf(t), end)})
@@ -292,13 +295,18 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 	return change{hold: &posted, posted: usage, entries: entries}, moved || len(usage) > 0, again
 }
 
-// lastSign is until when an allocation ran that Nomad no longer knows. As long as
-// Nomad is watched without a gap, it was there a moment ago: purging a job takes
-// its allocations away at once, and must not be a way around the bill. By how far
-// the clocks may differ is left out, for the GPUs may be somebody else's since. After
-// a gap (an agent that was down, a Nomad that could not be reached) the watermark is
-// the last proof, unless a clock that ran ahead has set it.
-func (m *Meter) lastSign(t ledger.Track, missed time.Time) int64 {
+// lastSign is until when an allocation ran that Nomad no longer knows. Purging a job
+// takes its allocations away at once, and must not be a way around the bill: when that
+// was Nomad says. Else, as long as Nomad is watched without a gap, the allocation was
+// there a moment ago; by how far the clocks may differ is left out, for its GPUs may be
+// somebody else's since. After a gap (an agent that was down, a Nomad that could not be
+// reached) the watermark is the last proof, unless a clock that ran ahead has set it.
+func (m *Meter) lastSign(t ledger.Track, missed time.Time, stops []time.Time) int64 {
+	for _, at := range stops {
+		if at.UnixMilli() > t.StartMS {
+			return at.UnixMilli()
+		}
+	}
 	proven := proof(missed).UnixMilli()
 	if m.watchedTo.IsZero() || missed.Sub(m.watchedTo) > 2*reconcileEvery {
 		proven = min(proven, t.MarkMS)

@@ -177,6 +177,7 @@ type answer struct {
 	began       time.Time // when it was asked; zero if it was not
 	job         nomadevents.Job
 	allocations []nomadevents.Allocation
+	stops       []time.Time // when the job was stopped or purged, if something of it is gone
 	err         error
 
 	// ended is the hold as it ended, if it did; changed says that it is not the same
@@ -280,6 +281,9 @@ func (m *Meter) askOne(ctx context.Context, a *answer) {
 	}
 	a.allocations, a.err = m.nomad.JobAllocations(ctx, a.seen.Namespace, a.seen.JobID)
 	a.began = m.byNomad(a.began)
+	if a.err == nil && len(vanished(*a.seen.Hold, a.allocations)) > 0 {
+		a.stops, a.err = m.nomad.Deregistered(ctx, a.seen.Namespace, a.seen.JobID)
+	}
 }
 
 // settle is what becomes of a hold by Nomad's answer.

@@ -239,6 +239,23 @@ func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) 
 	return job, nil
 }
 
+// Deregistered is when a job was stopped or purged, by Nomad's clock, as far as Nomad
+// knows, the earliest first. The evaluation of that outlives a purged job.
+func (c *Client) Deregistered(ctx context.Context, namespace, jobID string) ([]time.Time, error) {
+	evaluations, _, err := c.nomad.Jobs().Evaluations(jobID, (&api.QueryOptions{Namespace: namespace}).WithContext(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("list evaluations of job %q: %w", jobID, err)
+	}
+	var times []time.Time
+	for _, e := range evaluations {
+		if e.TriggeredBy == "job-deregister" && e.CreateTime > 0 {
+			times = append(times, time.Unix(0, e.CreateTime))
+		}
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	return times, nil
+}
+
 // statusDead is the status of a job of which nothing runs or will run.
 const statusDead = "dead"
 

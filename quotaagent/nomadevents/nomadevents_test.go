@@ -110,6 +110,11 @@ func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 		case r.URL.Path == "/v1/job/team/summary/versions":
 			newest, older := uint64(43), uint64(42)
 			_ = json.NewEncoder(w).Encode(map[string]any{"Versions": []api.Job{{JobModifyIndex: &newest, TaskGroups: gated}, {JobModifyIndex: &older}}})
+		case r.URL.Path == "/v1/job/team/purged/evaluations":
+			_ = json.NewEncoder(w).Encode([]api.Evaluation{{ID: "1", TriggeredBy: "job-deregister", CreateTime: 9_000_000}, {ID: "2", TriggeredBy: "job-deregister",
+				CreateTime: 7_000_000}, {ID: "3", TriggeredBy: "job-register", CreateTime: 11_000_000}})
+		case r.URL.Path == "/v1/job/never/evaluations":
+			_, _ = w.Write([]byte("[]"))
 		case r.URL.Path == "/v1/jobs":
 			_, _ = w.Write([]byte("[]"))
 		default:
@@ -128,7 +133,13 @@ func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 		must.NoError(t, err)
 		must.Eq(t, want, got, must.Sprint(id))
 	}
-	_, err := client.Job(t.Context(), "ns", "secret")
+	purged, err := client.Deregistered(t.Context(), "ns", "team/purged")
+	must.NoError(t, err)
+	must.Eq(t, []time.Time{time.UnixMilli(7), time.UnixMilli(9)}, purged)
+	never, err := client.Deregistered(t.Context(), "ns", "never")
+	must.NoError(t, err)
+	must.SliceEmpty(t, never)
+	_, err = client.Job(t.Context(), "ns", "secret")
 	must.ErrorContains(t, err, `read job "secret"`)
 }
 
