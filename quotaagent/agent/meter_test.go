@@ -135,6 +135,36 @@ func TestLateNewsOfAnEarlierLifeIsNotPosted(t *testing.T) {
 	must.SliceEmpty(t, r.holdOf("default", "train").Tracks)
 }
 
+// The same, of a job that Nomad had forgotten, with two submissions on their way: then
+// no index tells the two lives apart.
+func TestLateNewsOfAForgottenLifeIsNotPosted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run(r.job("train", 1, 4))
+	id := r.nomad.start("default", "train", 0, 4)
+	ran := *r.nomad.allocs[id]
+	must.NoError(t, r.settle())
+	r.clock.advance(time.Minute)
+	r.nomad.finish(id)
+	ended := *r.nomad.allocs[id]
+	must.NoError(t, r.settle())
+	must.SliceEmpty(t, r.open())
+	facts := r.facts()
+	r.nomad.purge("default", "train")
+	r.clock.advance(6 * time.Hour)
+	s := r.job("train", 1, 2)
+	v := r.admit(s)
+	r.admit(r.job("train", 1, 1))
+	r.accept(s, v, false)
+	must.Eq(t, uint64(0), r.holdOf("default", "train").FirstIndex)
+	for _, news := range []nomadevents.Allocation{ran, ended} {
+		must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, []nomadevents.Allocation{news}))
+		must.SliceEmpty(t, r.holdOf("default", "train").Tracks)
+	}
+	must.NoError(t, r.settle())
+	must.Eq(t, facts, r.posted("acme"))
+}
+
 func TestAnAllocationCollectedUnseenEndsAtTheLastSignOfIt(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
