@@ -215,9 +215,8 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 		live, running := r.liveTrack(name)
 		switch {
 		case running && line.Lease:
-			left := uncovered(line.Needs, live.GPUs)
-			chargeGauge(v, left, 1, cal)
-			chargeAny(v, left, 1, line.RuntimeMS, cal)
+			chargeSuccessor(v, line.Needs, live, cal)
+			chargeAny(v, uncovered(line.Needs, live.GPUs), 1, line.RuntimeMS, cal)
 		case running && r.current(live):
 			r.chargeRunning(v, line, live, cal)
 		case running:
@@ -260,6 +259,9 @@ func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 	run, again, whole := Vector{}, Vector{}, Vector{}
 	chargePlaced(run, t.holding(), t.MarkMS, r.heldUntil(t), cal)
 	chargeAny(again, line.Needs, 1, left-min(line.once(), left), cal)
+	if len(again) > 0 {
+		chargeSuccessor(v, line.Needs, t, cal)
+	}
 	chargeAny(whole, line.Needs, 1, left, cal)
 	combine(v, run, again, func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount {
 		return min(placed, max(placed, whole.At(period, d)).Sub(again.At(period, d)))
@@ -270,7 +272,7 @@ func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 // possible successor: the larger of the two in every period, as at most one of
 // them runs to its end.
 func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
-	chargeGauge(v, uncovered(line.Needs, t.GPUs), 1, cal)
+	chargeSuccessor(v, line.Needs, t, cal)
 	// What it uses until the job is registered anew is used up, whoever goes on.
 	since := max(t.MarkMS, r.hold.SubmittedMS, min(r.hold.replacedBy(), r.heldUntil(t)))
 	chargePlaced(v, t.holding(), t.MarkMS, since, cal)
@@ -416,6 +418,26 @@ func chargeAny(v Vector, needs []Need, count, runtimeMS int64, cal Calendar) {
 			}
 			addTime(v, AnyPeriod(w), counts, quantity.Amount(share).Mul(int64(gpus)), n.PerGPUHour, n.Watts)
 		}
+	}
+}
+
+// chargeSuccessor charges the GPUs of an allocation that may come after a running one
+// as far as those of the running one do not cover them: it may be placed on any class
+// that can serve, and then counts in the limits of that class.
+func chargeSuccessor(v Vector, needs []Need, t Track, cal Calendar) {
+	left := uncovered(needs, t.GPUs)
+	if !slices.ContainsFunc(needs, func(n Need) bool { return len(n.Classes) > 1 }) {
+		chargeGauge(v, left, 1, cal)
+		return
+	}
+	beside, next, own := Vector{}, Vector{}, Vector{}
+	chargeGauge(beside, left, 1, cal)
+	chargeGauge(next, needs, 1, cal)
+	for _, g := range t.holding() {
+		addGauge(own, cal.countsOf(g.Class), int64(len(g.IDs)))
+	}
+	for d, n := range next[ConcurrentKey] {
+		v.Add(ConcurrentKey, d, max(beside.At(ConcurrentKey, d), n.Sub(own.At(ConcurrentKey, d))))
 	}
 }
 

@@ -118,6 +118,28 @@ func TestTheSameJobOnceMoreHoldsNothingMore(t *testing.T) {
 	must.Eq(t, 8, heldHours(t, ledger.Confirm(pending, 20), budget.Total, 0), must.Sprint("Nomad found it changed after all: all starts again"))
 }
 
+// Nomad may place the next start of a job that several classes can serve on another
+// one than the last: until it cannot start again it counts in the limits of all.
+func TestWhatMayStartAgainCountsInEveryClass(t *testing.T) {
+	t.Parallel()
+	for starts, other := range map[int]quantity.Amount{1: 0, 2: 2 * quantity.GPU} {
+		line := batch(1, 2, starts)
+		line.Needs[0].Classes, line.Needs[0].GPUs = []string{"h100", "l40s"}, 2
+		h := confirmed(line)
+		cal := calendar(t, budget.Total)
+		for _, d := range []string{"h100", "l40s", budget.AnyClass} {
+			must.Eq(t, 2*quantity.GPU, ledger.Charges(h, cal).At(ledger.ConcurrentKey, budget.GPUs(d)), must.Sprint(d))
+		}
+		h, taken := ledger.Observe(h, ledger.Observation{Alloc: "x", Name: "job.g[0]", Group: "g", CreateIndex: 11,
+			GPUs: []ledger.TrackGPUs{{Class: "l40s", IDs: []string{"G0", "G1"}}}}, 0)
+		must.True(t, taken)
+		charged := ledger.Charges(h, cal)
+		must.Eq(t, other, charged.At(ledger.ConcurrentKey, budget.GPUs("h100")), must.Sprint(starts, " starts"))
+		must.Eq(t, 2*quantity.GPU, charged.At(ledger.ConcurrentKey, budget.GPUs("l40s")))
+		must.Eq(t, 2*quantity.GPU, charged.At(ledger.ConcurrentKey, budget.GPUs(budget.AnyClass)))
+	}
+}
+
 func TestAResubmissionHoldsTheLargerOfBothShapes(t *testing.T) {
 	t.Parallel()
 	wide, long := batch(4, 1, 1), batch(1, 4, 1)
