@@ -215,7 +215,7 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 		live, running := r.liveTrack(name)
 		switch {
 		case running && line.Lease:
-			chargeSuccessor(v, line.Needs, live, cal)
+			chargeSuccessor(v, line.Needs, uncovered(line.Needs, live.GPUs), live, cal)
 			chargeAny(v, uncovered(line.Needs, live.GPUs), 1, line.RuntimeMS, cal)
 		case running && r.current(live):
 			r.chargeRunning(v, line, live, cal)
@@ -260,7 +260,7 @@ func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 	chargePlaced(run, t.holding(), t.MarkMS, r.heldUntil(t), cal)
 	chargeAny(again, line.Needs, 1, left-min(line.once(), left), cal)
 	if len(again) > 0 {
-		chargeSuccessor(v, line.Needs, t, cal)
+		chargeSuccessor(v, line.Needs, nil, t, cal) // it needs as much as it has now
 	}
 	chargeAny(whole, line.Needs, 1, left, cal)
 	combine(v, run, again, func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount {
@@ -272,7 +272,7 @@ func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 // possible successor: the larger of the two in every period, as at most one of
 // them runs to its end.
 func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
-	chargeSuccessor(v, line.Needs, t, cal)
+	chargeSuccessor(v, line.Needs, uncovered(line.Needs, t.GPUs), t, cal)
 	// What it uses until the job is registered anew is used up, whoever goes on.
 	since := max(t.MarkMS, r.hold.SubmittedMS, min(r.hold.replacedBy(), r.heldUntil(t)))
 	chargePlaced(v, t.holding(), t.MarkMS, since, cal)
@@ -422,16 +422,16 @@ func chargeAny(v Vector, needs []Need, count, runtimeMS int64, cal Calendar) {
 }
 
 // chargeSuccessor charges the GPUs of an allocation that may come after a running one
-// as far as those of the running one do not cover them: it may be placed on any class
-// that can serve, and then counts in the limits of that class.
-func chargeSuccessor(v Vector, needs []Need, t Track, cal Calendar) {
-	left := uncovered(needs, t.GPUs)
+// as far as those of the running one do not cover them: what is uncovered, and, where
+// several classes can serve, those of any of them, for it then counts in the limits
+// of that class.
+func chargeSuccessor(v Vector, needs, uncovered []Need, t Track, cal Calendar) {
 	if !slices.ContainsFunc(needs, func(n Need) bool { return len(n.Classes) > 1 }) {
-		chargeGauge(v, left, 1, cal)
+		chargeGauge(v, uncovered, 1, cal)
 		return
 	}
 	beside, next, own := Vector{}, Vector{}, Vector{}
-	chargeGauge(beside, left, 1, cal)
+	chargeGauge(beside, uncovered, 1, cal)
 	chargeGauge(next, needs, 1, cal)
 	for _, g := range t.holding() {
 		addGauge(own, cal.countsOf(g.Class), int64(len(g.IDs)))
