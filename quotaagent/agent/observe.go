@@ -176,7 +176,7 @@ func (m *Meter) observed(p *budget.Policy, h ledger.Hold, n *news) (next ledger.
 			n.doubtful = true
 			continue
 		}
-		if m.sights.stale(a) && !tracked(h, a.ID) || former(h, a) {
+		if m.sights.stale(a) && !tracked(h, a.ID) || m.former(h, a) {
 			continue
 		}
 		m.verify(h, a)
@@ -247,8 +247,8 @@ func dated(h ledger.Hold, a nomadevents.Allocation) bool {
 
 // former reports whether an allocation ended so long before the hold was made that it
 // is of an earlier life of the job id, whatever the clocks show.
-func former(h ledger.Hold, a nomadevents.Allocation) bool {
-	return a.Terminal && !tracked(h, a.ID) && a.Ended.Before(time.UnixMilli(h.CreatedMS).Add(-confirmWithin))
+func (m *Meter) former(h ledger.Hold, a nomadevents.Allocation) bool {
+	return a.Terminal && !tracked(h, a.ID) && a.Ended.Before(m.byNomad(time.UnixMilli(h.CreatedMS)).Add(-confirmWithin))
 }
 
 func tracked(h ledger.Hold, alloc string) bool {

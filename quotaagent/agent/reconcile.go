@@ -257,7 +257,7 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 	}
 	for _, one := range a.allocations {
 		m.verify(*next, one)
-		if former(*next, one) {
+		if m.former(*next, one) {
 			continue
 		}
 		if one.Terminal && !m.sights.ended[one.ID] {
