@@ -185,8 +185,8 @@ func stubNomad(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Nomad-Index", "7")
 	switch r.URL.Path {
-	case "/v1/agent/self":
-		_, _ = w.Write([]byte(`{"config":{"Region":"global"}}`))
+	case "/v1/regions":
+		_, _ = w.Write([]byte(`["global"]`))
 	case "/v1/acl/token/self":
 		switch r.Header.Get("X-Nomad-Token") {
 		case "root":
