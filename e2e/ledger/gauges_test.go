@@ -15,7 +15,8 @@ import (
 // What the device plugin counts is what a job is charged: the energy that its GPU
 // drew while it had it. And a job that does not use its GPUs is stopped.
 func TestEnergyIsMeteredAndIdleWorkEnded(t *testing.T) {
-	s := play(t, "gauges")
+	s := alone(t, "gauges")
+	s.meterEvery("5s")
 	s.apply(`
 budget "gauges" {
   match {

@@ -36,10 +36,6 @@ governor {
   unmatched   = "deny"
   timezone    = "Europe/Berlin"
   currency    = "USD"
-
-  meter {
-    interval = "5s"
-  }
 }
 
 gpu_class "h100" {
@@ -224,6 +220,22 @@ func (s *scene) tryApply(policy string) cluster.Result {
 		}
 	}
 	return result
+}
+
+// meterEvery has the agent read all statistics this often, for as long as a scene that
+// plays alone lasts: it is too much for the machine while others play.
+func (s *scene) meterEvery(interval string) {
+	s.t.Helper()
+	set := func(text string) {
+		stage.Lock()
+		defer stage.Unlock()
+		stage.policies["common.hcl"] = text
+	}
+	set(strings.Replace(common, "currency    = \"USD\"", fmt.Sprintf("currency    = \"USD\"\n\n  meter {\n    interval = %q\n  }", interval), 1))
+	s.t.Cleanup(func() {
+		set(common)
+		s.apply(stage.policies[s.name+".hcl"])
+	})
 }
 
 // governor runs the governor CLI against the agent.
