@@ -209,20 +209,22 @@ func openStore(config agentconfig.Config, logger hclog.Logger) (agent.Store, err
 }
 
 func nomadClient(n *agentconfig.Nomad, clock *nomadevents.Clock) (*nomad.Client, error) {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.ForceAttemptHTTP2, transport.MaxIdleConnsPerHost = false, 16
-	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	httpClient := &http.Client{Transport: transport}
-	err := nomad.ConfigureTLS(httpClient, &nomad.TLSConfig{CACert: n.CAFile, ClientCert: n.CertFile, ClientKey: n.KeyFile, TLSServerName: n.TLSServerName})
+	transport, err := nomadTransport(n)
 	if err != nil {
 		return nil, fmt.Errorf("configure the Nomad client: %w", err)
 	}
-	httpClient.Transport = clock.Watch(transport)
-	client, err := nomad.NewClient(&nomad.Config{Address: n.Address, SecretID: n.Token, Region: n.Region, HttpClient: httpClient})
+	transport.Proxy = http.ProxyFromEnvironment
+	client, err := nomad.NewClient(&nomad.Config{Address: n.Address, SecretID: n.Token, Region: n.Region,
+		HttpClient: &http.Client{Transport: clock.Watch(transport)}})
 	if err != nil {
 		return nil, fmt.Errorf("configure the Nomad client: %w", err)
 	}
 	return client, nil
+}
+
+// nomadTransport is a new transport to Nomad with its TLS settings.
+func nomadTransport(n *agentconfig.Nomad) (*http.Transport, error) {
+	return gate.NewTransport(gate.TLS{CAFile: n.CAFile, CertFile: n.CertFile, KeyFile: n.KeyFile, ServerName: n.TLSServerName})
 }
 
 // newHandler is everything that the address serves: Governor's own paths, and
@@ -236,8 +238,7 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, fmt.Errorf("nomad.address: %w", err)
 	}
-	transport, err := gate.NewTransport(gate.TLS{CAFile: config.Nomad.CAFile, CertFile: config.Nomad.CertFile,
-		KeyFile: config.Nomad.KeyFile, ServerName: config.Nomad.TLSServerName})
+	transport, err := nomadTransport(config.Nomad)
 	if err != nil {
 		return nil, fmt.Errorf("configure gate: %w", err)
 	}

@@ -380,15 +380,13 @@ func (b *books) listedAs(key string) (listedHold, bool) {
 // list need not decode them. Nothing rests on it but that: they are compared by their
 // hash.
 func (b *books) noteWritten(writes []ledger.Write, holds map[string]any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, w := range writes {
 		h, ok := holds[w.Key].(*ledger.Hold)
-		if _, known := b.listedAs(w.Key); !ok || h == nil || !known {
-			continue
+		if _, known := b.listed[w.Key]; ok && h != nil && known {
+			b.listed[w.Key] = listedHold{sha256.Sum256(w.Value), heldAt{Hold: h}}
 		}
-		l := listedHold{sha256.Sum256(w.Value), heldAt{Hold: h}}
-		b.mu.Lock()
-		b.listed[w.Key] = l
-		b.mu.Unlock()
 	}
 }
 

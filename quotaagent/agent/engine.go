@@ -397,9 +397,9 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	if err != nil {
 		return gate.Verdict{}, err
 	}
-	books := e.targetOf(p, b, s)
-	books.novel = s.Stored == nil
-	err = e.books.update(ctx, ledger.Fence{}, books,
+	needed := e.targetOf(p, b, s)
+	needed.novel = s.Stored == nil
+	err = e.books.update(ctx, ledger.Fence{}, needed,
 		func(v view) (change, error) {
 			d, next, err := e.decide(p, b, s, lines, same, v)
 			if err != nil {

@@ -117,17 +117,25 @@ func TestRunningAFinishedJobAgainPostsItsPastOnlyOnce(t *testing.T) {
 	must.SliceEmpty(t, r.open())
 }
 
-// An event of an earlier life of the job id arrives after the next one began.
-func TestLateNewsOfAnEarlierLifeIsNotPosted(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
+// trained is after a job with four GPUs; ran and ended are the news of its allocation.
+func trained(t *testing.T) (r *rig, ran, ended nomadevents.Allocation) {
+	r = newRig(t)
 	r.run(r.job("train", 1, 4))
 	id := r.nomad.start("default", "train", 0, 4)
-	late := *r.nomad.allocs[id] // as it ran
+	ran = *r.nomad.allocs[id]
 	must.NoError(t, r.settle())
 	r.clock.advance(time.Minute)
 	r.nomad.finish(id)
+	ended = *r.nomad.allocs[id]
 	must.NoError(t, r.settle())
+	must.SliceEmpty(t, r.open())
+	return r, ran, ended
+}
+
+// An event of an earlier life of the job id arrives after the next one began.
+func TestLateNewsOfAnEarlierLifeIsNotPosted(t *testing.T) {
+	t.Parallel()
+	r, late, _ := trained(t)
 	r.run(r.job("train", 1, 2))
 	must.NoError(t, r.Meter.observe(r.ctx, ledger.Fence{}, []nomadevents.Allocation{late}))
 	must.NoError(t, r.settle())
@@ -139,16 +147,7 @@ func TestLateNewsOfAnEarlierLifeIsNotPosted(t *testing.T) {
 // no index tells the two lives apart.
 func TestLateNewsOfAForgottenLifeIsNotPosted(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.run(r.job("train", 1, 4))
-	id := r.nomad.start("default", "train", 0, 4)
-	ran := *r.nomad.allocs[id]
-	must.NoError(t, r.settle())
-	r.clock.advance(time.Minute)
-	r.nomad.finish(id)
-	ended := *r.nomad.allocs[id]
-	must.NoError(t, r.settle())
-	must.SliceEmpty(t, r.open())
+	r, ran, ended := trained(t)
 	facts := r.facts()
 	r.nomad.purge("default", "train")
 	r.clock.advance(6 * time.Hour)
@@ -183,14 +182,20 @@ func TestAnAllocationCollectedUnseenEndsAtTheLastSignOfIt(t *testing.T) {
 	must.Eq(t, 0, r.heldGPUs("acme"))
 }
 
-// Nomad forgets a purged job together with its allocations.
-func TestAPurgedJobIsBilledToTheMomentItWasPurged(t *testing.T) {
-	t.Parallel()
+// training is a job with four GPUs that the meter has just seen, and watches.
+func training(t *testing.T) *rig {
 	r := newRig(t)
 	must.NoError(t, r.settle())
 	r.run(r.job("train", 1, 4))
 	r.nomad.start("default", "train", 0, 4)
 	must.NoError(t, r.settle())
+	return r
+}
+
+// Nomad forgets a purged job together with its allocations.
+func TestAPurgedJobIsBilledToTheMomentItWasPurged(t *testing.T) {
+	t.Parallel()
+	r := training(t)
 	r.clock.advance(2 * time.Second)
 	r.nomad.purge("default", "train")
 	r.clock.advance(20 * time.Second)
@@ -199,14 +204,30 @@ func TestAPurgedJobIsBilledToTheMomentItWasPurged(t *testing.T) {
 	must.Eq(t, int64(8000), r.posted("acme"))
 }
 
+// A stopped job writes its checkpoint for a while, and is collected before its end was
+// seen: what it is proven to have used then is not taken back.
+func TestAStoppedJobIsBilledForItsCheckpoint(t *testing.T) {
+	t.Parallel()
+	r := training(t)
+	r.clock.advance(time.Minute)
+	r.nomad.mu.Lock()
+	r.nomad.purged[jobKey("default", "train")] = []time.Time{r.clock.now()}
+	r.nomad.mu.Unlock()
+	r.clock.advance(2 * time.Minute)
+	must.NoError(t, r.settle())
+	proven := 4 * (3*time.Minute - clockMargin).Milliseconds()
+	must.Eq(t, proven, r.posted("acme"))
+	r.nomad.finish(r.allocIDs()[0])
+	r.nomad.collect()
+	must.NoError(t, r.settle())
+	must.SliceEmpty(t, r.open())
+	must.Eq(t, proven, r.posted("acme"))
+}
+
 // When that was is not known: Nomad has forgotten the evaluation, too.
 func TestAPurgedJobIsBilledToTheMomentItIsMissed(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	must.NoError(t, r.settle())
-	r.run(r.job("train", 1, 4))
-	r.nomad.start("default", "train", 0, 4)
-	must.NoError(t, r.settle())
+	r := training(t)
 	r.clock.advance(2*time.Second + clockMargin)
 	r.nomad.mu.Lock()
 	clear(r.nomad.jobs)

@@ -172,7 +172,7 @@ func (m *Meter) observed(p *budget.Policy, h ledger.Hold, n *news) (next ledger.
 		next, changed = after, changed || moved
 	}
 	for _, a := range n.allocations {
-		if dated(h, a) {
+		if m.dated(h, a) {
 			n.doubtful = true
 			continue
 		}
@@ -241,8 +241,8 @@ func (m *Meter) runs(ctx context.Context, a nomadevents.Allocation) bool {
 // to run and is older than the hold. It may be work that was there before
 // Governor, or news from an earlier life of the job id that came late: posting
 // that again would count it twice.
-func dated(h ledger.Hold, a nomadevents.Allocation) bool {
-	return !a.Terminal && !tracked(h, a.ID) && (a.CreateIndex <= h.FirstIndex || a.Created.UnixMilli() < h.CreatedMS)
+func (m *Meter) dated(h ledger.Hold, a nomadevents.Allocation) bool {
+	return !a.Terminal && !tracked(h, a.ID) && (a.CreateIndex <= h.FirstIndex || a.Created.Before(m.byNomad(time.UnixMilli(h.CreatedMS))))
 }
 
 // former reports whether an allocation ended so long before the hold was made that it

@@ -57,21 +57,28 @@ func TestAThrottledServiceGoesDownAndUpAgain(t *testing.T) {
 	must.Nil(t, r.holdOf("default", "web").Ending)
 }
 
+// narrowed is a service of four allocations whose budget has room for two by now, and
+// throttles; its scaling is answered with err, carried out or not.
+func narrowed(t *testing.T, err error, done bool) *rig {
+	r := newRig(t)
+	r.run(r.service("web", 4))
+	for slot := range 4 {
+		r.nomad.start("default", "web", slot, 1)
+	}
+	r.edit(stopPolicy(2, "throttle", ""))
+	r.actor.answer(err, done)
+	must.NoError(t, r.enforce())
+	must.Eq(t, []string{"scale default/web g to 3"}, r.actor.took())
+	return r
+}
+
 // An answer about scaling that was lost is found out by the meter.
 func TestALostAnswerAboutScaling(t *testing.T) {
 	t.Parallel()
 	for name, done := range map[string]bool{"it was done": true, "it was not done": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t)
-			r.run(r.service("web", 4))
-			for slot := range 4 {
-				r.nomad.start("default", "web", slot, 1)
-			}
-			r.edit(stopPolicy(2, "throttle", ""))
-			r.actor.answer(nomadctl.ErrUnknown, done)
-			must.NoError(t, r.enforce())
-			must.Eq(t, []string{"scale default/web g to 3"}, r.actor.took())
+			r := narrowed(t, nomadctl.ErrUnknown, done)
 			must.NotNil(t, r.holdOf("default", "web").Pending)
 			must.Eq(t, 4, r.heldGPUs("acme"))
 			r.actor.answer(nil, false)
@@ -96,15 +103,7 @@ func TestALostAnswerAboutScaling(t *testing.T) {
 // Nomad's refusals leave the job as it is and are tried again after the pause.
 func TestScalingThatNomadRefuses(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.run(r.service("web", 4))
-	for slot := range 4 {
-		r.nomad.start("default", "web", slot, 1)
-	}
-	r.edit(stopPolicy(2, "throttle", ""))
-	r.actor.answer(nomadctl.ErrRefused, false)
-	must.NoError(t, r.enforce())
-	must.Eq(t, []string{"scale default/web g to 3"}, r.actor.took())
+	r := narrowed(t, nomadctl.ErrRefused, false)
 	h := r.holdOf("default", "web")
 	must.Nil(t, h.Pending)
 	must.Eq(t, 4, h.Lines[0].Count)

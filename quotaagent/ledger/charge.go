@@ -215,8 +215,9 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 		live, running := r.liveTrack(name)
 		switch {
 		case running && line.Lease:
-			chargeSuccessor(v, line.Needs, uncovered(line.Needs, live.GPUs), live, cal)
-			chargeAny(v, uncovered(line.Needs, live.GPUs), 1, line.RuntimeMS, cal)
+			left := uncovered(line.Needs, live.GPUs)
+			chargeSuccessor(v, line.Needs, left, live, cal)
+			chargeAny(v, left, 1, line.RuntimeMS, cal)
 		case running && r.current(live):
 			r.chargeRunning(v, line, live, cal)
 		case running:
@@ -422,16 +423,16 @@ func chargeAny(v Vector, needs []Need, count, runtimeMS int64, cal Calendar) {
 }
 
 // chargeSuccessor charges the GPUs of an allocation that may come after a running one
-// as far as those of the running one do not cover them: what is uncovered, and, where
-// several classes can serve, those of any of them, for it then counts in the limits
-// of that class.
-func chargeSuccessor(v Vector, needs, uncovered []Need, t Track, cal Calendar) {
+// as far as those of the running one do not cover them: left, which is needed beside
+// them, and, where several classes can serve, those of any of them, for it then counts
+// in the limits of that class.
+func chargeSuccessor(v Vector, needs, left []Need, t Track, cal Calendar) {
 	if !slices.ContainsFunc(needs, func(n Need) bool { return len(n.Classes) > 1 }) {
-		chargeGauge(v, uncovered, 1, cal)
+		chargeGauge(v, left, 1, cal)
 		return
 	}
 	beside, next, own := Vector{}, Vector{}, Vector{}
-	chargeGauge(beside, uncovered, 1, cal)
+	chargeGauge(beside, left, 1, cal)
 	chargeGauge(next, needs, 1, cal)
 	for _, g := range t.holding() {
 		addGauge(own, cal.countsOf(g.Class), int64(len(g.IDs)))
