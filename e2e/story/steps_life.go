@@ -188,7 +188,7 @@ func (s *Scene) checkBill(ctx context.Context, before status, job Job, allocatio
 	top, topWas := after.limit("acme", "month", "cost"), before.limit("acme", "month", "cost")
 	own, ownWas := after.limit(researchBudget, "month", "cost"), before.limit(researchBudget, "month", "cost")
 	s.Equal("cost of the whole organisation rose by research's", own.Posted-ownWas.Posted, top.Posted-topWas.Posted)
-	s.Check(own.Posted > ownWas.Posted, "cost of the job", "more than 0", quantity.FormatMoney(own.Posted-ownWas.Posted))
+	s.Check(own.Posted > ownWas.Posted, "cost of the job in millionths of a USD", "more than 0", fmt.Sprint(own.Posted-ownWas.Posted))
 	return nil
 }
 
@@ -198,11 +198,12 @@ func purge(ctx context.Context, s *Scene) error {
 		return err
 	}
 	job := Job{ID: "purged", GPUs: 2, Device: v100Device, MaxRuntime: "1h"}
-	if _, err := s.mustRun(ctx, job); err != nil {
+	allocation, err := s.mustRun(ctx, job)
+	if err != nil {
 		return err
 	}
 	// Nomad forgets a purged job's allocations at once: the bill can only be
-	// made from what the meter had seen.
+	// made from what the meter had seen, and when the purge was.
 	_, err = within(ctx, soon, func() (bool, error) {
 		now, err := s.fetch(ctx)
 		h := now.hold(job.ID)
@@ -226,8 +227,32 @@ func purge(ctx context.Context, s *Scene) error {
 	s.Check(took <= settleTimeout, "the hold is given back", "within "+settleTimeout.String(), took.Round(10*time.Millisecond).String())
 	s.Equal("GPUs still held", quantity.FormatGPUs(before.limit(researchBudget, concurrentWindow, gpus).Held), quantity.FormatGPUs(after.limit(researchBudget, concurrentWindow, gpus).Held))
 	posted := after.limit(researchBudget, dayWindow, gpuTime).Posted - before.limit(researchBudget, dayWindow, gpuTime).Posted
-	s.Check(posted > 0, "GPU time on the bill", "more than 0", (time.Duration(posted) * time.Millisecond).String())
+	purged, err := s.purgedAt(ctx, job.ID)
+	if err != nil {
+		return err
+	}
+	ran := purged.UnixMilli() - time.Unix(0, allocation.CreateTime).UnixMilli()
+	s.Equal(fmt.Sprintf("GPU time on the bill: %d GPUs x %v, to the moment of the purge", job.GPUs, time.Duration(ran)*time.Millisecond),
+		time.Duration(ran)*time.Duration(job.GPUs)*time.Millisecond, time.Duration(posted)*time.Millisecond)
 	return nil
+}
+
+// purgedAt is when a job was purged: what Nomad keeps of it is the evaluation.
+func (s *Scene) purgedAt(ctx context.Context, jobID string) (time.Time, error) {
+	client, err := s.API(s.NomadAddr)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer client.Close()
+	evaluations, _, err := client.Jobs().Evaluations(jobID, (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("list the evaluations of job %s: %w", jobID, err)
+	}
+	i := slices.IndexFunc(evaluations, func(e *api.Evaluation) bool { return e.TriggeredBy == "job-deregister" })
+	if i < 0 {
+		return time.Time{}, fmt.Errorf("nomad keeps no evaluation of the purge of job %s", jobID)
+	}
+	return time.Unix(0, evaluations[i].CreateTime), nil
 }
 
 func crash(ctx context.Context, s *Scene) error {
