@@ -47,6 +47,9 @@ namespace "default" {
   policy       = "write"
   capabilities = ["sentinel-override"]
 }
+host_volume "*" {
+  policy = "write"
+}
 node {
   policy = "read"
 }
@@ -54,7 +57,7 @@ node {
 
 func TestAccess(t *testing.T) {
 	c := clustertest.Start(t, cluster.Options{ACL: true, Governor: true,
-		Clients: []cluster.ClientOptions{{Name: "client1", Fixture: "dgx1v"}}})
+		Clients: []cluster.ClientOptions{{Name: "client1", Fixture: "dgx1v", HostVolumes: map[string]string{"data": t.TempDir()}}}})
 	ctx := t.Context()
 	admin, err := c.API(c.NomadAddr)
 	must.NoError(t, err)
@@ -141,14 +144,7 @@ func TestAccess(t *testing.T) {
 	})
 	examples(ctx, t, c, example)
 	t.Run("the agent ends and releases jobs with the token of its documentation", func(t *testing.T) {
-		apply(ctx, t, c, prices+strings.Replace(budgets, "per_job {", `concurrent {
-      gpus = 2
-    }
-    over_budget {
-      admit = "queue"
-    }
-
-    per_job {`, 1))
+		apply(ctx, t, c, prices+queueing())
 		first := submit(ctx, t, c, ml, story.Job{ID: "first", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "12s"}.HCL())
 		must.Eq(t, 0, first.ExitCode, must.Sprint(first.Output()))
 		second := submit(ctx, t, c, ml, story.Job{ID: "second", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL())
@@ -162,7 +158,50 @@ func TestAccess(t *testing.T) {
 		must.StrContains(t, governor(ctx, t, c, c.Token, "audit", "list").Output(), "max_runtime")
 		must.NoError(t, c.StopJob(ctx, "second"))
 	})
+	t.Run("a job with a volume is released once the agent may mount it", func(t *testing.T) { volume(ctx, t, c, admin, prices, ml) })
 	t.Run("an override that somebody else approves", func(t *testing.T) { approval(ctx, t, c, prices, ml, other) })
+}
+
+// queueing are the budgets with room for two GPUs at once, and a queue.
+func queueing() string {
+	return strings.Replace(budgets, "per_job {", `concurrent {
+      gpus = 2
+    }
+    over_budget {
+      admit = "queue"
+    }
+
+    per_job {`, 1)
+}
+
+// volume has a job wait that mounts a host volume: the agent's token registers it.
+func volume(ctx context.Context, t *testing.T, c *cluster.Cluster, admin *api.Client, prices, ml string) {
+	apply(ctx, t, c, prices+queueing())
+	first := submit(ctx, t, c, ml, story.Job{ID: "first", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL())
+	must.Eq(t, 0, first.ExitCode, must.Sprint(first.Output()))
+	mounting := strings.Replace(story.Job{ID: "mounting", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL(), `group "g" {`, `group "g" {
+    volume "data" {
+      type   = "host"
+      source = "data"
+    }`, 1)
+	waits := submit(ctx, t, c, ml, mounting)
+	must.Eq(t, 0, waits.ExitCode, must.Sprint(waits.Output()))
+	must.StrContains(t, waits.Output(), "waits for budget")
+	must.NoError(t, c.StopJob(ctx, "first"))
+	must.NoError(t, cluster.Poll(ctx, "Nomad refuses the release", func() error {
+		if text := governor(ctx, t, c, ml, "job", "why", "mounting").Output(); !strings.Contains(text, "Nomad does not let this agent register it") {
+			return fmt.Errorf("%s", text)
+		}
+		return nil
+	}))
+	policy, _, err := admin.ACLPolicies().Info("governor", nil)
+	must.NoError(t, err)
+	policy.Rules += "\nhost_volume \"*\" {\n  policy = \"write\"\n}\n"
+	_, err = admin.ACLPolicies().Upsert(policy, nil)
+	must.NoError(t, err)
+	_, err = c.WaitAllocations(ctx, "mounting", 1, api.AllocClientStatusRunning)
+	must.NoError(t, err)
+	must.NoError(t, c.StopJob(ctx, "mounting"))
 }
 
 // approval has one role ask for more than its budget has, and another one approve.

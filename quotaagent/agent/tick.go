@@ -237,7 +237,7 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 		if a.again {
 			m.Rebuild()
 		}
-		if l, known := m.looks[a.seen.JobKey()]; known && a.noted {
+		if l, known := m.looks[a.seen.JobKey()]; known && a.noted && err == nil {
 			l.noted = true
 			m.looks[a.seen.JobKey()] = l
 		}
