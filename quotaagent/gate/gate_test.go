@@ -243,7 +243,7 @@ func TestGate_aClientThatLeavesDoesNotStopTheRegistration(t *testing.T) {
 	ctx, leave := contextWithCancel(t)
 	go func() { <-arrived; leave() }()
 	_, err = transport.RoundTrip(request.WithContext(ctx)) //nolint:bodyclose // there is no response
-	close(release) // Nomad answers only now that nobody waits for it
+	close(release)                                         // Nomad answers only now that nobody waits for it
 	must.ErrorIs(t, err, context.Canceled)
 	eventually(t, "the hold is settled", func() bool { return len(r.admitter.settled()) == 1 })
 	must.Eq(t, []Outcome{{Known: true, Accepted: true, JobModifyIndex: 10}}, r.admitter.settled())
