@@ -242,7 +242,7 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, fmt.Errorf("configure gate: %w", err)
 	}
-	g, err := gate.New(gate.Config{Nomad: address, Transport: transport, Region: region, Admitter: a.Engine,
+	g, err := gate.New(gate.Config{Nomad: address, Transport: transport, Region: region, Admitter: a.Engine, ReadToken: config.Nomad.Token,
 		AllowUnknownWrites: config.Gate.UnknownWrites == "allow", Logger: logger})
 	if err != nil {
 		return nil, err

@@ -66,7 +66,7 @@ func orNull(text string) cty.Value {
 func jobTypes() []string { return []string{"batch", "service", "sysbatch", "system"} }
 
 func requestKinds() []string {
-	return []string{"dispatch", "periodic", "plan", "register", "scale", "validate"}
+	return []string{"dispatch", "periodic", "plan", "register", "revert", "scale", "validate"}
 }
 
 // jobFacts are the attributes of job.

@@ -30,6 +30,9 @@ type Decision struct {
 	// Shadow says that the outcome would have been Deny or Queue, had the policy or
 	// an advisory budget enforced.
 	Shadow bool
+	// Smaller says that the outcome would have been Deny or Queue, had the request not
+	// only made the job smaller.
+	Smaller bool
 	// UnblockMS is the earliest time at which the job can be expected to fit; 0 when
 	// that is not known, or never.
 	UnblockMS int64
@@ -286,6 +289,15 @@ func rank(c Check) int {
 		return 1
 	}
 	return 3
+}
+
+// Passed is the decision about a request that only makes its job smaller: whatever
+// the limits say, giving back is not refused.
+func (d Decision) Passed() Decision {
+	if d.Outcome < Warn {
+		d.Outcome, d.Smaller = Warn, true
+	}
+	return d
 }
 
 // Refuse is the decision for a job that cannot be decided by arithmetic.

@@ -17,8 +17,14 @@ import (
 // binds and where it is set, what is in use, the shortfall, and what to do next.
 // It has no trailing newline.
 func (d Decision) Denial(p *budget.Policy, ask jobspec.Ask) string {
+	return d.DenialOf(p, ask, "registered")
+}
+
+// DenialOf is Denial of a request other than to register a job: done says what was
+// not done, such as "scaled".
+func (d Decision) DenialOf(p *budget.Policy, ask jobspec.Ask, done string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "governor: job %q in namespace %q was not registered: %s (%s)\n", ask.JobID, ask.Namespace, d.headline(p), d.Reason)
+	fmt.Fprintf(&b, "governor: job %q in namespace %q was not %s: %s (%s)\n", ask.JobID, ask.Namespace, done, d.headline(p), d.Reason)
 	d.explain(&b, p)
 	return strings.TrimRight(b.String(), "\n")
 }
@@ -413,6 +419,9 @@ func (d Decision) notice(p *budget.Policy) string {
 			return text + "; what to do: " + d.Refusal.Remedy
 		}
 		return text + "; limit: " + d.Failed[0].limitText(p) + "; asked: " + d.Asked(p)
+	}
+	if d.Smaller {
+		return fmt.Sprintf("governor: the job becomes smaller, which is not refused; anything else would be: %s (%s)", d.headline(p), d.Reason)
 	}
 	if d.Budget == nil {
 		return "governor: no budget claims this job; the policy lets it run ungoverned"

@@ -67,7 +67,7 @@ const (
 	Reclaimed          Reason = "reclaimed"            // it ran on GPUs that their owner wants back
 	RunExpired         Reason = "run_expired"          // its agent run is over
 	RunExhausted       Reason = "run_exhausted"        // its agent run has used up its caps
-	RouteNotGoverned   Reason = "route_not_governed"   // a route that is not governed yet
+	JobWaits           Reason = "job_waits"            // work is to start from a job that waits for budget
 	RegionNotGoverned  Reason = "region_not_governed"  // a Nomad region without Governor
 	UnknownRoute       Reason = "unknown_route"        // a write that this build does not know
 	LedgerUnavailable  Reason = "ledger_unavailable"   // no decision is possible now (503)
@@ -85,7 +85,7 @@ func Reasons() []Reason {
 		ModelNotPinned, RunRequired, Infeasible, ExceedsJobCap, ExceedsRunCap, Frozen,
 		ExceedsBudget, BudgetExhausted, InsufficientBudget, CommittedTooFar, ConcurrencyLimit, WaitingForReclaim,
 		WaitingForApproval, WaitingTurn, QueueTimeout, OverBudget, MaxRuntime, MaxIdle,
-		Reclaimed, RunExpired, RunExhausted, RouteNotGoverned, RegionNotGoverned, UnknownRoute, LedgerUnavailable,
+		Reclaimed, RunExpired, RunExhausted, JobWaits, RegionNotGoverned, UnknownRoute, LedgerUnavailable,
 		Fits, SoftLimit, FitsWithWarning, Ungoverned,
 	}
 }

@@ -150,6 +150,8 @@ type view struct {
 	// run is the envelope that the target names, else that of the hold; nil when
 	// there is none.
 	run *ledger.Run
+	// there is the hold that is kept under the key that this one may move to.
+	there *ledger.Hold
 	// grants that count now for the budgets on the path, by id.
 	grants []ledger.Grant
 }
@@ -161,6 +163,8 @@ type view struct {
 // and Charged.
 type change struct {
 	hold *ledger.Hold
+	// moved says that the hold is kept under the target's other key from now on.
+	moved bool
 	// ended is the hold as it ended, for its receipt; only where hold is nil. Without
 	// it the hold is taken as it was.
 	ended  *ledger.Hold
@@ -204,6 +208,9 @@ type target struct {
 	// those of the hold's own budget. With a budget it also sees the place of the job
 	// in the queue.
 	budget string
+	// to is the key under which the hold may be kept from now on; "" when it stays
+	// where it is.
+	to string
 	// policy names the cohorts whose members' balances the mutation sees, and has it
 	// see the grants on the path; nil for a mutation that decides nothing by them.
 	policy *budget.Policy

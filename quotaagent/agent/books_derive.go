@@ -128,7 +128,12 @@ func (p *posting) hold(ctx context.Context) error {
 		p.outbox, p.out = outboxName(next), next.Entries()
 	}
 	p.want.hold = &next
-	p.delta[p.t.key] = &next
+	key := p.t.key
+	if p.want.moved {
+		p.delta[key] = nil
+		key = p.t.to
+	}
+	p.delta[key] = &next
 	return nil
 }
 

@@ -188,6 +188,9 @@ func (s *sheet) needs(t target) (n need, missing []string, err error) {
 	if t.key != "" {
 		held = want(t.key)
 	}
+	if t.to != "" {
+		want(t.to)
+	}
 	if hold, ok := held.value.(*ledger.Hold); ok {
 		leaves = append(leaves, hold.Budget)
 		if hold.Run != "" && hold.Run != t.run {
@@ -241,6 +244,9 @@ func (s *sheet) view(t target, n need) (v view, seen []string) {
 		if _, changed := s.next[t.key]; changed {
 			v.hold.version = unsaved
 		}
+	}
+	if t.to != "" {
+		v.there, _ = see(t.to).value.(*ledger.Hold)
 	}
 	if n.queue != "" {
 		v.queued, _ = see(n.queue).value.(*ledger.Queued)

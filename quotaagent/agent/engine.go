@@ -111,6 +111,10 @@ func (u *undecided) Unwrap() error { return u.cause }
 func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, error) {
 	job, gated := jobspec.Ungated(s.Job)
 	s.Job = job
+	s, err := e.asLaunched(ctx, s)
+	if err != nil {
+		return gate.Verdict{}, e.undecided(s, err)
+	}
 	if gated && s.Kind.Commits() && s.Kind != gate.Register {
 		return e.refuseHeld(s), nil
 	}
@@ -157,7 +161,7 @@ func (e *Engine) undecided(s gate.Submission, err error) error {
 // written before Nomad has accepted it.
 func (e *Engine) admitNothing(ctx context.Context, s gate.Submission) gate.Verdict {
 	verdict := gate.Verdict{Reason: string(admission.Fits)}
-	if s.Kind != gate.Register {
+	if !s.Kind.Commits() || s.Kind.Launches() {
 		return verdict
 	}
 	key := holdKey(s.Ask.Namespace, s.Ask.JobID)
@@ -180,7 +184,12 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 	if jobspec.Gated(s.Stored) {
 		s.Stored = nil // it never started: nothing of it needs to be kept
 	}
-	placed, err := e.placer.Place(ctx, s, s.Kind == gate.Register)
+	places := s.Kind != gate.Scale && !s.Kind.Launches()
+	placed, err := e.placer.Place(ctx, s, places && s.Kind.Commits())
+	if err == nil && !places {
+		// Nomad makes the job itself, so that nothing can be written into it.
+		return Placement{Eligible: placed.Eligible, Infeasible: placed.Infeasible, Release: placed.Release}
+	}
 	if err != nil {
 		e.logger.Warn("placement failed", "job_id", s.Ask.JobID, "namespace", s.Ask.Namespace, "error", err)
 		return Placement{Notice: "governor: placement is not available now; Nomad picks the GPUs", Release: func() {}}
@@ -189,13 +198,19 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 }
 
 func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submission, placed Placement) (gate.Verdict, error) {
-	b, lines, refusal := e.appraise(p, s, placed)
+	b, lines, refusal, err := e.appraiseScaled(ctx, p, s, placed)
+	if err != nil {
+		return gate.Verdict{}, err
+	}
 	if refusal == nil && b == nil {
 		return e.admitUngoverned(s, placed, p), nil
 	}
 	var notices []string
 	if refusal != nil {
 		d := admission.Refuse(p, b, *refusal)
+		if givesBack(s) {
+			d = d.Passed()
+		}
 		e.log(s, d)
 		if d.Outcome == admission.Deny || len(lines) == 0 {
 			return e.verdict(p, s, d, placed), nil
@@ -212,7 +227,7 @@ func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submi
 		return e.verdict(p, s, d, placed), nil
 	}
 	decide := e.hold
-	if s.Kind != gate.Register {
+	if !s.Kind.Commits() {
 		decide = e.preview
 	}
 	verdict, err := decide(ctx, p, b, s, lines, placed)
@@ -227,6 +242,11 @@ func (e *Engine) appraise(p *budget.Policy, s gate.Submission, placed Placement)
 	if refusal != nil || b == nil {
 		return b, nil, refusal
 	}
+	return e.appraiseIn(p, b, s, placed)
+}
+
+// appraiseIn is appraise for a job of which the budget is known.
+func (e *Engine) appraiseIn(p *budget.Policy, b *budget.Budget, s gate.Submission, placed Placement) (*budget.Budget, []ledger.Line, *admission.Refusal) {
 	lines, refusal := admission.Need(p, b, s.Ask, clusterOf(s, placed), e.now())
 	if refusal == nil {
 		refusal = e.asserted(p, s, lines)
@@ -275,7 +295,7 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 
 // targetOf is what deciding about a submission needs of the books.
 func (e *Engine) targetOf(p *budget.Policy, b *budget.Budget, s gate.Submission) target {
-	t := target{key: holdKey(s.Ask.Namespace, s.Ask.JobID), budget: b.Path, policy: p, calendar: e.rulesOf(p).Calendar}
+	t := target{key: holdKey(s.Ask.Namespace, heldAs(s)), budget: b.Path, policy: p, calendar: e.rulesOf(p).Calendar}
 	if id := s.Ask.Meta[admission.RunMeta]; checkRunID(id) == nil {
 		t.run = id // what is no id names no record either
 	}
@@ -314,7 +334,10 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 	} else {
 		d = admission.Decide(p, b, state, next, lines, e.now())
 	}
-	next.Accessor, next.Identity, next.Estimate, next.Reason = s.Identity.Accessor, s.Identity.Names, d.Estimate, string(d.Reason)
+	next.Estimate, next.Reason = d.Estimate, string(d.Reason)
+	if s.Kind != gate.Scale || v.hold.Hold == nil { // whoever scales a job does not make it his own
+		next.Accessor, next.Identity = s.Identity.Accessor, s.Identity.Names
+	}
 	next.Facts, next.Priority = s.Ask.Facts(), b.EffectivePriority()
 	next.JobPriority = next.Facts.Priority
 	next.Refused, next.RefusedWhy = "", "" // from here on it is somebody's submission
@@ -391,8 +414,9 @@ func without(balances map[string]ledger.Balance, h ledger.Hold) map[string]ledge
 func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
 	var decision admission.Decision
 	var waits queueTicket
+	var until time.Time
 	same := unchanged(s, placed.Patch)
-	t := ticket{key: holdKey(s.Ask.Namespace, s.Ask.JobID), after: b.Path}
+	t := ticket{key: holdKey(s.Ask.Namespace, heldAs(s)), after: b.Path}
 	at, err := e.standingOf(ctx, p, b, s, lines)
 	if err != nil {
 		return gate.Verdict{}, err
@@ -406,6 +430,9 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 				return change{}, err
 			}
 			decision = e.queued(p, b, s, v, at, d)
+			if blocked(decision) && givesBack(s) {
+				decision = decision.Passed()
+			}
 			switch decision.Outcome {
 			case admission.Deny:
 				return change{}, errNoChange
@@ -417,7 +444,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			if len(placed.Record) > 0 {
 				next.Placement = placed.Record
 			}
-			t.id, t.before = next.ID, b.Path
+			t.id, t.before, until = next.ID, b.Path, time.UnixMilli(next.SubmittedMS).Add(ledger.RegisterWithin)
 			if v.hold.Hold != nil {
 				t.before = v.hold.Budget
 			}
@@ -435,7 +462,11 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	e.log(s, decision)
 	verdict := e.verdict(p, s, decision, placed)
 	if !verdict.Denied {
+		verdict.Until = until
 		verdict.Settle = func(ctx context.Context, o gate.Outcome) { e.settle(ctx, s, t, placed, o) }
+		if s.Kind.Launches() {
+			verdict.Settle = func(ctx context.Context, o gate.Outcome) { e.settleLaunch(ctx, s, t, o) }
+		}
 	}
 	return verdict, nil
 }
@@ -448,7 +479,7 @@ func blocked(d admission.Decision) bool {
 
 func (e *Engine) verdict(p *budget.Policy, s gate.Submission, d admission.Decision, placed Placement) gate.Verdict {
 	if blocked(d) {
-		return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.Denial(p, s.Ask)}
+		return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.DenialOf(p, s.Ask, done[s.Kind])}
 	}
 	v := gate.Verdict{Reason: string(d.Reason), Patch: placed.Patch, Warnings: []string{d.Notice(p)}}
 	if placed.Notice != "" {
@@ -464,5 +495,5 @@ func (e *Engine) log(s gate.Submission, d admission.Decision) {
 		path = d.Budget.Path
 	}
 	e.logger.Info("decided", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "outcome", d.Outcome.String(),
-		"reason", string(d.Reason), "budget", path, "gpus", s.Ask.GPUs(), "plan", s.Kind != gate.Register, "shadow", d.Shadow)
+		"reason", string(d.Reason), "budget", path, "gpus", s.Ask.GPUs(), "request", s.Kind.String(), "shadow", d.Shadow)
 }

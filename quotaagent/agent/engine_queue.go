@@ -439,11 +439,11 @@ func (e *Engine) settleQueued(ctx context.Context, s gate.Submission, t queueTic
 // refuseHeld refuses to start work from a job that waits in a way that leaves no
 // room for a decision: Nomad would make it from what is registered, gate and all.
 func (e *Engine) refuseHeld(s gate.Submission) gate.Verdict {
-	d := admission.Refuse(e.policy.State().Policy, nil, admission.Refusal{Reason: admission.RouteNotGoverned,
+	d := admission.Refuse(e.policy.State().Policy, nil, admission.Refusal{Reason: admission.JobWaits,
 		Fact:   fmt.Sprintf("the job waits for budget, and a %s of it would too", s.Kind),
 		Remedy: "change the job file and run it again (nomad job run); `governor queue list` shows its place"})
 	e.log(s, d)
-	return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.Denial(e.policy.State().Policy, s.Ask)}
+	return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.DenialOf(e.policy.State().Policy, s.Ask, done[s.Kind])}
 }
 
 func sameQueued(a, b ledger.Queued) bool {

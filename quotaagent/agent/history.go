@@ -89,7 +89,7 @@ func (h *historian) trouble() (time.Time, error) {
 // can be written, some are not kept.
 func (h *historian) decided(s gate.Submission, d admission.Decision) {
 	e := history.Decision{AtMS: h.now().UnixMilli(), Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, Outcome: d.Outcome.String(), Reason: string(d.Reason),
-		Submitter: s.Identity.Accessor, GPUs: int64(s.Ask.GPUs()), Plan: s.Kind != gate.Register, Shadow: d.Shadow}
+		Submitter: s.Identity.Accessor, GPUs: int64(s.Ask.GPUs()), Plan: !s.Kind.Commits(), Shadow: d.Shadow}
 	if d.Budget != nil {
 		e.Budget = d.Budget.Path
 	}

@@ -224,6 +224,9 @@ func (l *launcher) adopt(ctx context.Context, fence ledger.Fence, one launch) er
 		}
 		defer placed.Release()
 	}
+	if done, err := l.e.adoptPending(ctx, fence, *s, placed, index); err != nil || done {
+		return err
+	}
 	b, lines, refusal := l.e.appraise(p, *s, placed)
 	if b == nil {
 		if refusal != nil {
@@ -301,7 +304,7 @@ func (l *launcher) submission(ctx context.Context, one launch) (*gate.Submission
 		return nil, 0, err
 	}
 	kind := gate.PeriodicForce
-	if ask.Parameterized {
+	if job.Dispatched {
 		kind = gate.Dispatch
 	}
 	ask.Periodic, ask.Parameterized = false, false // it is a launch itself

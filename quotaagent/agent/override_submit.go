@@ -55,7 +55,7 @@ func (e *Engine) overrule(ctx context.Context, p *budget.Policy, b *budget.Budge
 	if note != "" {
 		return overruling{Note: note}, nil
 	}
-	if s.Kind != gate.Register {
+	if !s.Kind.Commits() {
 		return overruling{Note: rehearsal(rules)}, nil
 	}
 	return e.overrideAll(ctx, s, rules)

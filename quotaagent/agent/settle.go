@@ -31,7 +31,7 @@ type ticket struct {
 // same says that it is the job which is registered already.
 func (e *Engine) submitted(hold *ledger.Hold, s gate.Submission, lines []ledger.Line, same bool) (ledger.Hold, error) {
 	now, stored := e.now(), storedIndexes(s)
-	next := ledger.Hold{ID: "h-" + e.books.newID(), Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, State: ledger.Held,
+	next := ledger.Hold{ID: "h-" + e.books.newID(), Namespace: s.Ask.Namespace, JobID: heldAs(s), State: ledger.Held,
 		CreatedMS: now.UnixMilli(), FirstIndex: stored.modified, StoredIndex: stored.job}
 	if hold != nil {
 		next = *hold

@@ -88,7 +88,7 @@ func templateKey(namespace, jobID string) string { return templatePrefix + jobHa
 // keepTemplate remembers who submitted a template when Nomad has registered it: its
 // launches are decided as his. Without it they are decided as nobody's.
 func (e *Engine) keepTemplate(s gate.Submission, v gate.Verdict) gate.Verdict {
-	if s.Kind != gate.Register {
+	if s.Kind != gate.Register && s.Kind != gate.Dispatch {
 		return v
 	}
 	settle := v.Settle
@@ -96,8 +96,11 @@ func (e *Engine) keepTemplate(s gate.Submission, v gate.Verdict) gate.Verdict {
 		if settle != nil {
 			settle(ctx, o)
 		}
-		if o.Known && !o.Accepted {
+		if o.Known && !o.Accepted || s.Kind == gate.Dispatch && o.JobID == "" {
 			return
+		}
+		if s.Kind == gate.Dispatch {
+			s.Ask.JobID = o.JobID // a periodic job that was dispatched launches under this id
 		}
 		if err := e.writeTemplate(ctx, s); err != nil {
 			e.logger.Warn("submitter of a template not remembered", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "error", err)

@@ -22,8 +22,8 @@ var serverFields = [...]string{"Status", "StatusDescription", "Stable", "Version
 // another submitter (nomad/structs, Job.SpecChanged). It may say no for a job
 // that is the same: that only holds more until Nomad has answered.
 func unchanged(s gate.Submission, patch jobspec.Patch) bool {
-	if s.Stored == nil || submitterOf(s.Stored) != tokenID(s.Identity) {
-		return false
+	if s.Stored == nil || s.Kind != gate.Scale && submitterOf(s.Stored) != tokenID(s.Identity) {
+		return false // a job that is scaled stays its submitter's
 	}
 	a, b, ok := asComparable(s, patch)
 	return ok && alike(reflect.ValueOf(a), reflect.ValueOf(b))

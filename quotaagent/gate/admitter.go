@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
@@ -49,6 +50,9 @@ type Submission struct {
 	KeepsResources bool
 	// PolicyOverride is the flag of `nomad job run -policy-override`.
 	PolicyOverride bool
+	// LaunchToken names a dispatch: the child carries it, so that it is found when
+	// Nomad's answer is lost.
+	LaunchToken string
 }
 
 // Identity is who submits, as Nomad itself vouches for it.
@@ -69,10 +73,14 @@ type Verdict struct {
 	Message string
 	// Warnings are shown by the stock CLI, each may have several lines.
 	Warnings []string
-	// Patch is what placement adds to the document.
+	// Patch is what placement adds to the document. It is not used for submissions
+	// of which Nomad makes the job itself: Scale, Dispatch and PeriodicForce.
 	Patch jobspec.Patch
-	// Settle must be called exactly once for a Register that was not denied,
-	// when Nomad has answered; nil when nothing is held.
+	// Until is when the submission must have reached Nomad: what is held does not cover
+	// what would start later. Zero when nothing is held.
+	Until time.Time
+	// Settle must be called exactly once for a submission that commits and was not
+	// denied, when Nomad has answered; nil when nothing is held.
 	Settle func(ctx context.Context, outcome Outcome)
 }
 
@@ -86,6 +94,9 @@ type Outcome struct {
 	// JobID is the id of the child that Nomad launched; "" when the submission was
 	// of the job itself.
 	JobID string
+	// Job is that child as Nomad has it; nil when the submission was of the job
+	// itself.
+	Job *api.Job
 }
 
 // Admitter decides about GPU work. An error means that it could not decide

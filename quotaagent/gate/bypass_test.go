@@ -57,10 +57,11 @@ func TestGate_aTargetThatHidesItsPathReachesNobody(t *testing.T) {
 	}
 }
 
-func TestGate_aJobThatGainsGPUsBeforeTheBodyArrivesIsNotScaled(t *testing.T) {
+func TestGate_aJobThatGainsGPUsBeforeTheBodyArrivesIsJudgedWithThem(t *testing.T) {
 	t.Parallel()
-	for _, route := range []string{"scale", "dispatch/payload"} {
+	for route, job := range map[string]string{"scale": gpuJob, "dispatch/payload": strings.Replace(gpuTemplate, "tune", "train", 1)} {
 		r := newRig(t)
+		r.admitter.verdict = Verdict{Denied: true, Reason: "exceeds_budget", Message: "no"}
 		r.nomad.put(t, "default", noGPUJob)
 		c := r.dial(t)
 		body := `{"Count":100,"Target":{"Group":"g"}}`
@@ -69,11 +70,11 @@ func TestGate_aJobThatGainsGPUsBeforeTheBodyArrivesIsNotScaled(t *testing.T) {
 		// The gate must not have judged yet. That cannot be polled: give it the
 		// time in which it would have.
 		time.Sleep(50 * time.Millisecond)
-		r.nomad.put(t, "default", gpuJob)
+		r.nomad.put(t, "default", job)
 		_, err = io.WriteString(c, body[5:])
 		must.NoError(t, err)
 		a := answerOn(t, c)
-		must.EqOp(t, ReasonRouteNotGoverned, a.reason, must.Sprint(route, a.body))
+		must.EqOp(t, "exceeds_budget", a.reason, must.Sprint(route, a.body))
 		must.Len(t, 0, r.nomad.writes())
 	}
 }

@@ -23,6 +23,9 @@ type client struct {
 	transport http.RoundTripper
 	bodyMax   int64
 	timeout   time.Duration
+	// reader is the token that stored jobs are read with for users who may not read
+	// them, although they may scale or dispatch them; "" for none.
+	reader string
 }
 
 // answer is a whole response of Nomad. As an error it is one that the gate
@@ -132,8 +135,52 @@ func (c *client) versions(ctx context.Context, id string, at scope, token string
 	return out.Versions, nil
 }
 
+// version is one version of a job as Nomad has it, or nil.
+func (c *client) version(ctx context.Context, id string, version uint64, at scope, token string) (json.RawMessage, error) {
+	var out struct{ Versions []json.RawMessage }
+	found, err := c.read(ctx, "/v1/job/"+escapeID(id)+"/versions", at, token, &out)
+	if err != nil || !found {
+		return nil, err
+	}
+	for _, raw := range out.Versions {
+		var v struct{ Version *uint64 }
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return nil, fmt.Errorf("read answer of nomad: %w", err)
+		}
+		if v.Version != nil && *v.Version == version {
+			return raw, nil
+		}
+	}
+	return nil, nil
+}
+
+// submission is the source of a version of a job; nil when Nomad has none.
+func (c *client) submission(ctx context.Context, id string, version uint64, at scope, token string) (json.RawMessage, error) {
+	var out json.RawMessage
+	path := fmt.Sprintf("/v1/job/%s/submission", escapeID(id))
+	query := url.Values{"namespace": {at.namespace}, "region": {at.region}, "version": {strconv.FormatUint(version, 10)}}
+	a, err := c.get(ctx, path, query, token)
+	if err == nil && a.status == http.StatusForbidden && c.reader != "" {
+		a, err = c.get(ctx, path, query, c.reader)
+	}
+	if err != nil || a.status == http.StatusNotFound {
+		return nil, err
+	}
+	if a.status != http.StatusOK {
+		return nil, a
+	}
+	if err := json.Unmarshal(a.body, &out); err != nil {
+		return nil, fmt.Errorf("read answer of nomad: %w", err)
+	}
+	return out, nil
+}
+
 func (c *client) read(ctx context.Context, path string, at scope, token string, into any) (found bool, err error) {
-	a, err := c.get(ctx, path, url.Values{"namespace": {at.namespace}, "region": {at.region}}, token)
+	query := url.Values{"namespace": {at.namespace}, "region": {at.region}}
+	a, err := c.get(ctx, path, query, token)
+	if err == nil && a.status == http.StatusForbidden && c.reader != "" && c.reader != token {
+		a, err = c.get(ctx, path, query, c.reader)
+	}
 	if err != nil {
 		return false, err
 	}

@@ -55,15 +55,18 @@ type fakeNomad struct {
 	acl    bool
 	tokens map[string]api.ACLToken
 	jobs   map[string][]*api.Job
-	index  uint64
-	seen   []seen
+	evals  map[string]string // job ids
+	// sources are submissions, by job id and version.
+	sources map[string]string
+	index   uint64
+	seen    []seen
 	// special answers a request instead, when it returns true.
 	special func(w http.ResponseWriter, r *http.Request) bool
 }
 
 func newFakeNomad(t *testing.T) *fakeNomad {
 	t.Helper()
-	f := &fakeNomad{tokens: map[string]api.ACLToken{}, jobs: map[string][]*api.Job{}, index: 10}
+	f := &fakeNomad{tokens: map[string]api.ACLToken{}, jobs: map[string][]*api.Job{}, evals: map[string]string{}, index: 10}
 	f.Server = httptest.NewServer(f)
 	t.Cleanup(f.Close)
 	return f
@@ -120,6 +123,11 @@ func (f *fakeNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Permission denied", http.StatusForbidden)
 	case path == "/v1/validate/job":
 		reply(w, api.JobValidateResponse{DriverConfigValidated: true})
+	case f.acl && f.mayNot(token, r):
+		http.Error(w, "Permission denied", http.StatusForbidden)
+	case f.stored(w, r, namespace, handler, id, body):
+	case strings.HasPrefix(path, "/v1/job/") && handler == "/submission":
+		f.submission(w, r, id)
 	case strings.HasPrefix(path, "/v1/job/") && handler == "/versions":
 		f.answerVersions(w, f.jobs[namespace+"\x00"+id])
 	case strings.HasPrefix(path, "/v1/job/") && handler == "" && r.Method == http.MethodGet:
@@ -204,7 +212,7 @@ func (a *fakeAdmitter) Admit(_ context.Context, s Submission) (Verdict, error) {
 		return Verdict{}, a.err
 	}
 	v := a.verdict
-	if s.Kind == Register && !v.Denied {
+	if s.Kind.Commits() && !v.Denied {
 		v.Settle = func(ctx context.Context, o Outcome) {
 			a.mu.Lock()
 			defer a.mu.Unlock()

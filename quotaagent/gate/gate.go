@@ -27,6 +27,9 @@ type Config struct {
 	// is admitted.
 	Region   string
 	Admitter Admitter
+	// ReadToken reads stored jobs for users who may scale or dispatch a job without
+	// being allowed to read it; "" for none: such requests are then refused.
+	ReadToken string
 	// AllowUnknownWrites lets writes pass that the gate does not know. Set it
 	// only until Governor knows the endpoints of a new Nomad version.
 	AllowUnknownWrites bool
@@ -101,7 +104,7 @@ func New(config Config) (*Gate, error) {
 	config = config.withDefaults()
 	g := &Gate{config: config, logger: config.Logger.Named("gate")}
 	g.nomad = &client{
-		address: config.Nomad, transport: config.Transport, bodyMax: config.ResponseMax, timeout: config.LookupTimeout,
+		address: config.Nomad, transport: config.Transport, bodyMax: config.ResponseMax, timeout: config.LookupTimeout, reader: config.ReadToken,
 	}
 	g.identities = newIdentities(g.nomad, config.IdentityTTL, time.Now)
 	g.proxy = &httputil.ReverseProxy{
@@ -159,8 +162,8 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case route.Kind.governed():
 		g.answer(w, r, g.governed(w, r, route))
-	case route.Kind.ungoverned():
-		g.answer(w, r, g.ungoverned(w, r, route))
+	case route.Kind.ofStored():
+		g.answer(w, r, g.stored(w, r, route))
 	case route.Kind == RouteUnknownWrite && !g.config.AllowUnknownWrites:
 		g.answer(w, r, refuseUnknown(r.Method, r.URL.Path))
 	default:

@@ -334,45 +334,6 @@ func TestGate_regionsThatAreNotOurs(t *testing.T) {
 	must.EqOp(t, http.StatusOK, r.do(t, "PUT", "/v1/jobs?region=global", register(gpuJob)).status)
 }
 
-func TestGate_routesThatAreNotGoverned(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.nomad.put(t, "default", noGPUJob)
-	r.nomad.put(t, "default", gpuJob)
-	r.nomad.put(t, "default", cpuJob)
-	cases := map[string]struct{ path, body string }{
-		"scale":            {"/v1/job/train/scale", `{"Count":9}`},
-		"dispatch":         {"/v1/job/train/dispatch", `{"Meta":{"a":"1","A":"2"}}`},
-		"dispatch_payload": {"/v1/job/train/dispatch/payload", "\x00not json"},
-		"periodic_force":   {"/v1/job/train/periodic/force", ""},
-		"revert":           {"/v1/job/train/revert", `{"JobID":"train","JobVersion":1}`},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			a := r.do(t, "PUT", tc.path, tc.body)
-			must.EqOp(t, http.StatusForbidden, a.status)
-			must.EqOp(t, ReasonRouteNotGoverned, a.reason)
-			golden(t, "route_"+name, a.body)
-			must.Len(t, 0, r.nomad.writes())
-		})
-	}
-	for name, tc := range cases {
-		body := strings.ReplaceAll(tc.body, "train", "cpu")
-		for _, id := range []string{"cpu", "missing"} {
-			want := http.StatusOK
-			if name == "scale" && id == "missing" {
-				want = http.StatusNotFound // as Nomad answers: there is nothing to bind it to
-			}
-			a := r.do(t, "PUT", strings.ReplaceAll(tc.path, "train", id), body)
-			must.EqOp(t, want, a.status, must.Sprint(name, id, a.body))
-		}
-	}
-	// Back to the version without GPUs is fine.
-	a := r.do(t, "PUT", "/v1/job/train/revert", `{"JobID":"train","JobVersion":0}`)
-	must.EqOp(t, http.StatusOK, a.status)
-	must.Len(t, 0, r.admitter.asked)
-}
-
 func TestGate_unknownWrites(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

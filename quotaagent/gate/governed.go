@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -20,6 +21,20 @@ type submission struct {
 	scope   scope
 	token   string
 	stored  *api.Job
+	// raw is the body where it is no document.
+	raw []byte
+	// launch is the idempotency token of a dispatch, and ownToken says that the gate
+	// has chosen it.
+	launch   string
+	ownToken bool
+	// old is the version that a revert brings back without the pins of its time, and
+	// version its number; unpinned says that it had some.
+	old      *jobspec.Stored
+	version  uint64
+	unpinned bool
+	// materialised says that a revert is sent as the registration.
+	materialised bool
+	registration []byte
 	// job is the effective job, canonical, with the effective scope.
 	job *api.Job
 	ask jobspec.Ask
@@ -68,9 +83,13 @@ func (g *Gate) decide(ctx context.Context, s *submission) (Verdict, error) {
 	if err != nil {
 		return Verdict{}, err
 	}
+	stored := s.stored
+	if s.kind.Launches() {
+		stored = nil // what is launched is a job of its own
+	}
 	verdict, err := g.config.Admitter.Admit(ctx, Submission{
-		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: s.stored, Identity: identity,
-		KeepsResources: s.request.PreserveResources, PolicyOverride: s.request.PolicyOverride,
+		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: stored, Identity: identity,
+		KeepsResources: s.request.PreserveResources, PolicyOverride: s.request.PolicyOverride, LaunchToken: s.launch,
 	})
 	if err == nil {
 		return verdict, nil
@@ -153,9 +172,12 @@ func (s *submission) defaults() jobspec.Defaults {
 	return jobspec.Defaults{Region: s.scope.region, Namespace: s.scope.namespace}
 }
 
+// errTooLate means that what was decided about is not covered any more.
+var errTooLate = errors.New("this agent was held up for too long after it had decided")
+
 // carryOut does what the verdict says.
 func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v Verdict) error {
-	if v.Denied && s.kind == Register {
+	if v.Denied && s.kind.Commits() {
 		return refuse(http.StatusForbidden, v.Reason, "%s", v.Message)
 	}
 	settle := g.settler(r.Context(), s, v)
@@ -164,21 +186,28 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	outcome := Outcome{Known: true}
 	defer func() { settle(outcome) }()
 	if !v.Denied {
-		if err := g.patch(s, v); err != nil {
+		if err := g.patch(r.Context(), s, v); err != nil {
 			return err
 		}
 	}
 	if err := r.Context().Err(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), g.config.ForwardTimeout)
+	until := time.Now().Add(g.config.ForwardTimeout)
+	if !v.Until.IsZero() && v.Until.Before(until) {
+		until = v.Until
+	}
+	if !time.Now().Before(until) { // this process was stopped in between
+		return refuseUndecided(s.ask.JobID, errTooLate)
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(r.Context()), until)
 	defer cancel()
-	if s.kind == Register {
+	if s.kind.Commits() {
 		outcome = Outcome{}
 	}
-	theirs, err := g.nomad.do(g.outgoing(r.WithContext(ctx), s))
-	if s.kind == Register {
-		outcome = judge(s.stored, theirs, err)
+	theirs, err := g.send(r.WithContext(ctx), s)
+	if s.kind.Commits() {
+		outcome = g.judged(ctx, s, theirs, err)
 	}
 	settle(outcome)
 	if err != nil {
@@ -189,8 +218,39 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	return nil
 }
 
+// send forwards the request and reads the answer. Who may bring back an old version
+// of a job need not be allowed to register any other: then it comes back as it was.
+func (g *Gate) send(r *http.Request, s *submission) (*answer, error) {
+	theirs, err := g.nomad.do(g.outgoing(r, s))
+	if err == nil && s.materialised && theirs.status == http.StatusForbidden {
+		s.materialised = false
+		return g.nomad.do(g.outgoing(r, s))
+	}
+	return theirs, err
+}
+
+// judged is the outcome of a request that was sent.
+func (g *Gate) judged(ctx context.Context, s *submission, a *answer, err error) Outcome {
+	out := judge(s.kind, s.stored, a, err)
+	if !s.kind.Launches() || !out.Accepted {
+		return out
+	}
+	child, err := g.child(ctx, s, a)
+	if err != nil || child == nil || child.ID == nil {
+		g.logger.Warn("launched job not found yet", "namespace", s.ask.Namespace, "job_id", s.ask.JobID, "error", err)
+		return Outcome{}
+	}
+	return Outcome{Known: true, Accepted: true, JobID: *child.ID, JobModifyIndex: jobModifyIndex(child), Job: child}
+}
+
 // patch writes the placement into the document that is forwarded.
-func (g *Gate) patch(s *submission, v Verdict) error {
+func (g *Gate) patch(ctx context.Context, s *submission, v Verdict) error {
+	if s.kind == Revert {
+		return g.materialise(ctx, s, v.Patch)
+	}
+	if s.kind == Scale || s.kind.Launches() {
+		return nil // Nomad makes the job itself
+	}
 	patch := v.Patch
 	if s.request.PreserveResources {
 		// The devices are those of the stored job, and so are their pins: Nomad
@@ -242,7 +302,7 @@ func (g *Gate) settler(ctx context.Context, s *submission, v Verdict) func(Outco
 // outgoing is the request with the judged document, for an answer that the
 // gate can read.
 func (g *Gate) outgoing(r *http.Request, s *submission) *http.Request {
-	out := withBody(r, s.doc.Encode(), s.token)
+	out := withBody(s.asked(r), s.body(), s.token)
 	out.RequestURI = ""
 	out.Host = r.Host
 	out.URL.Scheme, out.URL.Host = g.config.Nomad.Scheme, g.config.Nomad.Host

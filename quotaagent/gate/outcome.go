@@ -19,7 +19,10 @@ var unsureTexts = [...][]byte{
 }
 
 // judge says what became of a registration.
-func judge(stored *api.Job, a *answer, err error) Outcome {
+func judge(kind Kind, stored *api.Job, a *answer, err error) Outcome {
+	if kind == Scale {
+		stored = nil // a new count always makes a new version, and its evaluation comes later
+	}
 	switch {
 	case errors.Is(err, errNotSent):
 		return Outcome{Known: true}

@@ -17,8 +17,6 @@ const (
 	ReasonBodyEncoding = "body_encoding"
 	// ReasonRegionNotGoverned is GPU work for another region.
 	ReasonRegionNotGoverned = "region_not_governed"
-	// ReasonRouteNotGoverned is GPU work through a route without decisions.
-	ReasonRouteNotGoverned = "route_not_governed"
 	// ReasonUnknownRoute is a write that the gate does not know.
 	ReasonUnknownRoute = "unknown_route"
 	// ReasonUndecided is GPU work while budgets or ledger cannot be read.
@@ -65,24 +63,6 @@ func refuseRegion(jobID, region, own string) *refusal {
 		"Job %q asks for GPUs in region %q, but this Governor governs region %q only.\n"+
 			"Nothing was registered. Submit the job to the Governor of region %q, or set region = %q in the job.",
 		jobID, region, own, region, own)
-}
-
-// insteadOf says for each ungoverned route what was asked and what to do.
-var insteadOf = map[RouteKind][2]string{
-	RouteScale:           {"scale", "Change count in the job file and run it again through Governor (nomad job run)."},
-	RouteDispatch:        {"dispatch", "Register the work as a batch job of its own and run it through Governor (nomad job run)."},
-	RouteDispatchPayload: {"dispatch", "Register the work as a batch job of its own and run it through Governor (nomad job run)."},
-	RoutePeriodicForce:   {"force a launch of", "Run the same work as a batch job through Governor (nomad job run)."},
-	RouteRevert: {"revert", "Get the old version (nomad job inspect -version N, or its job file), and run it again " +
-		"through Governor (nomad job run)."},
-}
-
-func refuseRoute(kind RouteKind, jobID string, gpus int) *refusal {
-	what := insteadOf[kind]
-	return refuse(http.StatusForbidden, ReasonRouteNotGoverned,
-		"Governor does not let you %s job %q this way, because the job asks for GPUs (%d at once) and this request "+
-			"would start GPU work that no budget has been asked about.\nNothing was changed. %s",
-		what[0], jobID, gpus, what[1])
 }
 
 func refuseUnknown(method, path string) *refusal {

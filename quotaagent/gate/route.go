@@ -8,8 +8,8 @@ import (
 // RouteKind says how the gate treats a request.
 type RouteKind uint8
 
-// The kinds of routes. Governed are the three that go to the Admitter;
-// Ungoverned can create GPU work too, and are refused for jobs with GPUs.
+// The kinds of routes. The Admitter decides about all from RouteRegister to
+// RouteRevert, when they concern GPUs.
 const (
 	// RouteOutside is everything that is not under /v1/: the UI and redirects.
 	RouteOutside RouteKind = iota
@@ -17,7 +17,7 @@ const (
 	RouteRead
 	// RouteWrite is a known write that starts no GPU work of its own.
 	RouteWrite
-	// RouteRegister, RoutePlan and RouteValidate are governed.
+	// RouteRegister, RoutePlan and RouteValidate bring a whole job.
 	RouteRegister
 	RoutePlan
 	RouteValidate
@@ -31,11 +31,11 @@ const (
 	RouteUnknownWrite
 )
 
-// governed is true for the routes that the Admitter decides about.
+// governed is true for the routes that bring a whole job.
 func (k RouteKind) governed() bool { return k >= RouteRegister && k <= RouteValidate }
 
-// ungoverned is true for the routes that start work from a stored job.
-func (k RouteKind) ungoverned() bool { return k >= RouteScale && k <= RouteRevert }
+// ofStored is true for the routes that start work from a stored job.
+func (k RouteKind) ofStored() bool { return k >= RouteScale && k <= RouteRevert }
 
 // String returns a stable name for logs and tests.
 func (k RouteKind) String() string {

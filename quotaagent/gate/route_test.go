@@ -144,7 +144,7 @@ func FuzzClassifyAnyPath(f *testing.F) {
 		if write && strings.HasPrefix(path, "/v1/") && !known && path != "/v1/jobs" && path != "/v1/validate/job" {
 			must.EqOp(t, RouteUnknownWrite, got.Kind)
 		}
-		if !write && (got.Kind.governed() || got.Kind.ungoverned()) {
+		if !write && (got.Kind.governed() || got.Kind.ofStored()) {
 			t.Fatalf("%s %s is a read, got %s", method, path, got.Kind)
 		}
 	})

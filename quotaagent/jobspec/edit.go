@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -38,6 +39,13 @@ func (n *node) setField(name string, value *node) {
 		return
 	}
 	n.members = append(n.members, member{key: name, rawKey: encodeString(name), value: value})
+}
+
+// removeField removes the field called name, if it is there.
+func (n *node) removeField(name string) {
+	for i := n.fieldIndex(name); i >= 0; i = n.fieldIndex(name) {
+		n.members = slices.Delete(n.members, i, i+1)
+	}
 }
 
 // list returns the array called name, which is created when it is missing or

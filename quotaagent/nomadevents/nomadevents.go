@@ -336,6 +336,15 @@ func (c *Client) index(ctx context.Context) (uint64, error) {
 	return meta.LastIndex, nil
 }
 
+// jobOf is the job of an event. Nomad's library cannot decode one with a payload (seen
+// on 1.11.3 with a dispatched job): what is needed is read as it is.
+func jobOf(e *api.Event) (namespace, jobID string) {
+	job, _ := e.Payload["Job"].(map[string]any)
+	namespace, _ = job["Namespace"].(string)
+	jobID, _ = job["ID"].(string)
+	return namespace, jobID
+}
+
 func dispatch(e *api.Event, onAllocation func(Allocation), onJob func(namespace, jobID string)) error {
 	switch e.Topic {
 	case api.TopicAllocation:
@@ -350,12 +359,8 @@ func dispatch(e *api.Event, onAllocation func(Allocation), onJob func(namespace,
 			onAllocation(a)
 		}
 	case api.TopicJob:
-		job, err := e.Job()
-		if err != nil {
-			return fmt.Errorf("decode job event: %w", err)
-		}
-		if job != nil && job.ID != nil && job.Namespace != nil {
-			onJob(*job.Namespace, *job.ID)
+		if namespace, jobID := jobOf(e); jobID != "" {
+			onJob(namespace, jobID)
 		}
 	}
 	return nil

@@ -167,7 +167,7 @@ func TestStreamTellsOfGPUsAndJobsAndEnds(t *testing.T) {
 			{Topic: api.TopicAllocation, Payload: map[string]any{"Allocation": map[string]any{"ID": "cpu", "ClientStatus": "running"}}},
 			{Topic: api.TopicAllocation, Payload: map[string]any{"Allocation": map[string]any{"ID": "a", "Namespace": "ns", "JobID": "j",
 				"ClientStatus": "complete", "ModifyTime": created.UnixNano(), "AllocatedResources": gpus("1")}}},
-			{Topic: api.TopicJob, Payload: map[string]any{"Job": map[string]any{"ID": "j", "Namespace": "ns"}}},
+			{Topic: api.TopicJob, Payload: map[string]any{"Job": map[string]any{"ID": "j", "Namespace": "ns", "Payload": "c29tZXRoaW5n"}}},
 		}}
 		_ = json.NewEncoder(w).Encode(batch)
 		fmt.Fprintln(w, "{}") // a heartbeat
