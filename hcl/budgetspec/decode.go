@@ -208,6 +208,11 @@ func (d *decoder) governorBlock(block *hclsyntax.Block) {
 			d.policy.Unmatched = budget.UnmatchedAllow
 		}
 	}
+	if attr := attrs["out_of_band"]; attr != nil {
+		if word, ok := d.choice(attr, []string{"govern", "report"}); ok && word == "report" {
+			d.policy.OutOfBand = budget.OutOfBandReport
+		}
+	}
 	if attr := attrs["on_failure"]; attr != nil {
 		d.choice(attr, []string{"closed"})
 	}

@@ -52,7 +52,7 @@ type model struct {
 func drawPolicy(t *rapid.T) *budget.Policy {
 	m := &model{t: t}
 	p := &budget.Policy{
-		Enforcement: pick(m, budget.Enforce, budget.Shadow), Unmatched: pick(m, budget.UnmatchedDeny, budget.UnmatchedAllow),
+		Enforcement: pick(m, budget.Enforce, budget.Shadow), Unmatched: pick(m, budget.UnmatchedDeny, budget.UnmatchedAllow), OutOfBand: pick(m, budget.OutOfBandGovern, budget.OutOfBandReport),
 		Currency: pick(m, "USD", "EUR", "XCR"), Location: location(pick(m, "UTC", "Europe/Berlin", "America/New_York")),
 		Meter: budget.Meter{Basis: pick(m, budget.Allocated, budget.Running), Idle: pick(m, budget.IdleShared, budget.IdleOwner, budget.IdleNone)},
 	}

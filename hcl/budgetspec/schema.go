@@ -52,7 +52,7 @@ func movedSpec() blockSpec {
 func governorSpec() blockSpec {
 	return blockSpec{
 		kind:       "governor",
-		attributes: []string{"description", "enforcement", "unmatched", "on_failure", "timezone", "currency"},
+		attributes: []string{"description", "enforcement", "unmatched", "out_of_band", "on_failure", "timezone", "currency"},
 		blocks:     []string{"meter"},
 	}
 }

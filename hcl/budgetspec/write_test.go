@@ -21,6 +21,7 @@ func inLanguage(p *budget.Policy, indirect func() bool) string {
 	w.block("governor", func() {
 		w.word("enforcement", int(p.Enforcement), "enforce", "shadow")
 		w.word("unmatched", int(p.Unmatched), "deny", "allow")
+		w.word("out_of_band", int(p.OutOfBand), "govern", "report")
 		w.text("timezone", p.Location.String())
 		w.text("currency", p.Currency)
 		w.block("meter", func() {

@@ -118,8 +118,9 @@ func New(o Options) *Agent {
 		a.releaser = newReleaser(a.Engine, o.Registrar, o.Logger)
 		a.Meter.duties.onJob(a.releaser.touch)
 		a.Meter.duties.whileLeading(a.releaser.lead)
-		launches := newLauncher(a.Engine, o.Registrar, a.Meter.follows, o.Logger)
+		launches := newLauncher(a.Engine, o.Registrar, o.Actor, a.Meter.follows, o.Logger)
 		a.Meter.duties.onStray(launches.stray)
+		a.Meter.duties.onChanged(launches.change)
 		a.Meter.duties.onSnapshot("launches", launches.look)
 		a.Meter.duties.onTick("launches", launches.tick)
 	}

@@ -14,7 +14,8 @@ type AuditEvent struct {
 	// Kind is stable: policy.applied, policy.edited, override.requested,
 	// override.approved, override.activated, override.used, override.revoked,
 	// override.ended, run.opened, run.closed, run.expired, budget.moved, usage.corrected,
-	// queue.expired, launch.refused, enforcement.begun, enforcement.signalled, enforcement.stopped,
+	// queue.expired, launch.refused, out_of_band.governed, out_of_band.refused,
+	// out_of_band.scaled, enforcement.begun, enforcement.signalled, enforcement.stopped,
 	// enforcement.scaled, enforcement.cancelled.
 	Kind string
 	// Actor is the accessor of who did it, "kv-edit" for an edit in the store and

@@ -40,6 +40,8 @@ const (
 	statusPrefix  = "status/"
 	// templatePrefix is for jobs whose launches are jobs of their own.
 	templatePrefix = "template/"
+	// outsidePrefix is for work around the gate that is let be.
+	outsidePrefix = "outside/"
 	// settledPrefix is for holds that ended a short while ago.
 	settledPrefix = "settled/"
 	// commitPrefix is for the last commit of each agent process.

@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -122,6 +123,9 @@ func (n *chaosNomad) take(r chaosRegister) (gate.Outcome, error) {
 	if index != r.Before || runs || n.faults && rand.IntN(20) == 0 {
 		n.refused++
 		return gate.Outcome{Known: true}, nil
+	}
+	if late := n.now().UnixMilli() - r.UntilMS; late > 0 {
+		n.problems = append(n.problems, fmt.Errorf("%s/%s was registered %d ms too late", r.Namespace, r.Job, late))
 	}
 	out := gate.Outcome{Known: true, Accepted: true, JobModifyIndex: n.register(r.Namespace, r.Job, false)}
 	n.allocs[n.start(r.Namespace, r.Job, 0, r.GPUs)] = true

@@ -138,7 +138,7 @@ func chaosPass(ctx context.Context, a *Agent, nomad *chaosClient, s chaosSubmit)
 	ctx = context.WithoutCancel(ctx)
 	o := gate.Outcome{Known: true}
 	if a.Engine.now().Before(v.Until) {
-		o = nomad.register(ctx, s, stored)
+		o = nomad.register(ctx, s, stored, v.Until)
 	}
 	if v.Settle != nil {
 		v.Settle(ctx, o)
@@ -194,6 +194,8 @@ type chaosRef struct{ Namespace, Job string }
 type chaosRegister struct {
 	chaosSubmit
 	Before uint64
+	// UntilMS is when it must have arrived.
+	UntilMS int64
 }
 
 // chaosEvent is one event of the stream; the first one is empty.
@@ -208,8 +210,8 @@ func (c *chaosClient) stored(ctx context.Context, namespace, job string) (*api.J
 	return j, err
 }
 
-func (c *chaosClient) register(ctx context.Context, s chaosSubmit, stored *api.Job) gate.Outcome {
-	r := chaosRegister{chaosSubmit: s}
+func (c *chaosClient) register(ctx context.Context, s chaosSubmit, stored *api.Job, until time.Time) gate.Outcome {
+	r := chaosRegister{chaosSubmit: s, UntilMS: until.Add(ledger.RegisterWithin - ledger.SendWithin).UnixMilli()}
 	if stored != nil {
 		r.Before = *stored.JobModifyIndex
 	}

@@ -91,7 +91,9 @@ type chaos struct {
 	undecided                                   atomic.Value // why the last one was not
 	kills, pauses, deposed                      int
 	lostMu                                      sync.Mutex
-	unanswered                                  []string // ids of submissions without an answer
+	explain                                     sync.Once  // what was held when a limit was exceeded
+	before                                      modelBooks // as checked last
+	unanswered                                  []string   // ids of submissions without an answer
 	longest                                     time.Duration
 }
 

@@ -28,6 +28,8 @@ type duties struct {
 	// strays are told of every allocation without a hold that was seen for the first
 	// time.
 	strays []func(a nomadevents.Allocation)
+	// changed are told of every job that is not any more what its hold was made for.
+	changed []func(namespace, jobID string)
 	// jobs are told of every job that changed at Nomad or in the ledger.
 	jobs []func(namespace, jobID string)
 }
@@ -40,6 +42,17 @@ func (d *duties) onJob(note func(namespace, jobID string)) { d.jobs = append(d.j
 // onStray adds what is told of every allocation that runs without a hold, like
 // onJob.
 func (d *duties) onStray(note func(a nomadevents.Allocation)) { d.strays = append(d.strays, note) }
+
+// onChanged adds what is told of every job that became another one around the gate,
+// like onJob.
+func (d *duties) onChanged(note func(namespace, jobID string)) { d.changed = append(d.changed, note) }
+
+// change tells of a job that became another one.
+func (d *duties) change(namespace, jobID string) {
+	for _, note := range d.changed {
+		note(namespace, jobID)
+	}
+}
 
 // stray tells of an allocation without a hold.
 func (d *duties) stray(a nomadevents.Allocation) {

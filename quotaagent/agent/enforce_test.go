@@ -93,7 +93,7 @@ func (a *fakeActor) StopJob(_ context.Context, namespace, jobID, reason string) 
 func (a *fakeActor) Scale(_ context.Context, s nomadctl.Scaling) (uint64, error) {
 	index := uint64(0)
 	err := a.call(fmt.Sprintf("scale %s/%s %s to %d", s.Namespace, s.JobID, s.Group, s.Count), func() {
-		index = a.nomad.register(s.Namespace, s.JobID, false)
+		index = a.nomad.recount(s.Namespace, s.JobID, s.Group, s.Count)
 		running := a.nomad.runningOf(s.Namespace, s.JobID)
 		for _, id := range running[min(len(running), s.Count):] {
 			a.nomad.finish(id)

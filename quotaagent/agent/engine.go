@@ -444,7 +444,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			if len(placed.Record) > 0 {
 				next.Placement = placed.Record
 			}
-			t.id, t.before, until = next.ID, b.Path, time.UnixMilli(next.SubmittedMS).Add(ledger.RegisterWithin)
+			t.id, t.before, until = next.ID, b.Path, time.UnixMilli(next.SubmittedMS).Add(ledger.SendWithin)
 			if v.hold.Hold != nil {
 				t.before = v.hold.Budget
 			}

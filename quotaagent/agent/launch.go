@@ -30,6 +30,7 @@ import (
 type launcher struct {
 	e      *Engine
 	nomad  registrar
+	actor  Actor // nil where nothing may be ended
 	logger hclog.Logger
 	now    func() time.Time
 
@@ -38,6 +39,8 @@ type launcher struct {
 	// due are the jobs to look at, by the key of their hold.
 	due     map[string]launch
 	watched watched
+	// since is when the first policy came, as Nomad's index; 0 until it is read.
+	since uint64
 	// cleaned is when templates were looked at last.
 	cleaned time.Time
 }
@@ -45,6 +48,11 @@ type launcher struct {
 // launch is a job that may be one.
 type launch struct {
 	namespace, jobID string
+	// first is below the creation of all its allocations that were seen running; 0 for
+	// none.
+	first uint64
+	// changed says that it has a hold, which may not be of what runs.
+	changed bool
 	backoff
 }
 
@@ -66,8 +74,8 @@ const (
 	templateKept = time.Hour
 )
 
-func newLauncher(e *Engine, nomad registrar, follow func(namespace string), logger hclog.Logger) *launcher {
-	return &launcher{e: e, nomad: nomad, logger: logger.Named("launches"), now: e.now, follow: follow, due: make(map[string]launch)}
+func newLauncher(e *Engine, nomad registrar, actor Actor, follow func(namespace string), logger hclog.Logger) *launcher {
+	return &launcher{e: e, nomad: nomad, actor: actor, logger: logger.Named("launches"), now: e.now, follow: follow, due: make(map[string]launch)}
 }
 
 // parentOf is the id of the job that a launch is of, by Nomad's way of naming them
@@ -87,18 +95,24 @@ func launchID(namespace, jobID string) string { return "h-l" + jobHash(namespace
 
 // stray notes a job that runs without a hold.
 func (l *launcher) stray(a nomadevents.Allocation) {
-	if parentOf(a.JobID) == "" {
-		return
+	key := holdKey(a.Namespace, a.JobID)
+	one, known := l.due[key]
+	if !known {
+		one = launch{namespace: a.Namespace, jobID: a.JobID}
 	}
-	if _, known := l.due[holdKey(a.Namespace, a.JobID)]; !known {
-		l.due[holdKey(a.Namespace, a.JobID)] = launch{namespace: a.Namespace, jobID: a.JobID}
+	if before := a.CreateIndex - 1; one.first == 0 || before < one.first {
+		one.first = before
 	}
+	l.due[key] = one
 }
 
 // look finds in a snapshot what was launched while nobody led, also if it has
 // ended by now.
 func (l *launcher) look(ctx context.Context, fence ledger.Fence, allocations []nomadevents.Allocation) error {
 	if err := l.templates(ctx, fence); err != nil {
+		return err
+	}
+	if err := l.lookAround(ctx, allocations); err != nil {
 		return err
 	}
 	newest := int64(0)
@@ -118,7 +132,7 @@ func (l *launcher) look(ctx context.Context, fence ledger.Fence, allocations []n
 	}
 	first := l.watched.UntilMS == 0 // what ran before Governor did is not its business
 	for _, a := range allocations {
-		if !first && a.Created.UnixMilli() > l.watched.UntilMS || !a.Terminal {
+		if parentOf(a.JobID) != "" && (!first && a.Created.UnixMilli() > l.watched.UntilMS || !a.Terminal) {
 			l.stray(a)
 		}
 	}
@@ -188,7 +202,7 @@ func (l *launcher) writeWatched(ctx context.Context, fence ledger.Fence, untilMS
 
 // tick decides about the launches that are due.
 func (l *launcher) tick(ctx context.Context, fence ledger.Fence) error {
-	var failed error
+	failed := l.begin(ctx, fence)
 	for n, key := range slices.Sorted(maps.Keys(l.due)) {
 		if ctx.Err() != nil || n == launchesMax {
 			break
@@ -212,10 +226,16 @@ func (l *launcher) tick(ctx context.Context, fence ledger.Fence) error {
 
 // adopt gives a launch its hold.
 func (l *launcher) adopt(ctx context.Context, fence ledger.Fence, one launch) error {
+	if one.changed {
+		return l.reexamine(ctx, fence, one)
+	}
 	p := l.e.policy.State().Policy
 	s, index, err := l.submission(ctx, one)
-	if err != nil || s == nil {
+	if err != nil {
 		return err
+	}
+	if s == nil {
+		return l.govern(ctx, fence, one)
 	}
 	placed := Placement{Release: func() {}}
 	if s.Ask.EveryNode() {

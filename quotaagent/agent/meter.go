@@ -443,6 +443,7 @@ func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) er
 		switch {
 		case f.alloc == nil:
 			m.duties.job(f.namespace, f.jobID)
+			m.strayAgain(f.namespace, f.jobID)
 			keys = append(keys, holdKey(f.namespace, f.jobID))
 		case !m.missed.Load():
 			seen = append(seen, *f.alloc)

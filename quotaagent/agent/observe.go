@@ -330,6 +330,21 @@ func (m *Meter) note(a nomadevents.Allocation, stray bool) {
 	}
 }
 
+// strayAgain tells of the strays of a job that has changed.
+func (m *Meter) strayAgain(namespace, jobID string) {
+	var again []nomadevents.Allocation
+	m.mu.Lock()
+	for _, a := range m.stray {
+		if a.Namespace == namespace && a.JobID == jobID {
+			again = append(again, a)
+		}
+	}
+	m.mu.Unlock()
+	for _, a := range again {
+		m.duties.stray(a)
+	}
+}
+
 // noted is note, and reports whether it is a stray that was not known.
 func (m *Meter) noted(a nomadevents.Allocation, stray bool) bool {
 	m.mu.Lock()

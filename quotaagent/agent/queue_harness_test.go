@@ -61,6 +61,13 @@ func (n *registry) JobSpec(_ context.Context, namespace, jobID string) (nomadctl
 	return nomadctl.Spec{Job: raw, Index: j.modifyIndex, Stopped: job.Stop != nil && *job.Stop}, err
 }
 
+// JobsIndex implements registrar.
+func (n *registry) JobsIndex(context.Context) (uint64, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.index, n.down
+}
+
 // Register implements registrar.
 func (n *registry) Register(_ context.Context, r nomadctl.Registration) (uint64, error) {
 	if n.before != nil {
@@ -103,6 +110,18 @@ func (n *fakeNomad) put(namespace, id string, spec json.RawMessage) uint64 {
 	}
 	n.emit(event{namespace: namespace, jobID: id})
 	return n.index
+}
+
+// recount sets the count of a group.
+func (n *fakeNomad) recount(namespace, id, group string, count int) uint64 {
+	stored := n.stored(namespace, id)
+	if len(stored.TaskGroups) == 0 {
+		return n.register(namespace, id, false) // a job without a specification
+	}
+	groupOf(stored, group).Count = &count
+	stored.JobModifyIndex, stored.ModifyIndex = nil, nil
+	raw, _ := json.Marshal(stored)
+	return n.put(namespace, id, raw)
 }
 
 // stop is `nomad job stop`, purge with -purge.

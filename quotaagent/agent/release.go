@@ -23,6 +23,8 @@ import (
 type registrar interface {
 	JobSpec(ctx context.Context, namespace, jobID string) (nomadctl.Spec, error)
 	Register(ctx context.Context, r nomadctl.Registration) (uint64, error)
+	// JobsIndex is Nomad's index of the last change of any job.
+	JobsIndex(ctx context.Context) (uint64, error)
 }
 
 // releaser is the leader's work on the queue: it keeps the documents in line with

@@ -237,6 +237,9 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 		if a.again {
 			m.Rebuild()
 		}
+		if outOfBand(*a.seen.Hold, a.job) {
+			m.duties.change(a.seen.Namespace, a.seen.JobID)
+		}
 		if l, known := m.looks[a.seen.JobKey()]; known && a.noted && err == nil {
 			l.noted = true
 			m.looks[a.seen.JobKey()] = l

@@ -15,6 +15,7 @@ type Policy struct {
 	Revision    string
 	Enforcement Enforcement
 	Unmatched   Unmatched
+	OutOfBand   OutOfBand
 	// Location is the zone in which windows begin and end; never nil in a
 	// policy from budgetspec.
 	Location *time.Location
@@ -51,6 +52,16 @@ type Unmatched uint8
 const (
 	UnmatchedDeny Unmatched = iota
 	UnmatchedAllow
+)
+
+// OutOfBand says what happens to GPU work that reached Nomad around the gate.
+type OutOfBand uint8
+
+// The rules for work around the gate. The zero value governs it: it is decided like a
+// submission, held and paid, and stopped where no budget has room.
+const (
+	OutOfBandGovern OutOfBand = iota
+	OutOfBandReport           // only shown and recorded
 )
 
 // Source is where a setting was written.

@@ -109,6 +109,7 @@ func (l *lister) governor(p *Policy) {
 	l.open("governor", Source{})
 	l.set("enforcement", [...]string{"enforce", "shadow"}[p.Enforcement])
 	l.set("unmatched", [...]string{"deny", "allow"}[p.Unmatched])
+	l.set("out_of_band", [...]string{"govern", "report"}[p.OutOfBand])
 	if p.Location != nil {
 		l.set("timezone", p.Location.String())
 	}

@@ -69,7 +69,7 @@ func complete() *budget.Policy {
 		},
 	}
 	return &budget.Policy{
-		Enforcement: budget.Shadow, Unmatched: budget.UnmatchedAllow, Location: time.UTC, Currency: "EUR",
+		Enforcement: budget.Shadow, Unmatched: budget.UnmatchedAllow, OutOfBand: budget.OutOfBandReport, Location: time.UTC, Currency: "EUR",
 		Meter:   budget.Meter{Basis: budget.Running, Interval: time.Minute, Idle: budget.IdleOwner},
 		Classes: []budget.Class{{Name: "mig", Devices: []string{"nvidia/mig/1g"}, Watts: 100, Shares: []budget.Share{{Class: "h100", Parts: 720}}, Source: at}},
 		RateCards: []budget.RateCard{{

@@ -43,7 +43,7 @@ type Config struct {
 	BodyTimeout time.Duration
 	// LookupTimeout bounds one question to Nomad (30 s).
 	LookupTimeout time.Duration
-	// ForwardTimeout bounds one governed request (2 min). It goes on when the
+	// ForwardTimeout bounds one governed request (90 s). It goes on when the
 	// client leaves, so that its outcome is known.
 	ForwardTimeout time.Duration
 	// SettleTimeout bounds one call of Settle (15 s).
@@ -57,7 +57,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.ResponseMax, 64<<20)
 	setDefault(&c.BodyTimeout, 2*time.Minute)
 	setDefault(&c.LookupTimeout, 30*time.Second)
-	setDefault(&c.ForwardTimeout, ledger.RegisterWithin)
+	setDefault(&c.ForwardTimeout, ledger.SendWithin)
 	setDefault(&c.SettleTimeout, 15*time.Second)
 	setDefault(&c.IdentityTTL, 20*time.Second)
 	if c.Logger == nil {

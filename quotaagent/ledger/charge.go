@@ -37,58 +37,38 @@ func Charges(h Hold, cal Calendar) Vector {
 // the job may have used before the next one replaced it, and nobody has seen, counts
 // beside all that came later.
 func wholeCharges(h Hold, cal Calendar) Vector {
-	v, unseen := Vector{}, Vector{}
+	v, before := Vector{}, unseen{}
 	version := func(r reading) {
 		charges := r.charges(cal)
-		if len(unseen) > 0 {
-			charges.AddAll(unseen, 1)
-		}
+		charges.AddAll(before.charges(cal), 1)
 		v = larger(v, charges)
 	}
-	for _, f := range h.Former {
-		was := h
+	for i, f := range h.Former {
+		was, next := h, h.JobModifyIndex
+		if i+1 < len(h.Former) {
+			next = h.Former[i+1].JobModifyIndex
+		}
 		was.Slots, was.JobModifyIndex = f.Slots, f.JobModifyIndex
+		// What a later version started was not there yet.
+		was.Tracks = slices.DeleteFunc(slices.Clone(h.Tracks), func(t Track) bool { return t.CreateIndex > next })
 		r := reading{was, f.Lines, false}
 		version(r)
-		r.unseen(unseen, f.FromMS, f.ToMS, cal)
+		before.add(r, f.FromMS, f.ToMS, 1)
 	}
 	present := reading{h, h.Lines, false}
 	version(present)
 	if h.Pending != nil {
 		if !h.Unchanged {
-			present.unseen(unseen, h.LinesMS, h.replacedBy(), cal)
+			before.add(present, h.LinesMS, h.replacedBy(), 1)
 		}
 		pending := reading{h, h.Pending, !h.Unchanged}
 		if !h.Unchanged && h.InFlight > 1 {
-			pending.unseen(unseen, h.PendingMS, h.replacedBy(), cal)
+			// All but one of them may be replaced by the next.
+			before.add(pending, h.PendingMS, h.replacedBy(), int64(h.InFlight)-1)
 		}
 		version(pending)
 	}
 	return v
-}
-
-// unseen charges what allocations that nobody has seen may have used between two
-// moments: those of which none is known to run and that have not ended for good.
-func (r reading) unseen(v Vector, fromMS, toMS int64, cal Calendar) {
-	length := toMS - max(fromMS, r.hold.CreatedMS, r.hold.SeenMS)
-	if length <= 0 {
-		return
-	}
-	bounded := func(line Line, left int64) int64 {
-		if line.Lease {
-			return length
-		}
-		return min(length, left)
-	}
-	for _, line := range r.lines {
-		names := r.slotNames(line)
-		for _, name := range names {
-			if _, running := r.liveTrack(name); !running && (line.Lease || !r.slot(name).Done) {
-				chargeAny(v, line.Needs, 1, bounded(line, r.remaining(line, name)), cal)
-			}
-		}
-		chargeAny(v, line.Needs, int64(max(0, line.Count-len(names))), bounded(line, line.RuntimeMS), cal)
-	}
 }
 
 // reading is one of the jobs that a hold may turn out to hold for.

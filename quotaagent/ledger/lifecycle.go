@@ -11,6 +11,12 @@ import (
 // worst case is that it changes the job, so that everything starts again. Of
 // several submissions at the same time any may win: then all are bounded.
 func Submit(h Hold, lines []Line, expiresMS int64) Hold {
+	next := submit(h, lines, expiresMS)
+	next.Former = fewer(next.Former)
+	return next
+}
+
+func submit(h Hold, lines []Line, expiresMS int64) Hold {
 	next := h.Clone()
 	next.Pending, next.ExpiresMS, next.Unchanged = slices.Clone(lines), expiresMS, false
 	if h.Pending != nil {
@@ -29,8 +35,10 @@ func Submit(h Hold, lines []Line, expiresMS int64) Hold {
 // Nomad keeps what runs and does not start again what finished, so the hold does
 // not grow. If Nomad answers with a new index after all, Confirm sees it.
 func SubmitUnchanged(h Hold, lines []Line, expiresMS int64) Hold {
-	next := Submit(h, lines, expiresMS)
-	next.Unchanged = h.State == Active && (h.Pending == nil || h.Unchanged)
+	next := submit(h, lines, expiresMS)
+	if next.Unchanged = h.State == Active && (h.Pending == nil || h.Unchanged); !next.Unchanged {
+		next.Former = fewer(next.Former)
+	}
 	return next
 }
 
@@ -69,21 +77,31 @@ func Confirm(h Hold, index uint64) Hold {
 // latest; the gate gives up before. Until then the job is what it was.
 const RegisterWithin = 2 * time.Minute
 
+// SendWithin is how long after its admission a submission is sent at the latest: what
+// remains of RegisterWithin is for its way to Nomad.
+const SendWithin = 90 * time.Second
+
 // replacedBy is when the last submission was registered at the latest.
 func (h Hold) replacedBy() int64 { return h.SubmittedMS + RegisterWithin.Milliseconds() }
 
-// formerMax is how many former versions a hold keeps apart. More of them than that
-// are one that needs as much as any.
-const formerMax = 4
-
 // formerOf are the former versions of a hold whose present one becomes one too.
 func formerOf(h Hold) []Former {
-	all := append(slices.Clone(h.Former), Former{Lines: h.Lines, Slots: h.Slots, JobModifyIndex: h.JobModifyIndex, FromMS: h.LinesMS, ToMS: h.replacedBy()})
-	if len(all) > formerMax {
-		oldest := Former{Lines: mergeLines(all[0].Lines, all[1].Lines), JobModifyIndex: all[0].JobModifyIndex, FromMS: all[0].FromMS, ToMS: all[1].ToMS}
-		all = append([]Former{oldest}, all[2:]...)
+	return append(slices.Clone(h.Former), Former{Lines: h.Lines, Slots: h.Slots, JobModifyIndex: h.JobModifyIndex, FromMS: h.LinesMS, ToMS: h.replacedBy()})
+}
+
+// formerMax is how many former versions a hold keeps apart when the next submission of
+// its job is decided. More of them than that are one that needs as much as any: that
+// may be more than each for itself, so that they become one only where it is decided
+// about.
+const formerMax = 4
+
+func fewer(former []Former) []Former {
+	for len(former) > formerMax {
+		a, b := former[0], former[1]
+		oldest := Former{Lines: mergeLines(a.Lines, b.Lines), JobModifyIndex: a.JobModifyIndex, FromMS: a.FromMS, ToMS: max(a.ToMS, b.ToMS)}
+		former = append([]Former{oldest}, former[2:]...)
 	}
-	return all
+	return former
 }
 
 // Looked forgets the former versions of the job, once all allocations are observed

@@ -157,6 +157,17 @@ func (c *Client) JobSpec(ctx context.Context, namespace, jobID string) (Spec, er
 	return spec, nil
 }
 
+// JobsIndex is Nomad's index of the last change of any job.
+func (c *Client) JobsIndex(ctx context.Context) (uint64, error) {
+	q := read(ctx, "*")
+	q.PerPage = 1
+	_, meta, err := c.nomad.Jobs().List(q)
+	if err != nil {
+		return 0, classify("read the index of all jobs", err)
+	}
+	return meta.LastIndex, nil
+}
+
 // readJob reads the newest version of a job; nil when there is none. The list of
 // versions is routed rightly for every id.
 func (c *Client) readJob(ctx context.Context, namespace, jobID string) (json.RawMessage, error) {
