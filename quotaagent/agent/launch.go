@@ -304,6 +304,10 @@ func (l *launcher) held(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 // submission is a launch as if its author had submitted it; nil when it is none,
 // or is gone.
 func (l *launcher) submission(ctx context.Context, one launch) (*gate.Submission, uint64, error) {
+	parent := parentOf(one.jobID)
+	if parent == "" {
+		return nil, 0, nil
+	}
 	spec, err := l.nomad.JobSpec(ctx, one.namespace, one.jobID)
 	if errors.Is(err, nomadctl.ErrNotFound) {
 		return nil, 0, nil
@@ -315,7 +319,6 @@ func (l *launcher) submission(ctx context.Context, one launch) (*gate.Submission
 	if err := json.Unmarshal(spec.Job, job); err != nil {
 		return nil, 0, fmt.Errorf("decode the job: %w", err)
 	}
-	parent := parentOf(one.jobID)
 	if job.ParentID == nil || *job.ParentID != parent {
 		return nil, 0, nil // a job with such a name
 	}

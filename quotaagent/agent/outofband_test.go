@@ -23,6 +23,7 @@ func newBypassRig(t testing.TB) *rig {
 func (r *rig) direct(id string, gpus, count int, edits ...func(*api.Job)) []string {
 	job := r.whole(id, gpus, time.Hour).Job
 	job.TaskGroups[0].Count, job.NomadTokenID = &count, new("accessor-bypass")
+	job.ParentID = new("") // as Nomad's API says of a job of its own
 	for _, edit := range edits {
 		edit(job)
 	}
