@@ -160,7 +160,7 @@ func (c *client) submission(ctx context.Context, id string, version uint64, at s
 	path := fmt.Sprintf("/v1/job/%s/submission", escapeID(id))
 	query := url.Values{"namespace": {at.namespace}, "region": {at.region}, "version": {strconv.FormatUint(version, 10)}}
 	a, err := c.get(ctx, path, query, token)
-	if err == nil && a.status == http.StatusForbidden && c.reader != "" {
+	if err == nil && a.status == http.StatusForbidden && c.reader != "" && token != "" {
 		a, err = c.get(ctx, path, query, c.reader)
 	}
 	if err != nil || a.status == http.StatusNotFound {
@@ -178,7 +178,7 @@ func (c *client) submission(ctx context.Context, id string, version uint64, at s
 func (c *client) read(ctx context.Context, path string, at scope, token string, into any) (found bool, err error) {
 	query := url.Values{"namespace": {at.namespace}, "region": {at.region}}
 	a, err := c.get(ctx, path, query, token)
-	if err == nil && a.status == http.StatusForbidden && c.reader != "" && c.reader != token {
+	if err == nil && a.status == http.StatusForbidden && c.reader != "" && token != "" {
 		a, err = c.get(ctx, path, query, c.reader)
 	}
 	if err != nil {
