@@ -26,6 +26,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/nomadctl"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
+	"github.com/nomad-governor/governor/quotaagent/posture"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
 )
@@ -157,7 +158,8 @@ func runAgent(env environment, config agentconfig.Config) error {
 	}
 	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client),
 		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now,
-		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers}
+		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers,
+		Posture: posture.New(client, time.Now), UnknownWrites: config.Gate.UnknownWrites == "allow"}
 	if archive != nil {
 		options.Archive = archive
 	}

@@ -22,7 +22,7 @@ func main() {
 }
 
 // run is the whole program with its surroundings as arguments. Exit codes: 0
-// done, 1 failed or refused, 127 unknown command.
+// done, 1 failed or refused, 127 unknown command; doctor has its own.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	env := environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") && commands(env)[args[0]] == nil {
@@ -67,6 +67,7 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"budget show":      showCommand(env),
 		"budget history":   historyCommand(env),
 		"budget status":    statusCommand(env),
+		"doctor":           doctorCommand(env),
 		"job":              groupCommand(env, "job", "Show what Governor knows about a job"),
 		"job status":       jobStatusCommand(env),
 		"override":         groupCommand(env, "override", "Ask for, approve and revoke more than a limit allows"),

@@ -21,6 +21,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/history"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
+	"github.com/nomad-governor/governor/quotaagent/posture"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -45,7 +46,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// agent starts an agent for this script. Tokens: "root" manages, "user"
 			// reads. With the argument -jobs two jobs hold budget, with -queue three wait,
-			// with -usage some have used it, and with -no-history the agent keeps none.
+			// with -usage some have used it, and with -no-history the agent keeps none. With
+			// -open there are ways around the gate, with -closed the agent has found none.
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv("GOVERNOR_ADDR", startAgent(t, ts, strings.Join(args, " ")))
 			},
@@ -63,7 +65,11 @@ func TestScripts(t *testing.T) {
 // knows who its callers are.
 func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	ts.Logf("starting an agent")
-	nomadServer := httptest.NewServer(http.HandlerFunc(stubNomad))
+	handle := http.HandlerFunc(stubNomad)
+	if with == "-open" || with == "-closed" {
+		handle = wardNomad(with == "-open")
+	}
+	nomadServer := httptest.NewServer(handle)
 	ts.Defer(nomadServer.Close)
 	store, err := sqlite.Open(filepath.Join(t.TempDir(), "governor.db"))
 	ts.Check(err)
@@ -76,9 +82,13 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		past, err = history.Open(filepath.Join(t.TempDir(), "history.db"), func() time.Time { return now })
 		ts.Check(err)
 	}
-	a := agent.New(agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
+	options := agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
 		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, true), Now: func() time.Time { return now }, NewID: serial(),
-		History: past})
+		History: past}
+	if with == "-open" || with == "-closed" {
+		options.Posture, options.UnknownWrites = posture.New(client, time.Now), with == "-open"
+	}
+	a := agent.New(options)
 	ctx, cancel := context.WithCancel(context.Background())
 	handler, err := newHandler(ctx, config, client, a, hclog.NewNullLogger())
 	ts.Check(err)
@@ -94,6 +104,8 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		time.Sleep(10 * time.Millisecond)
 	}
 	switch with {
+	case "-open", "-closed":
+		awaitWatch(ts, store)
 	case "-jobs":
 		holdJobs(ts, store)
 	case "-usage":
@@ -102,6 +114,18 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		queueJobs(ts, store)
 	}
 	return "http://" + listener.Addr().String()
+}
+
+// awaitWatch waits until the agent has looked for ways around the gate.
+func awaitWatch(ts *testscript.TestScript, store *sqlite.Store) {
+	for {
+		records, err := store.Read(context.Background(), "bypass/found")
+		ts.Check(err)
+		if records[0].Version > 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // serial makes ids that are the same in every test.

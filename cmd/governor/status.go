@@ -60,6 +60,7 @@ func fetchStatus(c *client) (agent.Status, []byte, error) {
 
 func printStatus(env environment, s agent.Status, under string) int {
 	printPolicy(env.stdout, s.Policy)
+	printBypasses(env.stdout, s.Bypasses)
 	if len(s.Budgets) == 0 && len(s.Holds) == 0 && len(s.Ungoverned) == 0 && under == "" {
 		return 0
 	}
@@ -83,6 +84,13 @@ func printPolicy(w io.Writer, p agent.PolicyStatus) {
 	}
 	if p.Broken != "" {
 		fmt.Fprintf(w, "\nThe files in the store are broken; the last good policy stays in force:\n\n%s\n", p.Broken)
+	}
+}
+
+// printBypasses says that there are ways around the gate, if there are.
+func printBypasses(w io.Writer, b *agent.BypassStatus) {
+	if b != nil && b.Open > 0 {
+		fmt.Fprintf(w, "Gate        %s around it open: %s (see governor doctor)\n", count(b.Open, "way"), strings.Join(b.Codes, ", "))
 	}
 }
 

@@ -51,7 +51,7 @@ func purePackages() []string {
 		"scheduler/cluster", "scheduler/place", "scheduler/rewrite",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
 		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce", "quotaagent/audit",
-		"quotaagent/report",
+		"quotaagent/report", "quotaagent/bypass",
 	}
 }
 
@@ -61,7 +61,7 @@ func adapterPackages() []string {
 		"device/occupancy/watch", "device/exporter",
 		"scheduler/nomadstate",
 		"quotaagent/gate", "quotaagent/consulkv", "quotaagent/sqlite",
-		"quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/history", "quotaagent/auditfile",
+		"quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/posture", "quotaagent/history", "quotaagent/auditfile",
 		"quotaagent/api", "quotaagent/web", "quotaagent/mcp",
 	}
 }
@@ -194,7 +194,7 @@ func libraries() []library {
 		{"github.com/hashicorp/nomad/plugins", []string{"device/plugin"}, "only device/plugin speaks Nomad's device protocol"},
 		{nomadAPI, []string{
 			"scheduler/nomadstate", "scheduler/rewrite", "scheduler/service",
-			"quotaagent/jobspec", "quotaagent/gate", "quotaagent/nomadevents", "quotaagent/nomadctl",
+			"quotaagent/jobspec", "quotaagent/gate", "quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/posture",
 			"quotaagent/agent", "quotaagent/api", "cmd", "e2e",
 		}, "budgets, ledger and placement decide on our own types"},
 		// Business Source Licence, and unstable between releases. Last, because

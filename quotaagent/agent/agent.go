@@ -44,6 +44,8 @@ type Agent struct {
 	releaser *releaser
 	// enforcer is nil where nothing is enforced on running work.
 	enforcer *enforcer
+	// bypasses is nil where nobody looks for ways around the gate.
+	bypasses *bypassWatch
 }
 
 // Options are the parts that main composes.
@@ -72,6 +74,10 @@ type Options struct {
 	Retention time.Duration
 	// Peers says how agents reach each other for their history.
 	Peers Peers
+	// Posture reads what ways around the gate there are; nil means that nobody looks
+	// for them. UnknownWrites says that the gate lets writes pass that it does not know.
+	Posture       Posture
+	UnknownWrites bool
 	// NewID makes the random part of ids, which is never the same twice; nil means
 	// 64 random bits.
 	NewID func() string
@@ -105,6 +111,10 @@ func New(o Options) *Agent {
 	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {
 		return a.chain.prune(ctx, fence)
 	})
+	if o.Posture != nil {
+		a.bypasses = &bypassWatch{posture: o.Posture, unknownWrites: o.UnknownWrites, chain: a.chain, now: o.Now, logger: o.Logger.Named("bypass")}
+		a.Meter.duties.whileLeading(a.bypasses.lead)
+	}
 	if o.Actor != nil {
 		a.enforcer = newEnforcer(a.Engine, o.Actor, o.Logger)
 		if a.Meter.gauges != nil {

@@ -48,7 +48,11 @@ func (a *Agent) serveHealth(context.Context, api.Call) (any, error) {
 }
 
 func (a *Agent) serveStatus(ctx context.Context, _ api.Call) (any, error) {
-	return a.Engine.Status(ctx, a.Meter)
+	status, err := a.Engine.Status(ctx, a.Meter)
+	if err == nil && a.bypasses != nil {
+		status.Bypasses, err = a.bypasses.status(ctx, status.Leader)
+	}
+	return status, err
 }
 
 func (a *Agent) servePolicy(context.Context, api.Call) (any, error) {

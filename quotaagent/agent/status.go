@@ -24,8 +24,10 @@ type Status struct {
 	Idle     []IdleStatus     `json:"idle,omitempty"`
 	Rogue    []RogueStatus    `json:"rogue,omitempty"`
 	Capacity []CapacityStatus `json:"capacity,omitempty"`
-	Leader   bool             `json:"leader"`
-	Time     time.Time        `json:"time"`
+	// Bypasses are the ways around the gate; nil where nobody looks for them.
+	Bypasses *BypassStatus `json:"bypasses,omitempty"`
+	Leader   bool          `json:"leader"`
+	Time     time.Time     `json:"time"`
 }
 
 // PolicyStatus is which policy is in force and whether the store holds a

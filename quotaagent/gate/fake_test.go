@@ -241,16 +241,6 @@ type rig struct {
 func newRig(t *testing.T, edits ...func(*Config)) *rig {
 	t.Helper()
 	r := &rig{nomad: newFakeNomad(t), admitter: &fakeAdmitter{}}
-	r.gate = httptest.NewUnstartedServer(nil)
-	r.gate.Config = NewServer(r.newGate(t, edits...))
-	r.gate.Start()
-	t.Cleanup(r.gate.Close)
-	return r
-}
-
-// newGate is a further gate before the same Nomad.
-func (r *rig) newGate(t *testing.T, edits ...func(*Config)) *Gate {
-	t.Helper()
 	address, err := url.Parse(r.nomad.URL)
 	must.NoError(t, err)
 	transport, err := NewTransport(TLS{})
@@ -264,8 +254,14 @@ func (r *rig) newGate(t *testing.T, edits ...func(*Config)) *Gate {
 	}
 	g, err := New(config)
 	must.NoError(t, err)
-	t.Cleanup(transport.CloseIdleConnections)
-	return g
+	r.gate = httptest.NewUnstartedServer(nil)
+	r.gate.Config = NewServer(g)
+	r.gate.Start()
+	t.Cleanup(func() {
+		r.gate.Close()
+		transport.CloseIdleConnections()
+	})
+	return r
 }
 
 // got is an answer of the gate.
