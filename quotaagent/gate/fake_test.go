@@ -241,6 +241,16 @@ type rig struct {
 func newRig(t *testing.T, edits ...func(*Config)) *rig {
 	t.Helper()
 	r := &rig{nomad: newFakeNomad(t), admitter: &fakeAdmitter{}}
+	r.gate = httptest.NewUnstartedServer(nil)
+	r.gate.Config = NewServer(r.newGate(t, edits...))
+	r.gate.Start()
+	t.Cleanup(r.gate.Close)
+	return r
+}
+
+// newGate is a further gate before the same Nomad.
+func (r *rig) newGate(t *testing.T, edits ...func(*Config)) *Gate {
+	t.Helper()
 	address, err := url.Parse(r.nomad.URL)
 	must.NoError(t, err)
 	transport, err := NewTransport(TLS{})
@@ -254,14 +264,8 @@ func newRig(t *testing.T, edits ...func(*Config)) *rig {
 	}
 	g, err := New(config)
 	must.NoError(t, err)
-	r.gate = httptest.NewUnstartedServer(nil)
-	r.gate.Config = NewServer(g)
-	r.gate.Start()
-	t.Cleanup(func() {
-		r.gate.Close()
-		transport.CloseIdleConnections()
-	})
-	return r
+	t.Cleanup(transport.CloseIdleConnections)
+	return g
 }
 
 // got is an answer of the gate.

@@ -72,6 +72,10 @@ func (g *Gate) governed(w http.ResponseWriter, r *http.Request, route Route) err
 
 // decide asks the Admitter.
 func (g *Gate) decide(ctx context.Context, s *submission) (Verdict, error) {
+	return g.decideFor(ctx, s, func(ctx context.Context) (Identity, error) { return g.identities.identify(ctx, s.token) })
+}
+
+func (g *Gate) decideFor(ctx context.Context, s *submission, identify func(context.Context) (Identity, error)) (Verdict, error) {
 	if s.scope.region != g.config.Region {
 		if len(s.ask.Groups) == 0 {
 			return Verdict{}, nil // a job of the same id may be held here: it is another one
@@ -79,7 +83,7 @@ func (g *Gate) decide(ctx context.Context, s *submission) (Verdict, error) {
 		refused := refuseRegion(s.ask.JobID, s.scope.region, g.config.Region)
 		return Verdict{Denied: true, Reason: refused.reason, Message: refused.text}, nil
 	}
-	identity, err := g.identities.identify(ctx, s.token)
+	identity, err := identify(ctx)
 	if err != nil {
 		return Verdict{}, err
 	}

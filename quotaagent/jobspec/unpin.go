@@ -6,11 +6,11 @@ import "slices"
 // block, always with the escape in its group, and the preference for a node. The
 // operand of the preference, which nobody writes by hand, is its mark.
 const (
-	nodeTarget      = "${node.unique.id}"
-	devicesTarget   = "${device.ids}"
-	pinOperand      = "set_contains_any"
-	escapeOperand   = "is_set"
-	preferedOperand = "is"
+	nodeTarget       = "${node.unique.id}"
+	devicesTarget    = "${device.ids}"
+	pinOperand       = "set_contains_any"
+	escapeOperand    = "is_set"
+	preferredOperand = "is"
 )
 
 // Unpinned takes out what placement wrote into the job, so that it can be placed
@@ -42,7 +42,7 @@ func (s Stored) Unpinned() (out Stored, changed bool, err error) {
 
 func unpinGroup(group *node) bool {
 	preferred := removeFrom(group, "Affinities", func(_ int, a *node) bool {
-		return a.says("LTarget", nodeTarget) && a.says("Operand", preferedOperand)
+		return a.says("LTarget", nodeTarget) && a.says("Operand", preferredOperand)
 	})
 	escape := func(_ int, c *node) bool { return c.says("LTarget", nodeTarget) && c.says("Operand", escapeOperand) }
 	constraints := group.field("Constraints")
