@@ -147,10 +147,10 @@ func validPoolPattern(pattern string) bool {
 
 // identityKinds are what a submitter is known by.
 func identityKinds() []string {
-	return []string{"mcp", "oidc", "policy", "role", "token", "type", "user"}
+	return []string{"cert", "mcp", "oidc", "policy", "role", "token", "type", "user", "workload"}
 }
 
-// identityWords are names of those whom no token names.
+// identityWords are names of those whom no token names, and of all tasks.
 func identityWords() []string { return []string{"acl:disabled", "anonymous", "workload"} }
 
 // checkIdentity returns what is wrong with "kind:name", or nil.

@@ -111,7 +111,10 @@ func (u *undecided) Unwrap() error { return u.cause }
 func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, error) {
 	job, gated := jobspec.Ungated(s.Job)
 	s.Job = job
-	s, err := e.asLaunched(ctx, s)
+	s, err := e.asOwned(ctx, s)
+	if err == nil {
+		s, err = e.asLaunched(ctx, s)
+	}
 	if err != nil {
 		return gate.Verdict{}, e.undecided(s, err)
 	}

@@ -76,9 +76,12 @@ func submitterOf(stored *api.Job) string {
 }
 
 // tokenID is what Nomad will write into the job about its submitter
-// (nomad/job_endpoint.go, doRegister).
+// (nomad/job_endpoint.go, doRegister): nothing where ACLs are off and for tasks.
 func tokenID(id gate.Identity) string {
-	if id.Accessor == "" && slices.Contains(id.Names, gate.NameAnonymous) {
+	switch {
+	case slices.Contains(id.Names, gate.NameACLDisabled), slices.Contains(id.Names, gate.NameWorkload):
+		return ""
+	case id.Accessor == "" && slices.Contains(id.Names, gate.NameAnonymous):
 		return "anonymous"
 	}
 	return id.Accessor

@@ -26,7 +26,7 @@ func (b *Budget) FindOverride(name string) (Override, bool) {
 // which may ask for things but approves nothing.
 func IsAgent(names []string) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
-		return strings.HasPrefix(name, "mcp:") || strings.HasPrefix(name, "agent:")
+		return name == "workload" || strings.HasPrefix(name, "mcp:") || strings.HasPrefix(name, "agent:")
 	})
 }
 

@@ -55,13 +55,28 @@ type Submission struct {
 	LaunchToken string
 }
 
-// Identity is who submits, as Nomad itself vouches for it.
+// Identity is who submits, as Nomad itself vouches for it or, where Nomad runs
+// without ACLs, the connection.
 type Identity struct {
-	// Accessor of the ACL token; empty when ACLs are off or for anonymous.
+	// Accessor tells submitters apart: the accessor of the ACL token, or the name of a
+	// task, of a client certificate or of a proxy's user. Empty for those who cannot be
+	// told apart.
 	Accessor string
 	// Names that match rules are written against, sorted: "token:<name>",
-	// "role:<name>", "policy:<name>", "type:management".
+	// "role:<name>", "policy:<name>", "type:management", "user:<name>",
+	// "workload:<namespace>/<job>", "cert:<subject alternative name>".
 	Names []string
+	// Workload is the task that submits with its own identity; nil for others.
+	Workload *Workload
+}
+
+// Workload is a task of a job that runs.
+type Workload struct {
+	Namespace string
+	// JobID is the job of its allocation, and ParentID the template of a launched one,
+	// else the same.
+	JobID, ParentID string
+	Allocation      string
 }
 
 // Verdict is the Admitter's answer.

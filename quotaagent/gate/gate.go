@@ -30,6 +30,9 @@ type Config struct {
 	// ReadToken reads stored jobs for users who may scale or dispatch a job without
 	// being allowed to read it; "" for none: such requests are then refused.
 	ReadToken string
+	// UserTokens are forms of the names of tokens that a login gives, as in "okta-*":
+	// what stands for the * is the user. Empty for none.
+	UserTokens []string
 	// AllowUnknownWrites lets writes pass that the gate does not know. Set it
 	// only until Governor knows the endpoints of a new Nomad version.
 	AllowUnknownWrites bool
@@ -48,7 +51,7 @@ type Config struct {
 	ForwardTimeout time.Duration
 	// SettleTimeout bounds one call of Settle (15 s).
 	SettleTimeout time.Duration
-	// IdentityTTL is how long an identity is believed (20 s).
+	// IdentityTTL is how long an identity is believed at most (20 s).
 	IdentityTTL time.Duration
 }
 
@@ -107,6 +110,7 @@ func New(config Config) (*Gate, error) {
 		address: config.Nomad, transport: config.Transport, bodyMax: config.ResponseMax, timeout: config.LookupTimeout, reader: config.ReadToken,
 	}
 	g.identities = newIdentities(g.nomad, config.IdentityTTL, time.Now)
+	g.identities.userTokens = config.UserTokens
 	g.proxy = &httputil.ReverseProxy{
 		Rewrite:       g.rewrite,
 		Transport:     config.Transport,

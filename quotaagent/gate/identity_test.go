@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -38,7 +39,6 @@ func TestIdentify(t *testing.T) {
 		"alice": {Accessor: "acc", Names: []string{"policy:a", "policy:z", "role:ml", "token:alice"}},
 		"root":  {Accessor: "boss", Names: []string{"token:root", "type:management"}},
 		"":      {Names: []string{NameAnonymous}},
-		"jwt.x": {Names: []string{NameWorkload}},
 	}
 	for token, want := range cases {
 		got, err := ids.identify(t.Context(), token)
@@ -47,6 +47,8 @@ func TestIdentify(t *testing.T) {
 	}
 	_, err := ids.identify(t.Context(), "unknown")
 	must.ErrorContains(t, err, "nomad answered 403: Permission denied")
+	_, err = ids.identify(t.Context(), "jwt.x")
+	must.ErrorContains(t, err, "nomad answered 404: ACL token not found", must.Sprint("what is not verified is nobody"))
 
 	f.acl = false
 	got, err := ids.identify(t.Context(), "another")
@@ -67,6 +69,63 @@ func TestIdentify_remembersForAWhileButNotRefusals(t *testing.T) {
 	ask("unknown")
 	ask("unknown")
 	must.Len(t, 4, f.seen)
+}
+
+// A token that ends, or is revoked, is believed no longer than its own end and the
+// time that is documented.
+func TestIdentify_doesNotOutliveTheToken(t *testing.T) {
+	t.Parallel()
+	f, ids, now := newIdentityRig(t)
+	end := now.Add(5 * time.Second)
+	f.tokens["short"] = api.ACLToken{AccessorID: "s", Name: "short", ExpirationTime: &end}
+	know := func(token string) bool { _, err := ids.identify(t.Context(), token); return err == nil }
+	must.True(t, know("short"))
+	delete(f.tokens, "short")
+	*now = now.Add(5*time.Second - 1)
+	must.True(t, know("short"), must.Sprint("this is what is remembered"))
+	*now = now.Add(1)
+	must.False(t, know("short"))
+
+	must.True(t, know("alice"))
+	delete(f.tokens, "alice") // revoked
+	*now = now.Add(20*time.Second - 1)
+	must.True(t, know("alice"))
+	*now = now.Add(1)
+	must.False(t, know("alice"))
+}
+
+// Nomad does not say whether a token comes from a login, so that its name makes a
+// user only in a form that the operator names, and only if the token ends.
+func TestIdentify_usersOfLogins(t *testing.T) {
+	t.Parallel()
+	f, ids, now := newIdentityRig(t)
+	end := now.Add(time.Hour)
+	for secret, token := range map[string]api.ACLToken{
+		"login":   {AccessorID: "1", Name: "OIDC-okta-ann@example.com", ExpirationTime: &end},
+		"minted":  {AccessorID: "2", Name: "OIDC-okta-bob@example.com"},
+		"nobody":  {AccessorID: "3", Name: "OIDC-okta-", ExpirationTime: &end},
+		"another": {AccessorID: "4", Name: "OIDC-other-ann", ExpirationTime: &end},
+		"suffix":  {AccessorID: "5", Name: "<ann>", ExpirationTime: &end},
+		"overlap": {AccessorID: "6", Name: "aba", ExpirationTime: &end},
+	} {
+		f.tokens[secret] = token
+	}
+	users := func() map[string]string {
+		out := map[string]string{}
+		for secret := range f.tokens {
+			id, _, err := ids.ask(t.Context(), secret)
+			must.NoError(t, err)
+			for _, name := range id.Names {
+				if user, ok := strings.CutPrefix(name, "user:"); ok {
+					out[secret] = user
+				}
+			}
+		}
+		return out
+	}
+	must.MapLen(t, 0, users(), must.Sprint("without a rule nobody is a user"))
+	ids.userTokens = []string{"OIDC-okta-*", "<*>", "ab*ba"}
+	must.Eq(t, map[string]string{"login": "ann@example.com", "suffix": "ann"}, users())
 }
 
 func TestIdentify_manyAtOnceAskOnce(t *testing.T) {
@@ -91,7 +150,7 @@ func TestIdentify_forgetsTheOldestWhenFull(t *testing.T) {
 	t.Parallel()
 	_, ids, _ := newIdentityRig(t)
 	for i := range identitiesMax + 10 {
-		ids.store(key(fmt.Sprint(i)), Identity{Accessor: fmt.Sprint(i)})
+		ids.store(key(fmt.Sprint(i)), Identity{Accessor: fmt.Sprint(i)}, time.Unix(1001, 0))
 	}
 	must.MapLen(t, identitiesMax, ids.known)
 	_, ok := ids.lookup(key("0"))
