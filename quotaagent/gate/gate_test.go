@@ -353,5 +353,5 @@ func TestNew_refusesWhatCannotWork(t *testing.T) {
 	_, err = NewTransport(TLS{CertFile: "x"})
 	must.ErrorContains(t, err, "certificate and key must be given together")
 	_, err = NewTransport(TLS{CAFile: "testdata/none"})
-	must.ErrorContains(t, err, "read Nomad CA")
+	must.ErrorContains(t, err, "read the certificates for Nomad: open testdata/none")
 }

@@ -1,13 +1,14 @@
 package gate
 
 import (
+	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // TLS says how to reach a Nomad that serves HTTPS. The zero value uses the
@@ -20,50 +21,75 @@ type TLS struct {
 	ServerName string
 	// SkipVerify turns off verification of Nomad's certificate.
 	SkipVerify bool
+	// Logger hears when the files change; nil for nobody.
+	Logger hclog.Logger
 }
 
 // NewTransport returns the transport to Nomad. It has no limit on how long an
 // answer may take, because blocking queries and streams last minutes to days,
-// and it speaks HTTP/1.1 only, as Nomad does and as websockets need.
+// and it speaks HTTP/1.1 only, as Nomad does and as websockets need. New connections
+// use what is in the files then.
 func NewTransport(t TLS) (*http.Transport, error) {
-	config := &tls.Config{
+	certificates, err := NewCertificates(Files{CA: t.CAFile, Cert: t.CertFile, Key: t.KeyFile}, t.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificates for Nomad: %w", err)
+	}
+	return certificates.transport(&tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         t.ServerName,
 		InsecureSkipVerify: t.SkipVerify, //nolint:gosec // the operator's choice
+	}), nil
+}
+
+// NewPeerTransport returns a transport to other agents, which presents the gate's own
+// certificate where they ask for one.
+func NewPeerTransport(files Files, logger hclog.Logger) (*http.Transport, error) {
+	certificates, err := NewCertificates(files, logger)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificates for other agents: %w", err)
 	}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read Nomad CA: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read Nomad CA: %s holds no PEM certificate", t.CAFile)
-		}
-	}
-	if (t.CertFile == "") != (t.KeyFile == "") {
-		return nil, fmt.Errorf("read Nomad client certificate: certificate and key must be given together")
-	}
-	if t.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("read Nomad client certificate: %w", err)
-		}
-		config.Certificates = []tls.Certificate{pair}
-	}
+	return certificates.transport(&tls.Config{MinVersion: tls.VersionTLS12}), nil
+}
+
+func (c *Certificates) transport(base *tls.Config) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:       config,
-		TLSHandshakeTimeout:   10 * time.Second,
+		DialContext: dialer.DialContext,
+		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return dialTLS(ctx, dialer, c.clientTLS(base), network, address)
+		},
+		TLSClientConfig:       c.clientTLS(base), // through an HTTP proxy only
+		TLSHandshakeTimeout:   handshakeWithin,
 		Protocols:             protocols,
 		DisableCompression:    true, // answers pass as they are
 		MaxIdleConns:          256,
 		MaxIdleConnsPerHost:   256,
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: time.Second,
-	}, nil
+	}
+}
+
+// handshakeWithin bounds a TLS handshake.
+const handshakeWithin = 10 * time.Second
+
+func dialTLS(ctx context.Context, dialer *net.Dialer, config *tls.Config, network, address string) (net.Conn, error) {
+	raw, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if config.ServerName == "" {
+		config.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeWithin)
+	defer cancel()
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // NewServer returns a server for the gate: it limits how long a client may
