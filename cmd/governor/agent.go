@@ -1,12 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -35,7 +34,8 @@ func agentCommand(env environment) command {
 	return command{synopsis: "Run the quota agent", help: `Usage: governor agent [options]
 
   Serves Nomad's whole API and UI at one address and lets no GPU job through
-  that does not fit its budget. Stops on SIGINT and SIGTERM.
+  that does not fit its budget. Stops on SIGINT and SIGTERM when what it is
+  doing is done, and at once on the second; reads certificates anew on SIGHUP.
 
       $ governor agent -config=/etc/governor/agent.hcl
       $ governor agent -dev -data-dir=/tmp/governor -nomad=http://127.0.0.1:4646
@@ -114,14 +114,15 @@ func runAgent(env environment, config agentconfig.Config) error {
 	logger := hclog.New(&hclog.LoggerOptions{Name: "governor", Level: hclog.LevelFromString(config.LogLevel),
 		Output: env.stderr, JSONFormat: config.LogJSON})
 	clock := nomadevents.NewClock(time.Now)
-	client, err := nomadClient(config.Nomad, clock)
+	client, err := nomadClient(config.Nomad, clock, logger)
 	if err != nil {
 		return err
 	}
-	listener, err := listen(config)
+	listener, certificates, err := listen(config, logger)
 	if err != nil {
 		return err
 	}
+	defer reloadOnHangup(certificates, logger)()
 	opened := []io.Closer{listener}
 	closeAll := func(err error) error {
 		for _, c := range opened {
@@ -148,7 +149,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if archive != nil {
 		defer func() { _ = archive.Close() }() // every record is on the disk already
 	}
-	peers, err := peersOf(config, listener)
+	peers, err := peersOf(config, listener, logger)
 	if err != nil {
 		return closeAll(err)
 	}
@@ -165,29 +166,15 @@ func runAgent(env environment, config agentconfig.Config) error {
 	}
 	a := agent.New(options)
 	handler, err := newHandler(env.ctx, config, client, a, logger)
+	if err != nil && env.ctx.Err() != nil {
+		logger.Info("stopped before it served", "error", err)
+		return closeAll(nil)
+	}
 	if err != nil {
 		return closeAll(err)
 	}
 	logger.Info("starting", "version", version.String(), "nomad", config.Nomad.Address, "embedded_store", config.Dev)
 	return a.Run(env.ctx, listener, handler)
-}
-
-func listen(config agentconfig.Config) (net.Listener, error) {
-	listener, err := net.Listen("tcp", config.Bind)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", config.Bind, err)
-	}
-	if config.TLS == nil {
-		return listener, nil
-	}
-	pair, err := tls.LoadX509KeyPair(config.TLS.CertFile, config.TLS.KeyFile)
-	if err != nil {
-		_ = listener.Close()
-		return nil, fmt.Errorf("read the gate's certificate: %w", err)
-	}
-	// HTTP/1.1 only: websockets need it, and Nomad speaks nothing else.
-	return tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"http/1.1"}}), nil
 }
 
 func openStore(config agentconfig.Config, logger hclog.Logger) (agent.Store, error) {
@@ -210,8 +197,8 @@ func openStore(config agentconfig.Config, logger hclog.Logger) (agent.Store, err
 	return store, nil
 }
 
-func nomadClient(n *agentconfig.Nomad, clock *nomadevents.Clock) (*nomad.Client, error) {
-	transport, err := nomadTransport(n)
+func nomadClient(n *agentconfig.Nomad, clock *nomadevents.Clock, logger hclog.Logger) (*nomad.Client, error) {
+	transport, err := nomadTransport(n, logger)
 	if err != nil {
 		return nil, fmt.Errorf("configure the Nomad client: %w", err)
 	}
@@ -225,8 +212,8 @@ func nomadClient(n *agentconfig.Nomad, clock *nomadevents.Clock) (*nomad.Client,
 }
 
 // nomadTransport is a new transport to Nomad with its TLS settings.
-func nomadTransport(n *agentconfig.Nomad) (*http.Transport, error) {
-	return gate.NewTransport(gate.TLS{CAFile: n.CAFile, CertFile: n.CertFile, KeyFile: n.KeyFile, ServerName: n.TLSServerName})
+func nomadTransport(n *agentconfig.Nomad, logger hclog.Logger) (*http.Transport, error) {
+	return gate.NewTransport(gate.TLS{CAFile: n.CAFile, CertFile: n.CertFile, KeyFile: n.KeyFile, ServerName: n.TLSServerName, Logger: logger})
 }
 
 // newHandler is everything that the address serves: Governor's own paths, and
@@ -240,26 +227,27 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, fmt.Errorf("nomad.address: %w", err)
 	}
-	transport, err := nomadTransport(config.Nomad)
+	transport, err := nomadTransport(config.Nomad, logger)
 	if err != nil {
 		return nil, fmt.Errorf("configure gate: %w", err)
 	}
+	senders, userTokens := identityOf(config)
 	g, err := gate.New(gate.Config{Nomad: address, Transport: transport, Region: region, Admitter: a.Engine, ReadToken: config.Nomad.Token,
-		AllowUnknownWrites: config.Gate.UnknownWrites == "allow", Logger: logger})
+		UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", Logger: logger})
 	if err != nil {
 		return nil, err
 	}
 	own := api.Handler(a.Routes(), authorize(g), func(r *http.Request, err error) {
 		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// No ServeMux here: it would redirect job ids that look like unclean paths.
 		if strings.HasPrefix(r.URL.Path, api.Prefix) {
 			own.ServeHTTP(w, r)
 			return
 		}
 		g.ServeHTTP(w, r)
-	}), nil
+	})), nil
 }
 
 // awaitRegion asks Nomad for its region until it answers: the agent may start
@@ -318,7 +306,7 @@ func authorize(g *gate.Gate) api.Authorize {
 		case err != nil:
 			return api.Caller{}, http.StatusServiceUnavailable, "Nomad cannot be asked who you are: " + err.Error()
 		case slices.Contains(id.Names, gate.NameACLDisabled):
-			return api.Caller{Accessor: "anonymous", Names: id.Names}, 0, ""
+			return api.Caller{Accessor: cmp.Or(id.Accessor, "anonymous"), Names: id.Names}, 0, ""
 		case slices.Contains(id.Names, gate.NameAnonymous):
 			return api.Caller{}, http.StatusForbidden, "a Nomad token is needed; set NOMAD_TOKEN"
 		case right == api.Write && !slices.Contains(id.Names, "type:management"):

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/nomad-governor/governor/hcl/agentconfig"
 	"github.com/nomad-governor/governor/quotaagent/agent"
+	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/history"
 )
 
@@ -36,7 +34,7 @@ func openHistory(config agentconfig.Config, logger hclog.Logger) (*history.Store
 
 // peersOf says how other agents are reached, and this one by them. An agent with an
 // embedded ledger has no others.
-func peersOf(config agentconfig.Config, listener net.Listener) (agent.Peers, error) {
+func peersOf(config agentconfig.Config, listener net.Listener, logger hclog.Logger) (agent.Peers, error) {
 	if config.Dev {
 		return agent.Peers{}, nil
 	}
@@ -44,22 +42,13 @@ func peersOf(config agentconfig.Config, listener net.Listener) (agent.Peers, err
 	if p.Address == "" {
 		p.Address = ownAddress(config, listener)
 	}
-	transport, ok := http.DefaultTransport.(*http.Transport)
-	if !ok {
-		return p, errors.New("the default transport of net/http was replaced")
+	var files gate.Files
+	if t := config.TLS; t != nil {
+		files = gate.Files{CA: t.CAFile, Cert: t.CertFile, Key: t.KeyFile}
 	}
-	transport = transport.Clone()
-	transport.Proxy = nil // agents are near each other
-	if config.TLS != nil && config.TLS.CAFile != "" {
-		pem, err := os.ReadFile(config.TLS.CAFile)
-		if err != nil {
-			return p, fmt.Errorf("tls.ca_file: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return p, fmt.Errorf("tls.ca_file %s has no certificate in PEM", config.TLS.CAFile)
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	transport, err := gate.NewPeerTransport(files, logger.Named("peers"))
+	if err != nil {
+		return p, err
 	}
 	p.Client = &http.Client{Transport: transport}
 	return p, nil

@@ -75,7 +75,7 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	ts.Check(err)
 	config := agentconfig.Default()
 	config.Nomad.Address, config.Nomad.Token = nomadServer.URL, "root"
-	client, err := nomadClient(config.Nomad, nomadevents.NewClock(time.Now))
+	client, err := nomadClient(config.Nomad, nomadevents.NewClock(time.Now), hclog.NewNullLogger())
 	ts.Check(err)
 	var past *history.Store
 	if with != "-no-history" {

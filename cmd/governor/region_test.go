@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/nomad-governor/governor/hcl/agentconfig"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/shoenig/test/must"
@@ -36,7 +37,7 @@ func TestTheRegionIsAskedOfWhoMayBeAsked(t *testing.T) {
 				_, _ = w.Write([]byte(answer))
 			}))
 			t.Cleanup(server.Close)
-			client, err := nomadClient(&agentconfig.Nomad{Address: server.URL}, nomadevents.NewClock(time.Now))
+			client, err := nomadClient(&agentconfig.Nomad{Address: server.URL}, nomadevents.NewClock(time.Now), hclog.NewNullLogger())
 			must.NoError(t, err)
 			got, err := askRegion(t.Context(), client)
 			if c.err != "" {

@@ -35,6 +35,8 @@ type Config struct {
 	Gate    *Gate    `hcl:"gate,block"`
 	History *History `hcl:"history,block"`
 	TLS     *TLS     `hcl:"tls,block"`
+	// Identity says by what people are known besides their Nomad tokens.
+	Identity *Identity `hcl:"identity,block"`
 }
 
 // Nomad is how the agent reaches Nomad.
@@ -120,6 +122,12 @@ type TLS struct {
 	// CAFile is what agents check each other's certificates with; those that the system
 	// trusts by default.
 	CAFile string `hcl:"ca_file,optional"`
+	// ClientCAFile is what certificates of clients are checked with. VerifyClient is
+	// require (default), or optional for clients without one.
+	ClientCAFile string `hcl:"client_ca_file,optional"`
+	VerifyClient string `hcl:"verify_client,optional"`
+
+	VerifyClientRange hcl.Range `hcl:"verify_client,attr_value_range"`
 }
 
 // Default is the configuration of an agent beside a local Nomad and Consul.
@@ -143,6 +151,9 @@ func Parse(name string, content []byte, base Config) (Config, hcl.Diagnostics) {
 	var read Config
 	diags = append(diags, gohcl.DecodeBody(file.Body, nil, &read)...)
 	if diags.HasErrors() {
+		return base, diags
+	}
+	if diags = append(diags, lintIdentity(read)...); diags.HasErrors() {
 		return base, diags
 	}
 	out.merge(read)
@@ -190,6 +201,9 @@ func (c *Config) merge(o Config) {
 	}
 	if o.TLS != nil {
 		c.TLS = o.TLS
+	}
+	if o.Identity != nil {
+		c.Identity = o.Identity
 	}
 }
 

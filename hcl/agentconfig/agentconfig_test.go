@@ -3,6 +3,7 @@ package agentconfig
 import (
 	"bytes"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -30,6 +31,14 @@ func TestMistakesAreExplained(t *testing.T) {
 		"missing_attribute": "tls {\n  cert_file = \"a.pem\"\n}\n",
 		"variable":          "name = host\n",
 		"not_hcl":           "{ \"name\": \"x\" \n",
+		"user_token_names":  "identity {\n  user_token_names = [\n    \"okta-*\", \"okta\", \"*-*\",\n  ]\n}\n",
+		"unverified":        "identity {\n  client_certificates = true\n}\ntls {\n  cert_file = \"a.pem\"\n  key_file  = \"b.pem\"\n}\n",
+		"verify_client":     "tls {\n  cert_file     = \"a.pem\"\n  key_file      = \"b.pem\"\n  verify_client = \"require\"\n}\n",
+		"verify_client_how": "tls {\n  cert_file      = \"a.pem\"\n  key_file       = \"b.pem\"\n  client_ca_file = \"c.pem\"\n  verify_client  = \"perhaps\"\n}\n",
+		"header_of_all":     "identity {\n  header {\n    name          = \"X-User\"\n    trusted_cidrs = [\"0.0.0.0/0\", \"::/0\", \"::ffff:10.0.0.0/104\", \"10.0.0.7\"]\n  }\n}\n",
+		"header_of_nobody":  "identity {\n  header {\n    name          = \"X-User\"\n    trusted_cidrs = []\n  }\n}\n",
+		"header_alone":      "identity {\n  header {\n    name = \"X-User\"\n  }\n}\n",
+		"header_forwarded":  "identity {\n  header {\n    name          = \"x-forwarded-for\"\n    trusted_cidrs = [\"10.0.0.7/32\"]\n  }\n}\n",
 	}
 	for name, text := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -78,6 +87,7 @@ tls {
 	want.Nomad = &Nomad{Address: "http://127.0.0.1:4646", Token: "from the environment", Region: "eu", CAFile: "ca.pem"}
 	want.Consul.Token, want.Gate.Infeasible = "t", "allow"
 	want.TLS = &TLS{CertFile: "c", KeyFile: "k"}
+	got.TLS.VerifyClientRange = hcl.Range{} // where something is that the file does not have
 	must.Eq(t, want, got)
 	must.Eq(t, Default().Gate, base.Gate, must.Sprint("the base is not changed"))
 	must.Eq(t, "", base.Consul.Token)
@@ -126,4 +136,43 @@ func TestAnEmbeddedStoreNeedsNoConsul(t *testing.T) {
 	c := Default()
 	c.Dev, c.DataDir, c.Consul.Address = true, "/tmp/x", "nonsense"
 	must.NoError(t, c.Validate())
+}
+
+func TestIdentityIsOffUntilItIsConfigured(t *testing.T) {
+	t.Parallel()
+	must.Nil(t, Default().Identity)
+	got, diags := Parse("agent.hcl", []byte(`
+tls {
+  cert_file      = "c"
+  key_file       = "k"
+  client_ca_file = "users"
+  verify_client  = "optional"
+}
+identity {
+  user_token_names    = ["OIDC-okta-*", "*@ci"]
+  client_certificates = true
+  header {
+    name          = "X-Forwarded-User"
+    trusted_cidrs = ["10.0.0.7/8", "fd00::7/128"]
+  }
+}
+`), Default())
+	must.False(t, diags.HasErrors(), must.Sprint(diags.Error()))
+	must.NoError(t, got.Validate())
+	must.Eq(t, []string{"OIDC-okta-*", "*@ci"}, got.Identity.UserTokenNames)
+	must.True(t, got.Identity.ClientCertificates)
+	must.Eq(t, "X-Forwarded-User", got.Identity.Header.Name)
+	must.Eq(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::7/128")}, got.Identity.Header.Prefixes())
+	must.Eq(t, "users", got.TLS.ClientCAFile)
+	must.Eq(t, "optional", got.TLS.VerifyClient)
+}
+
+func TestHeadersThatCannotNameAUser(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"", "X User", "X_User", "X-Usér", "Host", "authorization", "X-Nomad-Token", "x-nomad-index", "x-forwarded-for", "Sec-WebSocket-Key", "Forwarded", "x-real-ip"} {
+		must.False(t, validHeader(name), must.Sprint(name))
+	}
+	for _, name := range []string{"X-Forwarded-User", "x-auth-request-email", "Remote-User"} {
+		must.True(t, validHeader(name), must.Sprint(name))
+	}
 }

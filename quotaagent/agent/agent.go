@@ -10,20 +10,26 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/history"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
 
-// drainWithin bounds how long a stopping agent waits for requests in flight.
-// Streams do not end by themselves and are cut then.
+// drainWithin bounds how long a stopping agent waits for reads. Streams and blocking
+// queries do not end by themselves and are cut then.
 const drainWithin = 5 * time.Second
+
+// finishWithin bounds how long a stopping agent waits for what changes something: no
+// submission is on its way to Nomad for longer.
+const finishWithin = ledger.RegisterWithin
 
 // readPolicyWithin bounds the wait for the budgets before an agent serves.
 const readPolicyWithin = 2 * time.Second
 
-// settleWithin bounds the further wait for requests whose outcome is not known.
-const settleWithin = 10 * time.Second
+// settleWithin bounds the further wait for requests whose connection is cut: they
+// still settle their holds.
+const settleWithin = 15 * time.Second
 
 // Agent is one running replica. New builds it, Run owns every goroutine.
 type Agent struct {
@@ -181,11 +187,12 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	}
 
 	requests := newInFlight(handler)
-	streams, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer requests.cut()
+	connections, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	server := &http.Server{Handler: requests, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-		BaseContext: func(net.Listener) context.Context { return streams },
-		ErrorLog:    a.logger.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}
+	server := gate.NewServer(requests)
+	server.BaseContext = func(net.Listener) context.Context { return connections }
+	server.ErrorLog = a.logger.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})
 	failed := make(chan error, 1)
 	running.Go(func() { failed <- server.Serve(listener) })
 	a.logger.Info("serving", "address", listener.Addr().String())
@@ -207,15 +214,25 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	return err
 }
 
-// drain ends the server: idle connections at once, requests when they are
-// answered, streams after drainWithin. Requests on their way to Nomad are waited
-// for, because they still settle their holds; one that takes longer than
-// settleWithin is left to the next leader.
+// drain ends the server. New connections are refused from now on and idle ones closed.
+// Reads are cut after drainWithin. What changes something is answered, for as long as
+// a submission may take; then it is cut too, and waited for until it has settled its
+// hold. One that takes longer is left to the next leader.
 func (a *Agent) drain(server *http.Server, requests *inFlight, cut context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.Background(), drainWithin)
-	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		a.logger.Info("cutting streams that are still open")
+	shutdown := func(within time.Duration) error {
+		ctx, cancel := context.WithTimeout(context.Background(), within)
+		defer cancel()
+		return server.Shutdown(ctx)
+	}
+	a.logger.Info("stopping, no new connections")
+	err := shutdown(drainWithin)
+	requests.cut()
+	if err != nil {
+		a.logger.Info("cutting streams, waiting for submissions")
+		err = shutdown(finishWithin)
+	}
+	if err != nil {
+		a.logger.Warn("cutting connections that are still open")
 	}
 	cut()
 	_ = server.Close()

@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"context"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/nomad-governor/governor/quotaagent/gate"
 )
 
 // inFlight counts the requests that a handler is answering. http.Server does
@@ -14,10 +17,16 @@ type inFlight struct {
 	count  int
 	closed bool
 	idle   chan struct{} // closed when closed and count is 0
+	// reading ends with cut: reads may go on for as long as they like, as streams and
+	// blocking queries do.
+	reading context.Context
+	cut     context.CancelFunc
 }
 
 func newInFlight(next http.Handler) *inFlight {
-	return &inFlight{next: next, idle: make(chan struct{})}
+	f := &inFlight{next: next, idle: make(chan struct{})}
+	f.reading, f.cut = context.WithCancel(context.Background())
+	return f
 }
 
 // ServeHTTP implements http.Handler.
@@ -36,7 +45,25 @@ func (f *inFlight) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.count--
 		f.signal()
 	}()
+	if onlyReads(r) {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(f.reading, cancel)()
+		r = r.WithContext(ctx)
+	}
 	f.next.ServeHTTP(w, r)
+}
+
+// onlyReads reports whether nothing is lost when a request is cut, also where it reads
+// with another method than GET, as the UI's blocking queries do.
+func onlyReads(r *http.Request) bool {
+	switch gate.Classify(r.Method, r.URL.Path).Kind {
+	case gate.RouteRead:
+		return true
+	case gate.RouteOutside:
+		return r.Method == http.MethodGet || r.Method == http.MethodHead
+	}
+	return false
 }
 
 func (f *inFlight) signal() {

@@ -39,9 +39,9 @@ type identities struct {
 	// userTokens are Config.UserTokens.
 	userTokens []string
 	keys       *keySet
-	ttl   time.Duration
-	now   func() time.Time
-	group singleflight.Group
+	ttl        time.Duration
+	now        func() time.Time
+	group      singleflight.Group
 
 	mu    sync.Mutex
 	known map[[sha256.Size]byte]knownIdentity

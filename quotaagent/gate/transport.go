@@ -48,7 +48,9 @@ func NewPeerTransport(files Files, logger hclog.Logger) (*http.Transport, error)
 	if err != nil {
 		return nil, fmt.Errorf("read the certificates for other agents: %w", err)
 	}
-	return certificates.transport(&tls.Config{MinVersion: tls.VersionTLS12}), nil
+	transport := certificates.transport(&tls.Config{MinVersion: tls.VersionTLS12})
+	transport.DisableCompression = false
+	return transport, nil
 }
 
 func (c *Certificates) transport(base *tls.Config) *http.Transport {
