@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/api"
+	"github.com/nomad-governor/governor/quotaagent/gate"
 )
 
 // The environment variables of the CLI.
@@ -45,7 +46,10 @@ func clientFlags(env environment, fs *flag.FlagSet) *client {
 const clientHelp = `
   -address=<url>   Address of a governor agent. Default: GOVERNOR_ADDR, else
                    http://127.0.0.1:4640.
-  -token=<secret>  Nomad token to act with. Default: NOMAD_TOKEN.`
+  -token=<secret>  Nomad token to act with. Default: NOMAD_TOKEN.
+
+  Over HTTPS the files in NOMAD_CACERT, NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY
+  count, and NOMAD_TLS_SERVER_NAME, as they do for nomad.`
 
 // flags returns a flag set that leaves reporting to parse.
 func flags(name string) *flag.FlagSet {
@@ -144,7 +148,14 @@ func (c *client) call(method, path string, body, out any) error {
 	if c.token != "" {
 		req.Header.Set("X-Nomad-Token", c.token)
 	}
-	resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
+	transport, err := gate.NewTransport(gate.TLS{CAFile: c.env.getenv("NOMAD_CACERT"), CertFile: c.env.getenv("NOMAD_CLIENT_CERT"),
+		KeyFile: c.env.getenv("NOMAD_CLIENT_KEY"), ServerName: c.env.getenv("NOMAD_TLS_SERVER_NAME")})
+	if err != nil {
+		return err
+	}
+	defer transport.CloseIdleConnections()
+	transport.Proxy, transport.DisableCompression = http.ProxyFromEnvironment, false
+	resp, err := (&http.Client{Timeout: 30 * time.Second, Transport: transport}).Do(req)
 	if err != nil {
 		var detail *url.Error
 		if errors.As(err, &detail) {

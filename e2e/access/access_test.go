@@ -159,6 +159,7 @@ func TestAccess(t *testing.T) {
 		must.NoError(t, c.StopJob(ctx, "second"))
 	})
 	t.Run("a job with a volume is released once the agent may mount it", func(t *testing.T) { volume(ctx, t, c, admin, prices, ml) })
+	t.Run("tasks with their own identity", func(t *testing.T) { tasks(ctx, t, c, admin, prices, ml, other) })
 	t.Run("an override that somebody else approves", func(t *testing.T) { approval(ctx, t, c, prices, ml, other) })
 }
 
