@@ -24,7 +24,8 @@ type client struct {
 	bodyMax   int64
 	timeout   time.Duration
 	// reader is the token that stored jobs are read with for users who may not read
-	// them, although they may scale or dispatch them; "" for none.
+	// them, although they may scale or dispatch them; "" for none. For who has no token
+	// at all Nomad's refusal is the answer.
 	reader string
 }
 
@@ -178,7 +179,7 @@ func (c *client) submission(ctx context.Context, id string, version uint64, at s
 func (c *client) read(ctx context.Context, path string, at scope, token string, into any) (found bool, err error) {
 	query := url.Values{"namespace": {at.namespace}, "region": {at.region}}
 	a, err := c.get(ctx, path, query, token)
-	if err == nil && a.status == http.StatusForbidden && c.reader != "" && token != "" {
+	if err == nil && a.status == http.StatusForbidden && c.reader != "" && c.reader != token && token != "" {
 		a, err = c.get(ctx, path, query, c.reader)
 	}
 	if err != nil {

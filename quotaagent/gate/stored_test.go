@@ -250,6 +250,17 @@ func TestStored_whoMayOnlyRevertGetsTheVersionAsItWas(t *testing.T) {
 	must.Eq(t, []Outcome{{Known: true, Accepted: true, JobModifyIndex: 30}}, r.admitter.settled())
 }
 
+func TestGate_readsNothingForWhoHasNoToken(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *Config) { c.ReadToken = "secret-agent" })
+	r.nomad.acl = true
+	r.nomad.tokens["secret-agent"] = api.ACLToken{AccessorID: "agent", Type: "client"}
+	a := r.do(t, "PUT", "/v1/jobs", register(gpuJob))
+	must.EqOp(t, http.StatusForbidden, a.status)
+	must.EqOp(t, "Permission denied\n", a.body)
+	must.Len(t, 0, r.admitter.asked)
+}
+
 func TestGate_whatWasDecidedTooLongAgoIsNotSent(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
