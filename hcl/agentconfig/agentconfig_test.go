@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/hashicorp/hcl/v2"
@@ -175,4 +176,22 @@ func TestHeadersThatCannotNameAUser(t *testing.T) {
 	for _, name := range []string{"X-Forwarded-User", "x-auth-request-email", "Remote-User"} {
 		must.True(t, validHeader(name), must.Sprint(name))
 	}
+}
+
+// The examples of the operator's guide are configurations that work.
+func TestTheExamplesOfTheGuideAreValid(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/agent.md")
+	must.NoError(t, err)
+	examples := 0
+	for _, found := range regexp.MustCompile("(?s)```hcl\n(.*?)```").FindAllSubmatch(page, -1) {
+		if !bytes.Contains(found[1], []byte("identity {")) && !bytes.Contains(found[1], []byte("agent.hcl")) {
+			continue
+		}
+		examples++
+		config, diags := Parse("agent.hcl", found[1], Default())
+		must.False(t, diags.HasErrors(), must.Sprint(diags.Error()))
+		must.NoError(t, config.Validate())
+	}
+	must.Eq(t, 3, examples)
 }

@@ -111,10 +111,7 @@ func (u *undecided) Unwrap() error { return u.cause }
 func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, error) {
 	job, gated := jobspec.Ungated(s.Job)
 	s.Job = job
-	s, err := e.asOwned(ctx, s)
-	if err == nil {
-		s, err = e.asLaunched(ctx, s)
-	}
+	s, err := e.asLaunched(ctx, s)
 	if err != nil {
 		return gate.Verdict{}, e.undecided(s, err)
 	}
@@ -329,7 +326,7 @@ func (e *Engine) decide(p *budget.Policy, b *budget.Budget, s gate.Submission, l
 		return admission.Decision{}, next, err
 	}
 	next, state := e.stateOf(p, b, next, v)
-	state.Accessor = s.Identity.Accessor
+	state.Accessor = accessorIn(v.run, s.Identity)
 	var d admission.Decision
 	if id := s.Ask.Meta[admission.RunMeta]; id != "" && (v.run == nil || v.run.ID != id) {
 		d = admission.Refuse(p, b, admission.Refusal{Reason: admission.RunRequired, Fact: fmt.Sprintf("there is no agent run %.80q", id),

@@ -51,9 +51,14 @@ func dispatchPending(parent, token string) string {
 	return parent + pendingDispatch + hex.EncodeToString(sum[:8])
 }
 
-// asLaunched is the submission of a launch with a name of its own. One that is forced
-// is its template's submitter's, as if Nomad had launched it by itself.
+// asLaunched is a submission as whose it is, and that of a launch with a name of its
+// own. One that is forced is its template's submitter's, as if Nomad had launched it by
+// itself.
 func (e *Engine) asLaunched(ctx context.Context, s gate.Submission) (gate.Submission, error) {
+	s, err := e.asOwned(ctx, s)
+	if err != nil {
+		return s, err
+	}
 	if s.Kind.Launches() && s.LaunchToken == "" {
 		s.LaunchToken = e.books.newID()
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
 // asOwned is the submission of a task as its job's submitter's: a task pays from the
@@ -48,4 +49,13 @@ func ownNames(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		return name == gate.NameWorkload || strings.HasPrefix(name, gate.NameWorkload+":")
 	})
+}
+
+// accessorIn is by whom a run must have been opened that a submission draws from: the
+// submitter or, for a task, its job's submitter or a task of the same job.
+func accessorIn(run *ledger.Run, id gate.Identity) string {
+	if w := id.Workload; w != nil && run != nil && run.Accessor == w.Name() {
+		return run.Accessor
+	}
+	return id.Accessor
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -124,4 +125,27 @@ func TestATaskApprovesNothing(t *testing.T) {
 	g, _, err := r.Engine.requestOverride(r.ctx, api.Caller{Accessor: owned.Identity.Accessor, Names: owned.Identity.Names}, p.Find("acme/ml"), rule, "urgent", nil)
 	must.NoError(t, err)
 	must.Eq(t, 1, g.Needed, must.Sprint("a rule without approvals needs one for a task"))
+}
+
+// A task draws from a run that it, or whoever submitted its job, has opened, and from
+// nobody else's.
+func TestATaskDrawsFromTheRunsOfItsJob(t *testing.T) {
+	t.Parallel()
+	r := newRunRig(t)
+	r.edit(strings.Replace(runPolicy, `["token:default"]`, `["token:default", "workload:default/planner"]`, 1))
+	must.Eq(t, "", r.Keeper.State().Broken)
+	planner := r.submittedBy("planner", "planner", "").Identity
+	own, err := r.Engine.OpenRun(r.ctx, api.Caller{Accessor: planner.Accessor, Names: planner.Names}, RunRequest{Budget: "acme/research"})
+	must.NoError(t, err)
+	must.False(t, r.run(in(own.ID, r.submittedBy("planner", "planner", "step-1"))).Denied)
+	v := r.admit(in(own.ID, r.job("foreign", 1, 1)))
+	must.True(t, v.Denied)
+	contains(t, v.Message, "was opened by somebody else")
+
+	users := r.openRun(RunRequest{})
+	v = r.admit(in(users.ID, r.submittedBy("planner", "planner", "step-2")))
+	must.True(t, v.Denied, must.Sprint("its job is not known to be the opener's"))
+	must.False(t, r.run(in(users.ID, r.job("planner", 1, 1))).Denied)
+	must.False(t, r.run(in(users.ID, r.submittedBy("planner", "planner", "step-2"))).Denied)
+	must.False(t, r.run(in(own.ID, r.submittedBy("planner", "planner", "step-3"))).Denied)
 }

@@ -79,6 +79,9 @@ type Workload struct {
 	Allocation      string
 }
 
+// Name is what all tasks of the job are called.
+func (w Workload) Name() string { return NameWorkload + ":" + w.Namespace + "/" + w.ParentID }
+
 // Verdict is the Admitter's answer.
 type Verdict struct {
 	// Denied, with Message for people (several lines) and Reason, a stable code.

@@ -69,8 +69,7 @@ func (i *identities) workload(ctx context.Context, token string, theirs *answer)
 	if w.JobID, err = i.runningJob(ctx, w, token); err != nil {
 		return Identity{}, time.Time{}, notVerified(err, theirs)
 	}
-	name := NameWorkload + ":" + w.Namespace + "/" + w.ParentID
-	return Identity{Accessor: name, Names: []string{NameWorkload, name}, Workload: &w}, c.expires(), nil
+	return Identity{Accessor: w.Name(), Names: []string{NameWorkload, w.Name()}, Workload: &w}, c.expires(), nil
 }
 
 // runningJob is the job of the allocation, which must not have ended. Where neither
