@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,9 +19,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
 
+	"github.com/nomad-governor/governor/hcl/agentconfig"
 	"github.com/nomad-governor/governor/internal/certtest"
+	"github.com/nomad-governor/governor/quotaagent/gate"
 )
 
 // slowNomad answers what an agent asks when it starts. Reads with an index block until
@@ -243,4 +248,52 @@ func TestHangupReadsTheCertificatesAnew(t *testing.T) {
 	must.NoError(t, plain.cmd.Process.Signal(syscall.SIGHUP))
 	plain.eventually(t, "hears it", func() bool { return strings.Contains(plain.logged(), "hangup") })
 	must.Eq(t, http.StatusOK, plain.status("GET", "/governor/v1/health"))
+}
+
+func TestWhoIsKnownIsWhatIsConfigured(t *testing.T) {
+	t.Parallel()
+	senders, forms := identityOf(agentconfig.Default())
+	must.Eq(t, gate.Senders{}, senders)
+	must.SliceEmpty(t, forms)
+	config := agentconfig.Default()
+	config.Identity = &agentconfig.Identity{UserTokenNames: []string{"okta-*"}, ClientCertificates: true,
+		Header: &agentconfig.UserHeader{Name: "X-User", TrustedCIDRs: []string{"10.0.0.7/32"}}}
+	senders, forms = identityOf(config)
+	must.Eq(t, gate.Senders{Certificates: true, Header: "X-User", Proxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.7/32")}}, senders)
+	must.Eq(t, []string{"okta-*"}, forms)
+}
+
+// Agents reach each other with their own certificates where clients need one; where
+// they need none, others are served too.
+func TestAgentsPresentTheirCertificateToEachOther(t *testing.T) {
+	t.Parallel()
+	n := newSlowNomad(t)
+	dir := t.TempDir()
+	ca := certtest.New(t, dir, "ca")
+	pair := ca.Server(t, "gate")
+	tlsBlock := fmt.Sprintf("tls {\n  cert_file = %q\n  key_file = %q\n  ca_file = %q\n  client_ca_file = %q\n  verify_client = \"optional\"\n}\n",
+		pair.Cert, pair.Key, ca.File, ca.File)
+	p := startProcess(t, n.URL, ca, tlsBlock) // its own client has no certificate
+	file := filepath.Join(dir, "agent.hcl")
+	config, diags := agentconfig.Parse(file, []byte(strings.Replace(tlsBlock, "optional", "require", 1)), agentconfig.Default())
+	must.False(t, diags.HasErrors())
+	config.Bind = "127.0.0.1:0"
+	listener, _, err := listen(config, hclog.NewNullLogger())
+	must.NoError(t, err)
+	server := gate.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.TLS.VerifiedChains[0][0].Subject.CommonName)
+	}))
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	defer func() { _ = server.Close(); <-done }()
+	peers, err := peersOf(config, listener, hclog.NewNullLogger())
+	must.NoError(t, err)
+	response, err := peers.Client.Get(peers.Address)
+	must.NoError(t, err)
+	name, err := io.ReadAll(response.Body)
+	must.NoError(t, err)
+	must.NoError(t, response.Body.Close())
+	must.Eq(t, "gate", string(name))
+	_, err = p.client.Get(peers.Address)
+	must.ErrorContains(t, err, "certificate required")
 }

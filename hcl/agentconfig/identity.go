@@ -2,7 +2,6 @@ package agentconfig
 
 import (
 	"fmt"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -101,12 +100,12 @@ func (h UserHeader) lint(complain func(at hcl.Range, summary, format string, arg
 // validHeader reports whether a header can carry a user and nothing else does.
 func validHeader(name string) bool {
 	taken := []string{
-		"Accept", "Accept-Encoding", "Authorization", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Cookie", "Expect", "Forwarded", "Host",
-		"Keep-Alive", "Origin", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "User-Agent", "Via", "X-Forwarded-For",
-		"X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Nomad-Token", "X-Real-Ip",
+		"accept", "accept-encoding", "authorization", "connection", "content-encoding", "content-length", "content-type", "cookie", "expect", "forwarded", "host",
+		"keep-alive", "origin", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "user-agent", "via", "x-forwarded-for",
+		"x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip",
 	}
-	known := http.CanonicalHeaderKey(name)
-	return name != "" && !slices.Contains(taken, known) && !strings.HasPrefix(known, "X-Nomad-") && !strings.HasPrefix(known, "Sec-") &&
+	known := strings.ToLower(name)
+	return name != "" && !slices.Contains(taken, known) && !strings.HasPrefix(known, "x-nomad-") && !strings.HasPrefix(known, "sec-") &&
 		!strings.ContainsFunc(name, func(r rune) bool {
 			return r != '-' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 		})

@@ -137,8 +137,6 @@ func (c *Certificates) ServerTLS(required bool) *tls.Config {
 		if m.pool == nil {
 			return config, nil
 		}
-		// A resumed session would not ask whether its certificate is still good.
-		config.SessionTicketsDisabled = true
 		config.ClientCAs, config.ClientAuth = m.pool, tls.VerifyClientCertIfGiven
 		if required {
 			config.ClientAuth = tls.RequireAndVerifyClientCert

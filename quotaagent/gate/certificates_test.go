@@ -177,7 +177,7 @@ func TestCertificates_ofClients(t *testing.T) {
 }
 
 // An authority that is taken out of the file is not believed any more, also by a
-// client that was here before.
+// client that was here before and resumes its session.
 func TestCertificates_anAuthorityIsWithdrawn(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -188,10 +188,11 @@ func TestCertificates_anAuthorityIsWithdrawn(t *testing.T) {
 		c.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 	})
 	client.DisableKeepAlives = true
-	for range 2 {
-		body, _, err := fetch(t, client, address)
+	for _, resumed := range []bool{false, true} {
+		body, state, err := fetch(t, client, address)
 		must.NoError(t, err)
 		must.EqOp(t, "HTTP/1.1 ann", body)
+		must.EqOp(t, resumed, state.DidResume)
 	}
 	certtest.New(t, dir, "users")
 	_, _, err := fetch(t, client, address)
