@@ -91,7 +91,8 @@ func (g *Gate) webhook(ctx context.Context, kind WebhookKind, body []byte) (webh
 	if err != nil {
 		return webhookAnswer{}, refuseBody(err)
 	}
-	s := &submission{kind: Plan, request: jobspec.Request{Job: submitted.Job}}
+	// The proxy does not pass the token on: the stored job is read with the agent's own.
+	s := &submission{kind: Plan, request: jobspec.Request{Job: submitted.Job}, token: g.config.ReadToken}
 	s.scope = registerScope(submitted.Job, scope{}, api.WriteRequest{}, g.config.Region)
 	if s.job, err = jobspec.Canonicalize(submitted.Job); err != nil {
 		return webhookAnswer{}, refuseBody(err)
@@ -122,7 +123,7 @@ func (g *Gate) webhookIdentity(r webhookRequest) func(context.Context) (Identity
 	return func(ctx context.Context) (Identity, error) {
 		switch t := r.Context.TokenInfo; {
 		case t != nil && t.AccessorID != "":
-			return Identity{Accessor: t.AccessorID, Names: tokenNames(t)}, nil
+			return Identity{Accessor: t.AccessorID, Names: g.identities.tokenNames(t)}, nil
 		case r.Context.AccessorID != "":
 			return Identity{Accessor: r.Context.AccessorID}, nil
 		}

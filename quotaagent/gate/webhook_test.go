@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
@@ -78,4 +79,19 @@ func TestWebhook_whatCannotBeDecidedIsAnError(t *testing.T) {
 	recorder := httptest.NewRecorder()
 	r.newGate(t).Webhook(WebhookValidator).ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
 	must.EqOp(t, http.StatusMethodNotAllowed, recorder.Code)
+}
+
+// A proxy that asks does not pass the token on: what is stored is read with the
+// agent's own.
+func TestWebhook_readsWithTheAgentsToken(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.nomad.acl = true
+	r.nomad.tokens["secret-agent"] = api.ACLToken{AccessorID: "agent", Type: "client"}
+	reading := func(c *Config) { c.ReadToken = "secret-agent" }
+	status, answer := r.hook(t, WebhookValidator, nacp(gpuJob, `{"accessorID":"acc-a"}`), reading)
+	must.EqOp(t, http.StatusOK, status)
+	must.SliceEmpty(t, answer.Errors)
+	must.Len(t, 1, r.admitter.asked)
+	must.Eq(t, Identity{Accessor: "acc-a"}, r.admitter.asked[0].Identity)
 }
