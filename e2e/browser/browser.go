@@ -25,12 +25,21 @@ type Page struct {
 	URL string `json:"url"`
 	// PNG is the file that gets the picture.
 	PNG string `json:"png"`
+	// Steps are done in their order before anything is looked for.
+	Steps []Step `json:"steps"`
 	// Texts must become visible.
 	Texts []string `json:"texts"`
 	// Selectors are CSS selectors that must match something visible.
 	Selectors []string `json:"selectors"`
 	// Absent texts must not be there at the end.
 	Absent []string `json:"absent"`
+}
+
+// Step clicks on the first element that matches a CSS selector, and then inserts text
+// where the click has put the focus.
+type Step struct {
+	Click  string `json:"click"`
+	Insert string `json:"insert"`
 }
 
 // Plan is what to look at in one browser.

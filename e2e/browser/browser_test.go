@@ -37,6 +37,11 @@ func TestVisitSeesTextsSelectorsAndErrors(t *testing.T) {
 	bad := serve(t, `<html><head>`+icon+`</head><body>broken<script>console.error("it broke")</script></body></html>`)
 	png := filepath.Join(t.TempDir(), "shots", "good.png")
 
+	form := serve(t, `<html><head>`+icon+`</head><body><input id="in"><button onclick="document.getElementById('out').innerText = 'got ' + document.getElementById('in').value">go</button><p id="out"></p></body></html>`)
+	_, err := browser.Visit(t.Context(), browser.Plan{Pages: []browser.Page{{URL: form, PNG: png,
+		Steps: []browser.Step{{Click: "#in", Insert: "a text"}, {Click: "button"}}, Texts: []string{"got a text"}}}})
+	must.NoError(t, err)
+
 	seen, err := browser.Visit(t.Context(), browser.Plan{Pages: []browser.Page{
 		{URL: good, PNG: png, Texts: []string{"all is well"}, Selectors: []string{"p#late"}},
 	}})

@@ -3,7 +3,7 @@
 //
 //   node shot.mjs plan.json
 //
-// The plan is {"pages": [{"url", "png", "texts": [], "selectors": [], "absent": []}],
+// The plan is {"pages": [{"url", "png", "steps": [{"click", "insert"}], "texts": [], "selectors": [], "absent": []}],
 // "ignoreErrors": ["regexp"], "token": ""}. The result is printed as JSON:
 // {"pages": [{"url", "title", "text", "errors": []}], "failures": []}.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -50,6 +50,10 @@ async function visit(want) {
   }
   try {
     await page.goto(want.url, { timeout: pageTimeoutMs, waitUntil: "domcontentloaded" });
+    for (const step of want.steps ?? []) {
+      await page.locator(step.click).first().click({ timeout: pageTimeoutMs });
+      if (step.insert) await page.keyboard.insertText(step.insert);
+    }
     for (const selector of want.selectors ?? []) {
       await page.locator(selector).first().waitFor({ timeout: pageTimeoutMs });
     }

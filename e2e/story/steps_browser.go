@@ -33,9 +33,35 @@ func nomadUI(ctx context.Context, s *Scene) error {
 	if err != nil {
 		return err
 	}
+	if err := s.runInUI(ctx); err != nil {
+		return err
+	}
 	for i, page := range pages {
 		s.Check(true, "the browser at "+seen[i].URL, "no errors", seen[i].Title)
 		s.printer.Note("picture: %s", page.PNG)
 	}
 	return s.endJob(ctx, job.ID)
+}
+
+// runInUI submits jobs as people do it in Nomad's UI: one that fits, and one that does
+// not. Its plan says so before, and the answer to Run is the refusal.
+func (s *Scene) runInUI(ctx context.Context) error {
+	fits, large := Job{ID: "from-ui", GPUs: 1, Device: v100Device, MaxRuntime: "30m"}, Job{ID: "too-large", GPUs: 8, Device: v100Device, MaxRuntime: "20000h"}
+	run := func(job Job, picture string, buttons, texts []string) browser.Page {
+		steps := []browser.Step{{Click: ".CodeMirror", Insert: job.HCL()}}
+		for _, button := range buttons {
+			steps = append(steps, browser.Step{Click: `button:has-text("` + button + `")`})
+		}
+		return browser.Page{URL: s.Addr() + "/ui/jobs/run", PNG: filepath.Join(s.OutDir, picture), Steps: steps, Texts: texts}
+	}
+	_, err := browser.Visit(ctx, browser.Plan{Pages: []browser.Page{
+		run(fits, "nomad-ui-plan.png", []string{"Plan"}, []string{"governor: at most 1 x"}),
+		run(fits, "nomad-ui-run.png", []string{"Plan", "Run"}, []string{fits.ID, "Running"}),
+		run(large, "nomad-ui-refused.png", []string{"Plan", "Run"}, []string{"was not registered"}),
+	}, IgnoreErrors: []string{"status of 403"}})
+	if err != nil {
+		return err
+	}
+	s.Check(true, "a job submitted in Nomad's ui", "planned, run or refused", "as by the command line")
+	return s.endJob(ctx, fits.ID)
 }

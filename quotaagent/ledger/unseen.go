@@ -65,8 +65,8 @@ func (u unseen) charges(cal Calendar) Vector {
 	names := slices.Sorted(maps.Keys(u))
 	for i := 0; i < len(names); {
 		needs, ms, tails := together(u[names[i]])
-		count := int64(1) // of equal ones, so that a price is rounded once
-		for i++; i < len(names); i++ {
+		count, group := int64(1), u[names[i]][0].line.Group // of equal ones, so that a price is rounded once for a line
+		for i++; i < len(names) && u[names[i]][0].line.Group == group; i++ {
 			next, nextMS, nextTails := together(u[names[i]])
 			if nextMS != ms || nextTails != tails || !reflect.DeepEqual(next, needs) {
 				break
