@@ -108,6 +108,7 @@ func addBodies(f *testing.F) {
 		`{"Job":{"ID":"train","TaskGroups":[{"Tasks":[{"KillTimeout":"1s","Config":{"a":{"A":1,"a":2}},"Env":{"X":"","x":""}}]}]}}`,
 		`{"Count":3,"Target":{"Group":"g"}}`, `{"count":3,"target":{"Group":"g","group":"h"},"JobModifyIndex":7,"AuthToken":"x"}`, `{"Count":-1,"Count":3}`,
 		`{"Meta":{"k":"v","K":"w"},"Priority":70,"AuthToken":"s5","Namespace":"ml","Payload":"aGk="}`, `{"JobID":"train","JobVersion":0,"AuthToken":"s6"}`,
+		`{"Job":` + gpuJob + `,"SecretID":"\b"}`, `{"JobID":"train","JobVersion":0,"AuthToken":"a\r\nX-Nomad-Token: b"}`,
 		`{"jobid":"train","jobversion":0,"EnforcePriorVersion":1,"Region":"global"}`, `{"JobID":"train","JobVersion":0}x`, "\ufeff{}", `null`, `[]`, `{`, "",
 	} {
 		for i := range bodyPaths {
@@ -124,7 +125,7 @@ func FuzzBody(f *testing.F) {
 	mux := newNomadMux()
 	f.Fuzz(func(t *testing.T, path uint8, query, token string, body []byte) {
 		r, ok := request("PUT", bodyPaths[int(path)%len(bodyPaths)]+"?"+query, string(body))
-		if !ok || strings.ContainsAny(token, "\r\n\x00") {
+		if !ok || checkToken(token) != nil {
 			return
 		}
 		if token != "" {

@@ -100,6 +100,9 @@ func (g *Gate) readStored(w http.ResponseWriter, r *http.Request, route Route) (
 	}
 	s.scope = writeScope(queryScope(r), inBody, g.config.Region)
 	s.token = resolveToken(r.Header, body.AuthToken)
+	if err := checkToken(s.token); err != nil {
+		return nil, body, refuseBody(err)
+	}
 	s.request.PolicyOverride = body.PolicyOverride
 	if token := r.URL.Query().Get("idempotency_token"); token != "" {
 		body.IdempotencyToken = token // beats the one in the body (command/agent/http.go, parseWriteRequest)
