@@ -93,7 +93,7 @@ func (n *bodyNomad) token(inBody string) string {
 	return inBody
 }
 
-var bodyPaths = []string{"/v1/jobs", "/v1/job/train/plan", "/v1/validate/job", "/v1/job/train/scale", "/v1/job/train/dispatch", "/v1/job/train/revert"}
+var bodyPaths = []string{"/v1/jobs", "/v1/job/train/plan", "/v1/validate/job", "/v1/job/train/scale", "/v1/job/train/dispatch", "/v1/job/train/revert", "/v1/job/train/stable"}
 
 func addBodies(f *testing.F) {
 	inner := strings.TrimSuffix(strings.TrimPrefix(gpuJob, "{"), "}")
@@ -253,6 +253,10 @@ func sameChange(t *testing.T, n *bodyNomad, admitter *fakeAdmitter, kind RouteKi
 		must.EqOp(t, "0", judged.Job.Meta["version"])
 		must.EqOp(t, firstOf(query.Get("namespace"), theirs.Namespace, "default"), judged.Ask.Namespace)
 		must.EqOp(t, n.token(theirs.AuthToken), n.self[0])
+	case RouteStable:
+		var theirs nomadRevert
+		n.read(&theirs)
+		must.False(t, theirs.JobID == "train" && theirs.JobVersion < 2, must.Sprint(string(n.raw)))
 	default:
 		t.Fatal(kind)
 	}

@@ -131,3 +131,23 @@ func TestGate_aJobOfAnotherRegionLeavesTheHoldsOfThisOneAlone(t *testing.T) {
 	must.EqOp(t, http.StatusOK, a.status)
 	must.Len(t, 0, r.admitter.asked)
 }
+
+// Nomad 1.11.3 makes a version the current one when it is marked as stable.
+func TestGate_markingAVersionAsStableBringsNoGPUsBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.nomad.put(t, "default", gpuJob)   // version 0
+	r.nomad.put(t, "default", noGPUJob) // version 1
+	for _, body := range []string{`{"JobID":"train","JobVersion":0,"Stable":true}`, `{"jobid":"train","Stable":false}`} {
+		a := r.do(t, "PUT", "/v1/job/train/stable", body)
+		must.EqOp(t, http.StatusForbidden, a.status)
+		must.EqOp(t, ReasonStable, a.reason)
+		golden(t, "stable", a.body)
+	}
+	must.Len(t, 0, r.nomad.writes())
+	for _, body := range []string{`{"JobID":"train","JobVersion":1,"Stable":true}`, `{"JobID":"train","JobVersion":9}`, `{"JobID":"other"}`} {
+		must.EqOp(t, http.StatusOK, r.do(t, "PUT", "/v1/job/train/stable", body).status, must.Sprint(body))
+	}
+	must.Len(t, 3, r.nomad.writes())
+	must.Len(t, 0, r.admitter.asked)
+}

@@ -23,6 +23,7 @@ const (
 	dispatchesPayload
 	forces
 	reverts
+	marksStable // and makes the version the current one
 )
 
 // starts is true for what a budget must allow.
@@ -31,7 +32,7 @@ func (e effect) starts() bool { return e >= registers && e != plans && e != vali
 // kinds are the RouteKinds for effects that concern whole or stored jobs.
 var kinds = map[effect]RouteKind{
 	registers: RouteRegister, plans: RoutePlan, validates: RouteValidate, scales: RouteScale, dispatches: RouteDispatch,
-	dispatchesPayload: RouteDispatchPayload, forces: RoutePeriodicForce, reverts: RouteRevert,
+	dispatchesPayload: RouteDispatchPayload, forces: RoutePeriodicForce, reverts: RouteRevert, marksStable: RouteStable,
 }
 
 // did is what one request did, and to which job.
@@ -212,7 +213,7 @@ var jobHandlers = map[string]rule{
 	"/revert":           by("PUT POST", reverts),
 	"/deployments":      by("GET", reads),
 	"/deployment":       by("GET", reads),
-	"/stable":           by("PUT POST", writes),
+	"/stable":           by("PUT POST", marksStable),
 	"/scale":            by("GET", reads, "PUT POST", scales),
 	"/services":         by("GET", reads),
 	"/submission":       by("GET", reads),

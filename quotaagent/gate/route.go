@@ -27,6 +27,8 @@ const (
 	RouteDispatchPayload
 	RoutePeriodicForce
 	RouteRevert
+	// RouteStable marks a version, which Nomad then makes the current one.
+	RouteStable
 	// RouteUnknownWrite is a write that the gate does not know.
 	RouteUnknownWrite
 )
@@ -41,7 +43,7 @@ func (k RouteKind) ofStored() bool { return k >= RouteScale && k <= RouteRevert 
 func (k RouteKind) String() string {
 	return [...]string{
 		"outside", "read", "write", "register", "plan", "validate", "scale", "dispatch", "dispatch_payload",
-		"periodic_force", "revert", "unknown_write",
+		"periodic_force", "revert", "stable", "unknown_write",
 	}[k]
 }
 
@@ -111,7 +113,7 @@ var jobSuffixes = [...]struct {
 	{"/revert", RouteRevert},
 	{"/deployments", RouteRead},
 	{"/deployment", RouteRead},
-	{"/stable", RouteWrite},
+	{"/stable", RouteStable},
 	{"/scale", RouteScale},
 	{"/services", RouteRead},
 	{"/submission", RouteRead},

@@ -33,7 +33,7 @@ func TestClassify(t *testing.T) {
 		"POST /v1/job/web/periodic/force":               {Kind: RoutePeriodicForce, JobID: "web"},
 		"POST /v1/job/web/revert":                       {Kind: RouteRevert, JobID: "web"},
 		"POST /v1/job/web/evaluate":                     {Kind: RouteWrite, JobID: "web"},
-		"POST /v1/job/web/stable":                       {Kind: RouteWrite, JobID: "web"},
+		"POST /v1/job/web/stable":                       {Kind: RouteStable, JobID: "web"},
 		"POST /v1/job/web/versions/x/tag":               {Kind: RouteWrite, JobID: "web/versions/x"},
 		"DELETE /v1/job/web/versions/x/tag":             {Kind: RouteWrite, JobID: "web/versions/x"},
 		"POST /v1/job/web/summary":                      {Kind: RouteRead, JobID: "web"},

@@ -40,6 +40,7 @@ type storedRequest struct {
 // storedKinds are the kinds of the routes that start work from a stored job.
 var storedKinds = map[RouteKind]Kind{
 	RouteScale: Scale, RouteDispatch: Dispatch, RouteDispatchPayload: Dispatch, RoutePeriodicForce: PeriodicForce, RouteRevert: Revert,
+	RouteStable: Revert, // its body says the same of where and whose
 }
 
 // stored decides about a request that starts work from a stored job. The whole
@@ -286,8 +287,7 @@ func (s *submission) wantsGPU() (bool, error) {
 // looked at. A job that is not there cannot be bound to: the answer is Nomad's.
 func bindScale(doc *jobspec.Document, body storedRequest, jobID string, stored *api.Job) error {
 	if stored == nil && jobID != "" {
-		return &answer{status: http.StatusNotFound, header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}},
-			body: fmt.Appendf(nil, "job %q not found", jobID)}
+		return asNomad(http.StatusNotFound, fmt.Sprintf("job %q not found", jobID))
 	}
 	index := jobModifyIndex(stored)
 	if body.JobModifyIndex != 0 && body.JobModifyIndex != index {
@@ -309,8 +309,13 @@ func conflictingIndex(given, current uint64) *answer {
 	if given == 0 {
 		text = api.RegisterEnforceIndexErrPrefix + " 0: job already exists"
 	}
-	return &answer{status: http.StatusInternalServerError, body: []byte(text),
-		header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}}}
+	return asNomad(http.StatusInternalServerError, text)
+}
+
+// asNomad is an answer with the headers of Nomad's own.
+func asNomad(status int, text string) *answer {
+	return &answer{status: status, body: []byte(text),
+		header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "Vary": {"Accept-Encoding"}}}
 }
 
 func jobModifyIndex(j *api.Job) uint64 {
