@@ -85,9 +85,11 @@ func TestGate_scaleIsBoundToTheJobThatWasJudged(t *testing.T) {
 	r.nomad.put(t, "default", noGPUJob) // at index 10
 	r.do(t, "PUT", "/v1/job/train/scale", `{"Count":3,"Target":{"Group":"g"},"Future":1.50}`)
 	must.StrContains(t, r.do(t, "PUT", "/v1/job/train/scale", `{"Count":3,"JobModifyIndex":7}`).body, "Enforcing job modify index 7")
+	// A job that may appear meanwhile was not judged.
 	must.EqOp(t, http.StatusNotFound, r.do(t, "PUT", "/v1/job/absent/scale", `{"Count":3}`).status)
 	writes := r.nomad.writes()
-	must.Len(t, 1, writes)
+	must.Len(t, 2, writes)
+	must.EqOp(t, `{"Count":3,"JobModifyIndex":9223372036854775807}`, writes[1].body)
 	must.EqOp(t, `{"Count":3,"Target":{"Group":"g"},"Future":1.50,"JobModifyIndex":10}`, writes[0].body)
 }
 

@@ -150,6 +150,14 @@ var nomadRoutes = map[string]rule{
 	"/v1/vars":                             by("GET", reads),
 	"/v1/var/":                             by("GET", reads, "PUT POST DELETE", writes),
 
+	// Nomad Enterprise's own, which others answer with 501.
+	"/v1/sentinel/policies": by("GET", reads),
+	"/v1/sentinel/policy/":  by("GET", reads, "PUT POST DELETE", writes),
+	"/v1/quotas":            by("GET", reads),
+	"/v1/quota-usages":      by("GET", reads),
+	"/v1/quota/":            by("GET", reads, "PUT POST DELETE", writes),
+	"/v1/quota":             by("PUT POST", writes),
+
 	"/.well-known/jwks.json":            by("GET", reads),
 	"/.well-known/openid-configuration": by("GET", reads),
 	"/ui/":                              anyMethod(reads),

@@ -195,6 +195,7 @@ var knownWrites = map[string]bool{
 	"/v1/system/gc":                        true,
 	"/v1/system/reconcile/summaries":       true,
 	"/v1/node/pools":                       true,
+	"/v1/quota":                            true, // of Nomad Enterprise, as are sentinel's
 	"/v1/vars":                             true,
 	"/v1/volumes":                          true,
 	"/v1/volumes/external":                 true,
@@ -211,6 +212,8 @@ var knownWritePrefixes = [...]string{
 	"/v1/operator/keyring/",
 	"/v1/operator/raft/",
 	"/v1/plugin/csi/",
+	"/v1/quota/",
+	"/v1/sentinel/policy/",
 	"/v1/service/",
 	"/v1/var/",
 	"/v1/volume/csi/",

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 
@@ -55,7 +56,7 @@ func (g *Gate) stored(w http.ResponseWriter, r *http.Request, route Route) error
 		return err
 	}
 	if s.kind == Scale {
-		if err := bindScale(s.doc, body, route.JobID, s.stored); err != nil {
+		if err := bindScale(s.doc, body, s.stored); err != nil {
 			return err
 		}
 	}
@@ -284,10 +285,12 @@ func (s *submission) wantsGPU() (bool, error) {
 }
 
 // bindScale makes Nomad refuse the request if the job has changed since it was
-// looked at. A job that is not there cannot be bound to: the answer is Nomad's.
-func bindScale(doc *jobspec.Document, body storedRequest, jobID string, stored *api.Job) error {
-	if stored == nil && jobID != "" {
-		return asNomad(http.StatusNotFound, fmt.Sprintf("job %q not found", jobID))
+// looked at. One that was not there is bound to an index that no job has: Nomad
+// itself says that it is not there, or that the user may not know.
+func bindScale(doc *jobspec.Document, body storedRequest, stored *api.Job) error {
+	if stored == nil {
+		doc.SetUint("JobModifyIndex", math.MaxInt64)
+		return nil
 	}
 	index := jobModifyIndex(stored)
 	if body.JobModifyIndex != 0 && body.JobModifyIndex != index {
