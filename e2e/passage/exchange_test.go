@@ -141,7 +141,7 @@ func writeBody(to *bytes.Buffer, body string, chunked bool) {
 func (w *wire) read(e exchange, left string) (reply, error) {
 	var out reply
 	for {
-		response, err := http.ReadResponse(w.reader, &http.Request{Method: e.method})
+		response, err := http.ReadResponse(w.reader, &http.Request{Method: e.method}) //nolint:bodyclose // read to its end below; an interim answer has none
 		if err != nil {
 			w.close()
 			return reply{}, fmt.Errorf("read the answer: %w", err)

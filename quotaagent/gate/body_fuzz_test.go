@@ -27,8 +27,7 @@ type nomadDispatch struct {
 	Payload []byte
 	Meta    map[string]string
 	writeRequest
-	IdPrefixTemplate string //nolint:revive // Nomad's own name
-	Priority         int
+	Priority int
 }
 
 type nomadRevert struct {

@@ -103,7 +103,7 @@ func isTakenForWhatItDoes(t *testing.T, nomad *nomadMux, method, target string) 
 		must.True(t, ours.Kind == RouteRead || ours.Kind == RouteOutside, must.Sprint(method, target, ours.Kind))
 	case writes:
 		must.EqOp(t, RouteWrite, ours.Kind, must.Sprint(method, target))
-	default:
+	case registers, plans, validates, scales, dispatches, dispatchesPayload, forces, reverts, marksStable:
 		must.EqOp(t, kinds[theirs.effect], ours.Kind, must.Sprint(method, target))
 	}
 	if strings.HasPrefix(r.URL.Path, "/v1/job/") && theirs.effect != nothing {
