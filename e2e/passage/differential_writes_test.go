@@ -116,7 +116,10 @@ func (th things) writes() []exchange {
 		out = append(out, with)
 	}
 	for _, e := range all { // and what Nomad's ACLs say to nobody, and to a made-up token
-		if !e.expect {
+		// Of a body with two faults Nomad names another first: the gate asks about the
+		// stored job, and so about the token, before Nomad sees the body.
+		twice := strings.Contains(e.body, "EvalPriority") || strings.Contains(e.body, `"JobID": "other"`)
+		if !e.expect && !twice {
 			without, madeUp := th.fill(e), th.fill(e)
 			without.want, madeUp.want, madeUp.token = 0, 0, "11111111-2222-3333-4444-555555555555"
 			out = append(out, without, madeUp)
