@@ -85,6 +85,10 @@ server {
   enabled          = true
   bootstrap_expect = 1
 }
+
+telemetry {
+  prometheus_metrics = true
+}
 `
 }
 

@@ -85,9 +85,11 @@ func TestGate_scaleIsBoundToTheJobThatWasJudged(t *testing.T) {
 	r.nomad.put(t, "default", noGPUJob) // at index 10
 	r.do(t, "PUT", "/v1/job/train/scale", `{"Count":3,"Target":{"Group":"g"},"Future":1.50}`)
 	must.StrContains(t, r.do(t, "PUT", "/v1/job/train/scale", `{"Count":3,"JobModifyIndex":7}`).body, "Enforcing job modify index 7")
+	// A job that may appear meanwhile was not judged.
 	must.EqOp(t, http.StatusNotFound, r.do(t, "PUT", "/v1/job/absent/scale", `{"Count":3}`).status)
 	writes := r.nomad.writes()
-	must.Len(t, 1, writes)
+	must.Len(t, 2, writes)
+	must.EqOp(t, `{"Count":3,"JobModifyIndex":9223372036854775807}`, writes[1].body)
 	must.EqOp(t, `{"Count":3,"Target":{"Group":"g"},"Future":1.50,"JobModifyIndex":10}`, writes[0].body)
 }
 
@@ -129,5 +131,25 @@ func TestGate_aJobOfAnotherRegionLeavesTheHoldsOfThisOneAlone(t *testing.T) {
 	r.nomad.put(t, "default", gpuJob)
 	a := r.do(t, "PUT", "/v1/jobs?region=other", register(noGPUJob))
 	must.EqOp(t, http.StatusOK, a.status)
+	must.Len(t, 0, r.admitter.asked)
+}
+
+// Nomad 1.11.3 makes a version the current one when it is marked as stable.
+func TestGate_markingAVersionAsStableBringsNoGPUsBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.nomad.put(t, "default", gpuJob)   // version 0
+	r.nomad.put(t, "default", noGPUJob) // version 1
+	for _, body := range []string{`{"JobID":"train","JobVersion":0,"Stable":true}`, `{"jobid":"train","Stable":false}`} {
+		a := r.do(t, "PUT", "/v1/job/train/stable", body)
+		must.EqOp(t, http.StatusForbidden, a.status)
+		must.EqOp(t, ReasonStable, a.reason)
+		golden(t, "stable", a.body)
+	}
+	must.Len(t, 0, r.nomad.writes())
+	for _, body := range []string{`{"JobID":"train","JobVersion":1,"Stable":true}`, `{"JobID":"train","JobVersion":9}`, `{"JobID":"other"}`} {
+		must.EqOp(t, http.StatusOK, r.do(t, "PUT", "/v1/job/train/stable", body).status, must.Sprint(body))
+	}
+	must.Len(t, 3, r.nomad.writes())
 	must.Len(t, 0, r.admitter.asked)
 }

@@ -35,7 +35,11 @@ func (f *fakeNomad) stored(w http.ResponseWriter, r *http.Request, namespace, ha
 	}
 	versions := f.jobs[namespace+"\x00"+id]
 	if len(versions) == 0 {
-		http.Error(w, "job not found", http.StatusInternalServerError)
+		status := http.StatusInternalServerError
+		if handler == "/scale" {
+			status = http.StatusNotFound
+		}
+		http.Error(w, fmt.Sprintf("job %q not found", id), status)
 		return true
 	}
 	serve(w, namespace, versions, said)

@@ -24,7 +24,12 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if nomad := os.Getenv(gateEnv); nomad != "" {
+		panic(serveGate(nomad)) // a benchmark's gate, which is killed
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // golden compares text that people read with a file.
 func golden(t *testing.T, name, got string) {

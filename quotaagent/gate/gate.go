@@ -168,6 +168,8 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.answer(w, r, g.governed(w, r, route))
 	case route.Kind.ofStored():
 		g.answer(w, r, g.stored(w, r, route))
+	case route.Kind == RouteStable:
+		g.answer(w, r, g.stable(w, r, route))
 	case route.Kind == RouteUnknownWrite && !g.config.AllowUnknownWrites:
 		g.answer(w, r, refuseUnknown(r.Method, r.URL.Path))
 	default:
@@ -264,6 +266,7 @@ func withBody(r *http.Request, body []byte, token string) *http.Request {
 	out.TransferEncoding = nil
 	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
 	out.Header.Del("Content-Encoding")
+	out.Header.Del("Expect") // the client has been told to go on: once is enough
 	out.Header.Del("Authorization")
 	out.Header.Del(tokenHeader)
 	if token != "" {

@@ -136,6 +136,9 @@ func (g *Gate) parse(r *http.Request, route Route, body []byte) (*submission, er
 		s.scope = registerScope(s.request.Job, queryScope(r), s.request.WriteRequest, g.config.Region)
 		s.token = resolveToken(r.Header, s.request.SecretID)
 	}
+	if err := checkToken(s.token); err != nil {
+		return nil, err
+	}
 	if s.doc.Has("SecretID") {
 		s.doc.SetText("SecretID", "")
 	}

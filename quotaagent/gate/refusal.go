@@ -19,6 +19,8 @@ const (
 	ReasonRegionNotGoverned = "region_not_governed"
 	// ReasonUnknownRoute is a write that the gate does not know.
 	ReasonUnknownRoute = "unknown_route"
+	// ReasonStable is a mark that would bring back a version with GPUs.
+	ReasonStable = "stable_version"
 	// ReasonUndecided is GPU work while budgets or ledger cannot be read.
 	ReasonUndecided = "ledger_unavailable"
 	// ReasonNomadUnreachable is an answer that Nomad did not give.

@@ -127,3 +127,16 @@ func TestEscapeID(t *testing.T) {
 		must.EqOp(t, want, escapeID(id))
 	}
 }
+
+func TestGate_aTokenThatNoHeaderCarriesIsRefused(t *testing.T) {
+	t.Parallel()
+	for path, body := range map[string]string{
+		"/v1/jobs": `{"Job":` + gpuJob + `,"SecretID":"a\nb"}`, "/v1/job/train/dispatch": `{"AuthToken":"\u0000"}`,
+	} {
+		r := newRig(t)
+		a := r.do(t, "PUT", path, body)
+		must.EqOp(t, http.StatusBadRequest, a.status)
+		must.StrContains(t, a.body, "no token of Nomad has")
+		must.Len(t, 0, r.nomad.seen)
+	}
+}

@@ -27,6 +27,8 @@ const (
 	RouteDispatchPayload
 	RoutePeriodicForce
 	RouteRevert
+	// RouteStable marks a version, which Nomad then makes the current one.
+	RouteStable
 	// RouteUnknownWrite is a write that the gate does not know.
 	RouteUnknownWrite
 )
@@ -41,7 +43,7 @@ func (k RouteKind) ofStored() bool { return k >= RouteScale && k <= RouteRevert 
 func (k RouteKind) String() string {
 	return [...]string{
 		"outside", "read", "write", "register", "plan", "validate", "scale", "dispatch", "dispatch_payload",
-		"periodic_force", "revert", "unknown_write",
+		"periodic_force", "revert", "stable", "unknown_write",
 	}[k]
 }
 
@@ -63,6 +65,9 @@ func Classify(method, path string) Route {
 		}
 		return Route{Kind: RouteOutside}
 	}
+	if kind, ok := ofAnyMethod(path); ok {
+		return Route{Kind: kind}
+	}
 	if !isWrite(method) {
 		return Route{Kind: RouteRead, JobID: jobOf(path)}
 	}
@@ -83,8 +88,9 @@ func Classify(method, path string) Route {
 	return Route{Kind: RouteUnknownWrite}
 }
 
-// isWrite is true for every method that Nomad does not serve as a read; none
-// of its handlers starts work on GET, HEAD or OPTIONS.
+// isWrite is true for every method that Nomad does not serve as a read. None of
+// its handlers starts work on GET, HEAD or OPTIONS; those that change something
+// then are in ofAnyMethod.
 func isWrite(method string) bool {
 	return method != http.MethodGet && method != http.MethodHead && method != http.MethodOptions
 }
@@ -107,7 +113,7 @@ var jobSuffixes = [...]struct {
 	{"/revert", RouteRevert},
 	{"/deployments", RouteRead},
 	{"/deployment", RouteRead},
-	{"/stable", RouteWrite},
+	{"/stable", RouteStable},
 	{"/scale", RouteScale},
 	{"/services", RouteRead},
 	{"/submission", RouteRead},
@@ -124,6 +130,8 @@ func classifyJob(method, rest string) Route {
 		case !ok:
 		case put:
 			return Route{Kind: s.kind, JobID: id}
+		case s.suffix == "/summary" || s.suffix == "/versions":
+			return Route{Kind: RouteRead, JobID: id} // their handlers do not look at the method
 		case method == http.MethodDelete && s.suffix == "/tag":
 			return Route{Kind: RouteWrite, JobID: id}
 		default:
@@ -169,7 +177,6 @@ var readsByPost = map[string]bool{
 // knownWrites start no GPU work of their own: they end work, move work that
 // was admitted, or administer the cluster under Nomad's own ACLs.
 var knownWrites = map[string]bool{
-	"/v1/client/gc":                        true,
 	"/v1/client/identity/renew":            true,
 	"/v1/client/metadata":                  true,
 	"/v1/agent/join":                       true,
@@ -188,6 +195,7 @@ var knownWrites = map[string]bool{
 	"/v1/system/gc":                        true,
 	"/v1/system/reconcile/summaries":       true,
 	"/v1/node/pools":                       true,
+	"/v1/quota":                            true, // of Nomad Enterprise, as are sentinel's
 	"/v1/vars":                             true,
 	"/v1/volumes":                          true,
 	"/v1/volumes/external":                 true,
@@ -198,18 +206,46 @@ var knownWrites = map[string]bool{
 // knownWritePrefixes are families of known writes.
 var knownWritePrefixes = [...]string{
 	"/v1/acl/",
-	"/v1/agent/keyring/",
 	"/v1/deployment/",
 	"/v1/namespace/",
 	"/v1/node/",
 	"/v1/operator/keyring/",
 	"/v1/operator/raft/",
 	"/v1/plugin/csi/",
+	"/v1/quota/",
+	"/v1/sentinel/policy/",
 	"/v1/service/",
 	"/v1/var/",
 	"/v1/volume/csi/",
 	"/v1/volume/host/",
 	"/v1/volumes/claim/",
+}
+
+// ofAnyMethod knows the handlers of Nomad that do not look at the method: a GET
+// restarts an allocation, and a POST reads a log.
+func ofAnyMethod(path string) (RouteKind, bool) {
+	switch path {
+	case "/v1/client/gc", "/v1/agent/keyring/install", "/v1/agent/keyring/use", "/v1/agent/keyring/remove":
+		return RouteWrite, true
+	case "/v1/client/stats", "/v1/agent/monitor", "/v1/agent/monitor/export", "/v1/agent/keyring/list", "/v1/volumes/claims":
+		return RouteRead, true
+	}
+	if strings.HasPrefix(path, "/v1/client/fs/") || strings.HasPrefix(path, "/v1/agent/pprof/") {
+		return RouteRead, true
+	}
+	if rest, ok := strings.CutPrefix(path, "/v1/client/allocation/"); ok {
+		switch _, action, _ := strings.Cut(rest, "/"); action {
+		case "restart", "gc":
+			return RouteWrite, true
+		case "stats", "checks", "snapshot":
+			return RouteRead, true
+		}
+	}
+	if rest, ok := strings.CutPrefix(path, "/v1/allocation/"); ok {
+		_, action, _ := strings.Cut(rest, "/")
+		return RouteRead, action == "checks"
+	}
+	return RouteOutside, false
 }
 
 func isKnownWrite(path string) bool {
@@ -227,7 +263,7 @@ func isKnownWrite(path string) bool {
 	}
 	if rest, ok := strings.CutPrefix(path, "/v1/client/allocation/"); ok {
 		switch _, action, _ := strings.Cut(rest, "/"); action {
-		case "restart", "signal", "gc", "pause", "exec":
+		case "signal", "pause", "exec":
 			return true
 		}
 	}

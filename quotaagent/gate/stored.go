@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 
@@ -40,6 +41,7 @@ type storedRequest struct {
 // storedKinds are the kinds of the routes that start work from a stored job.
 var storedKinds = map[RouteKind]Kind{
 	RouteScale: Scale, RouteDispatch: Dispatch, RouteDispatchPayload: Dispatch, RoutePeriodicForce: PeriodicForce, RouteRevert: Revert,
+	RouteStable: Revert, // its body says the same of where and whose
 }
 
 // stored decides about a request that starts work from a stored job. The whole
@@ -54,7 +56,7 @@ func (g *Gate) stored(w http.ResponseWriter, r *http.Request, route Route) error
 		return err
 	}
 	if s.kind == Scale {
-		if err := bindScale(s.doc, body, route.JobID, s.stored); err != nil {
+		if err := bindScale(s.doc, body, s.stored); err != nil {
 			return err
 		}
 	}
@@ -100,6 +102,9 @@ func (g *Gate) readStored(w http.ResponseWriter, r *http.Request, route Route) (
 	}
 	s.scope = writeScope(queryScope(r), inBody, g.config.Region)
 	s.token = resolveToken(r.Header, body.AuthToken)
+	if err := checkToken(s.token); err != nil {
+		return nil, body, refuseBody(err)
+	}
 	s.request.PolicyOverride = body.PolicyOverride
 	if token := r.URL.Query().Get("idempotency_token"); token != "" {
 		body.IdempotencyToken = token // beats the one in the body (command/agent/http.go, parseWriteRequest)
@@ -280,11 +285,12 @@ func (s *submission) wantsGPU() (bool, error) {
 }
 
 // bindScale makes Nomad refuse the request if the job has changed since it was
-// looked at. A job that is not there cannot be bound to: the answer is Nomad's.
-func bindScale(doc *jobspec.Document, body storedRequest, jobID string, stored *api.Job) error {
-	if stored == nil && jobID != "" {
-		return &answer{status: http.StatusNotFound, header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}},
-			body: fmt.Appendf(nil, "job %q not found", jobID)}
+// looked at. One that was not there is bound to an index that no job has: Nomad
+// itself says that it is not there, or that the user may not know.
+func bindScale(doc *jobspec.Document, body storedRequest, stored *api.Job) error {
+	if stored == nil {
+		doc.SetUint("JobModifyIndex", math.MaxInt64)
+		return nil
 	}
 	index := jobModifyIndex(stored)
 	if body.JobModifyIndex != 0 && body.JobModifyIndex != index {
@@ -306,8 +312,13 @@ func conflictingIndex(given, current uint64) *answer {
 	if given == 0 {
 		text = api.RegisterEnforceIndexErrPrefix + " 0: job already exists"
 	}
-	return &answer{status: http.StatusInternalServerError, body: []byte(text),
-		header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}}}
+	return asNomad(http.StatusInternalServerError, text)
+}
+
+// asNomad is an answer with the headers of Nomad's own.
+func asNomad(status int, text string) *answer {
+	return &answer{status: status, body: []byte(text),
+		header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "Vary": {"Accept-Encoding"}}}
 }
 
 func jobModifyIndex(j *api.Job) uint64 {
