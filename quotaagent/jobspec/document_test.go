@@ -100,6 +100,40 @@ func TestCheckKeys_refusesWhatNomadWouldMerge(t *testing.T) {
 	}
 }
 
+// Nomad's own UI sends "meta": {} beside "Meta". What is forwarded is what encoding/json
+// makes of both, for Nomad as for us.
+func TestCheckKeys_removesAKeyThatSaysNothing(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`{"Job":{"Meta":{"a":"b"},"ID":"x","meta":{}}}`:    `{"Job":{"Meta":{"a":"b"},"ID":"x"}}`,
+		`{"Job":{"meta":{},"Meta":{"a":"b"}}}`:             `{"Job":{"Meta":{"a":"b"}}}`,
+		`{"Job":{"Meta":null,"meta":{}}}`:                  `{"Job":{"meta":{}}}`,
+		`{"Job":{"Meta":{},"meta":null}}`:                  `{"Job":{"meta":null}}`,
+		`{"Job":{"Update":{"MaxParallel":3},"update":{}}}`: `{"Job":{"Update":{"MaxParallel":3}}}`,
+		`{"Job":{"Meta":{"a":"b"},"meta":null}}`:           "",
+		`{"Job":{"Meta":{"a":"b"},"meta":{"c":"d"}}}`:      "",
+		`{"Job":{"ID":"a","id":"b"}}`:                      "",
+		`{"Job":{"TaskGroups":[],"taskgroups":[]}}`:        "",
+		`{"Job":{"Future":{},"future":{}}}`:                "",
+		`{"Job":{"Meta":{"a":"b"},"Meta":{}}}`:             "",
+	} {
+		doc, err := Parse([]byte(text), SubmissionLimits)
+		if err == nil {
+			err = doc.CheckKeys(reflect.TypeFor[api.JobRegisterRequest]())
+		}
+		if want == "" {
+			must.Error(t, err, must.Sprint(text))
+			continue
+		}
+		must.NoError(t, err, must.Sprint(text))
+		must.EqOp(t, want, string(doc.Encode()))
+		var theirs, ours api.JobRegisterRequest
+		must.NoError(t, json.Unmarshal([]byte(text), &theirs))
+		must.NoError(t, json.Unmarshal(doc.Encode(), &ours))
+		must.Eq(t, theirs, ours, must.Sprint(text))
+	}
+}
+
 func TestCheckKeys_allowsCaseInMaps(t *testing.T) {
 	t.Parallel()
 	in := `{"Job":{"Meta":{"a":"1","A":"2"},"TaskGroups":[{"Meta":{"k":"1","K":"2"},"Tasks":[{"Env":{"HTTP_PROXY":"a",` +

@@ -13,6 +13,9 @@ import (
 // that fill maps (Env, Meta, a task's Config) may have such keys: there
 // http_proxy and HTTP_PROXY are two entries. Objects under a key that target
 // does not know are not checked.
+//
+// Two such keys are allowed where one of them says nothing: Nomad's own UI adds
+// "meta": {} to every job, beside "Meta". Then that one is removed.
 func (d *Document) CheckKeys(target reflect.Type) error {
 	c := keyChecker{fields: map[reflect.Type]map[string]reflect.Type{}}
 	return c.check(d.root, target)
@@ -60,13 +63,25 @@ func (c *keyChecker) check(n *node, t reflect.Type) error {
 
 func (c *keyChecker) checkStruct(n *node, t reflect.Type) error {
 	known := c.known(t)
-	seen := make(map[string]string, len(n.members))
+	seen := make(map[string]int, len(n.members)) // places in kept
+	kept := make([]member, 0, len(n.members))
 	for _, m := range n.members {
 		folded := foldKey(m.key)
-		if first, twice := seen[folded]; twice {
-			return &KeyError{Path: joinPath(c.path), First: first, Second: m.key}
+		if at, twice := seen[folded]; twice {
+			first := kept[at]
+			one, ok := merged(first, m, known[folded])
+			if !ok || first.key == m.key {
+				return &KeyError{Path: joinPath(c.path), First: first.key, Second: m.key}
+			}
+			kept[at] = one
+			continue
 		}
-		seen[folded] = m.key
+		seen[folded] = len(kept)
+		kept = append(kept, m)
+	}
+	n.members = kept
+	for _, m := range kept {
+		folded := foldKey(m.key)
 		if ft, ok := known[folded]; ok {
 			if err := c.descend(m.value, ft, m.key); err != nil {
 				return err
@@ -74,6 +89,28 @@ func (c *keyChecker) checkStruct(n *node, t reflect.Type) error {
 		}
 	}
 	return nil
+}
+
+// merged is the one of two members that encoding/json makes of both in a field that is
+// a map or a struct, where one of them adds nothing: an empty object changes only what
+// was null before, and null takes away what was before.
+func merged(first, second member, field reflect.Type) (member, bool) {
+	for field != nil && field.Kind() == reflect.Pointer {
+		field = field.Elem()
+	}
+	if field == nil || field.Kind() != reflect.Map && field.Kind() != reflect.Struct {
+		return member{}, false
+	}
+	empty := func(m member) bool { return m.value.kind == '{' && len(m.value.members) == 0 }
+	switch {
+	case second.value.isNull() && (empty(first) || first.value.isNull()):
+		return second, true
+	case empty(second) && first.value.kind == '{':
+		return first, true
+	case empty(first) && second.value.kind == '{', first.value.isNull() && empty(second):
+		return second, true
+	}
+	return member{}, false
 }
 
 func (c *keyChecker) descend(n *node, t reflect.Type, step string) error {
