@@ -188,6 +188,11 @@ func (g *Gate) answer(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &refused):
 		g.logger.Debug("refused", "method", r.Method, "path", r.URL.Path, "reason", refused.reason)
+		if refused.status == http.StatusForbidden && fromUI(r) {
+			told := *refused
+			told.status = http.StatusConflict
+			refused = &told
+		}
 		refused.write(w)
 	case errors.As(err, &theirs):
 		theirs.write(w)

@@ -3,6 +3,7 @@ package gate
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 )
 
@@ -54,6 +55,14 @@ func (r *refusal) write(w http.ResponseWriter) {
 	h.Set(ReasonHeader, r.reason)
 	w.WriteHeader(r.status)
 	_, _ = w.Write([]byte(strings.TrimRight(r.text, "\n") + "\n"))
+}
+
+// fromUI reports whether a request comes from a page of Nomad's UI. For a 403 that
+// shows a sentence of its own about the user's token, and not the text of the answer
+// (ui/app/utils/message-from-adapter-error.js): it gets its refusals as 409.
+func fromUI(r *http.Request) bool {
+	referer, err := url.Parse(r.Referer())
+	return err == nil && strings.HasPrefix(referer.Path, "/ui/") && strings.HasPrefix(r.UserAgent(), "Mozilla/")
 }
 
 func refuseBody(err error) *refusal {
