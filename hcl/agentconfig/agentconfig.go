@@ -64,6 +64,9 @@ type Consul struct {
 	KeyFile  string `hcl:"key_file,optional"`
 }
 
+// webhookKeyMin keeps a webhook's key from being guessed.
+const webhookKeyMin = 20
+
 // Gate tunes the proxy.
 type Gate struct {
 	// UnknownWrites is deny (default) or allow: what happens to writes under /v1/
@@ -72,6 +75,9 @@ type Gate struct {
 	// Infeasible is deny (default) or allow: what happens to a job that no node
 	// could serve now. Allow it where nodes are added on demand.
 	Infeasible string `hcl:"infeasible,optional"`
+	// WebhookKey turns the webhooks for NACP on. Who has it says in whose name is
+	// asked; it stands in the address of the webhook.
+	WebhookKey string `hcl:"webhook_key,optional"`
 }
 
 // History says where the history of usage is kept, and for how long.
@@ -191,6 +197,7 @@ func (c *Config) merge(o Config) {
 		g := *c.Gate
 		override(&g.UnknownWrites, o.Gate.UnknownWrites)
 		override(&g.Infeasible, o.Gate.Infeasible)
+		override(&g.WebhookKey, o.Gate.WebhookKey)
 		c.Gate = &g
 	}
 	if o.History != nil {
@@ -243,6 +250,9 @@ func (c Config) Validate() error {
 	}
 	if !oneOf(c.Gate.UnknownWrites, "deny", "allow") {
 		complain("gate.unknown_writes is %q; it must be deny or allow", c.Gate.UnknownWrites)
+	}
+	if key := c.Gate.WebhookKey; key != "" && (len(key) < webhookKeyMin || url.QueryEscape(key) != key) {
+		complain("gate.webhook_key is too short or no plain text; it must have at least %d letters, digits, dots, dashes and underscores", webhookKeyMin)
 	}
 	if !oneOf(c.Gate.Infeasible, "deny", "allow") {
 		complain("gate.infeasible is %q; it must be deny or allow", c.Gate.Infeasible)

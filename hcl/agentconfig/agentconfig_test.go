@@ -112,6 +112,8 @@ func TestValidateSaysAllThatIsWrong(t *testing.T) {
 		"a prefix with a slash":  {func(c *Config) { c.Consul.Prefix = "/governor/" }, "not begin with one"},
 		"a key without its cert": {func(c *Config) { c.Nomad.KeyFile = "k" }, "nomad sets only one of cert_file and key_file"},
 		"unknown writes":         {func(c *Config) { c.Gate.UnknownWrites = "ask" }, `gate.unknown_writes is "ask"`},
+		"a webhook's key":        {func(c *Config) { c.Gate.WebhookKey = "secret" }, "gate.webhook_key is too short"},
+		"a key with blanks":      {func(c *Config) { c.Gate.WebhookKey = "twenty characters & more" }, "letters, digits, dots"},
 		"infeasible":             {func(c *Config) { c.Gate.Infeasible = "" }, `gate.infeasible is ""`},
 	}
 	all := Default()

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -112,14 +113,30 @@ func New(config Config) (*Gate, error) {
 	g.identities = newIdentities(g.nomad, config.IdentityTTL, time.Now)
 	g.identities.userTokens = config.UserTokens
 	g.proxy = &httputil.ReverseProxy{
-		Rewrite:       g.rewrite,
-		Transport:     config.Transport,
-		FlushInterval: -1, // every byte of a stream at once
-		ErrorHandler:  g.proxyError,
-		ErrorLog:      log.New(proxyLog{g.logger}, "", 0),
+		Rewrite:   g.rewrite,
+		Transport: config.Transport,
+		// Without an interval every byte of an answer without a length, which all of
+		// Nomad's streams are, is sent at once, and others when they are complete.
+		BufferPool:   newBuffers(),
+		ErrorHandler: g.proxyError,
+		ErrorLog:     log.New(proxyLog{g.logger}, "", 0),
 	}
 	return g, nil
 }
+
+// buffers are what answers are copied with. A new one for each is most of the garbage
+// of a busy gate.
+type buffers struct{ pool sync.Pool }
+
+func newBuffers() *buffers {
+	return &buffers{sync.Pool{New: func() any { return new([32 << 10]byte) }}}
+}
+
+// Get implements httputil.BufferPool.
+func (b *buffers) Get() []byte { return b.pool.Get().(*[32 << 10]byte)[:] }
+
+// Put implements httputil.BufferPool.
+func (b *buffers) Put(buffer []byte) { b.pool.Put((*[32 << 10]byte)(buffer)) }
 
 // rewrite points a request at Nomad. The path stays as the client encoded it,
 // and so does Host, which Nomad compares with a websocket's Origin. Rewrite

@@ -154,10 +154,7 @@ func (g *Gate) parse(r *http.Request, route Route, body []byte) (*submission, er
 // are involved in either, asked for or not.
 func (g *Gate) resolve(ctx context.Context, s *submission) (wantsGPU bool, err error) {
 	preserve := jobspec.Preserve{Counts: s.request.PreserveCounts, Resources: s.request.PreserveResources}
-	submitted, err := jobspec.Extract(s.job, s.defaults())
-	if err != nil {
-		return false, refuseBody(err)
-	}
+	submitted := jobspec.ExtractCanonical(s.job, s.defaults())
 	s.stored, err = g.nomad.job(ctx, *s.job.ID, s.scope, s.token)
 	if err != nil {
 		if len(submitted.Groups) == 0 && preserve == (jobspec.Preserve{}) {
@@ -167,10 +164,12 @@ func (g *Gate) resolve(ctx context.Context, s *submission) (wantsGPU bool, err e
 		}
 		return false, err
 	}
-	s.job = jobspec.Effective(s.job, s.stored, preserve)
-	s.ask, err = jobspec.Extract(s.job, s.defaults())
-	if err != nil {
-		return false, refuseBody(err)
+	s.ask = submitted
+	if s.stored != nil && preserve != (jobspec.Preserve{}) {
+		s.job = jobspec.Effective(s.job, s.stored, preserve)
+		if s.ask, err = jobspec.Extract(s.job, s.defaults()); err != nil {
+			return false, refuseBody(err)
+		}
 	}
 	return len(s.ask.Groups) > 0 || len(s.ask.Undeclared) > 0 || jobGPUs(s.stored) > 0, nil
 }

@@ -60,10 +60,7 @@ func (g *Gate) stored(w http.ResponseWriter, r *http.Request, route Route) error
 			return err
 		}
 	}
-	wants, err := s.wantsGPU()
-	if err != nil {
-		return refuseBody(err)
-	}
+	wants := s.wantsGPU()
 	if s.kind == Dispatch && wants {
 		s.identifyLaunch(body.IdempotencyToken)
 	}
@@ -265,23 +262,20 @@ func (s *submission) identifyLaunch(token string) {
 
 // wantsGPU computes the ask, and says whether GPUs are involved in the job as it
 // would be or, for one that changes, as it is.
-func (s *submission) wantsGPU() (bool, error) {
+func (s *submission) wantsGPU() bool {
 	if s.job == nil {
-		return false, nil
+		return false
 	}
 	s.job.Namespace, s.job.Region = &s.scope.namespace, &s.scope.region
-	var err error
-	if s.ask, err = jobspec.Extract(s.job, s.defaults()); err != nil {
-		return false, err
-	}
+	s.ask = jobspec.ExtractCanonical(s.job, s.defaults())
 	if s.kind.Launches() {
 		s.ask.ParentID, s.ask.Parameterized = s.ask.JobID, false
 		if s.kind == PeriodicForce {
 			s.ask.Periodic = false // a dispatch of a periodic job launches it later
 		}
-		return len(s.ask.Groups) > 0 || len(s.ask.Undeclared) > 0, nil
+		return len(s.ask.Groups) > 0 || len(s.ask.Undeclared) > 0
 	}
-	return len(s.ask.Groups) > 0 || len(s.ask.Undeclared) > 0 || jobGPUs(s.stored) > 0, nil
+	return len(s.ask.Groups) > 0 || len(s.ask.Undeclared) > 0 || jobGPUs(s.stored) > 0
 }
 
 // bindScale makes Nomad refuse the request if the job has changed since it was

@@ -34,6 +34,11 @@ func Extract(job *api.Job, defaults Defaults) (Ask, error) {
 	if err != nil {
 		return Ask{}, err
 	}
+	return ExtractCanonical(j, defaults), nil
+}
+
+// ExtractCanonical is Extract for a job that Canonicalize has returned.
+func ExtractCanonical(j *api.Job, defaults Defaults) Ask {
 	ask := Ask{
 		Region:        defaults.Region,
 		Namespace:     defaults.Namespace,
@@ -63,7 +68,7 @@ func Extract(job *api.Job, defaults Defaults) (Ask, error) {
 			ask.Groups = append(ask.Groups, groupAsk(j, g, devices))
 		}
 	}
-	return ask, nil
+	return ask
 }
 
 func groupAsk(j *api.Job, g *api.TaskGroup, devices []DeviceAsk) GroupAsk {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"reflect"
 	"strings"
+	"sync"
 	"unicode"
 )
 
@@ -17,14 +18,17 @@ import (
 // Two such keys are allowed where one of them says nothing: Nomad's own UI adds
 // "meta": {} to every job, beside "Meta". Then that one is removed.
 func (d *Document) CheckKeys(target reflect.Type) error {
-	c := keyChecker{fields: map[reflect.Type]map[string]reflect.Type{}}
+	c := keyChecker{}
 	return c.check(d.root, target)
 }
 
 type keyChecker struct {
-	fields map[reflect.Type]map[string]reflect.Type
-	path   []string
+	path []string
 }
+
+// fieldsOf remembers the fields of the types that documents are read into, which are
+// few: map[reflect.Type]map[string]reflect.Type.
+var fieldsOf sync.Map
 
 var (
 	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
@@ -62,7 +66,7 @@ func (c *keyChecker) check(n *node, t reflect.Type) error {
 }
 
 func (c *keyChecker) checkStruct(n *node, t reflect.Type) error {
-	known := c.known(t)
+	known := knownFields(t)
 	seen := make(map[string]int, len(n.members)) // places in kept
 	kept := make([]member, 0, len(n.members))
 	for _, m := range n.members {
@@ -120,13 +124,12 @@ func (c *keyChecker) descend(n *node, t reflect.Type, step string) error {
 	return err
 }
 
-// known maps the folded JSON names of t's fields to their types.
-func (c *keyChecker) known(t reflect.Type) map[string]reflect.Type {
-	if f, ok := c.fields[t]; ok {
-		return f
+// knownFields maps the folded JSON names of t's fields to their types.
+func knownFields(t reflect.Type) map[string]reflect.Type {
+	if f, ok := fieldsOf.Load(t); ok {
+		return f.(map[string]reflect.Type)
 	}
 	fields := map[string]reflect.Type{}
-	c.fields[t] = fields
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -137,7 +140,7 @@ func (c *keyChecker) known(t reflect.Type) map[string]reflect.Type {
 		switch {
 		case name == "-":
 		case f.Anonymous && name == "" && ft.Kind() == reflect.Struct:
-			for k, v := range c.known(ft) {
+			for k, v := range knownFields(ft) {
 				if _, shadowed := fields[k]; !shadowed {
 					fields[k] = v
 				}
@@ -149,6 +152,7 @@ func (c *keyChecker) known(t reflect.Type) map[string]reflect.Type {
 			fields[foldKey(name)] = f.Type
 		}
 	}
+	fieldsOf.Store(t, fields)
 	return fields
 }
 
