@@ -18,6 +18,7 @@ import (
 	"github.com/nomad-governor/governor/e2e/clustertest"
 	"github.com/nomad-governor/governor/e2e/story"
 	"github.com/nomad-governor/governor/e2e/toolchain"
+	"github.com/nomad-governor/governor/quotaagent/nomadctl"
 )
 
 // budgets give namespace default to one role, and nobody else.
@@ -63,6 +64,9 @@ func TestAccess(t *testing.T) {
 	must.NoError(t, err)
 	defer admin.Close()
 	ml, other := tokens(t, admin)
+	acls, err := nomadctl.New(admin).ACLs(ctx)
+	must.NoError(t, err)
+	must.True(t, acls)
 
 	example := exampleBudgets(t)
 	prices, _, _ := strings.Cut(example, "\nbudget ") // a price in force stays, so both policies have the same

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -163,7 +164,7 @@ func TestDoctor(t *testing.T) {
 }
 
 // unfenced finds the addresses of the server and of the client. The command that
-// closes them is tried where it locks nobody else out: see TestFence.
+// closes them is tried where it locks nobody else out: see fence.
 func unfenced(p *patient) {
 	w, result := p.doctor(p.Token)
 	must.Eq(p.t, 1, result.ExitCode)
@@ -371,11 +372,24 @@ func secrets(p *patient) {
 	}
 }
 
-// The environment of the process that TestFence starts: a command, and a port.
+// The environment that makes the test binary the other side of fence: a command, and
+// a port.
 const (
 	fenceCommand = "GOVERNOR_TEST_FENCE_COMMAND"
 	fencePort    = "GOVERNOR_TEST_FENCE_PORT"
 )
+
+// TestMain is also the main function of the process that fence starts.
+func TestMain(m *testing.M) {
+	if command := os.Getenv(fenceCommand); command != "" {
+		if err := fenced(command, os.Getenv(fencePort)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
 
 // fence runs a command that doctor printed in a network of its own, where nobody
 // else is locked out.
@@ -389,41 +403,53 @@ func fence(t *testing.T, command, port string) {
 	}
 	self, err := os.Executable()
 	must.NoError(t, err)
-	process := exec.CommandContext(t.Context(), "unshare", "--net", self, "-test.run=^TestFence$", "-test.v")
+	process := exec.CommandContext(t.Context(), "unshare", "--net", self)
 	process.Env = append(os.Environ(), fenceCommand+"="+command, fencePort+"="+port)
 	out, err := process.CombinedOutput()
 	must.NoError(t, err, must.Sprint(string(out)))
-	must.StrContains(t, string(out), "--- PASS: TestFence")
+	must.StrContains(t, string(out), "fenced")
 }
 
-// TestFence is the other side of fence: an address answers everybody before the
-// command, and the gate alone afterwards.
-func TestFence(t *testing.T) {
-	command, port := os.Getenv(fenceCommand), os.Getenv(fencePort)
-	if command == "" {
-		t.Skip("it is started by TestDoctor in a network of its own")
+// fenced is the other side of fence: an address answers everybody before the command,
+// and the gate alone afterwards.
+func fenced(command, port string) error {
+	const user, gate = "127.0.0.1", "127.0.0.2"
+	if !slices.Contains(strings.Fields(command), gate) {
+		return fmt.Errorf("the command does not name the gate: %s", command)
 	}
-	sh(t.Context(), t, "ip link set lo up")
+	if err := sh("ip link set lo up"); err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:"+port)
-	must.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	defer func() { _ = listener.Close() }()
 	answers := func(from string) bool {
 		dialer := net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		conn, err := dialer.DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
+		conn, err := dialer.Dial("tcp", "127.0.0.1:"+port)
 		if err == nil {
 			_ = conn.Close()
 		}
 		return err == nil
 	}
-	user, gate := "127.0.0.1", "127.0.0.2"
-	must.Eq(t, []bool{true, true}, []bool{answers(user), answers(gate)})
-	must.True(t, slices.Contains(strings.Fields(command), gate), must.Sprint(command))
-	sh(t.Context(), t, command)
-	must.Eq(t, []bool{false, true}, []bool{answers(user), answers(gate)})
+	if !answers(user) || !answers(gate) {
+		return errors.New("nobody may be locked out before the command")
+	}
+	if err := sh(command); err != nil {
+		return err
+	}
+	if answers(user) || !answers(gate) {
+		return fmt.Errorf("after %q the user is answered: %v, the gate: %v", command, answers(user), answers(gate))
+	}
+	fmt.Println("fenced")
+	return nil
 }
 
-func sh(ctx context.Context, t *testing.T, command string) {
-	t.Helper()
-	out, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput()
-	must.NoError(t, err, must.Sprintf("%s\n%s", command, out))
+func sh(command string) error {
+	out, err := exec.Command("sh", "-c", command).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", command, err, out)
+	}
+	return nil
 }

@@ -16,6 +16,11 @@ func TestWhatNomadAnswersToEnforcement(t *testing.T) {
 	ctx := t.Context()
 	ctl := nomadctl.New(s.api())
 	const nobody = "11111111-2222-3333-4444-555555555555"
+	acls, err := ctl.ACLs(ctx)
+	must.NoError(t, err)
+	must.False(t, acls)
+	before, err := ctl.JobsIndex(ctx)
+	must.NoError(t, err)
 	a := s.run(job{id: "works", kind: "service", script: "trap 'echo got it' USR1; echo ready; while true; do sleep 0.2; done"})[0]
 	s.printed(a, "ready")
 
@@ -25,7 +30,10 @@ func TestWhatNomadAnswersToEnforcement(t *testing.T) {
 	must.NoError(t, ctl.StopAllocation(ctx, nobody))
 	must.NoError(t, ctl.StopJob(ctx, s.name, "nobody", "test"))
 
-	_, err := ctl.Scale(ctx, nomadctl.Scaling{Namespace: s.name, JobID: "nobody", Group: "g", Count: 1})
+	after, err := ctl.JobsIndex(ctx)
+	must.NoError(t, err)
+	must.Greater(t, before, after)
+	_, err = ctl.Scale(ctx, nomadctl.Scaling{Namespace: s.name, JobID: "nobody", Group: "g", Count: 1})
 	must.ErrorIs(t, err, nomadctl.ErrNotFound)
 	spec, err := ctl.JobSpec(ctx, s.name, "works")
 	must.NoError(t, err)

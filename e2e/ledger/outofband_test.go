@@ -145,8 +145,8 @@ func TestAnAutoRevertIsDecided(t *testing.T) {
 	s.apply(routesPolicy("undo", 3))
 	update := `update {
     min_healthy_time  = "1s"
-    healthy_deadline  = "15s"
-    progress_deadline = "20s"
+    healthy_deadline  = "2m"
+    progress_deadline = "3m"
     auto_revert       = true
   }`
 	s.run(job{id: "serve", kind: "service", gpus: 2, extra: update})

@@ -106,9 +106,10 @@ func (s *scene) paid(jobIDs ...string) {
 	must.Eq(s.t, quantity.Amount(ms), year.Posted)
 }
 
-// A revert to a version that was pinned is placed anew, and its source comes with it.
+// A revert to a version that was pinned is placed anew, and its source comes with it. It
+// plays alone: where others have all GPUs, Nomad picks when some are free.
 func TestARevertIsPlacedAndKeepsItsSource(t *testing.T) {
-	s := play(t, "rewind")
+	s := alone(t, "rewind")
 	s.apply(routesPolicy("rewind", 2))
 	s.run(job{id: "train", gpus: 2})
 	source := func() string {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -134,10 +136,14 @@ func (l *launcher) registered(ctx context.Context, one launch) (s gate.Submissio
 		return s, spec, err
 	}
 	s = gate.Submission{Kind: gate.Register, Ask: ask, Job: job}
-	if s.Identity.Accessor = submitterOf(job); s.Identity.Accessor == "" {
-		s.Identity.Names = []string{gate.NameACLDisabled}
+	if s.Identity.Accessor = submitterOf(job); s.Identity.Accessor != "" {
+		return s, spec, nil
 	}
-	return s, spec, nil
+	on, err := l.nomad.ACLs(ctx) // with ACLs on it was a task, of which Nomad keeps nothing
+	if s.Identity.Names = []string{gate.NameACLDisabled}; on {
+		s.Identity.Names = []string{gate.NameWorkload}
+	}
+	return s, spec, err
 }
 
 // govern decides about a job that runs without a hold.
@@ -236,10 +242,7 @@ func (l *launcher) heldOutside(p *budget.Policy, b *budget.Budget, s gate.Submis
 
 // actorOf is who registered a job, for the audit log.
 func actorOf(s gate.Submission) string {
-	if s.Identity.Accessor != "" {
-		return s.Identity.Accessor
-	}
-	return gate.NameACLDisabled
+	return cmp.Or(s.Identity.Accessor, strings.Join(s.Identity.Names, " "))
 }
 
 // stop ends a job that no budget claims, in a policy that denies such work. It has no

@@ -102,6 +102,19 @@ func TestAJobAroundTheGateWithoutRoomIsStoppedAndPaid(t *testing.T) {
 	r.checkBooks()
 }
 
+// A task that registers a job leaves no name at Nomad.
+func TestAJobOfATaskIsNobodysButATasks(t *testing.T) {
+	t.Parallel()
+	for acls, want := range map[bool]string{true: "workload", false: "acl:disabled"} {
+		r, n := newQueueRig(t)
+		n.acls = acls
+		r.enforced()
+		r.direct("child", 1, 1, func(job *api.Job) { job.NomadTokenID = nil })
+		must.SliceEmpty(t, r.enforced())
+		must.Eq(t, []string{want}, r.holdOf("default", "child").Identity)
+	}
+}
+
 func TestAJobThatNoBudgetClaimsIsStopped(t *testing.T) {
 	t.Parallel()
 	nobody := strings.Replace(queuePolicy, `match { namespaces = ["default"] }`, `match { namespaces = ["other"] }`, 1)

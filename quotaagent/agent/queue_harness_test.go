@@ -38,6 +38,8 @@ func (j *fakeJob) job() *api.Job {
 // itself.
 type registry struct {
 	*fakeNomad
+	// acls says that Nomad checks tokens.
+	acls bool
 	// before runs when a registration arrives.
 	before func(r nomadctl.Registration)
 	// refuse and lose make registrations fail; lost ones have arrived if arrives.
@@ -59,6 +61,13 @@ func (n *registry) JobSpec(_ context.Context, namespace, jobID string) (nomadctl
 	job := j.job()
 	raw, err := json.Marshal(job)
 	return nomadctl.Spec{Job: raw, Index: j.modifyIndex, Stopped: job.Stop != nil && *job.Stop}, err
+}
+
+// ACLs implements registrar.
+func (n *registry) ACLs(context.Context) (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.acls, n.down
 }
 
 // JobsIndex implements registrar.

@@ -23,6 +23,8 @@ import (
 type registrar interface {
 	JobSpec(ctx context.Context, namespace, jobID string) (nomadctl.Spec, error)
 	Register(ctx context.Context, r nomadctl.Registration) (uint64, error)
+	// ACLs reports whether Nomad checks tokens.
+	ACLs(ctx context.Context) (bool, error)
 	// JobsIndex is Nomad's index of the last change of any job.
 	JobsIndex(ctx context.Context) (uint64, error)
 }

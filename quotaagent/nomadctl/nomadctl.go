@@ -157,6 +157,19 @@ func (c *Client) JobSpec(ctx context.Context, namespace, jobID string) (Spec, er
 	return spec, nil
 }
 
+// ACLs reports whether Nomad checks tokens. Without ACLs it answers every question
+// about a token alike (seen on 1.11.3; older versions answer with an error).
+func (c *Client) ACLs(ctx context.Context) (bool, error) {
+	token, _, err := c.nomad.ACLTokens().Self((&api.QueryOptions{}).WithContext(ctx))
+	switch {
+	case err != nil && strings.Contains(err.Error(), "ACL support disabled"):
+		return false, nil
+	case err != nil:
+		return false, classify("ask whether ACLs are on", err)
+	}
+	return token.AccessorID != "acls-disabled", nil
+}
+
 // JobsIndex is Nomad's index of the last change of any job.
 func (c *Client) JobsIndex(ctx context.Context) (uint64, error) {
 	q := read(ctx, "*")
