@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
+	"github.com/nomad-governor/governor/e2e/cluster"
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 )
@@ -57,7 +59,14 @@ budget "maxruntime" {
 `)
 	a := s.run(job{id: "train", gpus: 2, meta: map[string]string{"governor_max_runtime": "45s"}, script: checkpointing})[0]
 	s.printed(a, "checkpoint written")
-	shown := s.governor("job", "status", "-namespace=maxruntime", "train")
+	var shown cluster.Result
+	s.eventually("the signal is on record", func() error {
+		shown = s.governor("job", "status", "-namespace=maxruntime", "train")
+		if !strings.Contains(shown.Output(), "SIGUSR1 sent at") {
+			return errors.New(shown.Output())
+		}
+		return nil
+	})
 	s.says(shown.Output(), "max_runtime", "SIGUSR1 sent at", "stop at", "it has run as long as it was admitted for")
 	a = s.ended(a.ID)
 	created, ended := time.Unix(0, a.CreateTime), time.Unix(0, a.ModifyTime)

@@ -20,7 +20,7 @@ import (
 )
 
 // noticedWithin is how long Governor may take to decide about work that Nomad has placed
-// around the gate. It is two seconds on a machine that is not busy; here 32 scenes play
+// around the gate. It is two seconds on a machine that is not busy; here many scenes play
 // at once on few processors.
 const noticedWithin = 10 * time.Second
 
@@ -139,9 +139,10 @@ func TestAJobScaledAroundTheGateGoesBack(t *testing.T) {
 	s.says(s.governor("audit", "list").Output(), "out_of_band.scaled", `group "g" goes back to 3: budget stretch has no room for more`)
 }
 
-// A failed deployment brings back the version before, which nobody submits.
+// A failed deployment brings back the version before, which nobody submits. It plays
+// alone: Nomad's deployments have deadlines.
 func TestAnAutoRevertIsDecided(t *testing.T) {
-	s := play(t, "undo")
+	s := alone(t, "undo")
 	s.apply(routesPolicy("undo", 3))
 	update := `update {
     min_healthy_time  = "1s"

@@ -66,12 +66,11 @@ var stage struct {
 	policies map[string]string
 }
 
-// TestMain lets all parallel scenes play at once, whatever the number of
-// processors: nearly all the time is spent waiting for Nomad. It closes the
-// cluster behind them.
+// TestMain lets many scenes play at once, whatever the number of processors: nearly all
+// the time is spent waiting for Nomad. It closes the cluster behind them.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("test.parallel", "32"); err != nil {
+	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}
 	code := m.Run()
