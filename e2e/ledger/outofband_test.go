@@ -159,7 +159,8 @@ func TestAnAutoRevertIsDecided(t *testing.T) {
 		}
 		return nil
 	})
-	broken := s.submit(job{id: "serve", kind: "service", gpus: 1, script: "exit 1", extra: update})
+	broken := s.submit(job{id: "serve", kind: "service", gpus: 1, script: "exit 1",
+		extra: strings.NewReplacer(`"2m"`, `"10s"`, `"3m"`, `"15s"`).Replace(update)})
 	must.Eq(t, 0, broken.ExitCode, must.Sprint(broken.Output()))
 	s.apply(routesPolicy("undo", 1)) // what comes back does not fit any more
 	last := s.stopped("serve")

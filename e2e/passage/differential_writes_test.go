@@ -174,6 +174,7 @@ func sameStreams(t *testing.T, c *cluster.Cluster, s sides, th things) {
 			done := make(chan struct{})
 			go func() { // what the streams tell of
 				defer close(done)
+				time.Sleep(2 * time.Second) // until both are subscribed, which cannot be asked
 				for i := range 5 {
 					e := exchange{method: "PUT", target: "/v1/jobs", token: th["TOKEN"], body: strings.ReplaceAll(cpuJob(""), `"@"`, fmt.Sprintf(`"stream-%d"`, i))}
 					_, _ = s.direct.do(e)
