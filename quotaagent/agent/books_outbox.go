@@ -114,6 +114,19 @@ func (b *books) remains(ctx context.Context) (remains []ledger.Remains, records 
 	return remains, records, nil
 }
 
+// livedTo is the index up to which allocations are of earlier lives of a hold's job id,
+// as far as something is left of those; 0 for none.
+func (b *books) livedTo(ctx context.Context, h ledger.Hold) (uint64, error) {
+	remains, _, err := b.remains(ctx)
+	index := uint64(0)
+	for _, r := range remains {
+		if r.Hold.Namespace == h.Namespace && r.Hold.JobID == h.JobID && r.Hold.ID != h.ID {
+			index = max(index, r.Hold.LastIndex)
+		}
+	}
+	return index, err
+}
+
 // recordAgain records all outboxes: whoever filled them may have died before it
 // could tell its recorder.
 func (b *books) recordAgain(ctx context.Context, holds []heldAt, remains []ledger.Remains) error {

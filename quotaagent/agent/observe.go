@@ -237,12 +237,19 @@ func (m *Meter) runs(ctx context.Context, a nomadevents.Allocation) bool {
 	return err == nil && slices.ContainsFunc(now, func(b nomadevents.Allocation) bool { return b.ID == a.ID && !b.Terminal })
 }
 
-// dated reports whether a fact needs a second look: an allocation that is said
-// to run and is older than the hold. It may be work that was there before
-// Governor, or news from an earlier life of the job id that came late: posting
-// that again would count it twice.
+// dated reports whether a fact needs a second look: an allocation that is older than
+// the hold. It may be work that was there before Governor, or news from an earlier life
+// of the job id that came late: posting that again would count it twice.
 func (m *Meter) dated(h ledger.Hold, a nomadevents.Allocation) bool {
-	return !a.Terminal && !tracked(h, a.ID) && (a.CreateIndex <= h.FirstIndex || a.Created.Before(m.byNomad(time.UnixMilli(h.CreatedMS))))
+	return m.older(h, a) || !a.Terminal && !tracked(h, a.ID) && a.CreateIndex <= h.FirstIndex
+}
+
+// older reports whether an allocation that the hold would take in is older than it. A
+// process that is stopped between reading the job and deciding about it takes a life
+// that has ended meanwhile for the present one.
+func (m *Meter) older(h ledger.Hold, a nomadevents.Allocation) bool {
+	_, posted := slices.BinarySearch(h.Finished, a.ID)
+	return !posted && !tracked(h, a.ID) && a.CreateIndex > h.FirstIndex && a.Created.Before(m.byNomad(time.UnixMilli(h.CreatedMS)))
 }
 
 // former reports whether an allocation ended so long before the hold was made that it

@@ -251,6 +251,11 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 	if next == nil {
 		return change{}, true, false
 	}
+	if a.earlier > next.FirstIndex {
+		of := *next
+		of.FirstIndex = a.earlier
+		next, moved = &of, true
+	}
 	take := func(o ledger.Observation) {
 		observed, changed := ledger.Observe(*next, o, m.now().UnixMilli())
 		next, moved = &observed, moved || changed
@@ -297,9 +302,9 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 
 // lastSign is until when an allocation ran that Nomad no longer knows. Purging a job
 // takes its allocations away at once, and must not be a way around the bill: when that
-// was Nomad says; what is proven to have run longer stays. Else, as long as Nomad is watched without a gap, the allocation was
-// there a moment ago; by how far the clocks may differ is left out, for its GPUs may be
-// somebody else's since. After a gap (an agent that was down, a Nomad that could not be
+// was Nomad says; what is proven to have run longer stays. Else, as long as Nomad is
+// watched without a gap, the allocation was there a moment ago; by how far the clocks
+// may differ is left out, for its GPUs may be somebody else's since. After a gap (an agent that was down, a Nomad that could not be
 // reached) the watermark is the last proof, unless a clock that ran ahead has set it.
 func (m *Meter) lastSign(t ledger.Track, missed time.Time, stops []time.Time) int64 {
 	for _, at := range stops {

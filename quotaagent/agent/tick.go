@@ -178,6 +178,7 @@ type answer struct {
 	job         nomadevents.Job
 	allocations []nomadevents.Allocation
 	stops       []time.Time // when the job was stopped or purged, if something of it is gone
+	earlier     uint64      // allocations up to this index are of an earlier life of the job id
 	err         error
 
 	// ended is the hold as it ended, if it did; changed says that it is not the same
@@ -284,6 +285,9 @@ func (m *Meter) askOne(ctx context.Context, a *answer) {
 	}
 	a.allocations, a.err = m.nomad.JobAllocations(ctx, a.seen.Namespace, a.seen.JobID)
 	a.began = m.byNomad(a.began)
+	if a.err == nil && slices.ContainsFunc(a.allocations, func(one nomadevents.Allocation) bool { return m.older(*a.seen.Hold, one) }) {
+		a.earlier, a.err = m.books.livedTo(ctx, *a.seen.Hold)
+	}
 	if a.err == nil && len(vanished(*a.seen.Hold, a.allocations)) > 0 {
 		a.stops, a.err = m.nomad.Deregistered(ctx, a.seen.Namespace, a.seen.JobID)
 	}

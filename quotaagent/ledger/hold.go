@@ -73,6 +73,9 @@ type Hold struct {
 	// FirstIndex is the JobModifyIndex of the first confirmation: an ended
 	// allocation that is older belongs to an earlier life of the job id.
 	FirstIndex uint64 `json:"first_index,omitempty"`
+	// LastIndex is the CreateIndex of the newest allocation that was taken in: what is
+	// not newer is of this life of the job id, or of an earlier one.
+	LastIndex uint64 `json:"last_index,omitempty"`
 	// Lines is the confirmed need; Pending that of an unconfirmed submission.
 	// While both exist the hold charges the larger of the two. An empty Pending
 	// is a submission that needs nothing, and not the same as none.

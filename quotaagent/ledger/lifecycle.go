@@ -216,6 +216,7 @@ func Observe(h Hold, o Observation, nowMS int64) (Hold, bool) {
 		return h, false
 	}
 	next := h.Clone()
+	next.LastIndex = max(next.LastIndex, o.CreateIndex)
 	if o.Node != "" && h.everyNode(o.Group) {
 		o.Name += "@" + o.Node
 	}
