@@ -22,8 +22,8 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
 
-// launcher is the leader's work on launches that nobody asked the gate about:
-// Nomad starts a periodic job's children by itself. Each is decided like a
+// launcher is the leader's work on what nobody asked the gate about: launches, and what
+// came around the gate (outofband.go). Nomad starts a periodic job's children by itself. Each is decided like a
 // submission of whoever submitted the template, and gets a hold; one that does not
 // fit gets a hold as well, because what it uses must be paid, and is stopped by
 // enforcement. All of it runs on the goroutine of the leader's duties.
@@ -53,6 +53,8 @@ type launch struct {
 	first uint64
 	// changed says that it has a hold, which may not be of what runs.
 	changed bool
+	// tried says that it is in the audit log what is done about it.
+	tried bool
 	backoff
 }
 
@@ -170,9 +172,13 @@ func (l *launcher) templates(ctx context.Context, fence ledger.Fence) error {
 			return fmt.Errorf("forget template: %w", err)
 		}
 	}
-	if clean {
-		l.cleaned = now
+	if !clean {
+		return nil
 	}
+	if err := l.forgetOutside(ctx, fence); err != nil {
+		return err
+	}
+	l.cleaned = now
 	return nil
 }
 
@@ -203,19 +209,22 @@ func (l *launcher) writeWatched(ctx context.Context, fence ledger.Fence, untilMS
 // tick decides about the launches that are due.
 func (l *launcher) tick(ctx context.Context, fence ledger.Fence) error {
 	failed := l.begin(ctx, fence)
-	for n, key := range slices.Sorted(maps.Keys(l.due)) {
-		if ctx.Err() != nil || n == launchesMax {
+	looked := 0
+	for _, key := range slices.Sorted(maps.Keys(l.due)) {
+		if ctx.Err() != nil || looked == launchesMax {
 			break
 		}
 		one := l.due[key]
 		if l.now().Before(one.next) {
 			continue
 		}
+		looked++
 		err := l.adopt(ctx, fence, one)
 		if err == nil {
 			delete(l.due, key)
 			continue
 		}
+		one = l.due[key] // it may be on record now what is done about it
 		failed = errors.Join(failed, fmt.Errorf("launch %q in namespace %q: %w", one.jobID, one.namespace, err))
 		one.wait = min(max(2*one.wait, tickEvery), reconcileEvery)
 		one.next = l.now().Add(one.wait)

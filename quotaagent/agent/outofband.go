@@ -53,10 +53,38 @@ func (l *launcher) change(namespace, jobID string) {
 	}
 }
 
-// outOfBand reports whether a job was changed, and nobody asked the gate.
+// outOfBand reports whether a job was changed, and nobody asked the gate. An older
+// version that is marked as stable at Nomad comes back with its old index.
 func outOfBand(h ledger.Hold, job nomadevents.Job) bool {
 	return h.State == ledger.Active && h.Pending == nil && h.Ending == nil && h.Refused == "" &&
-		job.Exists && !job.Dead && !job.Stopped && !job.Gated && job.ModifyIndex > h.JobModifyIndex
+		job.Exists && !job.Dead && !job.Stopped && !job.Gated && job.ModifyIndex != h.JobModifyIndex
+}
+
+// forgetOutside drops the records of jobs that are let be and that Nomad does not have
+// any more, or has in another version.
+func (l *launcher) forgetOutside(ctx context.Context, fence ledger.Fence) error {
+	records, _, err := l.e.books.store.List(ctx, outsidePrefix)
+	if err != nil {
+		return fmt.Errorf("list jobs that are let be: %w", err)
+	}
+	for _, r := range records {
+		var o outside
+		if r.Key == sinceKey || json.Unmarshal(r.Value, &o) != nil {
+			continue
+		}
+		spec, err := l.nomad.JobSpec(ctx, o.Namespace, o.JobID)
+		if err == nil && spec.Index == o.Index {
+			continue
+		}
+		if err = ignore(err, nomadctl.ErrNotFound); err != nil {
+			return err
+		}
+		err = l.e.books.store.Commit(ctx, fence, []ledger.Write{{Key: r.Key, Version: r.Version}})
+		if err = ignore(err, ledger.ErrConflict); err != nil {
+			return fmt.Errorf("forget %s: %w", r.Key, err)
+		}
+	}
+	return nil
 }
 
 // lookAround looks at system jobs again, whose size follows the cluster.
@@ -146,11 +174,18 @@ func (l *launcher) registered(ctx context.Context, one launch) (s gate.Submissio
 	return s, spec, err
 }
 
+// errSinceUnknown means that it could not be read or written yet when the first policy
+// came.
+var errSinceUnknown = errors.New("it is not known yet what was there before the first policy")
+
 // govern decides about a job that runs without a hold.
 func (l *launcher) govern(ctx context.Context, fence ledger.Fence, one launch) error {
 	p := l.e.policy.State().Policy
-	if p.OutOfBand == budget.OutOfBandReport || l.since == 0 {
+	switch {
+	case p.OutOfBand == budget.OutOfBandReport || len(p.Roots) == 0:
 		return nil
+	case l.since == 0:
+		return errSinceUnknown
 	}
 	s, spec, err := l.registered(ctx, one)
 	if errors.Is(err, nomadctl.ErrNotFound) || err == nil && (spec.Stopped || spec.Index <= l.since || s.Ask.GPUs() == 0 || jobspec.Gated(s.Job)) {
@@ -178,7 +213,7 @@ func (l *launcher) govern(ctx context.Context, fence ledger.Fence, one launch) e
 		return l.write(ctx, fence, records[0].Key, records[0].Version,
 			outside{Namespace: one.namespace, JobID: one.jobID, Index: spec.Index, AtMS: l.now().UnixMilli()})
 	case b == nil:
-		return l.stop(ctx, fence, s, *refusal)
+		return l.stop(ctx, fence, one, s, *refusal)
 	}
 	err = l.e.books.update(ctx, fence, l.e.targetOf(p, b, s), func(v view) (change, error) {
 		if v.hold.Hold != nil {
@@ -247,19 +282,33 @@ func actorOf(s gate.Submission) string {
 
 // stop ends a job that no budget claims, in a policy that denies such work. It has no
 // hold, and what it used is in the lines of ungoverned work.
-func (l *launcher) stop(ctx context.Context, fence ledger.Fence, s gate.Submission, r admission.Refusal) error {
+func (l *launcher) stop(ctx context.Context, fence ledger.Fence, one launch, s gate.Submission, r admission.Refusal) error {
 	if l.actor == nil {
 		return nil
 	}
 	reason := fmt.Sprintf("%s (%s)", r.Fact, r.Reason)
 	l.logger.Warn("stopping a job that no budget claims", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "submitter", s.Identity.Accessor, "reason", reason)
-	if err := l.e.chain.commit(ctx, fence, nil, AuditEvent{At: l.now(), Kind: "out_of_band.refused", Actor: actorOf(s), Subject: s.Ask.Namespace + "/" + s.Ask.JobID,
+	if err := l.record(ctx, fence, one, AuditEvent{At: l.now(), Kind: "out_of_band.refused", Actor: actorOf(s), Subject: s.Ask.Namespace + "/" + s.Ask.JobID,
 		Text: fmt.Sprintf("job %q in namespace %q, which reached Nomad around Governor, is stopped: %s", s.Ask.JobID, s.Ask.Namespace, reason)}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, actWithin)
 	defer cancel()
 	return ignore(l.actor.StopJob(ctx, s.Ask.Namespace, s.Ask.JobID, "governor: "+reason), nomadctl.ErrNotFound)
+}
+
+// record writes what is about to be done into the audit log, and not again when it is
+// tried again.
+func (l *launcher) record(ctx context.Context, fence ledger.Fence, one launch, e AuditEvent) error {
+	if one.tried {
+		return nil
+	}
+	if err := l.e.chain.commit(ctx, fence, nil, e); err != nil {
+		return err
+	}
+	one.tried = true
+	l.due[holdKey(one.namespace, one.jobID)] = one
+	return nil
 }
 
 // reexamine decides about a job that was changed around the gate.
@@ -321,7 +370,7 @@ func (l *launcher) reexamine(ctx context.Context, fence ledger.Fence, one launch
 		return err
 	}
 	l.e.settled(one.namespace, one.jobID)
-	return l.scaleBack(ctx, fence, by, b, s, back)
+	return l.scaleBack(ctx, fence, one, by, b, s, back)
 }
 
 // promised is a view as if the allocations of the change at index were not there: what
@@ -369,19 +418,19 @@ func backTo(h ledger.Hold, s gate.Submission, index uint64) []nomadctl.Scaling {
 
 // scaleBack gives the groups of a job the counts that they had. Each makes a new
 // version, so that the next one is done when the job is looked at again.
-func (l *launcher) scaleBack(ctx context.Context, fence ledger.Fence, by string, b *budget.Budget, s gate.Submission, back []nomadctl.Scaling) error {
+func (l *launcher) scaleBack(ctx context.Context, fence ledger.Fence, one launch, by string, b *budget.Budget, s gate.Submission, back []nomadctl.Scaling) error {
 	if len(back) == 0 || l.actor == nil {
 		return nil
 	}
-	one := back[0]
-	one.Message = "governor: scaled around the budgets, which have no room for it"
-	text := fmt.Sprintf("was scaled around Governor, and group %q goes back to %d: budget %s has no room for more", one.Group, one.Count, b.Path)
-	if err := l.e.chain.commit(ctx, fence, nil, l.event("out_of_band.scaled", by, b, s, text)); err != nil {
+	first := back[0]
+	first.Message = "governor: scaled around the budgets, which have no room for it"
+	text := fmt.Sprintf("was scaled around Governor, and group %q goes back to %d: budget %s has no room for more", first.Group, first.Count, b.Path)
+	if err := l.record(ctx, fence, one, l.event("out_of_band.scaled", by, b, s, text)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, actWithin)
 	defer cancel()
-	if _, err := l.actor.Scale(ctx, one); err != nil {
+	if _, err := l.actor.Scale(ctx, first); err != nil {
 		return fmt.Errorf("scale back: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/nomadctl"
 )
 
 // newBypassRig has seen its first policy some time ago.
@@ -148,6 +149,82 @@ func TestAJobThatNoBudgetClaimsIsStopped(t *testing.T) {
 			must.SliceNotEmpty(t, r.enforced(), must.Sprint(name))
 		}
 	}
+}
+
+func TestWhatIsLetBeIsForgottenWithItsJob(t *testing.T) {
+	t.Parallel()
+	r := newBypassRig(t)
+	r.edit(strings.Replace(strings.Replace(queuePolicy, `match { namespaces = ["default"] }`, `match { namespaces = ["other"] }`, 1),
+		`timezone = "UTC"`, "timezone = \"UTC\"\nunmatched = \"allow\"", 1))
+	must.Eq(t, "", r.Keeper.State().Broken)
+	alloc := r.direct("free", 1, 1)[0]
+	must.SliceEmpty(t, r.enforced())
+	records := func() int {
+		all, _, err := r.store.List(r.ctx, outsidePrefix)
+		must.NoError(t, err)
+		return len(all)
+	}
+	must.Eq(t, 2, records(), must.Sprint("the job, and since when"))
+	r.clock.advance(cleanEvery)
+	must.SliceEmpty(t, r.enforced())
+	must.Eq(t, 2, records())
+	r.nomad.finish(alloc)
+	r.nomad.purge("default", "free")
+	r.clock.advance(cleanEvery)
+	must.SliceEmpty(t, r.enforced())
+	must.Eq(t, 1, records())
+}
+
+// What cannot be done now is done later, and stands in the log once.
+func TestAStopThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	r := newBypassRig(t)
+	r.edit(strings.Replace(queuePolicy, `match { namespaces = ["default"] }`, `match { namespaces = ["other"] }`, 1))
+	r.direct("rogue", 1, 1)
+	r.actor.answer(nomadctl.ErrUnknown, false)
+	tick := func() (failed error) {
+		must.NoError(t, r.pass())
+		r.Meter.duties.tick(r.ctx, ledger.Fence{}, func(err error) { failed = err })
+		return failed
+	}
+	must.ErrorIs(t, tick(), nomadctl.ErrUnknown)
+	r.clock.advance(reconcileEvery)
+	must.ErrorIs(t, tick(), nomadctl.ErrUnknown)
+	r.actor.answer(nil, false)
+	r.clock.advance(reconcileEvery)
+	must.NoError(t, tick())
+	must.Len(t, 3, r.actor.took())
+	refused := 0
+	for _, kind := range r.auditedKinds() {
+		if kind == "out_of_band.refused" {
+			refused++
+		}
+	}
+	must.Eq(t, 1, refused)
+}
+
+// Nomad brings a version back with its old index when it is marked as stable.
+func TestAnOldVersionThatComesBackUnseenIsScaledBack(t *testing.T) {
+	t.Parallel()
+	r := newBypassRig(t)
+	job := r.whole("serve", 1, time.Hour).Job
+	job.TaskGroups[0].Count = new(6)
+	r.submit(r.submission(job))
+	old := *r.nomad.jobs[jobKey("default", "serve")]
+	job = r.whole("serve", 1, time.Hour).Job
+	job.TaskGroups[0].Count = new(2)
+	r.submit(r.submission(job))
+	for slot := range 2 {
+		r.nomad.start("default", "serve", slot, 1)
+	}
+	must.SliceEmpty(t, r.enforced())
+	r.busy("other", 5, time.Hour)
+	r.nomad.mu.Lock()
+	r.nomad.jobs[jobKey("default", "serve")] = &old
+	r.nomad.mu.Unlock()
+	r.Meter.Touch("default", "serve")
+	must.SliceContains(t, r.enforced(), "scale default/serve g to 2")
+	must.SliceEmpty(t, r.enforced())
 }
 
 func TestWhatRanBeforeTheFirstPolicyIsLetBe(t *testing.T) {

@@ -160,24 +160,16 @@ func (c *client) submission(ctx context.Context, id string, version uint64, at s
 	var out json.RawMessage
 	path := fmt.Sprintf("/v1/job/%s/submission", escapeID(id))
 	query := url.Values{"namespace": {at.namespace}, "region": {at.region}, "version": {strconv.FormatUint(version, 10)}}
-	a, err := c.get(ctx, path, query, token)
-	if err == nil && a.status == http.StatusForbidden && c.reader != "" && token != "" {
-		a, err = c.get(ctx, path, query, c.reader)
-	}
-	if err != nil || a.status == http.StatusNotFound {
-		return nil, err
-	}
-	if a.status != http.StatusOK {
-		return nil, a
-	}
-	if err := json.Unmarshal(a.body, &out); err != nil {
-		return nil, fmt.Errorf("read answer of nomad: %w", err)
-	}
-	return out, nil
+	_, err := c.readWith(ctx, path, query, token, &out)
+	return out, err
 }
 
 func (c *client) read(ctx context.Context, path string, at scope, token string, into any) (found bool, err error) {
-	query := url.Values{"namespace": {at.namespace}, "region": {at.region}}
+	return c.readWith(ctx, path, url.Values{"namespace": {at.namespace}, "region": {at.region}}, token, into)
+}
+
+// readWith asks as the user and, where he may not read, as the agent.
+func (c *client) readWith(ctx context.Context, path string, query url.Values, token string, into any) (found bool, err error) {
 	a, err := c.get(ctx, path, query, token)
 	if err == nil && a.status == http.StatusForbidden && c.reader != "" && c.reader != token && token != "" {
 		a, err = c.get(ctx, path, query, c.reader)
