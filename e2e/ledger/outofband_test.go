@@ -180,3 +180,33 @@ func TestWorkThatNoBudgetClaimsIsStopped(t *testing.T) {
 	t.Logf("stopped %v after it was placed", time.Duration(last.ModifyTime-last.CreateTime).Round(time.Millisecond))
 	s.says(s.governor("audit", "list").Output(), "out_of_band.refused", `no budget claims GPU jobs of namespace "unclaimed"`)
 }
+
+// Marked as stable, an old version is the job's current one again, with its old index
+// and without an evaluation: through the gate that is refused, and around it seen.
+func TestAnOldVersionMarkedAsStableIsRefusedOrScaledBack(t *testing.T) {
+	s := play(t, "stable")
+	s.apply(routesPolicy("stable", 4))
+	s.governing()
+	s.run(job{id: "serve", gpus: 1, count: 3})
+	result := s.submit(job{id: "serve", gpus: 1, count: 2})
+	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+	s.running("serve", 2)
+	s.holding("serve", 2)
+	s.apply(routesPolicy("stable", 2))
+
+	mark := func(address string) (int, string) {
+		body := strings.NewReader(`{"JobID":"serve","JobVersion":0,"Stable":true}`)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, address+"/v1/job/serve/stable?namespace="+s.name, body)
+		must.NoError(t, err)
+		return s.send(r)
+	}
+	status, text := mark(s.GovernorAddr)
+	must.Eq(t, http.StatusForbidden, status)
+	s.says(text, `Version 0 of job "serve" asks for GPUs and cannot be marked as stable`)
+	must.Eq(t, 1, s.version("serve"))
+	status, text = mark(s.NomadAddr)
+	must.Eq(t, http.StatusOK, status, must.Sprint(text))
+	s.audited("out_of_band.scaled", "serve")
+	s.running("serve", 2)
+	s.holding("serve", 2)
+}

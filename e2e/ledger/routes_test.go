@@ -226,6 +226,12 @@ func (s *scene) payload(template, payload string) (int, string) {
 	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodPut,
 		s.GovernorAddr+"/v1/job/"+template+"/dispatch/payload?namespace="+s.name, bytes.NewReader([]byte(payload)))
 	must.NoError(s.t, err)
+	return s.send(r)
+}
+
+// send sends a request, and returns the status and the body of the answer.
+func (s *scene) send(r *http.Request) (int, string) {
+	s.t.Helper()
 	response, err := http.DefaultClient.Do(r)
 	must.NoError(s.t, err)
 	defer response.Body.Close()
