@@ -25,6 +25,9 @@ type Turn struct {
 	// ExpectedMS is when it is expected to start, in Unix milliseconds; 0 when that
 	// cannot be told.
 	ExpectedMS int64
+	// Rough says that the place is at the end of the line, and nothing was computed: a
+	// long queue keeps the agent busy.
+	Rough bool
 }
 
 // AwaitTurn is the decision for a job that fits while before, which come before
@@ -70,6 +73,9 @@ func (d Decision) turnRows(b *strings.Builder, p *budget.Policy) {
 }
 
 func (t Turn) expectedText(p *budget.Policy) string {
+	if t.Rough {
+		return "not computed now, for many jobs wait; `governor queue list` shows it"
+	}
 	if t.ExpectedMS == 0 {
 		return "not known: nothing that runs is known to end in time"
 	}

@@ -44,11 +44,15 @@ type line struct {
 	plans pace
 }
 
-// plan reports whether the places may be computed now.
-func (l *line) plan() bool {
+// lineShort is how many waiting jobs are planned for every submission, however long the
+// last plan took.
+const lineShort = 16
+
+// plan reports whether the places of so many jobs may be computed now.
+func (l *line) plan(waiting int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.plans.due()
+	return waiting <= lineShort || l.plans.due()
 }
 
 func (l *line) planned(begin time.Time) {
@@ -189,6 +193,8 @@ type standing struct {
 	// before is how many of those that come first draw from the same tree.
 	before int
 	of     int
+	// rough says that it was not planned.
+	rough bool
 }
 
 // turn is the admission package's word for it.
@@ -196,7 +202,7 @@ func (s *standing) turn() *admission.Turn {
 	if s == nil {
 		return nil
 	}
-	return &admission.Turn{Position: s.Position, Of: s.of, ExpectedMS: s.ExpectedMS}
+	return &admission.Turn{Position: s.Position, Of: s.of, ExpectedMS: s.ExpectedMS, Rough: s.rough}
 }
 
 // standingOf gives a submission its place among those that wait; nil when nobody
@@ -219,7 +225,7 @@ func (e *Engine) standingOf(ctx context.Context, p *budget.Policy, b *budget.Bud
 		return nil, nil
 	}
 	mine := e.queuedAs(p, b, s, lines, admission.Decision{}, own)
-	if !e.line.plan() {
+	if !e.line.plan(len(others)) {
 		return behind(others, mine), nil
 	}
 	begin := time.Now()
@@ -231,7 +237,7 @@ func (e *Engine) standingOf(ctx context.Context, p *budget.Policy, b *budget.Bud
 // behind is the place at the end of the line, for when a long queue has kept this
 // agent busy enough: the leader starts the job soon if nobody needs to go first.
 func behind(others []ledger.Queued, mine ledger.Queued) *standing {
-	at := &standing{Place: queue.Place{Queued: mine, Position: 1, Overall: len(others) + 1}, of: 1}
+	at := &standing{Place: queue.Place{Queued: mine, Position: 1, Overall: len(others) + 1}, of: 1, rough: true}
 	for _, q := range others {
 		if q.ReleasingMS != 0 {
 			continue
@@ -386,7 +392,7 @@ func (e *Engine) turnOf(ctx context.Context, p *budget.Policy, mine ledger.Queue
 	waiting, err := e.waitingJobs(ctx)
 	if err == nil {
 		others := slices.DeleteFunc(slices.Clone(waiting), func(q ledger.Queued) bool { return q.Namespace == mine.Namespace && q.JobID == mine.JobID })
-		if !e.line.plan() {
+		if !e.line.plan(len(others)) {
 			return behind(others, mine).turn()
 		}
 		var at *standing

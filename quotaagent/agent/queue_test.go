@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -384,4 +385,23 @@ func TestFairShareOrdersTheQueue(t *testing.T) {
 	r.nomad.finish(running)
 	must.NoError(t, r.pass())
 	must.Eq(t, []string{"research"}, r.line())
+}
+
+// A short line is planned for everybody, however long the last plan took; of a long one
+// the place is told, and that the start was not computed.
+func TestABusyAgentPlansAShortLineAllTheSame(t *testing.T) {
+	t.Parallel()
+	r, _ := newQueueRig(t)
+	r.busy("first", 8, time.Hour)
+	for n := range lineShort + 2 {
+		r.Engine.line.plans = pace{took: time.Hour, last: time.Now()}
+		v, err := r.Engine.Admit(r.ctx, r.whole(fmt.Sprintf("job-%02d", n), 8, time.Hour))
+		must.NoError(t, err)
+		must.False(t, v.Denied)
+		v.Settle(r.ctx, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: uint64(100 + n)})
+		text := strings.Join(v.Warnings, "\n")
+		contains(t, text, fmt.Sprintf("position    %d of %d", n+1, n+1))
+		must.Eq(t, n <= lineShort, strings.Contains(text, "expected    about"), must.Sprint(n, text))
+		must.Eq(t, n > lineShort, strings.Contains(text, "expected    not computed now"), must.Sprint(n, text))
+	}
 }
