@@ -90,10 +90,11 @@ func formerOf(h Hold) []Former {
 }
 
 // formerMax is how many former versions a hold keeps apart when the next submission of
-// its job is decided. More of them than that are one that needs as much as any: that
-// may be more than each for itself, so that they become one only where it is decided
-// about.
-const formerMax = 4
+// its job is decided: enough for any time without a leader, who forgets them. More of
+// them than that are one that needs as much as any, which bounds the document. What they
+// charge together is not what each charges for itself, so that they become one only
+// where it is decided about.
+const formerMax = 64
 
 func fewer(former []Former) []Former {
 	for len(former) > formerMax {
