@@ -51,7 +51,7 @@ func purePackages() []string {
 		"scheduler/cluster", "scheduler/place", "scheduler/rewrite",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
 		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce", "quotaagent/audit",
-		"quotaagent/report", "quotaagent/bypass",
+		"quotaagent/report", "quotaagent/bypass", "quotaagent/acl",
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/quotaagent/acl"
 	"github.com/nomad-governor/governor/quotaagent/bypass"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/shoenig/test/must"
@@ -70,7 +71,7 @@ func (r *rig) bypassLog() string {
 }
 
 // anonymousPolicy lets everybody run jobs.
-var anonymousPolicy = bypass.Policy{Name: "anonymous", Rules: bypass.Rules{Namespaces: []bypass.NamespaceRule{{Name: "*", Capabilities: []string{"submit-job"}}}}}
+var anonymousPolicy = bypass.Policy{Name: "anonymous", Rules: acl.Rules{Namespaces: []acl.NamespaceRule{{Name: "*", Capabilities: []string{"submit-job"}}}}}
 
 func TestWaysAroundAreRecordedOnce(t *testing.T) {
 	t.Parallel()

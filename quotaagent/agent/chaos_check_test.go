@@ -79,8 +79,8 @@ func (c *chaos) check(b modelBooks) {
 	}
 }
 
-// leaving are the GPUs of allocations whose successor is seen to run: they are held as
-// well until their end is seen, which no decision can foresee.
+// leaving are the GPUs of allocations whose successor was seen: they are held as well
+// until their end is seen, which no decision can foresee.
 func leaving(holds []ledger.Hold, path string) quantity.Amount {
 	total := quantity.Amount(0)
 	for _, h := range holds {
@@ -88,7 +88,7 @@ func leaving(holds []ledger.Hold, path string) quantity.Amount {
 			continue
 		}
 		for _, t := range h.Live() {
-			if slices.ContainsFunc(h.Live(), func(next ledger.Track) bool { return next.Name == t.Name && next.CreateIndex > t.CreateIndex }) {
+			if t.NextMS != 0 {
 				for _, g := range t.GPUs {
 					total += quantity.GPU.Mul(int64(len(g.IDs)))
 				}

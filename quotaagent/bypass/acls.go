@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/nomad-governor/governor/quotaagent/acl"
 )
 
 // namedMost bounds how many names and commands one finding has.
@@ -263,12 +265,12 @@ func (e *examiner) logins() {
 		name := template.ReplaceAllString(b.Name, "*")
 		var names []string
 		for _, r := range e.facts.Roles {
-			if b.Type == "role" && matches(name, r.Name) {
+			if b.Type == "role" && acl.Matches(name, r.Name) {
 				names = append(names, r.Name)
 			}
 		}
 		for _, p := range e.facts.Policies {
-			if b.Type == "policy" && matches(name, p.Name) {
+			if b.Type == "policy" && acl.Matches(name, p.Name) {
 				names = append(names, p.Name)
 			}
 		}

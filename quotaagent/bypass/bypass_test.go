@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-governor/governor/quotaagent/acl"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -21,7 +23,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // parse reads a policy as Nomad 1.11.3 answers it.
 func parse(t *testing.T, name, raw string) Policy {
 	t.Helper()
-	rules, err := ParseRules(json.RawMessage(raw))
+	rules, err := acl.ParseRules(json.RawMessage(raw))
 	must.NoError(t, err)
 	return Policy{Name: name, Rules: rules}
 }

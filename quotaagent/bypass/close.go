@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+
+	"github.com/nomad-governor/governor/quotaagent/acl"
 )
 
 // quote makes one word of the shell of a text.
@@ -46,7 +48,7 @@ func withoutStarting(p Policy, fine bool) string {
 // remaining are what submit-job contains besides, and starts nothing.
 var remaining = [...]string{"deregister-job", "evaluate-job", "plan-job", "promote-deployment"}
 
-func rewritten(r Rules, fine bool) map[string]any {
+func rewritten(r acl.Rules, fine bool) map[string]any {
 	out := map[string]any{}
 	namespaces := map[string]any{}
 	for _, ns := range joined(r.Namespaces) {
@@ -57,7 +59,7 @@ func rewritten(r Rules, fine bool) map[string]any {
 	if len(namespaces) > 0 {
 		out["namespace"] = namespaces
 	}
-	named := func(kind string, rules []NamedRule) {
+	named := func(kind string, rules []acl.NamedRule) {
 		blocks := map[string]any{}
 		for _, n := range rules {
 			blocks[n.Name] = map[string]any{"capabilities": unique(n.Capabilities)}
@@ -68,7 +70,7 @@ func rewritten(r Rules, fine bool) map[string]any {
 	}
 	named("node_pool", r.NodePools)
 	named("host_volume", r.HostVolumes)
-	for kind, l := range map[string]*LevelRule{"agent": r.Agent, "node": r.Node, "operator": r.Operator, "quota": r.Quota, "plugin": r.Plugin, "sentinel": r.Sentinel} {
+	for kind, l := range map[string]*acl.LevelRule{"agent": r.Agent, "node": r.Node, "operator": r.Operator, "quota": r.Quota, "plugin": r.Plugin, "sentinel": r.Sentinel} {
 		if l == nil {
 			continue
 		}
@@ -86,10 +88,10 @@ func rewritten(r Rules, fine bool) map[string]any {
 
 // joined are the rules with one for each name: a policy may have several blocks
 // for a namespace, which count together.
-func joined(rules []NamespaceRule) []NamespaceRule {
-	var out []NamespaceRule
+func joined(rules []acl.NamespaceRule) []acl.NamespaceRule {
+	var out []acl.NamespaceRule
 	for _, r := range rules {
-		i := slices.IndexFunc(out, func(o NamespaceRule) bool { return o.Name == r.Name })
+		i := slices.IndexFunc(out, func(o acl.NamespaceRule) bool { return o.Name == r.Name })
 		if i < 0 {
 			r.Capabilities = slices.Clone(r.Capabilities)
 			out = append(out, r)
@@ -107,7 +109,7 @@ func joined(rules []NamespaceRule) []NamespaceRule {
 	return out
 }
 
-func rewrittenNamespace(ns NamespaceRule, fine bool) map[string]any {
+func rewrittenNamespace(ns acl.NamespaceRule, fine bool) map[string]any {
 	block := map[string]any{}
 	have := slices.DeleteFunc(slices.Clone(ns.Capabilities), func(c string) bool { return slices.Contains(starting[:], c) })
 	if fine && slices.Contains(ns.Capabilities, "submit-job") {

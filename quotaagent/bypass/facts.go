@@ -1,6 +1,6 @@
 package bypass
 
-import "encoding/json"
+import "github.com/nomad-governor/governor/quotaagent/acl"
 
 // Check is one thing that is looked at; a finding belongs to one.
 type Check string
@@ -47,7 +47,10 @@ type Facts struct {
 	Ungoverned []Work
 	// UnknownWrites says that the gate lets writes pass that it does not know.
 	UnknownWrites bool
-	Missing       []Missing
+	// Delegated is the capability that lets people submit through the gate, which then
+	// uses its own token; "" where it forwards theirs.
+	Delegated string
+	Missing   []Missing
 }
 
 // Missing is something that could not be read.
@@ -80,45 +83,7 @@ type JobACL struct{ Namespace, JobID, Group, Task string }
 type Policy struct {
 	Name, Description string
 	Job               *JobACL
-	Rules             Rules
-}
-
-// Rules are the parts of a policy. Those that say nothing about jobs are kept for
-// writing the policy anew.
-type Rules struct {
-	Namespaces  []NamespaceRule
-	NodePools   []NamedRule
-	HostVolumes []NamedRule
-	Agent       *LevelRule
-	Node        *LevelRule
-	Operator    *LevelRule
-	Quota       *LevelRule
-	Plugin      *LevelRule
-	Sentinel    *LevelRule
-}
-
-// NamespaceRule is what a policy allows in the namespaces that match Name.
-type NamespaceRule struct {
-	Name, Policy string
-	Capabilities []string
-	Variables    *struct {
-		Paths []struct {
-			PathSpec     string
-			Capabilities []string
-		}
-	}
-}
-
-// NamedRule is what a policy allows with node pools or host volumes.
-type NamedRule struct {
-	Name, Policy string
-	Capabilities []string
-}
-
-// LevelRule is what a policy allows with something that there is once.
-type LevelRule struct {
-	Policy       string
-	Capabilities []string `json:",omitempty"`
+	Rules             acl.Rules
 }
 
 // Binding is a rule that gives people who log in a role, a policy or management.
@@ -152,13 +117,6 @@ type Client struct {
 
 // Work is an allocation that runs.
 type Work struct{ Namespace, JobID, Alloc, Node string }
-
-// ParseRules reads Nomad's RulesJSON.
-func ParseRules(raw json.RawMessage) (Rules, error) {
-	var r Rules
-	err := json.Unmarshal(raw, &r)
-	return r, err
-}
 
 func (f *Facts) missing(checks ...Check) bool {
 	for _, m := range f.Missing {

@@ -3,6 +3,8 @@ package bypass
 import (
 	"slices"
 	"strings"
+
+	"github.com/nomad-governor/governor/quotaagent/acl"
 )
 
 // starting are the capabilities that start GPU work, in the order in which they
@@ -13,8 +15,6 @@ var starting = [...]string{"submit-job", "register-job", "dispatch-job", "scale-
 // periodic force is not covered (nomad/periodic_endpoint.go).
 var forcing = [...]string{"submit-job", "dispatch-job", "force-periodic-job"}
 
-const denied = "deny"
-
 // grant is what somebody may start in the namespaces that match a pattern.
 type grant struct {
 	pattern      string
@@ -24,71 +24,14 @@ type grant struct {
 	except []string
 }
 
-// merge is what several policies allow together, by pattern: the union, unless one
-// denies.
-func merge(policies []Policy) map[string][]string {
-	merged := map[string][]string{}
-	for _, p := range policies {
-		for _, ns := range p.Rules.Namespaces {
-			have := merged[ns.Name]
-			switch {
-			case slices.Contains(have, denied):
-			case slices.Contains(ns.Capabilities, denied), ns.Policy == denied:
-				merged[ns.Name] = []string{denied}
-			default:
-				merged[ns.Name] = append(have, ns.Capabilities...)
-			}
-		}
-	}
-	return merged
-}
-
-// decides is the pattern that decides about a namespace: its own name, or else the
-// glob that is nearest to it in length.
-func decides(merged map[string][]string, namespace string) (string, bool) {
-	if _, own := merged[namespace]; own {
-		return namespace, true
-	}
-	best, found, least := "", false, 0
-	for pattern := range merged {
-		if !strings.Contains(pattern, "*") || !matches(pattern, namespace) {
-			continue
-		}
-		difference := len(namespace) - len(pattern) + strings.Count(pattern, "*")
-		if !found || difference < least || difference == least && pattern < best {
-			best, found, least = pattern, true, difference
-		}
-	}
-	return best, found
-}
-
-// matches reports whether a glob, in which * is any text, matches.
-func matches(glob, text string) bool {
-	parts := strings.Split(glob, "*")
-	if len(parts) == 1 {
-		return glob == text
-	}
-	if !strings.HasPrefix(text, parts[0]) {
-		return false
-	}
-	text = text[len(parts[0]):]
-	for _, part := range parts[1 : len(parts)-1] {
-		at := strings.Index(text, part)
-		if at < 0 {
-			return false
-		}
-		text = text[at+len(part):]
-	}
-	return strings.HasSuffix(text, parts[len(parts)-1])
-}
-
 // grants are what policies together allow to start, by pattern.
 func (f *Facts) grants(policies []Policy) []grant {
 	relevant := starting[:]
 	if f.RejectRegistration {
 		relevant = forcing[:]
 	}
-	merged := merge(policies)
+	rights := together(policies)
+	merged := rights.Namespaces()
 	var out []grant
 	for pattern, have := range merged {
 		g := grant{pattern: pattern}
@@ -101,8 +44,8 @@ func (f *Facts) grants(policies []Policy) []grant {
 			continue
 		}
 		for _, ns := range f.Namespaces {
-			by, _ := decides(merged, ns)
-			if by != pattern && matches(pattern, ns) && !startsAny(merged[by], relevant) {
+			by, _ := rights.Decides(ns)
+			if by != pattern && acl.Matches(pattern, ns) && !startsAny(merged[by], relevant) {
 				g.except = append(g.except, ns)
 			}
 		}
@@ -111,6 +54,15 @@ func (f *Facts) grants(policies []Policy) []grant {
 	}
 	slices.SortFunc(out, func(a, b grant) int { return strings.Compare(a.pattern, b.pattern) })
 	return out
+}
+
+// together is what several policies allow.
+func together(policies []Policy) acl.Rights {
+	rules := make([]acl.Rules, 0, len(policies))
+	for _, p := range policies {
+		rules = append(rules, p.Rules)
+	}
+	return acl.Combine(rules...)
 }
 
 func startsAny(have, relevant []string) bool {

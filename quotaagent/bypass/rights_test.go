@@ -4,14 +4,16 @@ import (
 	"testing"
 
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-governor/governor/quotaagent/acl"
 )
 
-func policyOf(name string, rules ...NamespaceRule) Policy {
-	return Policy{Name: name, Rules: Rules{Namespaces: rules}}
+func policyOf(name string, rules ...acl.NamespaceRule) Policy {
+	return Policy{Name: name, Rules: acl.Rules{Namespaces: rules}}
 }
 
-func rule(namespace string, capabilities ...string) NamespaceRule {
-	return NamespaceRule{Name: namespace, Capabilities: capabilities}
+func rule(namespace string, capabilities ...string) acl.NamespaceRule {
+	return acl.NamespaceRule{Name: namespace, Capabilities: capabilities}
 }
 
 func TestGrants(t *testing.T) {
@@ -25,7 +27,7 @@ func TestGrants(t *testing.T) {
 		"in their order":       {[]Policy{policyOf("p", rule("default", "scale-job", "read-job", "submit-job"))}, false, "submit-job, scale-job in namespace default"},
 		"policies add up":      {[]Policy{policyOf("p", rule("default", "scale-job")), policyOf("q", rule("default", "dispatch-job"))}, false, "dispatch-job, scale-job in namespace default"},
 		"deny wins":            {[]Policy{policyOf("p", rule("default", "submit-job")), policyOf("q", rule("default", "deny"))}, false, ""},
-		"deny wins before":     {[]Policy{policyOf("q", NamespaceRule{Name: "default", Policy: "deny"}), policyOf("p", rule("default", "submit-job"))}, false, ""},
+		"deny wins before":     {[]Policy{policyOf("q", acl.NamespaceRule{Name: "default", Policy: "deny"}), policyOf("p", rule("default", "submit-job"))}, false, ""},
 		"deny of another name": {[]Policy{policyOf("p", rule("*", "submit-job")), policyOf("q", rule("secret", "deny"))}, false, "submit-job in namespace * (not secret)"},
 		"a longer glob decides": {[]Policy{policyOf("p", rule("*", "submit-job"), rule("ml-*", "read-job"))}, false,
 			"submit-job in namespace * (not ml-a, ml-b)"},
@@ -39,28 +41,6 @@ func TestGrants(t *testing.T) {
 	} {
 		f := Facts{Namespaces: []string{"default", "ml-a", "ml-b", "secret"}, RejectRegistration: c.reject}
 		must.Eq(t, c.want, text(f.grants(c.policies)), must.Sprint(name))
-	}
-}
-
-func TestMatches(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		glob, text string
-		want       bool
-	}{
-		{"*", "", true},
-		{"*", "any", true},
-		{"ml-*", "ml-", true},
-		{"ml-*", "xml-a", false},
-		{"*-prod", "a-prod", true},
-		{"*-prod", "a-prod-b", false},
-		{"a*b*c", "a1b2c", true},
-		{"a*b*c", "ac", false},
-		{"a*a", "a", false},
-		{"plain", "plain", true},
-		{"plain", "plains", false},
-	} {
-		must.Eq(t, c.want, matches(c.glob, c.text), must.Sprintf("%s %s", c.glob, c.text))
 	}
 }
 

@@ -37,7 +37,7 @@ func Charges(h Hold, cal Calendar) Vector {
 // the job may have used before the next one replaced it, and nobody has seen, counts
 // beside all that came later.
 func wholeCharges(h Hold, cal Calendar) Vector {
-	v, before := Vector{}, unseen{}
+	v, before, seen := Vector{}, unseen{}, h.seen()
 	version := func(r reading) {
 		charges := r.charges(cal)
 		charges.AddAll(before.charges(cal), 1)
@@ -51,17 +51,17 @@ func wholeCharges(h Hold, cal Calendar) Vector {
 		was.Slots, was.JobModifyIndex = f.Slots, f.JobModifyIndex
 		// What a later version started was not there yet.
 		was.Tracks = slices.DeleteFunc(slices.Clone(h.Tracks), func(t Track) bool { return t.CreateIndex > next })
-		r := reading{was, f.Lines, false}
+		r := reading{hold: was, lines: f.Lines, until: next, seen: seen}
 		version(r)
 		before.add(r, f.FromMS, f.ToMS, 1)
 	}
-	present := reading{h, h.Lines, false}
+	present := reading{hold: h, lines: h.Lines, seen: seen}
 	version(present)
 	if h.Pending != nil {
 		if !h.Unchanged {
 			before.add(present, h.LinesMS, h.replacedBy(), 1)
 		}
-		pending := reading{h, h.Pending, !h.Unchanged}
+		pending := reading{hold: h, lines: h.Pending, anew: !h.Unchanged, seen: seen}
 		if !h.Unchanged && h.InFlight > 1 {
 			// All but one of them may be replaced by the next.
 			before.add(pending, h.PendingMS, h.replacedBy(), int64(h.InFlight)-1)
@@ -78,6 +78,9 @@ type reading struct {
 	// anew: the job changes, so what finished starts again and what runs may be
 	// replaced.
 	anew bool
+	// until is the index of the next version, 0 for the last one; seen is Hold.seen.
+	until uint64
+	seen  map[string]seenTo
 }
 
 func (r reading) charges(cal Calendar) Vector {
@@ -90,7 +93,10 @@ func (r reading) charges(cal Calendar) Vector {
 		for _, g := range t.holding() {
 			addGauge(v, cal.countsOf(g.Class), int64(len(g.IDs)))
 		}
-		if !r.chargedWithSlot(t) && !r.superseded(t) {
+		switch {
+		case r.superseded(t):
+			chargePlaced(v, t.holding(), t.MarkMS, r.stopped(t), cal)
+		case !r.chargedWithSlot(t):
 			chargePlaced(v, t.holding(), t.MarkMS, r.heldUntil(t), cal)
 		}
 	}
@@ -103,15 +109,11 @@ func (r reading) charges(cal Calendar) Vector {
 // current reports whether the allocation was placed for the job as confirmed
 // last. An older one either goes on (Nomad updated it in place) or is about to
 // be replaced; which of the two cannot be seen from here.
-func (r reading) current(t Track) bool { return !r.anew && t.CreateIndex > r.hold.JobModifyIndex }
-
-// superseded reports whether a running allocation of an earlier version has its
-// successor beside it: it is being stopped. What it still uses is posted as it
-// happens.
-func (r reading) superseded(t Track) bool {
-	return !r.current(t) && slices.ContainsFunc(r.hold.Tracks, func(other Track) bool {
-		return other.EndMS == 0 && other.Name == t.Name && r.current(other)
-	})
+func (r reading) current(t Track) bool {
+	if r.anew {
+		return r.ofPending(t)
+	}
+	return t.CreateIndex > r.hold.JobModifyIndex
 }
 
 // chargedWithSlot reports whether the allocation's time is charged together
@@ -135,10 +137,14 @@ func (r reading) line(group string) (Line, bool) {
 
 // slot is what ended allocations of a name used of its time.
 func (r reading) slot(name string) Slot {
-	if r.anew {
-		return Slot{}
+	s := r.hold.Slots[name]
+	switch {
+	case !r.anew:
+		return s
+	case s.Again && s.StartMS >= r.hold.PendingMS:
+		return s.youngest()
 	}
-	return r.hold.Slots[name]
+	return Slot{}
 }
 
 // heldUntil is when a running allocation has used up its run. Without a line
@@ -157,15 +163,22 @@ func (r reading) heldUntil(t Track) int64 {
 // remaining is the time that allocations of a name, running and to come, may
 // still use beyond what ended ones did.
 func (r reading) remaining(line Line, name string) int64 {
-	return max(0, line.RuntimeMS-r.slot(name).UsedMS)
+	used := r.slot(name).UsedMS
+	newest, _ := r.liveTrack(name)
+	for _, t := range r.hold.Tracks {
+		if t.Name == name && t.EndMS == 0 && t.Alloc != newest.Alloc && r.current(t) {
+			used += max(0, t.MarkMS-t.StartMS) // it ends, and another one has come for it
+		}
+	}
+	return max(0, line.RuntimeMS-used)
 }
 
 // HeldUntil is until when a running allocation's GPUs are held at the latest:
 // the end of its lease, or of the run that it is bounded to.
 func (h Hold) HeldUntil(t Track) int64 {
-	end := reading{h, h.Lines, false}.heldUntil(t)
+	end := reading{hold: h, lines: h.Lines}.heldUntil(t)
 	if h.Pending != nil {
-		end = max(end, reading{h, h.Pending, !h.Unchanged}.heldUntil(t))
+		end = max(end, reading{hold: h, lines: h.Pending, anew: !h.Unchanged}.heldUntil(t))
 	}
 	return end
 }
@@ -194,6 +207,7 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 	for _, name := range names {
 		live, running := r.liveTrack(name)
 		switch {
+		case !running && r.replaced(line, name):
 		case running && line.Lease:
 			left := uncovered(line.Needs, live.GPUs)
 			chargeSuccessor(v, line.Needs, left, live, cal)
@@ -208,7 +222,7 @@ func (r reading) chargeLine(v Vector, line Line, cal Calendar) {
 			chargeAny(v, line.Needs, 1, r.remaining(line, name), cal)
 		}
 	}
-	unknown := int64(max(0, count-len(names)))
+	unknown := int64(max(0, count-len(names)-r.replacedUnknown(line, names)))
 	chargeGauge(v, line.Needs, unknown, cal)
 	chargeAny(v, line.Needs, unknown, line.RuntimeMS, cal)
 }
@@ -255,7 +269,7 @@ func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
 	chargeSuccessor(v, line.Needs, uncovered(line.Needs, t.GPUs), t, cal)
 	// What it uses until the job is registered anew is used up, whoever goes on.
-	since := max(t.MarkMS, r.hold.SubmittedMS, min(r.hold.replacedBy(), r.heldUntil(t)))
+	since := r.hold.replaceableFrom(t)
 	chargePlaced(v, t.holding(), t.MarkMS, since, cal)
 	goesOn, startsAgain := Vector{}, Vector{}
 	chargePlaced(goesOn, t.holding(), since, r.heldUntil(t), cal)
@@ -295,7 +309,7 @@ func (r reading) slotNames(line Line) []string {
 	}
 	prefix := r.hold.JobID + "." + line.Group + "["
 	for name := range r.hold.Slots {
-		if strings.HasPrefix(name, prefix) && !r.anew {
+		if strings.HasPrefix(name, prefix) && r.slot(name) != (Slot{}) {
 			know(name)
 		}
 	}
@@ -312,12 +326,12 @@ func (r reading) slotNames(line Line) []string {
 	return names[:min(len(names), line.Count)]
 }
 
-// liveTrack is the running allocation of a name: a current one if there is one,
-// else the youngest.
+// liveTrack is the running allocation of a name that is not superseded: a current one
+// if there is one, else the youngest.
 func (r reading) liveTrack(name string) (Track, bool) {
 	best, found := Track{}, false
 	for _, t := range r.hold.Tracks {
-		if t.Name != name || t.EndMS != 0 {
+		if t.Name != name || t.EndMS != 0 || r.superseded(t) {
 			continue
 		}
 		if !found || r.current(t) && !r.current(best) || r.current(t) == r.current(best) && t.StartMS > best.StartMS {

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 
@@ -187,6 +188,9 @@ type Line struct {
 	// OnceMS is how long a single run is bounded by, before reschedules; 0 for a
 	// lease.
 	OnceMS int64 `json:"once_ms,omitempty"`
+	// TailMS is how much longer one may take to end; of a line that bounds several, whose
+	// other lengths do not tell any more.
+	TailMS int64 `json:"tail_ms,omitempty"`
 	// Starts is how often one allocation may start in the worst case; 0 for a
 	// lease.
 	Starts int `json:"starts,omitempty"`
@@ -242,6 +246,12 @@ type Track struct {
 	RanMS int64 `json:"ran_ms,omitempty"`
 	// LeaseMS is until when the GPUs of a lease are held.
 	LeaseMS int64 `json:"lease_ms,omitempty"`
+	// NextMS is when the first known allocation of the same name began that came after
+	// it; 0 for none.
+	NextMS int64 `json:"next_ms,omitempty"`
+	// OwnMS is until when an earlier version of the job that is forgotten by now let it
+	// run; 0 where the versions tell.
+	OwnMS int64 `json:"own_ms,omitempty"`
 	// Node is the id of the node it runs on.
 	Node string      `json:"node,omitempty"`
 	GPUs []TrackGPUs `json:"gpus"`
@@ -271,15 +281,35 @@ type Slot struct {
 	// will not be replaced.
 	Done    bool  `json:"done,omitempty"`
 	StartMS int64 `json:"start_ms,omitempty"`
+	// EndMS is the latest end of an allocation of the slot, Index the CreateIndex of
+	// the youngest and LastMS what that one used.
+	EndMS  int64  `json:"end_ms,omitempty"`
+	Index  uint64 `json:"index,omitempty"`
+	LastMS int64  `json:"last_ms,omitempty"`
+	// Again says that the youngest came although the one before it was done: it is of a
+	// later version of the job than that.
+	Again bool `json:"again,omitempty"`
 }
 
 // Ended is the slot after one more allocation of it ended. The order in which
-// ends are learned does not matter.
+// ends are learned does not matter for what is used and whether it is done.
 func (s Slot) Ended(t Track) Slot {
-	s.UsedMS += max(0, t.EndMS-t.StartMS)
+	used := max(0, t.EndMS-t.StartMS)
+	s.UsedMS += used
+	s.EndMS = max(s.EndMS, t.EndMS)
+	if t.CreateIndex > s.Index {
+		s.Again = s.Again || s.Done
+		s.Index, s.LastMS = t.CreateIndex, used
+	}
 	if t.StartMS >= s.StartMS {
 		s.Done, s.StartMS = t.Done, t.StartMS
 	}
+	return s
+}
+
+// youngest is the slot of a job of which the youngest allocation alone is.
+func (s Slot) youngest() Slot {
+	s.UsedMS, s.Again = s.LastMS, false
 	return s
 }
 
@@ -329,6 +359,42 @@ func Ancestors(path string) []string {
 		path = path[:cut]
 		paths = append(paths, path)
 	}
+}
+
+// Finish notes an allocation that is posted to its end. It used nothing of the time of
+// a later version of the job than its own.
+func (h *Hold) Finish(t Track) {
+	if at, known := slices.BinarySearch(h.Finished, t.Alloc); !known {
+		h.Finished = slices.Insert(h.Finished, at, t.Alloc)
+	}
+	if t.CreateIndex > h.JobModifyIndex {
+		slot := h.Slots[t.Name].Ended(t)
+		slot.Again = slot.Again || h.besideOlder(t)
+		h.Slots[t.Name] = slot
+		return
+	}
+	for i := len(h.Former) - 1; i >= 0; i-- {
+		if f := h.Former[i]; t.CreateIndex > f.JobModifyIndex {
+			h.Former = slices.Clone(h.Former)
+			h.Former[i].Slots = maps.Clone(f.Slots)
+			if f.Slots == nil {
+				h.Former[i].Slots = map[string]Slot{}
+			}
+			h.Former[i].Slots[t.Name] = h.Former[i].Slots[t.Name].Ended(t)
+			return
+		}
+	}
+	slot := h.Slots[t.Name]
+	slot.EndMS = max(slot.EndMS, t.EndMS)
+	h.Slots[t.Name] = slot
+}
+
+// besideOlder reports whether an allocation for the job as it is or as submitted has an
+// older one of its name beside it, which therefore is being replaced.
+func (h Hold) besideOlder(t Track) bool {
+	return slices.ContainsFunc(h.Tracks, func(other Track) bool {
+		return other.Name == t.Name && other.EndMS == 0 && !other.Unknown && other.CreateIndex > h.JobModifyIndex && other.CreateIndex < t.CreateIndex
+	})
 }
 
 // Clone is a deep copy of what later functions change.

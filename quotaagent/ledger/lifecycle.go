@@ -67,6 +67,11 @@ func Confirm(h Hold, index uint64) Hold {
 	next.JobModifyIndex = max(h.JobModifyIndex, index)
 	next.StoredIndex = next.JobModifyIndex
 	next.Slots = map[string]Slot{}
+	for name, s := range h.Slots {
+		if s.Index > index { // it came before the answer
+			next.Slots[name] = s.youngest()
+		}
+	}
 	if h.State == Held {
 		next.FirstIndex = index
 	}
@@ -111,7 +116,7 @@ func fewer(former []Former) []Former {
 // group the present version does not have, they stay: only they say until when its
 // GPUs are held, and what it used since its watermark must not be given back.
 func Looked(h Hold) (Hold, bool) {
-	present := reading{h, h.Lines, false}
+	present := reading{hold: h, lines: h.Lines}
 	removed := slices.ContainsFunc(h.Live(), func(t Track) bool {
 		_, ok := present.line(t.Group)
 		return !ok && t.LeaseMS == 0
@@ -120,6 +125,11 @@ func Looked(h Hold) (Hold, bool) {
 		return h, false
 	}
 	next := h.Clone()
+	for i, t := range next.Tracks {
+		if t.EndMS == 0 && t.OwnMS == 0 && t.CreateIndex <= h.JobModifyIndex {
+			next.Tracks[i].OwnMS, _ = h.ownEnd(t)
+		}
+	}
 	next.Former = nil
 	return next, true
 }
@@ -229,6 +239,15 @@ func Observe(h Hold, o Observation, nowMS int64) (Hold, bool) {
 	}
 	if length, lease := h.IsLease(o.Group); lease {
 		t.LeaseMS = max(o.StartMS, nowMS) + length
+	}
+	for i, other := range next.Tracks {
+		switch {
+		case other.Name != t.Name:
+		case other.CreateIndex < t.CreateIndex && (other.NextMS == 0 || other.NextMS > t.StartMS):
+			next.Tracks[i].NextMS = t.StartMS
+		case other.CreateIndex > t.CreateIndex && (t.NextMS == 0 || t.NextMS > other.StartMS):
+			t.NextMS = other.StartMS
+		}
 	}
 	at, _ := slices.BinarySearchFunc(next.Tracks, o.Alloc, func(t Track, id string) int { return strings.Compare(t.Alloc, id) })
 	next.Tracks = slices.Insert(next.Tracks, at, t)

@@ -49,6 +49,7 @@ func largerLine(a, b Line) Line {
 		Group: a.Group, Count: max(a.Count, b.Count), Canaries: min(a.Canaries, b.Canaries),
 		RuntimeMS: max(a.RuntimeMS, b.RuntimeMS), OnceMS: max(a.OnceMS, b.OnceMS),
 		Starts: min(a.Starts, b.Starts), // fewer starts are longer ones
+		TailMS: max(a.tail(), b.tail()),
 		Lease:  a.Lease || b.Lease, Needs: mergeNeeds(a.Needs, b.Needs),
 		Overlap: max(a.Overlap, b.Overlap), OverlapMS: max(a.OverlapMS, b.OverlapMS), EveryNode: a.EveryNode || b.EveryNode,
 	}

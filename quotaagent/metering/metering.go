@@ -35,22 +35,10 @@ func Post(p *budget.Policy, h ledger.Hold, now time.Time) (ledger.Hold, ledger.V
 			continue
 		}
 		b.track(&t, t.EndMS, held)
-		finish(&next, t)
+		next.Finish(t)
 	}
 	next.Tracks = kept
 	return next, b.posted, b.entries
-}
-
-// finish notes an allocation that is posted to its end. One of an earlier
-// version of the job used nothing of the present one's time.
-func finish(h *ledger.Hold, t ledger.Track) {
-	if t.CreateIndex > h.JobModifyIndex {
-		h.Slots[t.Name] = h.Slots[t.Name].Ended(t)
-	}
-	at, known := slices.BinarySearch(h.Finished, t.Alloc)
-	if !known {
-		h.Finished = slices.Insert(h.Finished, at, t.Alloc)
-	}
 }
 
 // bill collects what is posted for one hold.

@@ -108,7 +108,7 @@ func TestALostAllocationIsPostedToItsEndAndItsSuccessorFromItsOwnStart(t *testin
 	h, posted, _ := metering.Post(p, h, at(t, "2026-06-01T02:00:00Z"))
 	must.Eq(t, 2+1, hours(posted, "total"), must.Sprint("nothing for the half hour between them"))
 	must.Len(t, 1, h.Tracks)
-	must.Eq(t, ledger.Slot{UsedMS: hour, StartMS: o.StartMS}, h.Slots[o.Name])
+	must.Eq(t, ledger.Slot{UsedMS: hour, StartMS: o.StartMS, EndMS: o.StartMS + hour, Index: o.CreateIndex, LastMS: hour}, h.Slots[o.Name])
 	cal := ledger.Calendar{Location: time.UTC, Windows: []budget.Window{budget.Total}}
 	held := ledger.Charges(h, cal)
 	must.Eq(t, 2*(8-1)-1, hours(held, "total")+hours(held, "total/any"), must.Sprint("two starts of four hours, less what both used"))
@@ -141,8 +141,8 @@ func TestAnAdoptedAllocationIsPostedFromItsCreation(t *testing.T) {
 
 func TestEndsLearnedInTheWrongOrderLeaveTheYoungestToDecide(t *testing.T) {
 	t.Parallel()
-	slot := ledger.Slot{}.Ended(ledger.Track{StartMS: 100, EndMS: 150, Done: true}).Ended(ledger.Track{StartMS: 10, EndMS: 90})
-	must.Eq(t, ledger.Slot{UsedMS: 130, Done: true, StartMS: 100}, slot)
+	slot := ledger.Slot{}.Ended(ledger.Track{CreateIndex: 12, StartMS: 100, EndMS: 150, Done: true}).Ended(ledger.Track{CreateIndex: 11, StartMS: 10, EndMS: 90})
+	must.Eq(t, ledger.Slot{UsedMS: 130, Done: true, StartMS: 100, EndMS: 150, Index: 12, LastMS: 50}, slot)
 }
 
 func TestDearestRate(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/quotaagent/acl"
 	"github.com/nomad-governor/governor/quotaagent/bypass"
 )
 
@@ -215,7 +216,7 @@ func (l *look) policies() {
 			Name, Description string
 			JobACL            *bypass.JobACL
 			Rules             string
-			RulesJSON         *bypass.Rules
+			RulesJSON         *acl.Rules
 		}
 		err := l.get(l.ctx, policyPrefix+one.Name, &p)
 		check, command := bypass.CheckPolicies, "nomad acl policy info "+one.Name

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/quotaagent/acl"
 	"github.com/nomad-governor/governor/quotaagent/bypass"
 	"github.com/shoenig/test/must"
 )
@@ -86,7 +87,7 @@ func TestFacts(t *testing.T) {
 	must.Eq(t, []bypass.Binding{{ID: "b", AuthMethod: "okta", Type: "role", Name: "ml", Selector: "x"}}, f.Bindings)
 	must.Eq(t, []string{"user", "wi"}, []string{f.Policies[0].Name, f.Policies[1].Name})
 	must.Eq(t, []string{"submit-job"}, f.Policies[0].Rules.Namespaces[0].Capabilities)
-	must.Eq(t, &bypass.LevelRule{Policy: "read"}, f.Policies[0].Rules.Node)
+	must.Eq(t, &acl.LevelRule{Policy: "read"}, f.Policies[0].Rules.Node)
 	must.Nil(t, f.Policies[0].Rules.Operator)
 	must.Eq(t, &bypass.JobACL{Namespace: "default", JobID: "runner"}, f.Policies[1].Job)
 	must.True(t, f.RejectRegistration)
