@@ -160,7 +160,8 @@ func runAgent(env environment, config agentconfig.Config) error {
 	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client),
 		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now,
 		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers,
-		Posture: posture.New(client, time.Now), UnknownWrites: config.Gate.UnknownWrites == "allow"}
+		Posture: posture.New(client, time.Now), UnknownWrites: config.Gate.UnknownWrites == "allow",
+		Delegated: delegated(config)}
 	if archive != nil {
 		options.Archive = archive
 	}
@@ -216,6 +217,15 @@ func nomadTransport(n *agentconfig.Nomad, logger hclog.Logger) (*http.Transport,
 	return gate.NewTransport(gate.TLS{CAFile: n.CAFile, CertFile: n.CertFile, KeyFile: n.KeyFile, ServerName: n.TLSServerName, Logger: logger})
 }
 
+// delegated is the capability that lets users start work through the gate; "" where the
+// gate forwards their own tokens.
+func delegated(config agentconfig.Config) string {
+	if config.Gate.Credentials != "delegated" {
+		return ""
+	}
+	return config.Gate.SubmitCapability
+}
+
 // newHandler is everything that the address serves: Governor's own paths, and
 // Nomad behind the gate.
 func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, logger hclog.Logger) (http.Handler, error) {
@@ -232,8 +242,12 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 		return nil, fmt.Errorf("configure gate: %w", err)
 	}
 	senders, userTokens := identityOf(config)
+	var delegation *gate.Delegation
+	if capability := delegated(config); capability != "" {
+		delegation = &gate.Delegation{Token: config.Nomad.Token, Capability: capability}
+	}
 	g, err := gate.New(gate.Config{Nomad: address, Transport: transport, Region: region, Admitter: a.Engine, ReadToken: config.Nomad.Token,
-		UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", Logger: logger})
+		Delegation: delegation, UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", Logger: logger})
 	if err != nil {
 		return nil, err
 	}

@@ -118,7 +118,7 @@ func addStatus(facts *bypass.Facts, status agent.Status) {
 			Look: "governor doctor -address=<another agent>"})
 	}
 	if b := status.Bypasses; b != nil {
-		facts.UnknownWrites, facts.Own = b.UnknownWrites, b.Accessors
+		facts.UnknownWrites, facts.Delegated, facts.Own = b.UnknownWrites, b.Delegated, b.Accessors
 		return
 	}
 	facts.Missing = append(facts.Missing, bypass.Missing{Check: bypass.CheckGate, Why: "this agent does not tell its own settings",

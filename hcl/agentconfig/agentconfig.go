@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -64,6 +65,9 @@ type Consul struct {
 	KeyFile  string `hcl:"key_file,optional"`
 }
 
+// capability is how Nomad's capabilities are written.
+var capability = regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
+
 // webhookKeyMin keeps a webhook's key from being guessed.
 const webhookKeyMin = 20
 
@@ -75,6 +79,13 @@ type Gate struct {
 	// Infeasible is deny (default) or allow: what happens to a job that no node
 	// could serve now. Allow it where nodes are added on demand.
 	Infeasible string `hcl:"infeasible,optional"`
+	// Credentials is passthrough (default: the users' own tokens are forwarded) or
+	// delegated: users may not start work at Nomad, and the gate does it for them with
+	// nomad.token once it has looked at their policies itself.
+	Credentials string `hcl:"credentials,optional"`
+	// SubmitCapability lets somebody start work through the gate where credentials are
+	// delegated: plan-job by default.
+	SubmitCapability string `hcl:"submit_capability,optional"`
 	// WebhookKey turns the webhooks for NACP on. Who has it says in whose name is
 	// asked; it stands in the address of the webhook.
 	WebhookKey string `hcl:"webhook_key,optional"`
@@ -142,7 +153,7 @@ func Default() Config {
 		Bind: "127.0.0.1:4640", LogLevel: "info",
 		Nomad:   &Nomad{Address: "http://127.0.0.1:4646"},
 		Consul:  &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
-		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny"},
+		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny", Credentials: "passthrough", SubmitCapability: "plan-job"},
 		History: &History{Retention: "90d"},
 	}
 }
@@ -198,6 +209,8 @@ func (c *Config) merge(o Config) {
 		override(&g.UnknownWrites, o.Gate.UnknownWrites)
 		override(&g.Infeasible, o.Gate.Infeasible)
 		override(&g.WebhookKey, o.Gate.WebhookKey)
+		override(&g.Credentials, o.Gate.Credentials)
+		override(&g.SubmitCapability, o.Gate.SubmitCapability)
 		c.Gate = &g
 	}
 	if o.History != nil {
@@ -253,6 +266,15 @@ func (c Config) Validate() error {
 	}
 	if key := c.Gate.WebhookKey; key != "" && (len(key) < webhookKeyMin || url.QueryEscape(key) != key) {
 		complain("gate.webhook_key is too short or no plain text; it must have at least %d letters, digits, dots, dashes and underscores", webhookKeyMin)
+	}
+	if !oneOf(c.Gate.Credentials, "passthrough", "delegated") {
+		complain("gate.credentials is %q; it must be passthrough or delegated", c.Gate.Credentials)
+	}
+	if c.Gate.Credentials == "delegated" && c.Nomad.Token == "" {
+		complain("gate.credentials is delegated and nomad.token is not set; the gate starts work with it")
+	}
+	if !capability.MatchString(c.Gate.SubmitCapability) {
+		complain("gate.submit_capability is %q; it must be a capability of Nomad's namespace policies, for example plan-job", c.Gate.SubmitCapability)
 	}
 	if !oneOf(c.Gate.Infeasible, "deny", "allow") {
 		complain("gate.infeasible is %q; it must be deny or allow", c.Gate.Infeasible)

@@ -81,9 +81,11 @@ type Options struct {
 	// Peers says how agents reach each other for their history.
 	Peers Peers
 	// Posture reads what ways around the gate there are; nil means that nobody looks
-	// for them. UnknownWrites says that the gate lets writes pass that it does not know.
+	// for them. UnknownWrites says that the gate lets writes pass that it does not know,
+	// Delegated is as in bypass.Facts.
 	Posture       Posture
 	UnknownWrites bool
+	Delegated     string
 	// NewID makes the random part of ids, which is never the same twice; nil means
 	// 64 random bits.
 	NewID func() string
@@ -118,7 +120,7 @@ func New(o Options) *Agent {
 		return a.chain.prune(ctx, fence)
 	})
 	if o.Posture != nil {
-		a.bypasses = &bypassWatch{posture: o.Posture, unknownWrites: o.UnknownWrites, chain: a.chain, now: o.Now, logger: o.Logger.Named("bypass")}
+		a.bypasses = &bypassWatch{posture: o.Posture, unknownWrites: o.UnknownWrites, delegated: o.Delegated, chain: a.chain, now: o.Now, logger: o.Logger.Named("bypass")}
 		a.Meter.duties.whileLeading(a.bypasses.lead)
 	}
 	if o.Actor != nil {

@@ -59,6 +59,7 @@ type foundWays struct {
 type bypassWatch struct {
 	posture       Posture
 	unknownWrites bool
+	delegated     string
 	chain         *auditChain
 	now           func() time.Time
 	logger        hclog.Logger
@@ -80,8 +81,11 @@ type BypassStatus struct {
 	NotChecked []string   `json:"not_checked,omitempty"`
 	// UnknownWrites says that this gate lets writes pass that it does not know, and
 	// Accessors are those of the agents' own tokens.
-	UnknownWrites bool     `json:"unknown_writes,omitempty"`
-	Accessors     []string `json:"accessors,omitempty"`
+	UnknownWrites bool `json:"unknown_writes,omitempty"`
+	// Delegated is the capability that lets people submit through this gate, which then
+	// uses its own token.
+	Delegated string   `json:"delegated,omitempty"`
+	Accessors []string `json:"accessors,omitempty"`
 }
 
 // lead looks at once and then again and again.
@@ -119,7 +123,7 @@ func (w *bypassWatch) check(ctx context.Context, fence ledger.Fence) error {
 	if err != nil {
 		return err
 	}
-	facts.Own, facts.UnknownWrites = append(slices.Clone(before.Accessors), accessor), w.unknownWrites
+	facts.Own, facts.UnknownWrites, facts.Delegated = append(slices.Clone(before.Accessors), accessor), w.unknownWrites, w.delegated
 	findings := bypass.Examine(facts)
 	after := foundWays{Ways: w.waysOf(findings, before, facts.Missing), Accessors: before.Accessors}
 	if accessor != "" && !slices.Contains(after.Accessors, accessor) {
@@ -252,7 +256,7 @@ func (w *bypassWatch) status(ctx context.Context, leading bool) (*BypassStatus, 
 	if err != nil {
 		return nil, err
 	}
-	s := &BypassStatus{Codes: []string{}, UnknownWrites: w.unknownWrites, Accessors: ways.Accessors}
+	s := &BypassStatus{Codes: []string{}, UnknownWrites: w.unknownWrites, Delegated: w.delegated, Accessors: ways.Accessors}
 	for _, f := range ways.Ways {
 		if f.Severity == bypass.Open {
 			s.Open++

@@ -34,8 +34,9 @@ type news struct {
 	// lost are the ids of allocations that gave GPUs to one of another job.
 	lost []string
 
-	// doubtful says that one of the allocations needs a second look.
-	doubtful bool
+	// doubtful says that one of the allocations needs a second look, crowded that more
+	// of them run than the job was admitted for.
+	doubtful, crowded bool
 }
 
 // budget is that of the hold, "" if it is not known.
@@ -57,6 +58,9 @@ func (m *Meter) observe(ctx context.Context, fence ledger.Fence, allocations []n
 		stray := errors.Is(errs[i], errNoHold)
 		if errs[i] = ignore(errs[i], errNoHold); errs[i] != nil {
 			continue
+		}
+		if n.crowded {
+			m.duties.change(n.namespace, n.jobID)
 		}
 		ended := false
 		for _, a := range n.allocations {
@@ -142,7 +146,7 @@ func (m *Meter) takeIn(ctx context.Context, fence ledger.Fence, all []*news) []e
 	}
 	return m.books.updateAll(ctx, fence, targets, func(i int, v view) (change, error) {
 		n := all[i]
-		n.doubtful = false
+		n.doubtful, n.crowded = false, false
 		if v.hold.Hold == nil {
 			return change{}, errNoHold
 		}
@@ -151,6 +155,7 @@ func (m *Meter) takeIn(ctx context.Context, fence ledger.Fence, all []*news) []e
 			return change{}, errNoChange
 		}
 		next, posted, entries := metering.Post(p, next, m.proven)
+		n.crowded = crowded(next)
 		return change{hold: &next, posted: posted, entries: entries}, nil
 	})
 }
@@ -162,6 +167,21 @@ func (m *Meter) openHold(namespace, jobID string) heldAt {
 		return heldAt{}
 	}
 	return m.open[at]
+}
+
+// crowded reports whether more allocations of a group run than the job has: they are of
+// a version that came back without a word (see gate, stable), or those of the one before
+// are still stopping.
+func crowded(h ledger.Hold) bool {
+	return h.Pending == nil && slices.ContainsFunc(h.Lines, func(line ledger.Line) bool {
+		running := 0
+		for _, t := range h.Live() {
+			if t.Group == line.Group {
+				running++
+			}
+		}
+		return running > line.Count
+	})
 }
 
 // observed is the hold after the news, and whether it is another one.

@@ -59,7 +59,7 @@ func (e *examiner) anonymous() {
 	if g := e.facts.grants([]Policy{p}); len(g) > 0 {
 		e.add(Finding{Code: AnonymousSubmits, Severity: Open, Check: CheckAnonymous, Subject: "policy anonymous", What: "without any token: " + text(g),
 			Who: []string{"everybody who reaches Nomad"}, Why: "It takes no more than the address to go around the gate, and nobody is named.",
-			Close: []string{withoutStarting(p, false)}})
+			Close: []string{withoutStarting(p, false, "")}})
 	}
 }
 
@@ -72,7 +72,7 @@ func (e *examiner) workloads() {
 		if g := e.facts.grants([]Policy{p}); len(g) > 0 {
 			e.add(Finding{Code: WorkloadSubmits, Severity: Open, Check: CheckPolicies, Subject: "policy " + p.Name, What: "policy " + p.Name + " allows " + text(g),
 				Who: []string{workload(*p.Job)}, Why: "A task reaches Nomad's API through its own socket (NOMAD_SECRETS_DIR/api.sock), which no firewall closes.",
-				Close: []string{withoutStarting(p, e.fine())}})
+				Close: []string{withoutStarting(p, e.fine(), e.facts.Delegated)}})
 		}
 	}
 }
@@ -191,12 +191,24 @@ func (e *examiner) holders() []holders {
 }
 
 // whySubmit is why it matters that somebody may start work. Users of the gate need
-// this right, because it forwards their own tokens.
+// this right where it forwards their own tokens.
 func (e *examiner) whySubmit() string {
+	if e.facts.Delegated != "" {
+		return "Nobody needs this right, because the gate starts work with its own token for whom " + e.facts.Delegated + " allows it. A task reaches Nomad around the gate with any token, through its own socket (NOMAD_SECRETS_DIR/api.sock)."
+	}
 	if e.facts.reachable() {
 		return "They may do so wherever Nomad answers them; users of the gate need this right, so fence Nomad's addresses for them, and take it from all others."
 	}
 	return "Nomad is not known to answer them besides through the gate, but inside a task it does: its socket (NOMAD_SECRETS_DIR/api.sock) takes any token. Leave this right to users of the gate alone."
+}
+
+// submitting is the severity of that somebody may start work: where the gate has a
+// token of its own for it, nobody needs to.
+func (e *examiner) submitting() Severity {
+	if e.facts.Delegated != "" {
+		return Open
+	}
+	return e.reached()
 }
 
 // tokens looks at client tokens, those with the same rights together: people who
@@ -212,7 +224,7 @@ func (e *examiner) tokens() {
 		for _, t := range h.tokens {
 			who = append(who, tokenName(t))
 		}
-		e.add(Finding{Code: TokenSubmits, Severity: e.reached(), Check: CheckTokens, Subject: h.subject(),
+		e.add(Finding{Code: TokenSubmits, Severity: e.submitting(), Check: CheckTokens, Subject: h.subject(),
 			What: plural(len(h.tokens), "token") + " with " + h.subject() + ": " + text(g), Who: atMost(who), Why: e.whySubmit(),
 			Close: e.closing(policies, h.tokens)})
 	}
@@ -241,7 +253,7 @@ func (e *examiner) closing(policies []Policy, tokens []Token) []string {
 			}
 			return atMost(commands)
 		}
-		commands = append(commands, withoutStarting(p, e.fine()))
+		commands = append(commands, withoutStarting(p, e.fine(), e.facts.Delegated))
 	}
 	return commands
 }
@@ -279,7 +291,7 @@ func (e *examiner) logins() {
 			policies = e.through(names, nil)
 		}
 		if g := e.facts.grants(policies); len(g) > 0 {
-			e.add(Finding{Code: LoginSubmits, Severity: e.reached(), Check: CheckBindings, Subject: "binding rule " + b.ID, Who: who,
+			e.add(Finding{Code: LoginSubmits, Severity: e.submitting(), Check: CheckBindings, Subject: "binding rule " + b.ID, Who: who,
 				What: "people who log in get " + b.Type + " " + b.Name + ": " + text(g), Why: e.whySubmit(), Close: []string{remove}})
 		}
 	}

@@ -150,10 +150,10 @@ func TestOrder(t *testing.T) {
 func TestWithoutStarting(t *testing.T) {
 	t.Parallel()
 	must.Eq(t, `echo '{"namespace":{"default":{"capabilities":["alloc-exec","alloc-lifecycle","csi-list-volume","csi-mount-volume","csi-read-volume","csi-write-volume","deregister-job","evaluate-job","host-volume-create","host-volume-read","list-jobs","list-scaling-policies","parse-job","plan-job","promote-deployment","read-fs","read-job","read-job-scaling","read-logs","read-scaling-policy","submit-recommendation"]},"ml-*":{"capabilities":["deregister-job","evaluate-job","plan-job","promote-deployment"],"variables":{"path":{"app/*":{"capabilities":["list","read"]}}}}},"node_pool":{"gpu":{"capabilities":["read"]}},"operator":{"capabilities":["keyring-read","license-read"],"policy":"read"}}' | nomad acl policy apply user -`,
-		withoutStarting(parse(t, "user", user), true))
-	must.Eq(t, "nomad acl policy delete user", withoutStarting(policyOf("user", rule("*", "submit-job", "scale-job")), false))
+		withoutStarting(parse(t, "user", user), true, ""))
+	must.Eq(t, "nomad acl policy delete user", withoutStarting(policyOf("user", rule("*", "submit-job", "scale-job")), false, ""))
 	twice := policyOf("p", rule("default", "submit-job"), rule("default", "deny"))
-	must.Eq(t, `echo '{"namespace":{"default":{"capabilities":["deny"]}}}' | nomad acl policy apply p -`, withoutStarting(twice, false), must.Sprint("deny is kept"))
+	must.Eq(t, `echo '{"namespace":{"default":{"capabilities":["deny"]}}}' | nomad acl policy apply p -`, withoutStarting(twice, false, ""), must.Sprint("deny is kept"))
 }
 
 // Every code is documented.

@@ -21,9 +21,10 @@ func quote(text string) string {
 
 // withoutStarting is the command that takes from a policy what starts work, and
 // leaves the rest as it is. Whoever could submit jobs may still plan, stop,
-// evaluate and promote them, where this Nomad tells these apart (1.11.2).
-func withoutStarting(p Policy, fine bool) string {
-	rules := rewritten(p.Rules, fine)
+// evaluate and promote them, where this Nomad tells these apart (1.11.2), and may
+// submit them through a gate that has a token of its own: through is what it takes.
+func withoutStarting(p Policy, fine bool, through string) string {
+	rules := rewritten(p.Rules, fine, through)
 	if len(rules) == 0 {
 		return "nomad acl policy delete " + quote(p.Name)
 	}
@@ -48,11 +49,11 @@ func withoutStarting(p Policy, fine bool) string {
 // remaining are what submit-job contains besides, and starts nothing.
 var remaining = [...]string{"deregister-job", "evaluate-job", "plan-job", "promote-deployment"}
 
-func rewritten(r acl.Rules, fine bool) map[string]any {
+func rewritten(r acl.Rules, fine bool, through string) map[string]any {
 	out := map[string]any{}
 	namespaces := map[string]any{}
 	for _, ns := range joined(r.Namespaces) {
-		if block := rewrittenNamespace(ns, fine); len(block) > 0 {
+		if block := rewrittenNamespace(ns, fine, through); len(block) > 0 {
 			namespaces[ns.Name] = block
 		}
 	}
@@ -109,11 +110,14 @@ func joined(rules []acl.NamespaceRule) []acl.NamespaceRule {
 	return out
 }
 
-func rewrittenNamespace(ns acl.NamespaceRule, fine bool) map[string]any {
+func rewrittenNamespace(ns acl.NamespaceRule, fine bool, through string) map[string]any {
 	block := map[string]any{}
 	have := slices.DeleteFunc(slices.Clone(ns.Capabilities), func(c string) bool { return slices.Contains(starting[:], c) })
 	if fine && slices.Contains(ns.Capabilities, "submit-job") {
 		have = append(have, remaining[:]...)
+	}
+	if fine && through != "" && startsAny(ns.Capabilities, starting[:]) {
+		have = append(have, through)
 	}
 	if have = unique(have); len(have) > 0 {
 		block["capabilities"] = have

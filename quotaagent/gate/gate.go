@@ -31,6 +31,9 @@ type Config struct {
 	// ReadToken reads stored jobs for users who may scale or dispatch a job without
 	// being allowed to read it; "" for none: such requests are then refused.
 	ReadToken string
+	// Delegation has the gate start work with a token of its own; nil where it forwards
+	// the users' tokens.
+	Delegation *Delegation
 	// UserTokens are forms of the names of tokens that a login gives, as in "okta-*":
 	// what stands for the * is the user. Empty for none.
 	UserTokens []string
@@ -86,6 +89,8 @@ func (c Config) validate() error {
 		return errors.New("an admitter is needed")
 	case c.Region == "":
 		return errors.New("the region of the Nomad agent behind the gate is needed")
+	case c.Delegation != nil && (c.Delegation.Token == "" || c.Delegation.Capability == ""):
+		return errors.New("delegated credentials need a token, and the capability that lets users start work")
 	}
 	return nil
 }
@@ -117,9 +122,10 @@ func New(config Config) (*Gate, error) {
 		Transport: config.Transport,
 		// Without an interval every byte of an answer without a length, which all of
 		// Nomad's streams are, is sent at once, and others when they are complete.
-		BufferPool:   newBuffers(),
-		ErrorHandler: g.proxyError,
-		ErrorLog:     log.New(proxyLog{g.logger}, "", 0),
+		BufferPool:     newBuffers(),
+		ModifyResponse: keepTunnel,
+		ErrorHandler:   g.proxyError,
+		ErrorLog:       log.New(proxyLog{g.logger}, "", 0),
 	}
 	return g, nil
 }

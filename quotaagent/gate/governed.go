@@ -20,7 +20,9 @@ type submission struct {
 	request jobspec.Request
 	scope   scope
 	token   string
-	stored  *api.Job
+	// lent is the gate's own token, where it is used instead of the user's.
+	lent   string
+	stored *api.Job
 	// raw is the body where it is no document.
 	raw []byte
 	// launch is the idempotency token of a dispatch, and ownToken says that the gate
@@ -54,12 +56,14 @@ func (g *Gate) governed(w http.ResponseWriter, r *http.Request, route Route) err
 	if err != nil {
 		return err
 	}
+	if err := g.authorize(r.Context(), s); err != nil {
+		return err
+	}
 	if err := s.bind(); err != nil {
 		return err
 	}
 	if !wantsGPU {
-		g.pass(w, r, s.doc.Encode(), s.token)
-		return nil
+		return g.hand(w, r, s)
 	}
 	verdict, err := g.decide(r.Context(), s)
 	if err != nil {
@@ -216,6 +220,9 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 		outcome = g.judged(ctx, s, theirs, err)
 	}
 	settle(outcome)
+	if err == nil {
+		err = s.notLent(theirs)
+	}
 	if err != nil {
 		return err
 	}
@@ -228,7 +235,7 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 // of a job need not be allowed to register any other: then it comes back as it was.
 func (g *Gate) send(r *http.Request, s *submission) (*answer, error) {
 	theirs, err := g.nomad.do(g.outgoing(r, s))
-	if err == nil && s.materialised && theirs.status == http.StatusForbidden {
+	if err == nil && s.materialised && s.lent == "" && theirs.status == http.StatusForbidden {
 		s.materialised = false
 		return g.nomad.do(g.outgoing(r, s))
 	}
@@ -308,7 +315,7 @@ func (g *Gate) settler(ctx context.Context, s *submission, v Verdict) func(Outco
 // outgoing is the request with the judged document, for an answer that the
 // gate can read.
 func (g *Gate) outgoing(r *http.Request, s *submission) *http.Request {
-	out := withBody(s.asked(r), s.body(), s.token)
+	out := withBody(s.asked(r), s.body(), s.bearer())
 	out.RequestURI = ""
 	out.Host = r.Host
 	out.URL.Scheme, out.URL.Host = g.config.Nomad.Scheme, g.config.Nomad.Host

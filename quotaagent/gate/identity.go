@@ -2,17 +2,16 @@ package gate
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
-	"golang.org/x/sync/singleflight"
+
+	"github.com/nomad-governor/governor/quotaagent/acl"
 )
 
 // Names of those whom no ACL token names.
@@ -30,32 +29,24 @@ const (
 // off (seen on 1.11.3; older versions answer with an error).
 const accessorACLDisabled = "acls-disabled"
 
-// identitiesMax bounds the cache; the oldest entry makes room.
-const identitiesMax = 4096
+// nameManagement is among the names of who has a management token.
+const nameManagement = "type:management"
 
-// identities remembers who a token is, by the token's hash.
+// identities knows who a token is, and what it may do.
 type identities struct {
 	nomad *client
 	// userTokens are Config.UserTokens.
 	userTokens []string
 	keys       *keySet
-	ttl        time.Duration
 	now        func() time.Time
-	group      singleflight.Group
 
-	mu    sync.Mutex
-	known map[[sha256.Size]byte]knownIdentity
-	// order of insertion, for eviction.
-	order [][sha256.Size]byte
-}
-
-type knownIdentity struct {
-	identity Identity
-	until    time.Time
+	who *remembered[Identity]
+	may *remembered[acl.Rights]
 }
 
 func newIdentities(nomad *client, ttl time.Duration, now func() time.Time) *identities {
-	return &identities{nomad: nomad, ttl: ttl, now: now, keys: &keySet{nomad: nomad, now: now}, known: map[[sha256.Size]byte]knownIdentity{}}
+	return &identities{nomad: nomad, now: now, keys: &keySet{nomad: nomad, now: now},
+		who: newRemembered[Identity](ttl, now), may: newRemembered[acl.Rights](ttl, now)}
 }
 
 // identify returns who sends a request: who has the token or, where Nomad runs
@@ -71,35 +62,9 @@ func (i *identities) identify(ctx context.Context, token string) (Identity, erro
 
 // holder returns who has the token.
 func (i *identities) holder(ctx context.Context, token string) (Identity, error) {
-	hash := key(token)
-	if id, ok := i.lookup(hash); ok {
-		return id, nil
-	}
-	// The question outlives this request, because others may wait for it.
-	done := i.group.DoChan(string(hash[:]), func() (any, error) {
-		until := i.now().Add(i.ttl) // counted from before Nomad looks: never longer
-		id, expires, err := i.ask(context.WithoutCancel(ctx), token)
-		if err != nil {
-			return nil, err
-		}
-		if !expires.IsZero() && expires.Before(until) {
-			until = expires
-		}
-		i.store(hash, id, until)
-		return id, nil
-	})
-	select {
-	case <-ctx.Done():
-		return Identity{}, fmt.Errorf("identify token: %w", ctx.Err())
-	case result := <-done:
-		if result.Err != nil {
-			return Identity{}, result.Err
-		}
-		return clone(result.Val.(Identity)), nil
-	}
+	id, err := i.who.get(ctx, token, func(ctx context.Context) (Identity, time.Time, error) { return i.ask(ctx, token) })
+	return clone(id), err
 }
-
-func key(token string) [sha256.Size]byte { return sha256.Sum256([]byte(token)) }
 
 func clone(id Identity) Identity {
 	id.Names = slices.Clone(id.Names)
@@ -108,32 +73,6 @@ func clone(id Identity) Identity {
 		id.Workload = &w
 	}
 	return id
-}
-
-func (i *identities) lookup(key [sha256.Size]byte) (Identity, bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	k, ok := i.known[key]
-	if !ok || !i.now().Before(k.until) {
-		return Identity{}, false
-	}
-	return clone(k.identity), true
-}
-
-func (i *identities) store(key [sha256.Size]byte, id Identity, until time.Time) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if !i.now().Before(until) {
-		return
-	}
-	if _, ok := i.known[key]; !ok {
-		if len(i.order) >= identitiesMax {
-			delete(i.known, i.order[0])
-			i.order = slices.Delete(i.order, 0, 1)
-		}
-		i.order = append(i.order, key)
-	}
-	i.known[key] = knownIdentity{identity: clone(id), until: until}
 }
 
 // ask has Nomad say who has the token, and until when that can be true at most; zero
@@ -190,7 +129,7 @@ func (i *identities) tokenNames(t *api.ACLToken) []string {
 		names = append(names, "policy:"+p)
 	}
 	if t.Type == "management" {
-		names = append(names, "type:management")
+		names = append(names, nameManagement)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

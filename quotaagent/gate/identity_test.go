@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -149,15 +150,15 @@ func TestIdentify_manyAtOnceAskOnce(t *testing.T) {
 func TestIdentify_forgetsTheOldestWhenFull(t *testing.T) {
 	t.Parallel()
 	_, ids, _ := newIdentityRig(t)
-	for i := range identitiesMax + 10 {
-		ids.store(key(fmt.Sprint(i)), Identity{Accessor: fmt.Sprint(i)}, time.Unix(1001, 0))
+	for i := range rememberedMax + 10 {
+		ids.who.store(sha256.Sum256([]byte(fmt.Sprint(i))), Identity{Accessor: fmt.Sprint(i)}, time.Unix(1001, 0))
 	}
-	must.MapLen(t, identitiesMax, ids.known)
-	_, ok := ids.lookup(key("0"))
+	must.MapLen(t, rememberedMax, ids.who.known)
+	_, ok := ids.who.lookup(sha256.Sum256([]byte("0")))
 	must.False(t, ok)
-	got, ok := ids.lookup(key(fmt.Sprint(identitiesMax + 9)))
+	got, ok := ids.who.lookup(sha256.Sum256([]byte(fmt.Sprint(rememberedMax + 9))))
 	must.True(t, ok)
-	must.EqOp(t, fmt.Sprint(identitiesMax+9), got.Accessor)
+	must.EqOp(t, fmt.Sprint(rememberedMax+9), got.Accessor)
 }
 
 func TestGate_relaysNomadsAnswerToATokenItRefuses(t *testing.T) {

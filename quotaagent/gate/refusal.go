@@ -24,6 +24,11 @@ const (
 	ReasonStable = "stable_version"
 	// ReasonUndecided is GPU work while budgets or ledger cannot be read.
 	ReasonUndecided = "ledger_unavailable"
+	// ReasonPermission is a user whose policies do not allow it, where the gate looks at
+	// them itself.
+	ReasonPermission = "permission_denied"
+	// ReasonOwnToken is a token of the gate that Nomad does not accept for it.
+	ReasonOwnToken = "agent_token"
 	// ReasonNomadUnreachable is an answer that Nomad did not give.
 	ReasonNomadUnreachable = "nomad_unreachable"
 	// ReasonInternal is a bug in Governor.

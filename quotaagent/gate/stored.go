@@ -64,9 +64,11 @@ func (g *Gate) stored(w http.ResponseWriter, r *http.Request, route Route) error
 	if s.kind == Dispatch && wants {
 		s.identifyLaunch(body.IdempotencyToken)
 	}
+	if err := g.authorize(r.Context(), s); err != nil {
+		return err
+	}
 	if s.job == nil || !wants {
-		g.pass(w, r, s.body(), s.token)
-		return nil
+		return g.hand(w, r, s)
 	}
 	verdict, err := g.decide(r.Context(), s)
 	if err != nil {
