@@ -15,7 +15,7 @@ import (
 const startTimeout = 4 * time.Minute
 
 // Start runs a cluster until the end of the test.
-func Start(t *testing.T, opts cluster.Options) *cluster.Cluster {
+func Start(t testing.TB, opts cluster.Options) *cluster.Cluster {
 	t.Helper()
 	if opts.Progress == nil {
 		opts.Progress = t.Logf
@@ -41,7 +41,7 @@ func Start(t *testing.T, opts cluster.Options) *cluster.Cluster {
 const tailLines = 15
 
 // keepLogs copies the logs to e2e/_out/failed/<test> and shows their ends.
-func keepLogs(t *testing.T, c *cluster.Cluster) {
+func keepLogs(t testing.TB, c *cluster.Cluster) {
 	t.Helper()
 	root, err := toolchain.Root()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,11 +13,8 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +22,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
+	"github.com/nomad-governor/governor/e2e/load"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 )
 
@@ -76,45 +75,6 @@ func startGate(b *testing.B, nomad string) (address string, pid int) {
 	return strings.TrimSpace(line), cmd.Process.Pid
 }
 
-// startNginx runs the peer; "" when it is not installed.
-func startNginx(b *testing.B, nomad string) string {
-	b.Helper()
-	binary, err := exec.LookPath("nginx")
-	if err != nil {
-		return ""
-	}
-	dir := b.TempDir()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must.NoError(b, err)
-	address := listener.Addr().String()
-	must.NoError(b, listener.Close())
-	config := fmt.Sprintf(`daemon off; pid %[1]s/pid; error_log %[1]s/error.log; worker_processes auto;
-events { worker_connections 4096; }
-http {
-  access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
-  keepalive_requests 1000000;
-  upstream nomad { server %[2]s; keepalive 64; keepalive_requests 1000000; }
-  server { listen %[3]s; location / { proxy_pass http://nomad; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host; proxy_buffering off; } }
-}`, dir, strings.TrimPrefix(nomad, "http://"), address)
-	path := filepath.Join(dir, "nginx.conf")
-	must.NoError(b, os.WriteFile(path, []byte(config), 0o600))
-	cmd := exec.Command(binary, "-c", path, "-p", dir)
-	must.NoError(b, cmd.Start())
-	b.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	})
-	for range 100 {
-		if c, err := net.Dial("tcp", address); err == nil {
-			_ = c.Close()
-			return "http://" + address
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	b.Fatal("nginx does not listen")
-	return ""
-}
-
 // constant admits everything in the same way.
 type constant struct{ verdict Verdict }
 
@@ -141,87 +101,42 @@ func quickNomad(b *testing.B) *httptest.Server {
 	return s
 }
 
-// measure sends n requests from 8 clients and tells how many there were in a second
-// and how long the slowest hundredth took.
-func measure(b *testing.B, address, method, path, body string, n int) (rate float64, p99 time.Duration) {
-	b.Helper()
-	const clients = 8
-	transport := &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}
-	defer transport.CloseIdleConnections()
-	took := make([]time.Duration, n)
-	next := make(chan int, n)
-	for i := range n {
-		next <- i
-	}
-	close(next)
-	began := time.Now()
-	var group sync.WaitGroup
-	for range clients {
-		group.Go(func() {
-			for i := range next {
-				start := time.Now()
-				r, err := http.NewRequest(method, address+path, strings.NewReader(body))
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				response, err := transport.RoundTrip(r)
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				_, _ = io.Copy(io.Discard, response.Body)
-				_ = response.Body.Close()
-				if response.StatusCode != http.StatusOK {
-					b.Errorf("%s %s: %s", method, path, response.Status)
-					return
-				}
-				took[i] = time.Since(start)
-			}
-		})
-	}
-	group.Wait()
-	rate = float64(n) / time.Since(began).Seconds()
-	slices.Sort(took)
-	return rate, took[n*99/100]
-}
-
 // BenchmarkBesideNginx compares the gate with nginx as a reverse proxy, in turns in
 // one run: small reads, and plans of a GPU job, which the gate also reads, looks up,
 // decides and changes.
 func BenchmarkBesideNginx(b *testing.B) {
 	nomad := quickNomad(b)
 	gate, _ := startGate(b, nomad.URL)
-	nginx := startNginx(b, nomad.URL)
-	if nginx == "" {
-		b.Skip("nginx is not installed: apt-get install nginx-light")
+	nginx, stop, err := load.StartNginx(b.TempDir(), nomad.URL)
+	if errors.Is(err, load.ErrNoNginx) {
+		b.Skip(err)
 	}
-	for name, c := range map[string]struct{ method, path, body string }{
-		"read": {"GET", "/v1/jobs", ""}, "plan": {"PUT", "/v1/job/train/plan", `{"Job":` + gpuJob + `,"Diff":true}`},
+	must.NoError(b, err)
+	defer stop()
+	for name, request := range map[string]load.Request{
+		"read": {Method: "GET", Path: "/v1/jobs"}, "plan": {Method: "PUT", Path: "/v1/job/train/plan", Body: `{"Job":` + gpuJob + `,"Diff":true}`},
 	} {
 		b.Run(name, func(b *testing.B) {
-			const turn = 2000
+			measure := func(address string) load.Result {
+				r, err := load.Measure(address, 8, 2000, func(int) load.Request { return request })
+				must.NoError(b, err)
+				return r
+			}
 			var ours, theirs, direct []float64
 			var slow, without []time.Duration
 			for b.Loop() {
-				d, dp := measure(b, nomad.URL, c.method, c.path, c.body, turn)
-				t, _ := measure(b, nginx, c.method, c.path, c.body, turn)
-				o, op := measure(b, gate, c.method, c.path, c.body, turn)
-				ours, theirs, direct, slow, without = append(ours, o), append(theirs, t), append(direct, d), append(slow, op), append(without, dp)
+				d, t, o := measure(nomad.URL), measure(nginx), measure(gate)
+				ours, theirs, direct = append(ours, o.PerSecond), append(theirs, t.PerSecond), append(direct, d.PerSecond)
+				slow, without = append(slow, o.P99), append(without, d.P99)
 			}
-			b.ReportMetric(median(ours), "gate/s")
-			b.ReportMetric(median(theirs), "nginx/s")
-			b.ReportMetric(median(direct), "direct/s")
-			b.ReportMetric(median(ours)/median(theirs), "of-nginx")
-			b.ReportMetric(float64(median(slow)-median(without))/1e6, "ms-p99-added")
+			b.ReportMetric(load.Median(ours), "gate/s")
+			b.ReportMetric(load.Median(theirs), "nginx/s")
+			b.ReportMetric(load.Median(direct), "direct/s")
+			b.ReportMetric(load.Median(ours)/load.Median(theirs), "of-nginx")
+			b.ReportMetric(float64(load.Median(slow)-load.Median(without))/1e6, "ms-p99-added")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
-}
-
-func median[T float64 | time.Duration](all []T) T {
-	slices.Sort(all)
-	return all[len(all)/2]
 }
 
 // BenchmarkIdleBlockingQueries tells how much memory a gate has that holds nine

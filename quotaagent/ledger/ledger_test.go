@@ -336,3 +336,20 @@ func BenchmarkCharges(b *testing.B) {
 		})
 	}
 }
+
+// Two submissions are on their way, of which Nomad has taken the first; that was seen
+// before its answer came. The second is refused, and its refusal comes first: the hold
+// stays that of the job that is registered (a model run found it, seed 130261780).
+func TestALateAnswerDoesNotConfirmWhatWasRefused(t *testing.T) {
+	t.Parallel()
+	large, small := batch(1, 4, 1), batch(1, 1, 1)
+	large.Needs[0].GPUs = 2
+	h := ledger.Submit(ledger.Hold{JobID: "job", State: ledger.Held}, []ledger.Line{large}, 1)
+	h = ledger.Guess(ledger.Confirm(h, 18), 1000)
+	h = ledger.Submit(h, []ledger.Line{small}, 2)
+	h, taken := ledger.AnsweredLate(h, 10) // the refusal, which nobody can tell from the first answer
+	must.True(t, taken)
+	h = ledger.Confirm(h, 18)
+	must.Eq(t, []ledger.Line{large}, h.Lines)
+	must.Nil(t, h.Pending)
+}

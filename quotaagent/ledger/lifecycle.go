@@ -48,8 +48,10 @@ func SubmitUnchanged(h Hold, lines []Line, expiresMS int64) Hold {
 func Confirm(h Hold, index uint64) Hold {
 	next := h.resolveOne()
 	if h.State == Active && h.JobModifyIndex == index {
-		next.Lines = carryLines(h)
-		return next
+		if h.Unchanged { // the same job, perhaps by another policy
+			next.Lines = carryLines(h)
+		}
+		return next // else it is the answer to what was confirmed without one
 	}
 	next.Lines = carryLines(h)
 	if h.Pending != nil {

@@ -1,0 +1,85 @@
+package load
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Request is one request, again and again.
+type Request struct {
+	Method, Path, Body string
+	Token              string
+}
+
+// Result is how many requests there were in a second, and how long they took.
+type Result struct {
+	PerSecond float64
+	P50, P99  time.Duration
+}
+
+// Measure sends n requests from some clients at once, the i-th as of says. It returns
+// the first answer that is not 200 as an error.
+func Measure(address string, clients, n int, of func(i int) Request) (Result, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	took := make([]time.Duration, n)
+	next := make(chan int, n)
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	var mu sync.Mutex
+	var failed error
+	began := time.Now()
+	var group sync.WaitGroup
+	for range clients {
+		group.Go(func() {
+			for i := range next {
+				start := time.Now()
+				if err := send(transport, address, of(i)); err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					failed = err
+					return
+				}
+				took[i] = time.Since(start)
+			}
+		})
+	}
+	group.Wait()
+	rate := float64(n) / time.Since(began).Seconds()
+	slices.Sort(took)
+	return Result{PerSecond: rate, P50: took[n/2], P99: took[n*99/100]}, failed
+}
+
+func send(transport *http.Transport, address string, q Request) error {
+	r, err := http.NewRequest(q.Method, address+q.Path, strings.NewReader(q.Body))
+	if err != nil {
+		return err
+	}
+	if q.Token != "" {
+		r.Header.Set("X-Nomad-Token", q.Token)
+	}
+	response, err := transport.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(response.Body, 500))
+		return fmt.Errorf("%s %s: %s %s", q.Method, q.Path, response.Status, body)
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return err
+}
+
+// Median is the one in the middle, of the turns of a benchmark.
+func Median[T float64 | time.Duration](all []T) T {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
+}

@@ -1,0 +1,122 @@
+package passage_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-governor/governor/e2e/cluster"
+	"github.com/nomad-governor/governor/e2e/clustertest"
+	"github.com/nomad-governor/governor/e2e/load"
+)
+
+// benchBudgets have room for every job of the benchmark.
+const benchBudgets = `
+governor {
+  timezone = "UTC"
+  currency = "USD"
+}
+
+gpu_class "v100" {
+  devices = ["nvidia/gpu/Tesla V100-SXM2-16GB"]
+}
+
+rate_card "2026" {
+  effective_from = "2026-01-01T00:00:00Z"
+
+  gpu "v100" { per_hour = 0.90 }
+}
+
+budget "bench" {
+  match {
+    namespaces = ["default"]
+  }
+
+  limit "month" {
+    cost = 1000000
+  }
+
+  per_job {
+    default_runtime = "10m"
+  }
+}
+`
+
+// benchJob is a job that no node takes, with GPUs or without.
+func benchJob(id string, gpus int) string {
+	devices := ""
+	if gpus > 0 {
+		devices = fmt.Sprintf(`, "Resources": {"Devices": [{"Name": "nvidia/gpu", "Count": %d}]}`, gpus)
+	}
+	return fmt.Sprintf(`{"Job": {"ID": %q, "Name": %q, "Type": "batch", "Datacenters": ["nowhere"], "TaskGroups": [{"Name": "g",
+		"Tasks": [{"Name": "t", "Driver": "exec", "Config": {"command": "/bin/true"}%s}]}]}, "Diff": true}`, id, id, devices)
+}
+
+// BenchmarkBesideNginxOnNomad compares the gate with nginx as a reverse proxy in front
+// of a real Nomad, with the ledger on a real Consul, in turns in one run. Of
+// registrations, which nginx does not decide, it tells what the gate adds: to jobs
+// without GPUs, and to those that are held.
+func BenchmarkBesideNginxOnNomad(b *testing.B) {
+	c := clustertest.Start(b, cluster.Options{Consul: true, Governor: true, GovernorConfig: "gate {\n  infeasible = \"allow\"\n}\n",
+		Clients: []cluster.ClientOptions{{Name: "client1", Fixture: "dgx1v"}}})
+	file, err := c.WriteFile("bench.hcl", benchBudgets)
+	must.NoError(b, err)
+	applied, err := c.GovernorCLI(b.Context(), "budget", "apply", "-auto-approve", file)
+	must.NoError(b, err)
+	must.Eq(b, 0, applied.ExitCode, must.Sprint(applied.Output()))
+	nginx, stop, err := load.StartNginx(b.TempDir(), c.NomadAddr)
+	if errors.Is(err, load.ErrNoNginx) {
+		b.Skip(err)
+	}
+	must.NoError(b, err)
+	defer stop()
+	var ids atomic.Int64
+	for _, c1 := range []struct {
+		name       string
+		clients, n int
+		of         func(side string) load.Request
+	}{
+		{"read", 8, 2000, func(string) load.Request { return load.Request{Method: "GET", Path: "/v1/jobs"} }},
+		{"plan", 8, 400, func(string) load.Request {
+			return load.Request{Method: "PUT", Path: "/v1/job/train/plan", Body: benchJob("train", 2)}
+		}},
+		{"register", 1, 100, func(side string) load.Request {
+			id := ids.Add(1)
+			return load.Request{Method: "PUT", Path: "/v1/jobs", Body: benchJob(fmt.Sprintf("%s-%d", side, id), 0)}
+		}},
+		{"registerGPU", 1, 100, func(side string) load.Request {
+			id := ids.Add(1)
+			return load.Request{Method: "PUT", Path: "/v1/jobs", Body: benchJob(fmt.Sprintf("%s-%d", side, id), 2)}
+		}},
+	} {
+		b.Run(c1.name, func(b *testing.B) {
+			measure := func(address, side string) load.Result {
+				r, err := load.Measure(address, c1.clients, c1.n, func(int) load.Request { return c1.of(side) })
+				must.NoError(b, err)
+				return r
+			}
+			var ours, theirs, direct []float64
+			var slow, fast, middle, before []time.Duration
+			for b.Loop() {
+				d, t, o := measure(c.NomadAddr, "direct"), measure(nginx, "nginx"), measure(c.GovernorAddr, "gate")
+				ours, theirs, direct = append(ours, o.PerSecond), append(theirs, t.PerSecond), append(direct, d.PerSecond)
+				slow, fast = append(slow, o.P99), append(fast, d.P99)
+				middle, before = append(middle, o.P50), append(before, d.P50)
+			}
+			b.ReportMetric(load.Median(ours), "gate/s")
+			b.ReportMetric(load.Median(theirs), "nginx/s")
+			b.ReportMetric(load.Median(direct), "direct/s")
+			if !strings.HasPrefix(c1.name, "register") {
+				b.ReportMetric(load.Median(ours)/load.Median(theirs), "of-nginx")
+			}
+			b.ReportMetric(float64(load.Median(middle)-load.Median(before))/1e6, "ms-p50-added")
+			b.ReportMetric(float64(load.Median(slow)-load.Median(fast))/1e6, "ms-p99-added")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
