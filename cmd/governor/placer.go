@@ -21,10 +21,14 @@ import (
 // places a registered job within a second or two, or not at all.
 const spareFor = 10 * time.Second
 
+// planAge is how old what a plan is told of the cluster may be. For what commits it is
+// read after it was submitted.
+const planAge = time.Second
+
 // placer joins the placement service to the quota agent: it is the only place
 // where the two meet.
 type placer struct {
-	state    *nomadstate.Reader
+	state    *nomadstate.Shared
 	sets     *place.Placer
 	spared   *cluster.Reservations
 	now      func() time.Time
@@ -32,12 +36,16 @@ type placer struct {
 }
 
 func newPlacer(state *nomadstate.Reader, now func() time.Time, allowInfeasible bool) *placer {
-	return &placer{state: state, sets: place.New(), spared: cluster.NewReservations(spareFor), now: now, allowAny: allowInfeasible}
+	return &placer{state: nomadstate.NewShared(state, now), sets: place.New(), spared: cluster.NewReservations(spareFor), now: now, allowAny: allowInfeasible}
 }
 
 // Place implements agent.Placer.
 func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (agent.Placement, error) {
-	snapshot, err := p.state.Snapshot(ctx)
+	age := planAge
+	if commit {
+		age = 0
+	}
+	snapshot, err := p.state.Snapshot(ctx, age)
 	if err != nil {
 		return agent.Placement{}, fmt.Errorf("read cluster: %w", err)
 	}

@@ -342,6 +342,13 @@ func (g *Gate) annotate(a *answer, s *submission, v Verdict) {
 	if a.status != http.StatusOK || (len(warnings) == 0 && !v.Denied) {
 		return
 	}
+	if !v.Denied || s.kind != Validate { // the warnings alone: no need to read the rest
+		body, ok := jobspec.SpliceText(a.body, "Warnings", func(theirs string) string { return mergeWarnings(theirs, warnings) })
+		if ok {
+			a.body = body
+			return
+		}
+	}
 	doc, err := jobspec.Parse(a.body, jobspec.ResponseLimits)
 	if err != nil || !doc.IsObject() {
 		g.logger.Warn("could not add warnings to nomad's answer", "job_id", s.ask.JobID, "error", err)

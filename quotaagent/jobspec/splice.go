@@ -1,0 +1,146 @@
+package jobspec
+
+import (
+	"bytes"
+	"encoding/json"
+)
+
+// SpliceText changes one text of a JSON object and leaves every other byte as it is,
+// without reading more than where values end. It returns false, and nothing, where the
+// object does not have the key exactly once at its top, as a text: then Parse must look.
+func SpliceText(object []byte, key string, change func(string) string) ([]byte, bool) {
+	s := scanner{text: object}
+	begin, end, found := s.find(key)
+	if !found || s.failed {
+		return nil, false
+	}
+	var text string
+	if object[begin] != '"' || json.Unmarshal(object[begin:end], &text) != nil {
+		return nil, false
+	}
+	var value bytes.Buffer
+	encoder := json.NewEncoder(&value)
+	encoder.SetEscapeHTML(false)
+	if encoder.Encode(change(text)) != nil {
+		return nil, false
+	}
+	changed := bytes.TrimSpace(value.Bytes())
+	out := make([]byte, 0, len(object)-(end-begin)+len(changed))
+	out = append(out, object[:begin]...)
+	out = append(out, changed...)
+	return append(out, object[end:]...), true
+}
+
+// scanner walks over JSON that is well formed; what is not makes it fail or find
+// nothing.
+type scanner struct {
+	text   []byte
+	at     int
+	failed bool
+}
+
+// find returns where the value of a key of the object lies.
+func (s *scanner) find(key string) (begin, end int, found bool) {
+	s.expect('{')
+	for !s.failed {
+		s.space()
+		name := s.string()
+		s.expect(':')
+		s.space()
+		from := s.at
+		s.value()
+		if s.failed {
+			return 0, 0, false
+		}
+		if bytes.IndexByte(name, '\\') >= 0 {
+			s.failed = true // it may be any key
+		}
+		if string(name) == key {
+			s.failed = s.failed || found
+			begin, end, found = from, s.at, true
+		}
+		s.space()
+		switch s.next() {
+		case ',':
+		case '}':
+			s.space()
+			s.failed = s.failed || s.at != len(s.text)
+			return begin, end, found
+		default:
+			s.failed = true
+		}
+	}
+	return 0, 0, false
+}
+
+func (s *scanner) next() byte {
+	if s.at >= len(s.text) {
+		s.failed = true
+		return 0
+	}
+	s.at++
+	return s.text[s.at-1]
+}
+
+func (s *scanner) expect(c byte) {
+	s.space()
+	if s.next() != c {
+		s.failed = true
+	}
+}
+
+func (s *scanner) space() {
+	for s.at < len(s.text) && (s.text[s.at] == ' ' || s.text[s.at] == '\n' || s.text[s.at] == '\t' || s.text[s.at] == '\r') {
+		s.at++
+	}
+}
+
+// string returns what stands between the quotes.
+func (s *scanner) string() []byte {
+	if s.next() != '"' {
+		s.failed = true
+	}
+	begin := s.at
+	for !s.failed {
+		switch s.next() {
+		case '\\':
+			s.next()
+		case '"':
+			return s.text[begin : s.at-1]
+		}
+	}
+	return nil
+}
+
+// value skips one value.
+func (s *scanner) value() {
+	if s.at >= len(s.text) {
+		s.failed = true
+		return
+	}
+	switch s.text[s.at] {
+	case '"':
+		s.string()
+	case '{', '[':
+		for depth := 0; !s.failed; {
+			switch s.text[s.at] {
+			case '"':
+				s.string()
+				s.failed = s.failed || s.at >= len(s.text)
+				continue
+			case '{', '[':
+				depth++
+			case '}', ']':
+				depth--
+			}
+			if s.at++; depth == 0 {
+				return
+			}
+			s.failed = s.at >= len(s.text)
+		}
+	default:
+		for s.at < len(s.text) && bytes.IndexByte([]byte(",]} \n\t\r"), s.text[s.at]) < 0 {
+			s.at++
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package nomadstate
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nomad-governor/governor/scheduler/cluster"
+)
+
+// readWithin bounds the reading of a snapshot, whoever waits for it.
+const readWithin = 30 * time.Second
+
+// Shared gives one snapshot to all who ask at the same time: reading one is most of the
+// work of a decision, and the larger the cluster the more. Methods may be called from
+// several goroutines.
+type Shared struct {
+	read func(ctx context.Context) (cluster.Snapshot, error)
+	now  func() time.Time
+
+	mu sync.Mutex
+	// last is the latest that was read, running the one that is being read, and next
+	// the one that is read after it, for those who came in between.
+	last, running, next *reading
+}
+
+// reading is one snapshot for whoever waits for it.
+type reading struct {
+	began    time.Time
+	done     chan struct{}
+	snapshot cluster.Snapshot
+	err      error
+}
+
+// NewShared shares the snapshots of a reader.
+func NewShared(r *Reader, now func() time.Time) *Shared { return &Shared{read: r.Snapshot, now: now} }
+
+// Snapshot returns what Nomad said at most maxAge before the call, or after it. An
+// error means that Nomad could not be read. The snapshot is shared: do not change it.
+func (s *Shared) Snapshot(ctx context.Context, maxAge time.Duration) (cluster.Snapshot, error) {
+	r := s.join(maxAge)
+	select {
+	case <-r.done:
+		return r.snapshot, r.err
+	case <-ctx.Done():
+		return cluster.Snapshot{}, ctx.Err()
+	}
+}
+
+func (s *Shared) join(maxAge time.Duration) *reading {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	fresh := func(r *reading) bool {
+		return r != nil && maxAge > 0 && now.Sub(r.began) <= maxAge && !now.Before(r.began)
+	}
+	switch {
+	case fresh(s.last):
+		return s.last
+	case fresh(s.running):
+		return s.running
+	case s.running == nil:
+		s.start(&reading{done: make(chan struct{})})
+		return s.running
+	case s.next == nil: // what is being read may have been read before the call
+		s.next = &reading{done: make(chan struct{})}
+	}
+	return s.next
+}
+
+// start reads; the caller holds the lock. It ends within readWithin.
+func (s *Shared) start(r *reading) {
+	r.began, s.running = s.now(), r
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), readWithin)
+		defer cancel()
+		r.snapshot, r.err = s.read(ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.running = nil; r.err == nil {
+			s.last = r
+		}
+		if next := s.next; next != nil {
+			s.next = nil
+			s.start(next)
+		}
+		close(r.done)
+	}()
+}
