@@ -1,15 +1,21 @@
 package passage_test
 
 import (
+	"bufio"
+	"context"
+	"fmt"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-governor/governor/e2e/cluster"
 	"github.com/nomad-governor/governor/e2e/clustertest"
+	"github.com/nomad-governor/governor/e2e/toolchain"
 )
 
 // spec is a job file of the CLI test; "@" is the name of the side that runs it.
@@ -40,6 +46,7 @@ var readCommands = []string{
 	"node meta read -node-id NODE", "node config -servers", "node pool list", "node pool info default", "node pool nodes default", "node pool jobs default",
 	"alloc status ALLOC", "alloc status -verbose ALLOC", "alloc status -json ALLOC", "alloc fs ALLOC", "alloc fs ALLOC alloc/logs", "alloc fs -stat ALLOC alloc",
 	"alloc fs ALLOC alloc/logs/t.stdout.0", "alloc logs ALLOC", "alloc logs -stderr ALLOC t", "alloc logs -tail -n 1 ALLOC", "alloc logs ALLOC nope",
+	"alloc exec -i=false -t=false -task nope -job ticking /bin/true",
 	"alloc checks ALLOC", "eval list", "eval status EVAL", "eval status -json EVAL", "deployment list", "deployment status nope", "namespace list", "namespace status default",
 	"namespace inspect default", "var list", "var get nope", "acl policy list", "acl token self", "acl token list", "acl role list", "acl auth-method list",
 	"acl binding-rule list", "server members", "operator raft list-peers", "operator scheduler get-config", "operator autopilot get-config", "operator root keyring list",
@@ -80,6 +87,11 @@ func TestTheStockCLI(t *testing.T) {
 			sameOutput(t, c, command, arguments(command, words))
 		}
 	})
+	t.Run("what goes on until it is stopped", func(t *testing.T) {
+		follows(t, c, "line ", "alloc", "logs", "-f", "-task", "t", "-job", "ticking")
+		follows(t, c, "/v1/jobs?prefix=marker", "monitor", "-log-level=debug")
+		follows(t, c, `"Topic":"Job"`, "operator", "api", "/v1/event/stream?topic=Job")
+	})
 	t.Run("writes", func(t *testing.T) {
 		direct, gated := sideWords(t, c, "direct1"), sideWords(t, c, "gated01")
 		for _, command := range writeCommands {
@@ -92,6 +104,38 @@ func TestTheStockCLI(t *testing.T) {
 			}
 		}
 	})
+}
+
+// follows runs a command through the gate until three lines of it have a mark, and
+// something goes on meanwhile.
+func follows(t *testing.T, c *cluster.Cluster, mark string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	nomad, _, err := toolchain.Find(ctx, toolchain.Nomad())
+	must.NoError(t, err)
+	cmd := exec.CommandContext(ctx, nomad, args...)
+	cmd.Env = []string{"NOMAD_ADDR=" + c.GovernorAddr, "NOMAD_TOKEN=" + c.Token, "HOME=" + c.Dir, "NO_COLOR=1"}
+	out, err := cmd.StdoutPipe()
+	must.NoError(t, err)
+	must.NoError(t, cmd.Start())
+	defer func() { _ = cmd.Wait() }()
+	defer cancel()
+	something := time.AfterFunc(time.Second, func() {
+		for i := 0; i < 20 && ctx.Err() == nil; i++ {
+			_, _ = c.Nomad(ctx, c.NomadAddr, "operator", "api", "/v1/jobs?prefix=marker")
+			_, _ = c.Register(ctx, c.NomadAddr, strings.NewReplacer("@NAME", "happens", "EXTRA", fmt.Sprintf("priority = %d", 50+i)).Replace(spec))
+		}
+	})
+	defer something.Stop()
+	lines, found := bufio.NewScanner(out), 0
+	lines.Buffer(nil, 8<<20)
+	for found < 3 && lines.Scan() {
+		if strings.Contains(lines.Text(), mark) {
+			found++
+		}
+	}
+	must.Eq(t, 3, found, must.Sprint(args))
 }
 
 func write(t *testing.T, c *cluster.Cluster, name, text string) string {
@@ -132,7 +176,7 @@ func sameOutput(t *testing.T, c *cluster.Cluster, command string, args []string)
 		var all [3]string
 		for i, address := range []string{c.NomadAddr, c.GovernorAddr, c.NomadAddr} {
 			result, err := c.Nomad(t.Context(), address, args...)
-			must.NoError(t, err, must.Sprint(command))
+			must.NoError(t, err, must.Sprint(command, " at ", address))
 			all[i] = outcome(result, "")
 		}
 		if all[0] == all[1] {
