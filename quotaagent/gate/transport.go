@@ -70,6 +70,9 @@ func (c *Certificates) transport(base *tls.Config) *http.Transport {
 		MaxIdleConnsPerHost:   256,
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: time.Second,
+		// A blocking query keeps its buffers for minutes, and what is sent is small; a
+		// large body is not copied through them.
+		WriteBufferSize: 1 << 10,
 	}
 }
 
