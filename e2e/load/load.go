@@ -40,8 +40,9 @@ func Measure(address string, clients, n int, of func(i int) Request) (Result, er
 	for range clients {
 		group.Go(func() {
 			for i := range next {
+				request := of(i) // it may take its time
 				start := time.Now()
-				if err := send(transport, address, of(i)); err != nil {
+				if err := send(transport, address, request); err != nil {
 					mu.Lock()
 					defer mu.Unlock()
 					failed = err

@@ -204,6 +204,8 @@ type fakeAdmitter struct {
 	verdict  Verdict
 	err      error
 	panics   bool
+	// settling are the submissions that are not settled yet.
+	settling sync.WaitGroup
 }
 
 func (a *fakeAdmitter) Admit(_ context.Context, s Submission) (Verdict, error) {
@@ -218,7 +220,9 @@ func (a *fakeAdmitter) Admit(_ context.Context, s Submission) (Verdict, error) {
 	}
 	v := a.verdict
 	if s.Kind.Commits() && !v.Denied {
+		a.settling.Add(1)
 		v.Settle = func(ctx context.Context, o Outcome) {
+			defer a.settling.Done()
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			if ctx.Err() != nil {
@@ -230,7 +234,10 @@ func (a *fakeAdmitter) Admit(_ context.Context, s Submission) (Verdict, error) {
 	return v, nil
 }
 
+// settled are the outcomes, once all submissions have theirs: that may be after the
+// client has its answer.
 func (a *fakeAdmitter) settled() []Outcome {
+	a.settling.Wait()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return append([]Outcome(nil), a.outcomes...)

@@ -219,7 +219,9 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	if s.kind.Commits() {
 		outcome = g.judged(ctx, s, theirs, err)
 	}
-	settle(outcome)
+	if !outcome.Accepted {
+		settle(outcome) // whoever tries again has what it gives back
+	}
 	if err == nil {
 		err = s.notLent(theirs)
 	}
@@ -228,6 +230,9 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	}
 	g.annotate(theirs, s, v)
 	theirs.write(w)
+	// What Nomad has accepted is held already: the client need not wait until that is
+	// written once more. On this connection the next request does.
+	_ = http.NewResponseController(w).Flush()
 	return nil
 }
 

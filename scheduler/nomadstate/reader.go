@@ -50,19 +50,21 @@ func New(nomad querier) *Reader {
 // Nomad could not be read.
 func (r *Reader) Snapshot(ctx context.Context) (cluster.Snapshot, error) {
 	var nodes []*api.NodeListStub
-	q := &api.QueryOptions{Params: map[string]string{"resources": "true"}}
-	if _, err := r.nomad.Query("/v1/nodes", &nodes, q.WithContext(ctx)); err != nil {
-		return cluster.Snapshot{}, fmt.Errorf("read nodes: %w", err)
-	}
-	nodes = slices.DeleteFunc(nodes, func(n *api.NodeListStub) bool { return n == nil || !hasGPUs(n) })
-	slices.SortFunc(nodes, func(a, b *api.NodeListStub) int { return strings.Compare(a.ID, b.ID) })
-
-	details, warnings, err := r.readDetails(ctx, nodes)
-	if err != nil {
-		return cluster.Snapshot{}, err
-	}
-	allocs, err := r.liveAllocations(ctx)
-	if err != nil {
+	var details []nodeDetails
+	var warnings []string
+	var allocs []*api.AllocationListStub
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		if nodes, err = r.readNodes(groupCtx); err == nil {
+			details, warnings, err = r.readDetails(groupCtx, nodes)
+		}
+		return err
+	})
+	group.Go(func() (err error) {
+		allocs, err = r.liveAllocations(groupCtx)
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return cluster.Snapshot{}, err
 	}
 	uses := indexUses(allocs)
@@ -75,6 +77,18 @@ func (r *Reader) Snapshot(ctx context.Context) (cluster.Snapshot, error) {
 	slices.Sort(warnings)
 	s.Warnings = warnings
 	return s, nil
+}
+
+// readNodes lists the nodes with GPUs, by id.
+func (r *Reader) readNodes(ctx context.Context) ([]*api.NodeListStub, error) {
+	var nodes []*api.NodeListStub
+	q := &api.QueryOptions{Params: map[string]string{"resources": "true"}}
+	if _, err := r.nomad.Query("/v1/nodes", &nodes, q.WithContext(ctx)); err != nil {
+		return nil, fmt.Errorf("read nodes: %w", err)
+	}
+	nodes = slices.DeleteFunc(nodes, func(n *api.NodeListStub) bool { return n == nil || !hasGPUs(n) })
+	slices.SortFunc(nodes, func(a, b *api.NodeListStub) int { return strings.Compare(a.ID, b.ID) })
+	return nodes, nil
 }
 
 // Allocations reads the allocations of one job that were created after the
