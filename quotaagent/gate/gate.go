@@ -103,6 +103,7 @@ type Gate struct {
 	nomad      *client
 	identities *identities
 	proxy      *httputil.ReverseProxy
+	relay      *relay
 }
 
 // New returns a gate, or an error when the configuration cannot work.
@@ -111,7 +112,7 @@ func New(config Config) (*Gate, error) {
 		return nil, fmt.Errorf("configure gate: %w", err)
 	}
 	config = config.withDefaults()
-	g := &Gate{config: config, logger: config.Logger.Named("gate")}
+	g := &Gate{config: config, logger: config.Logger.Named("gate"), relay: newRelay(config)}
 	g.nomad = &client{
 		address: config.Nomad, transport: config.Transport, bodyMax: config.ResponseMax, timeout: config.LookupTimeout, reader: config.ReadToken,
 	}
@@ -195,6 +196,10 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.answer(w, r, g.stable(w, r, route))
 	case route.Kind == RouteUnknownWrite && !g.config.AllowUnknownWrites:
 		g.answer(w, r, refuseUnknown(r.Method, r.URL.Path))
+	case g.relay.takes(r):
+		if err := g.relay.serve(w, r); err != nil {
+			g.proxyError(w, r, err)
+		}
 	default:
 		g.proxy.ServeHTTP(w, r)
 	}

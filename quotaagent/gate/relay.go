@@ -1,0 +1,290 @@
+package gate
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// relay forwards reads, which most requests are, within the goroutine of the request:
+// http.Transport has two more for each connection and hands every request and answer to
+// them, and a blocking query keeps them and their buffers for minutes. Whatever a
+// request may do besides, such as sending a body or changing the protocol, is the
+// reverse proxy's.
+type relay struct {
+	dial func(ctx context.Context) (net.Conn, error)
+	host string // of Nomad, for a request that names none
+
+	mu   sync.Mutex
+	idle []*upstream // the latest at the end
+}
+
+// upstream is one connection to Nomad. It has no buffer while it waits.
+type upstream struct {
+	conn   net.Conn
+	reader *bufio.Reader // of the answer; nil before and after
+	first  [1]byte
+	reused bool
+	since  time.Time
+}
+
+const (
+	// relayIdleMost is how many connections are kept, and relayIdleFor for how long.
+	relayIdleMost = 256
+	relayIdleFor  = time.Minute
+)
+
+// newRelay uses the connections of a transport; nil for one that has none of its own.
+func newRelay(config Config) *relay {
+	t, ok := config.Transport.(*http.Transport)
+	if !ok || t.DialContext == nil || t.DialTLSContext == nil || t.Proxy != nil {
+		return nil
+	}
+	dial, port := t.DialContext, "80"
+	if config.Nomad.Scheme == "https" {
+		dial, port = t.DialTLSContext, "443"
+	}
+	if p := config.Nomad.Port(); p != "" {
+		port = p
+	}
+	address := net.JoinHostPort(config.Nomad.Hostname(), port)
+	return &relay{host: config.Nomad.Host, dial: func(ctx context.Context) (net.Conn, error) { return dial(ctx, "tcp", address) }}
+}
+
+// takes reports whether a request is a read and nothing else.
+func (l *relay) takes(r *http.Request) bool {
+	return l != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.ContentLength == 0 && len(r.TransferEncoding) == 0 &&
+		r.Header["Upgrade"] == nil && r.Header["Expect"] == nil && r.Header["Te"] == nil && r.ProtoMajor == 1
+}
+
+// serve forwards a request. An error means that nothing was written to the client.
+func (l *relay) serve(w http.ResponseWriter, r *http.Request) error {
+	for {
+		u, err := l.take(r.Context())
+		if err != nil {
+			return err
+		}
+		// A client that leaves ends the request at Nomad too.
+		stop := context.AfterFunc(r.Context(), func() { _ = u.conn.Close() })
+		answer, err := u.ask(r, l.host)
+		if err != nil {
+			stop()
+			_ = u.conn.Close()
+			u.release()
+			if u.reused && r.Context().Err() == nil && !errors.Is(err, errHead) {
+				continue // Nomad has closed it meanwhile; a read can be sent again
+			}
+			return err
+		}
+		clean := pass(w, answer)
+		reusable := clean && !answer.Close && u.reader.Buffered() == 0
+		u.release()
+		if stop() && reusable {
+			l.keep(u)
+		} else {
+			_ = u.conn.Close()
+		}
+		if !clean {
+			panic(http.ErrAbortHandler) // the client sees that something is missing
+		}
+		return nil
+	}
+}
+
+// take returns a connection that is kept, or a new one.
+func (l *relay) take(ctx context.Context) (*upstream, error) {
+	for {
+		u := l.kept()
+		if u == nil {
+			conn, err := l.dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return &upstream{conn: conn}, nil
+		}
+		if time.Since(u.since) < relayIdleFor {
+			u.reused = true
+			return u, nil
+		}
+		_ = u.conn.Close()
+	}
+}
+
+func (l *relay) kept() *upstream {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.idle)
+	if n == 0 {
+		return nil
+	}
+	u := l.idle[n-1]
+	l.idle[n-1] = nil
+	l.idle = l.idle[:n-1]
+	return u
+}
+
+// keep keeps a connection for the next request, and closes those that were kept too long.
+func (l *relay) keep(u *upstream) {
+	u.since = time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.idle) > 0 && (len(l.idle) >= relayIdleMost || u.since.Sub(l.idle[0].since) >= relayIdleFor) {
+		_ = l.idle[0].conn.Close()
+		l.idle[0] = nil
+		l.idle = l.idle[1:]
+	}
+	l.idle = append(l.idle, u)
+}
+
+// errHead is an answer whose head cannot be read although some of it was.
+var errHead = errors.New("read the head of nomad's answer")
+
+// heads are buffers for the heads of requests.
+var heads = sync.Pool{New: func() any { return bufio.NewWriterSize(io.Discard, 4<<10) }}
+
+// ask sends the head of a request and reads that of the answer.
+func (u *upstream) ask(r *http.Request, host string) (*http.Response, error) {
+	if r.Host != "" {
+		host = r.Host
+	}
+	head := heads.Get().(*bufio.Writer)
+	head.Reset(u.conn)
+	_, _ = head.WriteString(r.Method + " " + r.URL.RequestURI() + " HTTP/1.1\r\nHost: " + host + "\r\n")
+	_ = r.Header.WriteSubset(head, notForwarded(r.Header))
+	_, _ = head.WriteString("\r\n")
+	err := head.Flush()
+	head.Reset(io.Discard)
+	heads.Put(head)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.await(strings.Contains(r.URL.RawQuery, "index=")); err != nil {
+		return nil, err
+	}
+	for {
+		answer, err := http.ReadResponse(u.reader, r)
+		if err != nil {
+			return nil, errors.Join(errHead, err)
+		}
+		if answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols {
+			return answer, nil
+		}
+	}
+}
+
+// readers are buffers for answers.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10) }}
+
+// await waits for the first byte of an answer. What may take minutes has no buffer
+// until then.
+func (u *upstream) await(long bool) error {
+	from := io.Reader(u.conn)
+	if long {
+		if _, err := io.ReadFull(u.conn, u.first[:]); err != nil {
+			return err
+		}
+		from = io.MultiReader(bytes.NewReader(u.first[:]), u.conn)
+	}
+	u.reader = readers.Get().(*bufio.Reader)
+	u.reader.Reset(from)
+	_, err := u.reader.Peek(1)
+	return err
+}
+
+// release gives the buffer back.
+func (u *upstream) release() {
+	if u.reader != nil {
+		u.reader.Reset(nil)
+		readers.Put(u.reader)
+		u.reader = nil
+	}
+}
+
+// notForwarded are the headers that do not go to Nomad: those of one connection, and
+// what nobody has vouched for.
+func notForwarded(h http.Header) map[string]bool {
+	not := neverForwarded
+	if named := h["Connection"]; named != nil {
+		not = make(map[string]bool, len(neverForwarded)+2)
+		for name := range neverForwarded {
+			not[name] = true
+		}
+		for _, names := range named {
+			for name := range strings.SplitSeq(names, ",") {
+				not[http.CanonicalHeaderKey(strings.TrimSpace(name))] = true
+			}
+		}
+	}
+	return not
+}
+
+var neverForwarded = map[string]bool{
+	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true, "Proxy-Authorization": true, "Te": true, "Trailer": true,
+	"Transfer-Encoding": true, "Upgrade": true, "Host": true, "Content-Length": true,
+	"Forwarded": true, "X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true,
+}
+
+// copies are what bodies are copied with.
+var copies = newBuffers()
+
+// pass writes an answer to the client, and reports whether all of it was there.
+func pass(w http.ResponseWriter, answer *http.Response) (clean bool) {
+	defer answer.Body.Close()
+	h := w.Header()
+	for _, names := range answer.Header["Connection"] {
+		for name := range strings.SplitSeq(names, ",") {
+			answer.Header.Del(strings.TrimSpace(name))
+		}
+	}
+	for _, name := range hopByHop {
+		delete(answer.Header, name)
+	}
+	for name, values := range answer.Header {
+		h[name] = append(h[name], values...)
+	}
+	for name := range answer.Trailer {
+		h.Add("Trailer", name)
+	}
+	w.WriteHeader(answer.StatusCode)
+	var to io.Writer = w
+	if answer.ContentLength < 0 { // a stream: every piece at once
+		flush := http.NewResponseController(w)
+		_ = flush.Flush()
+		to = flusher{w, flush}
+	}
+	buffer := copies.Get()
+	defer copies.Put(buffer)
+	_, err := io.CopyBuffer(onlyWriter{to}, onlyReader{answer.Body}, buffer)
+	for name, values := range answer.Trailer {
+		h[name] = values
+	}
+	return err == nil
+}
+
+// onlyWriter and onlyReader keep io.CopyBuffer from other ways than its buffer.
+type (
+	onlyWriter struct{ io.Writer }
+	onlyReader struct{ io.Reader }
+)
+
+// flusher sends what is written at once.
+type flusher struct {
+	io.Writer
+	control *http.ResponseController
+}
+
+// Write implements io.Writer.
+func (f flusher) Write(p []byte) (int, error) {
+	n, err := f.Writer.Write(p)
+	if err == nil {
+		err = f.control.Flush()
+	}
+	return n, err
+}

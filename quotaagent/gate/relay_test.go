@@ -1,0 +1,174 @@
+package gate
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+)
+
+// rawNomad answers on connections as a test says, which no http.Server does.
+func rawNomad(t *testing.T, serve func(n int, c net.Conn, reader *bufio.Reader)) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := 0; ; n++ {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			serve(n, c, bufio.NewReader(c))
+			_ = c.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-done
+	})
+	return listener.Addr().String()
+}
+
+// relayRig is a gate in front of such a Nomad.
+func relayRig(t *testing.T, address string) *rig {
+	return newRig(t, func(c *Config) {
+		nomad := *c.Nomad
+		nomad.Host = address
+		c.Nomad = &nomad
+	})
+}
+
+const fine = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+func TestRelay_aKeptConnectionThatNomadHasClosedIsReplaced(t *testing.T) {
+	t.Parallel()
+	address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
+		if _, err := http.ReadRequest(reader); err == nil { // one request, and the connection is closed
+			_, _ = io.WriteString(c, fine)
+		}
+	})
+	r := relayRig(t, address)
+	for range 5 {
+		a := r.do(t, "GET", "/v1/jobs", "")
+		must.EqOp(t, http.StatusOK, a.status, must.Sprint(a.body))
+		must.EqOp(t, "ok", a.body)
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestRelay_connectionsAreKept(t *testing.T) {
+	t.Parallel()
+	var most atomic.Int32
+	address := rawNomad(t, func(n int, c net.Conn, reader *bufio.Reader) {
+		most.Store(int32(n) + 1)
+		for {
+			if _, err := http.ReadRequest(reader); err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, fine)
+		}
+	})
+	g := relayRig(t, address)
+	for range 20 {
+		must.EqOp(t, "ok", g.do(t, "GET", "/v1/jobs", "").body)
+	}
+	must.EqOp(t, 1, most.Load())
+	relay := g.gate.Config.Handler.(*Gate).relay
+	must.Len(t, 1, relay.idle)
+	relay.idle[0].since = time.Now().Add(-2 * relayIdleFor)
+	stale := relay.idle[0].conn
+	go func() { _ = stale.Close() }() // so that the test's Nomad serves the next one
+	must.EqOp(t, "ok", g.do(t, "GET", "/v1/jobs", "").body)
+	must.EqOp(t, 2, most.Load(), must.Sprint("one that was kept too long is not used"))
+	_ = relay.idle[0].conn.Close()
+}
+
+func TestRelay_anAnswerThatBreaksOffIsNoWholeOne(t *testing.T) {
+	t.Parallel()
+	for _, broken := range []string{"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nshort", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n"} {
+		address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
+			_, _ = http.ReadRequest(reader)
+			_, _ = io.WriteString(c, broken)
+		})
+		r := relayRig(t, address)
+		c := r.dial(t)
+		_, err := io.WriteString(c, "GET /v1/jobs HTTP/1.1\r\nHost: nomad\r\n\r\n")
+		must.NoError(t, err)
+		response, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			continue // nothing of it was sent yet
+		}
+		_, err = io.ReadAll(response.Body)
+		must.Error(t, err)
+		_ = response.Body.Close()
+	}
+}
+
+func TestRelay_whatIsNoAnswerIsNotAskedForTwice(t *testing.T) {
+	t.Parallel()
+	for _, said := range []string{"", "nonsense\r\n\r\n"} {
+		var asked atomic.Int32
+		address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
+			_, _ = http.ReadRequest(reader)
+			asked.Add(1)
+			_, _ = io.WriteString(c, said)
+		})
+		a := relayRig(t, address).do(t, "GET", "/v1/jobs", "")
+		must.EqOp(t, http.StatusBadGateway, a.status)
+		must.EqOp(t, ReasonNomadUnreachable, a.reason)
+		must.EqOp(t, 1, asked.Load())
+	}
+}
+
+func TestRelay_headersOfOneConnectionStayThere(t *testing.T) {
+	t.Parallel()
+	heard := make(chan http.Header, 1)
+	address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
+		q, err := http.ReadRequest(reader)
+		if err != nil {
+			return
+		}
+		heard <- q.Header
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nX-Nomad-Index: 7\r\nContent-Length: 2\r\n\r\nok")
+	})
+	r := relayRig(t, address)
+	a := r.do(t, "GET", "/v1/jobs?index=1&wait=1s;x", "", "X-Nomad-Token", "t", "Connection", "x-mine, keep-alive", "X-Mine", "1", "Forwarded", "for=me", "X-Forwarded-For", "1.2.3.4")
+	must.EqOp(t, "ok", a.body)
+	must.EqOp(t, "7", a.header.Get("X-Nomad-Index"))
+	must.EqOp(t, "", a.header.Get("X-Hop")+a.header.Get("Keep-Alive"))
+	h := <-heard
+	must.EqOp(t, "t", h.Get("X-Nomad-Token"))
+	for _, name := range []string{"X-Mine", "Forwarded", "X-Forwarded-For", "Keep-Alive"} {
+		must.SliceEmpty(t, h.Values(name), must.Sprint(name))
+	}
+}
+
+// What a request may do besides reading is the reverse proxy's.
+func TestRelay_takesReadsAlone(t *testing.T) {
+	t.Parallel()
+	l := &relay{}
+	for _, c := range []struct {
+		method, body, header string
+		want                 bool
+	}{
+		{"GET", "", "", true}, {"HEAD", "", "", true}, {"PUT", "", "", false}, {"GET", "body", "", false}, {"GET", "", "Upgrade", false}, {"GET", "", "Expect", false}, {"GET", "", "Te", false},
+	} {
+		q, err := http.ReadRequest(bufio.NewReader(strings.NewReader(fmt.Sprintf("%s /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", c.method, len(c.body), c.body))))
+		must.NoError(t, err)
+		if c.header != "" {
+			q.Header.Set(c.header, "x")
+		}
+		must.EqOp(t, c.want, l.takes(q), must.Sprint(c))
+	}
+	var none *relay
+	must.False(t, none.takes(&http.Request{Method: http.MethodGet}))
+}
