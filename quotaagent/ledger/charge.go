@@ -37,7 +37,11 @@ func Charges(h Hold, cal Calendar) Vector {
 // the job may have used before the next one replaced it, and nobody has seen, counts
 // beside all that came later.
 func wholeCharges(h Hold, cal Calendar) Vector {
-	v, before, seen := Vector{}, unseen{}, h.seen()
+	v, before := Vector{}, unseen{}
+	var seen map[string]seenTo // not needed where all that is known is of one version
+	if h.Pending != nil || len(h.Former) > 0 || slices.ContainsFunc(h.Tracks, func(t Track) bool { return t.CreateIndex <= h.JobModifyIndex }) {
+		seen = h.seen()
+	}
 	version := func(r reading) {
 		charges := r.charges(cal)
 		charges.AddAll(before.charges(cal), 1)
