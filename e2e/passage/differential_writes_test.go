@@ -158,6 +158,7 @@ func (th things) spoken() []spoken {
 
 // sameStreams opens each stream on both sides at once: they show the same.
 func sameStreams(t *testing.T, c *cluster.Cluster, s sides, th things) {
+	fresh := 0
 	log := "/v1/client/fs/logs/" + th["ALLOC"] + "?task=t&type=stdout&follow=true&origin=start&plain="
 	for target, keep := range map[string]func(string) bool{
 		// An index that is still to come: from the oldest one on, Nomad may drop what is
@@ -169,6 +170,7 @@ func sameStreams(t *testing.T, c *cluster.Cluster, s sides, th things) {
 			return found && marker != ""
 		},
 	} {
+		fresh++ // a job that is registered again and the same is no event
 		t.Run(target, func(t *testing.T) {
 			direct, through := openStream(t, s.direct.address+target, th["TOKEN"]), openStream(t, s.gated.address+target, th["TOKEN"])
 			must.Eq(t, direct.header, through.header)
@@ -177,7 +179,7 @@ func sameStreams(t *testing.T, c *cluster.Cluster, s sides, th things) {
 				defer close(done)
 				time.Sleep(2 * time.Second) // until both are subscribed, which cannot be asked
 				for i := range 5 {
-					e := exchange{method: "PUT", target: "/v1/jobs", token: th["TOKEN"], body: strings.ReplaceAll(cpuJob(""), `"@"`, fmt.Sprintf(`"stream-%d"`, i))}
+					e := exchange{method: "PUT", target: "/v1/jobs", token: th["TOKEN"], body: strings.ReplaceAll(cpuJob(""), `"@"`, fmt.Sprintf(`"stream-%d-%d"`, fresh, i))}
 					_, _ = s.direct.do(e)
 					_, _ = s.direct.do(exchange{method: "GET", target: "/v1/jobs?prefix=marker" + fmt.Sprint(i), token: th["TOKEN"]})
 				}
@@ -185,6 +187,9 @@ func sameStreams(t *testing.T, c *cluster.Cluster, s sides, th things) {
 			want, got := direct.lines(keep, 5), through.lines(keep, 5)
 			<-done
 			must.Len(t, 5, want)
+			if strings.Contains(target, "monitor") { // Nomad stamps a line for each that listens
+				want, got = []string{ages.ReplaceAllString(strings.Join(want, "\n"), "<when>")}, []string{ages.ReplaceAllString(strings.Join(got, "\n"), "<when>")}
+			}
 			must.Eq(t, want, got)
 		})
 	}
