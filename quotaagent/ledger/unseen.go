@@ -88,7 +88,8 @@ func (u unseen) add(r reading, fromMS, toMS, versions int64) {
 			next := span
 			next.fromMS, next.leftMS = max(fromMS, r.seen[name].ms), r.remaining(line, name)
 			if running {
-				next.fromMS = max(next.fromMS, r.hold.replaceableFrom(live))
+				held, _ := r.hold.ownEnd(live)
+				next.fromMS = max(next.fromMS, live.MarkMS, held) // not replaceableFrom, which a submission moves
 				if u[name] == nil {
 					next.versions++ // with the one that runs
 				}
