@@ -30,7 +30,6 @@ func Post(p *budget.Policy, h ledger.Hold, now time.Time) (ledger.Hold, ledger.V
 		t.GPUs = slices.Clone(t.GPUs)
 		if t.EndMS == 0 {
 			b.track(&t, now.UnixMilli(), held)
-			b.reprice(t.GPUs, t.MarkMS, held)
 			kept = append(kept, t)
 			continue
 		}
@@ -38,6 +37,9 @@ func Post(p *budget.Policy, h ledger.Hold, now time.Time) (ledger.Hold, ledger.V
 		next.Finish(t)
 	}
 	next.Tracks = kept
+	for _, t := range kept { // by what is left to those that go on, now that others have ended
+		b.reprice(t.GPUs, t.MarkMS, next.HeldUntil(t))
+	}
 	return next, b.posted, b.entries
 }
 
