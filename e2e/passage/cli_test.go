@@ -121,13 +121,16 @@ func follows(t *testing.T, c *cluster.Cluster, mark string, args ...string) {
 	must.NoError(t, cmd.Start())
 	defer func() { _ = cmd.Wait() }()
 	defer cancel()
-	something := time.AfterFunc(time.Second, func() {
+	happens := make(chan struct{})
+	defer func() { <-happens }()
+	defer cancel()
+	go func() {
+		defer close(happens)
 		for i := 0; i < 20 && ctx.Err() == nil; i++ {
 			_, _ = c.Nomad(ctx, c.NomadAddr, "operator", "api", "/v1/jobs?prefix=marker")
 			_, _ = c.Register(ctx, c.NomadAddr, strings.NewReplacer("@NAME", "happens", "EXTRA", fmt.Sprintf("priority = %d", 50+i)).Replace(spec))
 		}
-	})
-	defer something.Stop()
+	}()
 	lines, found := bufio.NewScanner(out), 0
 	lines.Buffer(nil, 8<<20)
 	for found < 3 && lines.Scan() {

@@ -115,6 +115,9 @@ func TestValidateSaysAllThatIsWrong(t *testing.T) {
 		"a webhook's key":        {func(c *Config) { c.Gate.WebhookKey = "secret" }, "gate.webhook_key is too short"},
 		"a key with blanks":      {func(c *Config) { c.Gate.WebhookKey = "twenty characters & more" }, "letters, digits, dots"},
 		"infeasible":             {func(c *Config) { c.Gate.Infeasible = "" }, `gate.infeasible is ""`},
+		"credentials":            {func(c *Config) { c.Gate.Credentials = "mine" }, `gate.credentials is "mine"; it must be passthrough or delegated`},
+		"no token to lend":       {func(c *Config) { c.Gate.Credentials = "delegated" }, "gate.credentials is delegated and nomad.token is not set"},
+		"a capability":           {func(c *Config) { c.Gate.SubmitCapability = "Plan Job" }, `gate.submit_capability is "Plan Job"`},
 	}
 	all := Default()
 	for name, c := range cases {

@@ -14,8 +14,8 @@ func rights(t *testing.T, policies ...string) acl.Rights {
 	t.Helper()
 	rules := make([]acl.Rules, 0, len(policies))
 	for _, raw := range policies {
-		r, err := acl.ParseRules(json.RawMessage(raw))
-		must.NoError(t, err)
+		var r acl.Rules
+		must.NoError(t, json.Unmarshal([]byte(raw), &r))
 		rules = append(rules, r)
 	}
 	return acl.Combine(rules...)

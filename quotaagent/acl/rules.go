@@ -1,9 +1,5 @@
 package acl
 
-import (
-	"encoding/json"
-)
-
 // Rules are what one policy says, as Nomad itself reads it (RulesJSON of GET
 // /v1/acl/policy/:name): short forms, such as policy = "write", are expanded into
 // capabilities. Those that say nothing about jobs are kept for writing the policy anew.
@@ -41,11 +37,4 @@ type NamedRule struct {
 type LevelRule struct {
 	Policy       string
 	Capabilities []string `json:",omitempty"`
-}
-
-// ParseRules reads Nomad's RulesJSON.
-func ParseRules(raw json.RawMessage) (Rules, error) {
-	var r Rules
-	err := json.Unmarshal(raw, &r)
-	return r, err
 }

@@ -123,7 +123,7 @@ func New(config Config) (*Gate, error) {
 		Transport: config.Transport,
 		// Without an interval every byte of an answer without a length, which all of
 		// Nomad's streams are, is sent at once, and others when they are complete.
-		BufferPool:     newBuffers(),
+		BufferPool:     copies,
 		ModifyResponse: keepTunnel,
 		ErrorHandler:   g.proxyError,
 		ErrorLog:       log.New(proxyLog{g.logger}, "", 0),
@@ -135,9 +135,8 @@ func New(config Config) (*Gate, error) {
 // of a busy gate.
 type buffers struct{ pool sync.Pool }
 
-func newBuffers() *buffers {
-	return &buffers{sync.Pool{New: func() any { return new([32 << 10]byte) }}}
-}
+// copies are what all bodies are copied with.
+var copies = &buffers{sync.Pool{New: func() any { return new([32 << 10]byte) }}}
 
 // Get implements httputil.BufferPool.
 func (b *buffers) Get() []byte { return b.pool.Get().(*[32 << 10]byte)[:] }

@@ -231,9 +231,6 @@ var neverForwarded = map[string]bool{
 	"Forwarded": true, "X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true,
 }
 
-// copies are what bodies are copied with.
-var copies = newBuffers()
-
 // pass writes an answer to the client, and reports whether all of it was there.
 func pass(w http.ResponseWriter, answer *http.Response) (clean bool) {
 	defer answer.Body.Close()
