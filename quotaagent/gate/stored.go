@@ -55,10 +55,14 @@ func (g *Gate) stored(w http.ResponseWriter, r *http.Request, route Route) error
 	if err := g.resolveStored(r.Context(), s, route, body); err != nil {
 		return err
 	}
-	if s.kind == Scale {
+	switch {
+	case s.kind == Scale:
 		if err := bindScale(s.doc, body, s.stored); err != nil {
 			return err
 		}
+	case s.kind == Revert && s.job == nil && body.EnforcePriorVersion == nil:
+		// Nomad will refuse it, as long as the job is what it was when it was looked at.
+		s.doc.SetUint("EnforcePriorVersion", jobVersion(s.stored))
 	}
 	wants := s.wantsGPU()
 	if s.kind == Dispatch && wants {

@@ -99,6 +99,28 @@ func TestStored_theOutcomeIsThatOfTheJobThatRuns(t *testing.T) {
 	}
 }
 
+// What Nomad is expected to refuse is not decided about: it must stay refused when the
+// job changes between the look at it and the request.
+func TestStored_aRevertThatNomadWillRefuseIsBoundToTheVersionLookedAt(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		`{"JobID":"train","JobVersion":1}`:                          `{"JobID":"train","JobVersion":1,"EnforcePriorVersion":1}`,
+		`{"JobID":"train","JobVersion":7}`:                          `{"JobID":"train","JobVersion":7,"EnforcePriorVersion":1}`,
+		`{"JobID":"other","JobVersion":0}`:                          `{"JobID":"other","JobVersion":0,"EnforcePriorVersion":1}`,
+		`{"JobID":"train","JobVersion":0,"EnforcePriorVersion":7}`:  `{"JobID":"train","JobVersion":0,"EnforcePriorVersion":7}`,
+		`{"JobID":"train","JobVersion":0,"enforcepriorversion":42}`: `{"JobID":"train","JobVersion":0,"enforcepriorversion":42}`,
+	} {
+		r := newRig(t)
+		r.nomad.put(t, "default", gpuJob)
+		r.nomad.put(t, "default", noGPUJob)
+		r.do(t, "PUT", "/v1/job/train/revert", body)
+		writes := r.nomad.writes()
+		must.Len(t, 1, writes)
+		must.EqOp(t, want, writes[0].body)
+		must.Len(t, 0, r.admitter.asked)
+	}
+}
+
 func TestStored_aRefusalOfNomadsIsSettled(t *testing.T) {
 	t.Parallel()
 	for name, tc := range starts {
