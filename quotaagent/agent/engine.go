@@ -414,7 +414,7 @@ func without(balances map[string]ledger.Balance, h ledger.Hold) map[string]ledge
 func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
 	var decision admission.Decision
 	var waits queueTicket
-	var until time.Time
+	var held ledger.Hold
 	same := unchanged(s, placed.Patch)
 	t := ticket{key: holdKey(s.Ask.Namespace, heldAs(s)), after: b.Path}
 	at, err := e.standingOf(ctx, p, b, s, lines)
@@ -444,7 +444,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			if len(placed.Record) > 0 {
 				next.Placement = placed.Record
 			}
-			t.id, t.before, until = next.ID, b.Path, time.UnixMilli(next.SubmittedMS).Add(ledger.SendWithin)
+			t.id, t.before, held = next.ID, b.Path, next
 			if v.hold.Hold != nil {
 				t.before = v.hold.Budget
 			}
@@ -462,7 +462,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	e.log(s, decision)
 	verdict := e.verdict(p, s, decision, placed)
 	if !verdict.Denied {
-		verdict.Until = until
+		verdict.Until, verdict.AsStored = time.UnixMilli(held.SubmittedMS).Add(ledger.SendWithin), held.Unchanged
 		verdict.Settle = func(ctx context.Context, o gate.Outcome) { e.settle(ctx, s, t, placed, o) }
 		if s.Kind.Launches() {
 			verdict.Settle = func(ctx context.Context, o gate.Outcome) { e.settleLaunch(ctx, s, t, o) }

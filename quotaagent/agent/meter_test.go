@@ -519,3 +519,17 @@ func TestManyRestartsDoNotOutgrowTheHold(t *testing.T) {
 	must.SliceEmpty(t, next.hold.Finished)
 	must.Len(t, 1, next.hold.Tracks)
 }
+
+// More allocations than the job has are those of an old version that came back without a
+// word, or of one that is still being stopped: somebody looks. A submission on its way
+// explains them.
+func TestMoreAllocationsThanAdmittedAreLookedAt(t *testing.T) {
+	t.Parallel()
+	h := ledger.Hold{Lines: []ledger.Line{{Group: "g", Count: 2}, {Group: "other", Count: 2}},
+		Tracks: []ledger.Track{{Alloc: "1", Group: "g"}, {Alloc: "2", Group: "g"}, {Alloc: "3", Group: "g", EndMS: 1}, {Alloc: "4", Group: "other"}}}
+	must.False(t, crowded(h))
+	h.Tracks[2].EndMS = 0
+	must.True(t, crowded(h))
+	h.Pending = []ledger.Line{}
+	must.False(t, crowded(h))
+}

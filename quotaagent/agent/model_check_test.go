@@ -408,10 +408,8 @@ func (m *model) endDay() {
 	for len(m.tickets) > 0 {
 		t := m.tickets[0]
 		m.tickets = m.tickets[1:]
-		if !t.registered {
-			m.register(t)
-		}
-		m.answer(t, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: t.index}, "accepted at last")
+		accepted := t.registered || m.register(t)
+		m.answer(t, gate.Outcome{Known: true, Accepted: accepted, JobModifyIndex: t.index}, "answered at last")
 	}
 	for _, key := range slices.Sorted(maps.Keys(m.world.jobs)) {
 		m.world.stop(m.world.jobs[key])

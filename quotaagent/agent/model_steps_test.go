@@ -173,21 +173,22 @@ func (m *model) submit(a *modelAgent) {
 	if settle == nil {
 		return
 	}
-	t := &modelTicket{agent: a, store: a.store, submission: s, spec: spec, settle: settle}
+	t := &modelTicket{agent: a, store: a.store, submission: s, spec: spec, settle: settle, asStored: v.AsStored}
 	how := m.rng.IntN(100)
+	refused := how >= 55 && how < 65
+	if reaches := how < 73 || how >= 78 && how < 88; reaches && !refused {
+		refused = !m.register(t)
+	}
 	switch {
-	case how < 55:
-		m.register(t)
-		m.answer(t, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: t.index}, "accepted")
-	case how < 65:
+	case refused:
 		m.answer(t, gate.Outcome{Known: true}, "refused")
+	case how < 55:
+		m.answer(t, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: t.index}, "accepted")
 	case how < 73:
-		m.register(t)
 		m.answer(t, gate.Outcome{}, "registered, answer lost")
 	case how < 78:
 		m.answer(t, gate.Outcome{}, "lost on the way")
 	case how < 88:
-		m.register(t)
 		m.tickets = append(m.tickets, t)
 		m.note("submission of %s/%s %+v: registered at %d, answer to come", namespace, id, spec, t.index)
 	default:
@@ -196,9 +197,17 @@ func (m *model) submit(a *modelAgent) {
 	}
 }
 
-func (m *model) register(t *modelTicket) {
+// register is the gate's and Nomad's part; false means that the job is not any more
+// what it was decided about as, and everything of it would start again.
+func (m *model) register(t *modelTicket) bool {
 	ask := t.submission.Ask
+	if t.asStored {
+		if now := m.world.stored(ask.Namespace, ask.JobID); now == nil || *now.JobModifyIndex != *t.submission.Stored.JobModifyIndex {
+			return false
+		}
+	}
 	t.index, t.registered = m.world.register(ask.Namespace, ask.JobID, t.submission.Identity.Accessor, t.spec), true
+	return true
 }
 
 func (m *model) answer(t *modelTicket, o gate.Outcome, word string) {
@@ -215,11 +224,10 @@ func (m *model) settleOne(*modelAgent) {
 	t := m.tickets[i]
 	m.tickets = slices.Delete(m.tickets, i, i+1)
 	if !t.registered {
-		if m.rng.IntN(3) == 0 {
+		if m.rng.IntN(3) == 0 || !m.register(t) {
 			m.answer(t, gate.Outcome{Known: true}, "refused late")
 			return
 		}
-		m.register(t)
 	}
 	if m.rng.IntN(6) == 0 {
 		m.answer(t, gate.Outcome{}, "late answer lost")

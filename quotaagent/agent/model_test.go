@@ -81,6 +81,7 @@ type modelTicket struct {
 	submission gate.Submission
 	spec       modelSpec
 	settle     func(context.Context, gate.Outcome)
+	asStored   bool // see gate.Verdict
 	registered bool
 	index      uint64
 }

@@ -107,8 +107,10 @@ func TestATaskThatSubmitsTheSameJobAgain(t *testing.T) {
 	again := r.whole("child", 2, time.Hour)
 	again.Identity = s.Identity
 	must.True(t, unchanged(again, jobspec.Patch{}))
+	must.True(t, r.admit(again).AsStored, must.Sprint("it must not start again what has ended"))
 	again.Identity = r.ownedBy("ml", "child").Identity
 	must.False(t, unchanged(again, jobspec.Patch{}))
+	must.False(t, r.admit(again).AsStored)
 }
 
 // A task may ask for more, as its job's submitter, but does not have the last word.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,10 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/metering"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
+
+// manyAllocations is from how many on a snapshot needs much more memory, for a moment,
+// than everything else that the agent does: it is given back then.
+const manyAllocations = 1000
 
 // reconcile compares everything with a snapshot. What only concerns the ledger
 // comes first: it must not wait for Nomad. Holds are read after the snapshot, so
@@ -60,6 +65,9 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 		m.recovered()
 	}
 	m.duties.snapshot(ctx, fence, allocations, func(err error) { m.failed(ctx, err) })
+	if len(allocations) >= manyAllocations {
+		defer debug.FreeOSMemory()
+	}
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}

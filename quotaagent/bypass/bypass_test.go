@@ -111,6 +111,32 @@ func TestHealthy(t *testing.T) {
 	must.Positive(t, Count(Examine(f), Note))
 }
 
+// Where the gate starts work with its own token, nobody else needs a right to, whether or
+// not Nomad answers them: each is open. What lets people submit through the gate is
+// left to them.
+func TestDelegated(t *testing.T) {
+	t.Parallel()
+	f := sick(t)
+	f.Addresses, f.Delegated = nil, "plan-job"
+	ours := policyOf("planner", rule("default", "plan-job", "submit-job"), rule("only", "plan-job"))
+	f.Policies = append(f.Policies, ours)
+	f.Tokens = append(f.Tokens, Token{Accessor: "99999999-pat", Name: "pat", Policies: []string{"planner"}})
+	findings := Examine(f)
+	for _, found := range findings {
+		if found.Code == TokenSubmits {
+			must.Eq(t, Open, found.Severity, must.Sprint(found.Subject))
+		}
+	}
+	i := slices.IndexFunc(findings, func(f Finding) bool { return f.Code == TokenSubmits && strings.Contains(f.Subject, "planner") })
+	must.NonNegative(t, i)
+	must.StrContains(t, findings[i].Why, "plan-job allows it")
+	must.SliceLen(t, 1, findings[i].Close)
+	must.StrContains(t, findings[i].Close[0], "plan-job")
+	must.StrNotContains(t, findings[i].Close[0], "submit-job")
+	f.Delegated = ""
+	must.False(t, slices.ContainsFunc(Examine(f), func(f Finding) bool { return f.Code == TokenSubmits && f.Severity == Open }))
+}
+
 // What could not be read is said, and nothing is concluded from it.
 func TestMissing(t *testing.T) {
 	t.Parallel()

@@ -94,6 +94,9 @@ type Verdict struct {
 	// Patch is what placement adds to the document. It is not used for submissions
 	// of which Nomad makes the job itself: Scale, Dispatch and PeriodicForce.
 	Patch jobspec.Patch
+	// AsStored says that nothing more is held than for the stored job, because the
+	// submission is that job: it must not reach Nomad once that has changed or gone.
+	AsStored bool
 	// Until is when the submission must have reached Nomad: what is held does not cover
 	// what would start later. Zero when nothing is held.
 	Until time.Time

@@ -182,6 +182,16 @@ func (f *fakeNomad) register(w http.ResponseWriter, r *http.Request, body []byte
 		return
 	}
 	namespace := namespaceOf(request, r)
+	if request.EnforceIndex {
+		current := uint64(0)
+		if versions := f.jobs[namespace+"\x00"+*request.Job.ID]; len(versions) > 0 {
+			current = *versions[0].JobModifyIndex
+		}
+		if current != request.JobModifyIndex {
+			conflictingIndex(request.JobModifyIndex, current).write(w)
+			return
+		}
+	}
 	index := f.index
 	f.store(namespace, request.Job)
 	reply(w, api.JobRegisterResponse{EvalID: "e", EvalCreateIndex: index, JobModifyIndex: index, Warnings: "1 warning:\n\n* theirs"})

@@ -140,6 +140,56 @@ func TestGate_preservedGPUsCountAsAsked(t *testing.T) {
 		r.nomad.writes()[0].body)
 }
 
+// What is held for a job that is registered already does not cover that everything of it
+// starts again, which it does once it has changed, or was purged, before it is there.
+func TestGate_whatWasDecidedAsTheStoredJobIsDecidedAnewOnceThatChanges(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.nomad.put(t, "default", gpuJob)
+	r.admitter.verdict = Verdict{AsStored: true}
+	changes := 2
+	r.nomad.special = func(_ http.ResponseWriter, req *http.Request) bool {
+		if isWrite(req.Method) && changes > 0 {
+			changes--
+			r.nomad.put(t, "default", noGPUJob)
+		}
+		return false
+	}
+	a := r.do(t, "PUT", "/v1/jobs", register(gpuJob))
+	must.EqOp(t, http.StatusOK, a.status, must.Sprint(a.body))
+	must.Eq(t, []Outcome{{Known: true}, {Known: true}, {Known: true, Accepted: true, JobModifyIndex: 40}}, r.admitter.settled())
+	must.EqOp(t, 20, *r.admitter.asked[1].Stored.JobModifyIndex)
+	writes := r.nomad.writes()
+	must.EqOp(t, `{"Job":`+gpuJob+`,"EnforceIndex":true,"JobModifyIndex":30}`, writes[2].body)
+
+	changes = 9
+	a = r.do(t, "PUT", "/v1/jobs", register(gpuJob))
+	must.EqOp(t, http.StatusServiceUnavailable, a.status)
+	must.EqOp(t, ReasonUndecided, a.reason)
+	golden(t, "changing", a.body)
+	must.Len(t, 6, r.admitter.settled())
+}
+
+func TestGate_anIndexOfTheUsersIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.nomad.put(t, "default", gpuJob) // at index 10
+	r.admitter.verdict = Verdict{AsStored: true}
+	a := r.do(t, "PUT", "/v1/jobs", `{"Job":`+gpuJob+`,"EnforceIndex":true,"JobModifyIndex":20}`)
+	must.EqOp(t, http.StatusInternalServerError, a.status)
+	must.EqOp(t, "Enforcing job modify index 20: job exists with conflicting job modify index: 10", a.body)
+	must.Len(t, 0, r.nomad.writes(), must.Sprint("it may be the index of a later job"))
+	r.nomad.special = func(_ http.ResponseWriter, req *http.Request) bool {
+		if isWrite(req.Method) {
+			r.nomad.put(t, "default", noGPUJob)
+		}
+		return false
+	}
+	a = r.do(t, "PUT", "/v1/jobs", `{"Job":`+gpuJob+`,"EnforceIndex":true,"JobModifyIndex":10}`)
+	must.EqOp(t, "Enforcing job modify index 10: job exists with conflicting job modify index: 20", a.body)
+	must.Eq(t, []Outcome{{Known: true}, {Known: true}}, r.admitter.settled())
+}
+
 func TestGate_aJobThatGivesUpItsGPUsIsStillAskedAbout(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -42,16 +42,30 @@ type submission struct {
 	ask jobspec.Ask
 }
 
-// governed decides about a registration, a plan or a validation.
+// governed decides about a registration, a plan or a validation: again when the job
+// that it was decided about as is another one by the time that it reaches Nomad.
 func (g *Gate) governed(w http.ResponseWriter, r *http.Request, route Route) error {
 	body, err := g.readBody(w, r)
 	if err != nil {
 		return err
 	}
-	s, err := g.parse(r, route, body)
-	if err != nil {
-		return refuseBody(err)
+	for range decideMax {
+		s, err := g.parse(r, route, body)
+		if err != nil {
+			return refuseBody(err)
+		}
+		if err = g.govern(w, r, route, s); !errors.Is(err, errChanged) {
+			return err
+		}
+		g.logger.Debug("job changed while it was decided about", "namespace", s.ask.Namespace, "job_id", s.ask.JobID)
 	}
+	return refuse(http.StatusServiceUnavailable, ReasonUndecided, "The job changed %d times while Governor decided about it. Nothing was registered. Look at it, and submit it again.", decideMax)
+}
+
+// decideMax is how often a submission is decided about at most.
+const decideMax = 3
+
+func (g *Gate) govern(w http.ResponseWriter, r *http.Request, route Route, s *submission) error {
 	wantsGPU, err := g.resolve(r.Context(), s)
 	if err != nil {
 		return err
@@ -203,6 +217,13 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	if err := r.Context().Err(); err != nil {
 		return err
 	}
+	bound := false
+	if v.AsStored {
+		var err error
+		if bound, err = s.bindStored(); err != nil {
+			return err
+		}
+	}
 	until := time.Now().Add(g.config.ForwardTimeout)
 	if !v.Until.IsZero() && v.Until.Before(until) {
 		until = v.Until
@@ -224,6 +245,9 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	}
 	if err == nil {
 		err = s.notLent(theirs)
+	}
+	if err == nil && bound && theirs.conflicts() {
+		err = errChanged
 	}
 	if err != nil {
 		return err
@@ -295,10 +319,34 @@ func (s *submission) bind() error {
 	if s.request.EnforceIndex && s.request.JobModifyIndex != index {
 		return conflictingIndex(s.request.JobModifyIndex, index)
 	}
-	s.doc.SetBool("EnforceIndex", true)
-	s.doc.SetUint("JobModifyIndex", index)
+	s.enforce(index)
 	return nil
 }
+
+// bindStored makes Nomad refuse a registration that was decided about as the stored
+// job, and holds no more than that, if the job has changed or gone: everything would
+// start again. It reports whether the user does not ask for that too.
+func (s *submission) bindStored() (bound bool, err error) {
+	index := jobModifyIndex(s.stored)
+	switch {
+	case s.kind != Register:
+		return false, nil
+	case !s.request.EnforceIndex:
+		s.enforce(index)
+		return true, nil
+	case s.request.JobModifyIndex != index:
+		return false, conflictingIndex(s.request.JobModifyIndex, index)
+	}
+	return false, nil
+}
+
+func (s *submission) enforce(index uint64) {
+	s.doc.SetBool("EnforceIndex", true)
+	s.doc.SetUint("JobModifyIndex", index)
+}
+
+// errChanged means that the job is not any more what it was decided about as.
+var errChanged = errors.New("the job has changed")
 
 // settler returns a function that tells the Admitter the outcome, at most once
 // and also when the client has gone.

@@ -67,3 +67,9 @@ func accepted(stored *api.Job, a *answer) Outcome {
 	}
 	return out
 }
+
+// conflicts reports whether Nomad refused because the job is not at the index that
+// the request is bound to.
+func (a *answer) conflicts() bool {
+	return a.status >= http.StatusBadRequest && bytes.Contains(a.body, []byte(api.RegisterEnforceIndexErrPrefix))
+}
