@@ -450,6 +450,7 @@ func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) er
 		}
 	}
 	failed := m.observe(ctx, fence, seen)
+	m.fellBehind(failed)
 	slices.Sort(keys)
 	holds, err := m.books.readHolds(ctx, slices.Compact(keys))
 	if err != nil {

@@ -275,6 +275,9 @@ func (m *model) meter(a *modelAgent) {
 		return
 	}
 	err := a.Meter.reconcile(m.ctx, a.fence)
+	if err == nil {
+		a.told = m.world.oldNews + len(m.world.news)
+	}
 	a.Meter.looks = map[string]look{}
 	a.Meter.holdsChanged.Store(true)
 	if e := a.Meter.tick(m.ctx, a.fence); err == nil {
@@ -290,14 +293,27 @@ func (m *model) meter(a *modelAgent) {
 	}
 }
 
-// news delivers one of the latest events, perhaps late or twice.
+// news delivers one of the latest events, perhaps late or twice, after all that came
+// before it: a stream has an order, and one that breaks makes the agent miss all that
+// comes until it has read a snapshot.
 func (m *model) news(a *modelAgent) {
 	if len(m.world.news) == 0 || a.store.dead || a.fence == (ledger.Fence{}) {
 		return
 	}
-	alloc := m.world.news[m.rng.IntN(len(m.world.news))]
-	m.note("news of %s, ended %v", alloc.ID, alloc.Terminal)
-	if err := a.Meter.handle(m.ctx, a.fence, []fact{{alloc: &alloc}}); err != nil {
+	last := m.rng.IntN(len(m.world.news))
+	first := last
+	if unknown := a.told - m.world.oldNews; unknown < 0 {
+		a.Meter.missed.Store(true)
+	} else if unknown < last {
+		first = unknown
+	}
+	var facts []fact
+	for _, alloc := range m.world.news[first : last+1] {
+		m.note("news of %s, ended %v", alloc.ID, alloc.Terminal)
+		facts = append(facts, fact{alloc: &alloc})
+	}
+	a.told = max(a.told, m.world.oldNews+last+1)
+	if err := a.Meter.handle(m.ctx, a.fence, facts); err != nil {
 		m.note("news: %v", err)
 	}
 }

@@ -70,6 +70,7 @@ type modelAgent struct {
 	store  *modelStore
 	limits *modelPolicy // as it read them last
 	fence  ledger.Fence // of its last term
+	told   int          // how much of the news it knows, from its stream and from snapshots
 }
 
 func (a *modelAgent) now() time.Time { return a.model.world.at.Add(a.skew) }

@@ -60,16 +60,17 @@ type modelAlloc struct {
 
 // modelWorld is a Nomad with GPUs, and the true time, which is its servers'.
 type modelWorld struct {
-	rng    *rand.Rand
-	at     time.Time
-	index  uint64
-	free   map[string][]string // GPU ids by class
-	jobs   map[string]*modelJob
-	listed map[string]*modelAlloc // what Nomad still knows
-	all    []*modelAlloc          // everything that ever was
-	news   []nomadevents.Allocation
-	down   bool
-	purged map[string][]time.Time // when, by job, while Nomad knows it
+	rng     *rand.Rand
+	at      time.Time
+	index   uint64
+	free    map[string][]string // GPU ids by class
+	jobs    map[string]*modelJob
+	listed  map[string]*modelAlloc   // what Nomad still knows
+	all     []*modelAlloc            // everything that ever was
+	news    []nomadevents.Allocation // the latest; oldNews counts what came before
+	oldNews int
+	down    bool
+	purged  map[string][]time.Time // when, by job, while Nomad knows it
 }
 
 var modelClasses = []string{"a", "b"}
@@ -255,6 +256,7 @@ func (w *modelWorld) tell(a *modelAlloc) {
 	w.news = append(w.news, a.Allocation)
 	if len(w.news) > 60 {
 		w.news = w.news[1:]
+		w.oldNews++
 	}
 }
 

@@ -19,6 +19,14 @@ import (
 // than everything else that the agent does: it is given back then.
 const manyAllocations = 1000
 
+// fellBehind notes that facts could not be written for now: the next ones of their jobs
+// must not be taken in before them.
+func (m *Meter) fellBehind(err error) {
+	if errors.Is(err, ledger.ErrUnavailable) || errors.Is(err, ledger.ErrConflict) {
+		m.missed.Store(true)
+	}
+}
+
 // reconcile compares everything with a snapshot. What only concerns the ledger
 // comes first: it must not wait for Nomad. Holds are read after the snapshot, so
 // that an allocation can only be older than the hold it is matched with.
@@ -43,7 +51,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	}
 	m.proven = proof(began)
 	m.lookAround(began, allocations)
-	m.missed.Store(false)
+	m.missed.Store(false) // what comes from here on is in order
 	byJob, listed := make(map[string][]nomadevents.Allocation), make(map[string]bool, len(allocations))
 	for _, a := range allocations {
 		key := a.Namespace + "\x00" + a.JobID
@@ -52,6 +60,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	}
 	m.forget(listed)
 	failed := m.reconcileHolds(ctx, fence, byJob)
+	m.fellBehind(failed)
 	if ctx.Err() == nil && !errors.Is(failed, ledger.ErrUnavailable) {
 		for _, strays := range byJob {
 			for _, a := range strays {
