@@ -3,9 +3,9 @@
 // CPU, of neighbours or of work small enough.
 //
 // It knows what work is typical for the cluster, and not what comes next. For a
-// node it asks: if typical work came at random until no more of it fits, how much
-// of the GPUs would lie idle? It takes the node where the answer grows least, or
-// shrinks most, and of equal ones the one that the work fits best.
+// node it asks: if typical work came at random for a while, how much of the GPUs
+// would still lie idle? It takes the node where the answer grows least, or shrinks
+// most, with some weight on how well the work fits.
 //
 // The numbers behind it are the same for all clusters. The same state and ask
 // give the same placement, whatever the order in which nodes were given: ties

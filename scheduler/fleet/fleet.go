@@ -9,7 +9,7 @@ import (
 
 const (
 	// fitMilli is how many milli of waste the best fit may outweigh at most.
-	fitMilli = 50
+	fitMilli = 100
 	// fitCPUMilli and fitGPUMilli are what counts as much in the fit: a node that
 	// has one of them left fits as badly as one that has the other.
 	fitCPUMilli = 128_000

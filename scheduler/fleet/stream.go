@@ -9,10 +9,13 @@ import (
 const (
 	// rollouts is how many futures a state is judged by. More change the outcome
 	// less than the choice of workload does.
-	rollouts = 32
-	// draws is how much work of a future comes at random; what still fits then
-	// comes in turns.
-	draws = 128
+	rollouts = 64
+	// The futures are 64, 128, 256 or 512 pieces of work long. What fits a small
+	// hole may be so rare that it comes too late for all such holes but a few: in
+	// a future without end every hole would be filled, and none would count.
+	shortest = 64
+	lengths  = 4
+	draws    = shortest << (lengths - 1)
 	// kindsMax is how many kinds of work a future has; the rarest are left out.
 	kindsMax = 64
 	// anyway is the weight of work without GPUs against that of a whole GPU. Work
@@ -31,8 +34,6 @@ type stream struct {
 	// futures are kinds in the order in which they come, the same for all states:
 	// states differ by what they are, not by luck.
 	futures [rollouts][draws]uint8
-	// turns are all kinds, in another order for each future.
-	turns [rollouts][]uint8
 
 	// demanding are the kinds that take GPUs.
 	demanding uint64
@@ -157,15 +158,6 @@ func (s *stream) draw(sums []int64) {
 			x := numbers.below(sums[len(sums)-1])
 			s.futures[r][i] = uint8(sort.Search(len(sums), func(j int) bool { return sums[j] > x }))
 		}
-		turns := make([]uint8, len(sums))
-		for i := range turns {
-			turns[i] = uint8(i)
-		}
-		for i := len(turns) - 1; i > 0; i-- {
-			j := numbers.below(int64(i) + 1)
-			turns[i], turns[j] = turns[j], turns[i]
-		}
-		s.turns[r] = turns
 	}
 }
 
@@ -178,8 +170,8 @@ func (s *stream) fitting(v *state, free int) uint64 {
 	return fitting
 }
 
-// waste is how many GPU milli lie idle once no work with GPUs fits any more,
-// summed over all futures.
+// waste is how many GPU milli lie idle after a future, or once no work with GPUs
+// fits any more, summed over all futures.
 func (s *stream) waste(v *state) int64 {
 	idle, free := v.idle(), v.free()
 	fitting := s.fitting(v, free)
@@ -188,37 +180,34 @@ func (s *stream) waste(v *state) int64 {
 	}
 	sum := int64(0)
 	for r := range s.futures {
-		sum += s.wasteIn(r, *v, fitting, idle, free)
+		sum += s.wasteIn(s.futures[r][:shortest<<(r%lengths)], *v, fitting, idle, free)
 	}
 	return sum
 }
 
 // wasteIn is the waste of one future. What no longer fits never will again, so
-// the set of kinds that fit only shrinks, and it ends.
-func (s *stream) wasteIn(future int, v state, fitting uint64, idle int64, free int) int64 {
-	order := s.futures[future][:]
-	for {
-		for _, kind := range order {
-			if fitting>>kind&1 == 0 {
-				continue
-			}
-			d, at := &s.kinds[kind], 0
-			switch {
-			case d.gpus > 1:
-				free -= d.gpus
-			case d.gpus == 1:
-				if at = v.tightest(d.milli); v.left[at] == WholeGPU {
-					free--
-				}
-			}
-			v.take(d, at)
-			idle -= int64(d.gpus) * int64(d.milli)
-			if fitting &= s.fitting(&v, free); fitting&s.demanding == 0 {
-				return idle
+// the set of kinds that fit only shrinks.
+func (s *stream) wasteIn(future []uint8, v state, fitting uint64, idle int64, free int) int64 {
+	for _, kind := range future {
+		if fitting>>kind&1 == 0 {
+			continue
+		}
+		d, at := &s.kinds[kind], 0
+		switch {
+		case d.gpus > 1:
+			free -= d.gpus
+		case d.gpus == 1:
+			if at = v.tightest(d.milli); v.left[at] == WholeGPU {
+				free--
 			}
 		}
-		order = s.turns[future]
+		v.take(d, at)
+		idle -= int64(d.gpus) * int64(d.milli)
+		if fitting &= s.fitting(&v, free); fitting&s.demanding == 0 {
+			break
+		}
 	}
+	return idle
 }
 
 // canonical is the state by which the waste is remembered. Memory that will not

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/nomad-governor/governor/scheduler/fleet"
@@ -19,16 +20,31 @@ func data() string {
 	return filepath.Join("..", "..", "..", "..", "shared", "data", "openb")
 }
 
-// full asks for all workloads and seeds rather than for a sample.
-func full() bool { return os.Getenv("GOVERNOR_FGD") == "full" }
+// seeds says how much to run: GOVERNOR_FGD=full is all workloads with all ten of
+// the authors' seeds, a number that many of them, nothing a sample.
+func seeds(t *testing.T) (count int, full bool) {
+	t.Helper()
+	switch text := os.Getenv("GOVERNOR_FGD"); text {
+	case "":
+		return 0, false
+	case "full":
+		return 10, true
+	default:
+		count, err := strconv.Atoi(text)
+		must.NoError(t, err)
+		must.Between(t, 1, count, 10)
+		return count, count == 10
+	}
+}
 
 // suite is the authors' evaluation, or the part of it that is run.
 type suite struct {
 	nodes     []fleet.Node
 	workloads []string
 	seeds     []int64
-	// authors' allocation at the full load, mean over their seeds; of whatever
-	// seed when it is negative.
+	// full says that this is all of it.
+	full bool
+	// authors have these allocations at the full load, on average over their seeds.
 	authors map[fgdtest.Cell]float64
 }
 
@@ -43,9 +59,10 @@ func open(t *testing.T) suite {
 		workloads: []string{"default", "cpu250"}, seeds: []int64{42},
 		authors: map[fgdtest.Cell]float64{},
 	}
-	if full() {
+	if count, full := seeds(t); count > 0 {
+		s.full = full
 		s.workloads = fgdtest.Workloads()
-		s.seeds = []int64{42, 43, 44, 45, 46, 47, 48, 49, 50, 51}
+		s.seeds = []int64{42, 43, 44, 45, 46, 47, 48, 49, 50, 51}[:count]
 	}
 	counts := map[fgdtest.Cell]float64{}
 	for _, r := range read(t, "analysis_allo_discrete.csv", fgdtest.ReadResults) {

@@ -145,7 +145,7 @@ func (f *fgd) Place(a *fleet.Ask) (int, []int, bool) {
 			best, ties = i, 1
 		case s.score[i] < s.score[best]:
 		case f.random == nil:
-			if m.name < f.machines[best].name {
+			if m.rank < f.machines[best].rank {
 				best = i
 			}
 		default:
@@ -187,10 +187,9 @@ func (f *fgd) score(node int, a *fleet.Ask) (score, gpu int) {
 	before := f.before[node].value
 	after := machine{model: m.model, cpu: m.cpu - a.CPUMilli, idle: m.idle - a.TotalMilli()}
 	if a.GPUs != 1 || a.GPUMilli == fleet.WholeGPU {
-		first, wanted := -1, a.GPUs
+		wanted := a.GPUs
 		for i, left := range m.left {
 			if wanted > 0 && left >= a.GPUMilli {
-				first = max(first, i)
 				if a.GPUs == 1 {
 					gpu = i
 				}

@@ -63,8 +63,8 @@ func run(t *testing.T, nodes []fleet.Node, pods []fgdtest.Pod, seeds []int64, po
 func TestFGDReproduces(t *testing.T) {
 	s := open(t)
 	tolerance, meanTolerance := 0.6, 0.2
-	if !full() {
-		// One seed is not the mean of ten; their deviation is up to 0.6.
+	if !s.full {
+		// Few seeds are not the mean of ten; their deviation is up to 0.6.
 		tolerance, meanTolerance = 2.0, 1.0
 	}
 	var table strings.Builder
@@ -117,8 +117,8 @@ func TestOurPolicyBeatsFGD(t *testing.T) {
 		if mean(paired) <= 0 {
 			t.Errorf("%s: %+.2f points against FGD", workload, mean(paired))
 		}
-		if workload == "default" {
-			must.GreaterEq(t, 96.0, ours.mean())
+		if s.full && workload == "default" && ours.mean() < 96 {
+			t.Errorf("default: %.2f", ours.mean())
 		}
 	}
 	t.Logf("percent of GPUs in use at %d %% of demand, %d seeds; FGD random: ties broken by luck, one seed; us for one decision:%s",
@@ -131,8 +131,8 @@ func TestOurPolicyBeatsFGD(t *testing.T) {
 // neither was made with. It needs no data.
 func TestOurPolicyOnWorkloadsOfNoPaper(t *testing.T) {
 	mixtures, size := 4, 150
-	if full() {
-		mixtures, size = 20, 600
+	if count, _ := seeds(t); count > 0 {
+		mixtures, size = 24, 400
 	}
 	var table strings.Builder
 	var differences []float64

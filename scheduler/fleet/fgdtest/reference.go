@@ -2,6 +2,7 @@ package fgdtest
 
 import (
 	"math/rand"
+	"slices"
 
 	"github.com/nomad-governor/governor/scheduler/fleet"
 )
@@ -15,7 +16,8 @@ const (
 // machine is a node as the reference policies see it.
 type machine struct {
 	model   string
-	name    string // ties go to the first in the order of names
+	name    string
+	rank    int // of the name: ties go to the first
 	cpu     int64
 	memory  int64
 	left    []int // of each GPU
@@ -25,23 +27,16 @@ type machine struct {
 }
 
 func (m *machine) fits(a *fleet.Ask) bool {
-	if m.cpu < a.CPUMilli || m.memory < a.MemoryMiB || !a.Accepts(m.model) {
+	if m.cpu < a.CPUMilli || m.memory < a.MemoryMiB || m.idle < a.TotalMilli() || !a.Accepts(m.model) {
 		return false
 	}
-	return m.has(a.GPUs, a.GPUMilli)
-}
-
-// has reports whether enough GPUs have enough left.
-func (m *machine) has(gpus, milli int) bool {
-	if gpus*milli > m.idle {
-		return false
-	}
+	wanted := a.GPUs
 	for _, left := range m.left {
-		if left >= milli {
-			gpus--
+		if left >= a.GPUMilli {
+			wanted--
 		}
 	}
-	return gpus <= 0
+	return wanted <= 0
 }
 
 // rule scores a node that fits an ask; the most is best.
@@ -59,9 +54,11 @@ type reference struct {
 
 func newReference(e *Experiment, score rule) *reference {
 	r := &reference{score: score, scores: make([]int, len(e.Nodes))}
+	names := slices.Sorted(slices.Values(e.Names))
 	for i := range e.Nodes {
 		n := &e.Nodes[i]
-		m := machine{model: n.Model, name: e.Names[i], cpu: n.CPUMilli, memory: n.MemoryMiB, left: append([]int(nil), n.GPUs...)}
+		rank, _ := slices.BinarySearch(names, e.Names[i])
+		m := machine{model: n.Model, name: e.Names[i], rank: rank, cpu: n.CPUMilli, memory: n.MemoryMiB, left: append([]int(nil), n.GPUs...)}
 		for _, left := range m.left {
 			m.idle += left
 		}
@@ -96,7 +93,7 @@ func (r *reference) Place(a *fleet.Ask) (int, []int, bool) {
 			score = (score - least) * 100 / (most - least)
 		}
 		r.scores[i] = score
-		if best < 0 || score > r.scores[best] || score == r.scores[best] && r.machines[i].name < r.machines[best].name {
+		if best < 0 || score > r.scores[best] || score == r.scores[best] && r.machines[i].rank < r.machines[best].rank {
 			best = i
 		}
 	}
