@@ -37,7 +37,9 @@ type stream struct {
 
 	// demanding are the kinds that take GPUs.
 	demanding uint64
-	// within[i] are the kinds that want no more than the limit before limits[i].
+	// What fits a state: the kinds for which CPU and memory suffice, those that
+	// the GPU with the most left suffices for, and those that the number of free
+	// GPUs does.
 	cpu, memory limits
 	byLeft      [WholeGPU + 1]uint64
 	byFree      [NodeGPUs + 1]uint64
@@ -46,7 +48,8 @@ type stream struct {
 	meanCPU, meanMemory float64
 }
 
-// limits are sets of kinds by how much of a resource there is.
+// limits are sets of kinds by how much of a resource there is: within[i] are those
+// that want no more than steps[i-1].
 type limits struct {
 	steps  []int64
 	within []uint64

@@ -155,7 +155,7 @@ func dotProduct(m *machine, a *fleet.Ask) int {
 	return int(100 * (1 - (cpu+gpu)/2))
 }
 
-// clustering puts work of one kind together.
+// clustering puts work of one kind together. Work without GPUs goes by name.
 func clustering(m *machine, a *fleet.Ask) int {
 	if a.GPUs == 0 {
 		return 0
@@ -173,6 +173,7 @@ func clustering(m *machine, a *fleet.Ask) int {
 }
 
 // packing fills shared GPUs first, then nodes in use, then the smallest free node.
+// Work without GPUs goes by name.
 func packing(m *machine, a *fleet.Ask) int {
 	if a.GPUs == 0 {
 		return 0

@@ -94,7 +94,7 @@ func settle(machines []machine, a *fleet.Ask, node int, gpus []int, ok bool) err
 		return fmt.Errorf("placed on node %s, which has no room", m.name)
 	}
 	for i, gpu := range gpus {
-		if m.left[gpu] < a.GPUMilli || slices.Contains(gpus[:i], gpu) {
+		if gpu < 0 || gpu >= len(m.left) || m.left[gpu] < a.GPUMilli || slices.Contains(gpus[:i], gpu) {
 			return fmt.Errorf("placed on GPU %d of node %s, which has no room", gpu, m.name)
 		}
 		m.left[gpu] -= a.GPUMilli
