@@ -7,5 +7,9 @@
 // description. Nothing departs: pods arrive until they have asked for 130 % of
 // the GPUs, and what counts is how much of the GPUs is then in use.
 //
+// The tests read the traces where GOVERNOR_DATA says, and skip without them. They
+// run a sample; GOVERNOR_FGD=full runs all workloads and seeds (some 20 minutes),
+// GOVERNOR_FGD=3 all workloads with three seeds.
+//
 // It is a harness: no product code imports it, and it keeps no trace itself.
 package fgdtest
