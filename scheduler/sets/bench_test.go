@@ -1,4 +1,4 @@
-package place
+package sets
 
 import (
 	"testing"
@@ -13,9 +13,9 @@ func BenchmarkTableLookup(b *testing.B) {
 			m.Set(i, j, (i+j)%3, topology.PathSystem)
 		}
 	}
-	t := newTable(m)
-	t.choose(0xff, 4)
+	t := New(m)
+	t.Best(0xff, 4)
 	for b.Loop() {
-		t.choose(0xff, 4)
+		t.Best(0xff, 4)
 	}
 }
