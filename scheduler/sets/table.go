@@ -21,10 +21,9 @@ type Table struct {
 	ring []int32
 	sum  []int32
 	numa []uint8
-	// left is, by set of free GPUs, how much they are still worth to jobs of 2, 4
-	// and 8 GPUs: for each size s, s times the largest sum of ring bottlenecks
-	// over disjoint sets of s GPUs. Judging by a packing and not by the one best
-	// set that remains is what keeps whole pairs and quads together.
+	// left is, by set of free GPUs, what they are still worth: packings of the
+	// ring bottlenecks. Judging by a packing and not by the one best set that
+	// remains is what keeps whole pairs and quads together.
 	left []int64
 	// best[k][free] is the answer, 0 where it is not yet computed.
 	best [MaxGPUs + 1][]uint16
@@ -88,7 +87,9 @@ func ringBottlenecks(m *topology.Matrix) []int32 {
 	return ring
 }
 
-// packings gives for every set of free GPUs the value described at Table.left.
+// packings gives for every set of free GPUs the most that jobs of 2, 4 and 8
+// GPUs could make of it: for each of these sizes, the size times the largest sum
+// of rings over disjoint sets of that size.
 func packings(n int, ring []int32) []int64 {
 	left := make([]int64, 1<<n)
 	pack := [3][]int64{make([]int64, 1<<n), make([]int64, 1<<n), make([]int64, 1<<n)}

@@ -1,0 +1,122 @@
+package index
+
+import "math/bits"
+
+// levels is how many steps the free CPU, and the free memory, of a class's nodes
+// are told apart by. Buckets of a set of free GPUs are one word of bits.
+const levels = 8
+
+// levelOf orders nodes by what is free, the tightest first: CPU, then memory.
+func (c *class) levelOf(cpu, memoryMiB int) uint8 {
+	return uint8(step(cpu, c.CPU)*levels + step(memoryMiB, c.MemoryMiB))
+}
+
+// step never falls when the amount grows, so nodes on a higher step than an ask
+// have enough, those on a lower one too little, and those on the same are looked
+// at one by one.
+func step(amount, usual int) int {
+	if usual == 0 {
+		return 0
+	}
+	return min(amount*levels/usual, levels-1)
+}
+
+// enough is the levels that may hold nodes for an ask, and sure those that
+// only hold such.
+func (c *class) enough(a *Ask) (enough, sure uint64) {
+	cpu, memory := step(a.CPU, c.CPU), step(a.MemoryMiB, c.MemoryMiB)
+	enough = atLeast(cpu, memory)
+	if cpu+1 < levels && memory+1 < levels {
+		sure = atLeast(cpu+1, memory+1)
+	}
+	if a.CPU == 0 && a.MemoryMiB == 0 {
+		sure = enough
+	}
+	return enough, sure
+}
+
+// atLeast is the levels from the given steps of CPU and memory on.
+func atLeast(cpu, memory int) uint64 {
+	const eachRow = 0x0101010101010101
+	row := uint64(0xff) << memory & 0xff
+	return row * eachRow >> (cpu * levels) << (cpu * levels)
+}
+
+// buckets are the nodes of a class that have one set of free GPUs, by level.
+type buckets struct {
+	some   uint64 // the levels that have nodes
+	levels [levels * levels]bucket
+}
+
+// bucket is nodes in the order in which they are preferred.
+type bucket struct {
+	nodes queue
+	// No node has more than this free; some may all have less.
+	cpuMost    int
+	memoryMost int
+}
+
+func (b *buckets) push(s *items, at int32, n *node) {
+	to := &b.levels[n.level]
+	if len(to.nodes) == 0 {
+		b.some |= 1 << n.level
+		to.cpuMost, to.memoryMost = n.cpu, n.memoryMiB
+	}
+	to.cpuMost, to.memoryMost = max(to.cpuMost, n.cpu), max(to.memoryMost, n.memoryMiB)
+	to.nodes.push(s, entry{n.key, at})
+}
+
+func (b *buckets) remove(s *items, at int32, n *node) {
+	from := &b.levels[n.level]
+	from.nodes.remove(s, at)
+	if len(from.nodes) == 0 {
+		b.some &^= 1 << n.level
+	}
+}
+
+// first is the first node that has enough for the ask, the tightest level first,
+// or -1.
+func (b *buckets) first(x *Index, a *Ask, enough, sure uint64) int32 {
+	for left := b.some & enough; left != 0; left &= left - 1 {
+		level := bits.TrailingZeros64(left)
+		if sure>>level&1 == 1 {
+			return b.levels[level].nodes[0].item
+		}
+		if found := b.levels[level].first(x, a); found >= 0 {
+			return found
+		}
+	}
+	return -1
+}
+
+// first looks at nodes one by one. Behind one that fits only others with higher
+// keys come, so it goes on only behind those that do not. When none fits it has
+// seen all, and remembers the most that they have.
+func (b *bucket) first(x *Index, a *Ask) int32 {
+	if b.cpuMost < a.CPU || b.memoryMost < a.MemoryMiB {
+		return -1
+	}
+	if found := b.search(x, a, 0, -1); found >= 0 {
+		return b.nodes[found].item
+	}
+	b.cpuMost, b.memoryMost = 0, 0
+	for _, e := range b.nodes {
+		n := &x.nodes[e.item]
+		b.cpuMost, b.memoryMost = max(b.cpuMost, n.cpu), max(b.memoryMost, n.memoryMiB)
+	}
+	return -1
+}
+
+// search returns the better of best and what is found from an entry on.
+func (b *bucket) search(x *Index, a *Ask, at, best int) int {
+	if at >= len(b.nodes) || best >= 0 && !x.inBucket.less(b.nodes[at], b.nodes[best]) {
+		return best
+	}
+	if n := &x.nodes[b.nodes[at].item]; n.cpu >= a.CPU && n.memoryMiB >= a.MemoryMiB {
+		return at
+	}
+	for child := at*fanout + 1; child <= at*fanout+fanout; child++ {
+		best = b.search(x, a, child, best)
+	}
+	return best
+}
