@@ -9,8 +9,8 @@ import (
 )
 
 // ranking is, for every k, all sets of free GPUs that have k, in the order of
-// what taking k of them costs: on equal costs the one with fewer GPUs, then the
-// lower mask.
+// what taking k of them costs: on equal costs the one that loses less of its
+// value, then the one with fewer GPUs, then the lower mask.
 type ranking struct {
 	at [][]uint16 // at[k][rank] is the mask
 	of [][]uint16 // of[k][mask] is the rank
@@ -28,6 +28,7 @@ func newRanking(j *sets.Joint) *ranking {
 		slices.SortFunc(r.at[k], func(a, b uint16) int {
 			return cmp.Or(
 				cmp.Compare(j.Cost(uint64(a), k), j.Cost(uint64(b), k)),
+				cmp.Compare(loss(j, uint64(a), k), loss(j, uint64(b), k)),
 				cmp.Compare(bits.OnesCount16(a), bits.OnesCount16(b)),
 				cmp.Compare(a, b),
 			)
@@ -38,4 +39,9 @@ func newRanking(j *sets.Joint) *ranking {
 		}
 	}
 	return r
+}
+
+// loss is how much of their value free GPUs lose when k of them are taken.
+func loss(j *sets.Joint, free uint64, k int) int {
+	return j.Value(free) - j.Value(free&^j.Set(free, k))
 }

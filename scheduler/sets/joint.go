@@ -10,19 +10,33 @@ import (
 // Unit is a job at the best rate of its size, in the numbers of a Joint.
 const Unit = 1 << 12
 
-// Weights say what a choice is judged by, in thousandths.
+// preserve is the part of what free GPUs are worth that counts as much as the
+// rate of the set that is taken out of them: one fourth. It was chosen by churn
+// on meshes and pairs with six mixes of sizes, of which docs/performance.md
+// shows one; from a sixth to a third changes little.
+const preserve = 4
+
+// Weights say what taking GPUs of a machine costs, to compare machines, in
+// thousandths. Which GPUs of the machine are taken does not depend on them.
 type Weights struct {
-	// Rate is for the bandwidth of all rings of the set, against the best of its
-	// size on an empty machine.
+	// Rate is for the bandwidth that the rings of the set lack, against the best
+	// of its size on an empty machine.
 	Rate int
 	// Packing is for the share of the machine's GPUs that stay free: with it,
-	// machines that are nearly full are filled first. It does not matter to the
-	// choice within one machine.
+	// machines that are nearly full are filled first.
 	Packing int
 	// Preserve is for what the free GPUs lose: what jobs of 2, 4 and 8 GPUs could
 	// make of them, each GPU of a job at the best rate of its size counting as one.
 	Preserve int
 }
+
+// Packed are the weights for a cluster that should make no job wait longer than
+// best fit does: bandwidth first, then the fullest machine.
+func Packed() Weights { return Weights{Rate: 1000, Packing: 500} }
+
+// Preserving are weights that also spare machines that whole pairs and quads
+// would be taken from.
+func Preserving() Weights { return Weights{Rate: 1000, Packing: 1000, Preserve: 100} }
 
 // Valid reports whether the weights can be computed with.
 func (w Weights) Valid() bool {
@@ -34,9 +48,8 @@ func (w Weights) Valid() bool {
 	return true
 }
 
-// Joint tabulates for one topology and one set of weights which GPUs to take out
-// of every set of free ones, and what that costs, so that machines can be
-// compared. It is complete once made, does not change, and may be used by several
+// Joint tabulates for one topology which GPUs to take out of every set of free
+// ones, and what that costs under the weights, so that machines can be compared. It is complete once made, does not change, and may be used by several
 // goroutines at once.
 type Joint struct {
 	gpus    int
@@ -91,8 +104,8 @@ func (j *Joint) choose(t *Table) {
 	score := make([]uint64, len(j.rate)) // of a set, and of what it leaves
 	worth := make([]uint64, len(j.rate))
 	for set := range j.rate {
-		score[set] = uint64(j.weights.Rate)*uint64(j.rate[set])<<32 | uint64(order.place[set])
-		worth[set] = uint64(j.weights.Preserve)*uint64(j.value[set])<<32 | uint64(left[set])<<16
+		score[set] = uint64(preserve)*uint64(j.rate[set])<<32 | uint64(order.place[set])
+		worth[set] = uint64(j.value[set])<<32 | uint64(left[set])<<16
 	}
 	for free := 1; free < 1<<j.gpus; free++ {
 		var best [MaxGPUs + 1]uint64
@@ -161,8 +174,8 @@ func (j *Joint) costOf(set, free uint64) int32 {
 // GPUs is the number of GPUs of the topology.
 func (j *Joint) GPUs() int { return j.gpus }
 
-// Set returns the k GPUs to take out of free: the highest weighted sum of their
-// rate and of what is left, then the highest Quality.LeftMBps, then the best
+// Set returns the k GPUs to take out of free: the highest sum of their rate and
+// a fourth of what is left, then the highest Quality.LeftMBps, then the best
 // ring, sum and NUMA nodes, then the first in PCI order.
 // 1 <= k <= number of free GPUs.
 func (j *Joint) Set(free uint64, k int) uint64 { return uint64(j.chosen[k][free]) }
@@ -180,7 +193,3 @@ func (j *Joint) Value(free uint64) int { return int(j.value[free]) }
 
 // Weights are those that the sets were weighed by.
 func (j *Joint) Weights() Weights { return j.weights }
-
-// Packed fills machines that are nearly full first, and among equal sets takes
-// the one that leaves most. It makes jobs wait no longer than best fit does.
-func Packed() Weights { return Weights{Rate: 1000, Packing: 500} }

@@ -101,13 +101,23 @@ func Random(seed int64) Chooser {
 // Greedy takes the set with the highest value, the first in PCI order among
 // equals.
 func Greedy(value func(set uint64) int) Chooser {
+	return greedy(value, before)
+}
+
+// GreedyLast is Greedy with the last in PCI order among equals: how much a
+// greedy choice depends on luck.
+func GreedyLast(value func(set uint64) int) Chooser {
+	return greedy(value, func(a, b uint64) bool { return before(b, a) })
+}
+
+func greedy(value func(set uint64) int, preferred func(a, b uint64) bool) Chooser {
 	return Remember(func(free uint64, k int) uint64 {
 		best, most := uint64(0), -1
 		for set := free; set != 0; set = (set - 1) & free {
 			if bits.OnesCount64(set) != k {
 				continue
 			}
-			if v := value(set); v > most || v == most && before(set, best) {
+			if v := value(set); v > most || v == most && preferred(set, best) {
 				best, most = set, v
 			}
 		}
