@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/sets"
 	"github.com/nomad-governor/governor/scheduler/sets/setstest"
 	"github.com/shoenig/test/must"
@@ -49,14 +50,8 @@ func philly(t *testing.T, from, to int) []job {
 		must.NoError(t, err)
 		jobs = append(jobs, job{float64(at.Unix()), runs, gpus})
 	}
-	if os.Getenv("XSORT") == "" {
-		slices.SortStableFunc(jobs, func(a, b job) int { return cmp.Compare(a.arrives, b.arrives) })
-		jobs = jobs[from:to]
-	} else {
-		jobs = jobs[from:to]
-		slices.SortStableFunc(jobs, func(a, b job) int { return cmp.Compare(a.arrives, b.arrives) })
-	}
-	return jobs
+	slices.SortStableFunc(jobs, func(a, b job) int { return cmp.Compare(a.arrives, b.arrives) })
+	return jobs[from:to]
 }
 
 // placer is a policy with the nodes that it places on.
@@ -122,9 +117,7 @@ func replay(jobs []job, p placer, rate, ideal []int) measured {
 			m.ring += good * float64(j.gpus) * j.runs
 			weight += float64(j.gpus) * j.runs
 			several++
-			XK[j.gpus][0]++
 			if good == 1 {
-				XK[j.gpus][1]++
 				m.atIdeal++
 			}
 		}
@@ -144,10 +137,15 @@ func replay(jobs []job, p placer, rate, ideal []int) measured {
 				p.free(n, e.set)
 			}
 		}
+		tooLarge := 1 << 30 // what did not fit just now, and all that is larger
 		for i := 0; i < min(backfill, len(waiting)); {
-			if start(waiting[i], now) {
+			switch {
+			case waiting[i].gpus >= tooLarge:
+				i++
+			case start(waiting[i], now):
 				waiting = slices.Delete(waiting, i, i+1)
-			} else {
+			default:
+				tooLarge = waiting[i].gpus
 				i++
 			}
 		}
@@ -218,19 +216,20 @@ func least(cost func(free uint64, k int) int) func([]uint64, int) int {
 func nomad(seed int64) func([]uint64, int) int {
 	random := rand.New(rand.NewSource(seed))
 	return func(nodes []uint64, k int) int {
-		best, seen := -1, 0
-		for _, i := range random.Perm(len(nodes)) {
-			if bits.OnesCount64(nodes[i]) < k {
-				continue
-			}
-			if best < 0 || bits.OnesCount64(nodes[i]) < bits.OnesCount64(nodes[best]) {
-				best = i
-			}
-			if seen++; seen == 2 {
-				break
+		var fitting []int
+		for i, free := range nodes {
+			if bits.OnesCount64(free) >= k {
+				fitting = append(fitting, i)
 			}
 		}
-		return best
+		if len(fitting) == 0 {
+			return -1
+		}
+		one, other := fitting[random.Intn(len(fitting))], fitting[random.Intn(len(fitting))]
+		if bits.OnesCount64(nodes[other]) < bits.OnesCount64(nodes[one]) {
+			return other
+		}
+		return one
 	}
 }
 
@@ -272,27 +271,75 @@ func (p *indexed) idle(n int) ([]int, bool) {
 	return nodes, ok
 }
 
-func TestPhilly(t *testing.T) {
-	jobs := philly(t, 20_000, 50_000)
-	m := setstest.DGX1V()
-	rate, ideal := setstest.Rates(m)
-	nv := setstest.Remember(setstest.NewNVIDIA(m).Choose)
+// contender is a policy by name.
+type contender struct {
+	name string
+	on   func(nodes int) placer
+}
+
+func contenders(t *testing.T, m *topology.Matrix, rate []int) []contender {
+	nvidia := setstest.Remember(setstest.NewNVIDIA(m).Choose)
 	ring := setstest.Greedy(func(s uint64) int { return rate[s] })
 	fullest := least(func(free uint64, k int) int { return bits.OnesCount64(free) })
 	emptiest := least(func(free uint64, k int) int { return -bits.OnesCount64(free) })
-	greedy := least(func(free uint64, k int) int { return -rate[ring(free, k)]*100 + bits.OnesCount64(free) })
-	for _, n := range []int{60, 68} {
-		row := func(name string, p placer) {
-			start := time.Now()
-			o := replay(jobs, p, rate, ideal)
-			t.Logf("%-40s N=%d ring %.3f ideal %.3f wait %.0f (%v)", name, n, o.ring, o.atIdeal, o.wait, time.Since(start))
+	greedy := least(func(free uint64, k int) int { return -100*rate[ring(free, k)] + bits.OnesCount64(free) })
+	packed, preserving := sets.NewJoint(sets.New(m), sets.Packed()), sets.NewJoint(sets.New(m), sets.Preserving())
+	return []contender{
+		{"Nomad batch: 2 random nodes, random GPUs", func(n int) placer { return newPlain(n, nomad(1), setstest.Random(2)) }},
+		{"least allocated + NVIDIA best effort", func(n int) placer { return newPlain(n, emptiest, nvidia) }},
+		{bestFit, func(n int) placer { return newPlain(n, fullest, nvidia) }},
+		{"cluster greedy ring, then best fit", func(n int) placer { return newPlain(n, greedy, ring) }},
+		{"index, sets.Packed", func(n int) placer { return newIndexed(t, n, packed) }},
+		{"index, sets.Preserving", func(n int) placer { return newIndexed(t, n, preserving) }},
+	}
+}
+
+const bestFit = "best-fit node + NVIDIA best effort"
+
+// streams are the trace as it is and others with one job in 500 left out.
+// Which jobs meet is chance: one stream more or less is three points at the best
+// rate and four percent of waiting, so policies are compared by the mean.
+func streams(jobs []job, count int) [][]job {
+	all := [][]job{jobs}
+	for seed := 1; seed < count; seed++ {
+		random := rand.New(rand.NewSource(int64(seed)))
+		all = append(all, slices.DeleteFunc(slices.Clone(jobs), func(job) bool { return random.Intn(500) == 0 }))
+	}
+	return all
+}
+
+// TestPhilly replays a real arrival process.
+func TestPhilly(t *testing.T) {
+	t.Parallel()
+	count := 6
+	if os.Getenv("GOVERNOR_CHURN") == "full" {
+		count = 40
+	}
+	all := streams(philly(t, 20_000, 50_000), count)
+	m := setstest.DGX1V()
+	rate, ideal := setstest.Rates(m)
+	for _, nodes := range []int{60, 68} {
+		t.Logf("%d nodes, the trace as it is | mean of %d streams: ring rate / at the best / mean wait in s", nodes, count)
+		means := map[string]measured{}
+		for _, c := range contenders(t, m, rate) {
+			var sum measured
+			var as measured
+			for i, jobs := range all {
+				o := replay(jobs, c.on(nodes), rate, ideal)
+				if i == 0 {
+					as = o
+				}
+				sum.ring, sum.atIdeal, sum.wait = sum.ring+o.ring, sum.atIdeal+o.atIdeal, sum.wait+o.wait
+			}
+			k := float64(len(all))
+			mean := measured{sum.ring / k, sum.atIdeal / k, sum.wait / k}
+			t.Logf("%-42s .%03.0f / %4.1f %% / %6.0f | .%03.0f / %4.1f %% / %6.0f",
+				c.name, 1000*as.ring, 100*as.atIdeal, as.wait, 1000*mean.ring, 100*mean.atIdeal, mean.wait)
+			means[c.name] = mean
 		}
-		row("nomad", newPlain(n, nomad(1), setstest.Random(2)))
-		row("least allocated + nvidia", newPlain(n, emptiest, nv))
-		row("best fit + nvidia", newPlain(n, fullest, nv))
-		row("greedy ring then best fit", newPlain(n, greedy, ring))
-		for _, w := range []sets.Weights{sets.Packed(), sets.Preserving(), {Rate: 1000, Packing: 500, Preserve: 25}, {Rate: 1000, Packing: 1000, Preserve: 25}, {Rate: 1000, Packing: 500, Preserve: 50}, {Rate: 1000, Packing: 1000, Preserve: 300}} {
-			row(fmt.Sprint(w), newIndexed(t, n, sets.NewJoint(sets.New(m), w)))
-		}
+		ours, theirs := means["index, sets.Packed"], means[bestFit]
+		must.GreaterEq(t, map[int]float64{60: 0.68, 68: 0.77}[nodes], ours.atIdeal)
+		must.GreaterEq(t, theirs.atIdeal+0.1, ours.atIdeal)
+		must.LessEq(t, 1.02*theirs.wait, ours.wait)
 	}
 }

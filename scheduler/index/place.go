@@ -29,10 +29,10 @@ type Offer struct {
 }
 
 // Find returns the best node and the GPUs to take there, without taking them.
-// Nodes are compared by sets.Joint.Cost, then by their class, by how few GPUs
-// they have free and which, by how little CPU and memory is free in eighths of
-// the class's, and at last by a number made of their id. ok is false when no
-// node has enough.
+// Nodes are compared by sets.Joint.Cost, then by their class, by how little of
+// their value the free GPUs lose, by how few these are and which, by how little
+// CPU and memory is free in eighths of the class's, and at last by a number
+// made of their id. ok is false when no node has enough.
 func (x *Index) Find(a Ask) (o Offer, ok bool) {
 	if a.GPUs < 1 || a.CPU < 0 || a.MemoryMiB < 0 {
 		return Offer{}, false
