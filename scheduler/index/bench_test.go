@@ -39,16 +39,13 @@ func cluster(count int, used float64) []Node {
 }
 
 func build(tb testing.TB, nodes []Node) *Index {
-	x := New()
+	var classes []Class
 	for i, joint := range benchJoints {
-		if err := x.AddClass(Class{ID: fmt.Sprintf("class-%d", i), Joint: joints[joint], CPU: benchCPU, MemoryMiB: benchMemory}); err != nil {
-			tb.Fatal(err)
-		}
+		classes = append(classes, Class{ID: fmt.Sprintf("class-%d", i), Joint: joints[joint], CPU: benchCPU, MemoryMiB: benchMemory})
 	}
-	for _, n := range nodes {
-		if err := x.Add(n); err != nil {
-			tb.Fatal(err)
-		}
+	x, err := Build(classes, nodes)
+	if err != nil {
+		tb.Fatal(err)
 	}
 	return x
 }

@@ -51,19 +51,32 @@ type buckets struct {
 // bucket is nodes in the order in which they are preferred.
 type bucket struct {
 	nodes queue
-	// No node has more than this free; some may all have less.
-	cpuMost    int
-	memoryMost int
+	// tooMuch says that no node has enough for an ask of that CPU and memory, so
+	// that asks that cannot be served are not looked for again and again.
+	tooMuch       bool
+	tooMuchCPU    int
+	tooMuchMemory int
 }
 
 func (b *buckets) push(s *items, at int32, n *node) {
 	to := &b.levels[n.level]
-	if len(to.nodes) == 0 {
-		b.some |= 1 << n.level
-		to.cpuMost, to.memoryMost = n.cpu, n.memoryMiB
+	b.some |= 1 << n.level
+	if to.tooMuch && n.cpu >= to.tooMuchCPU && n.memoryMiB >= to.tooMuchMemory {
+		to.tooMuch = false
 	}
-	to.cpuMost, to.memoryMost = max(to.cpuMost, n.cpu), max(to.memoryMost, n.memoryMiB)
 	to.nodes.push(s, entry{n.key, at})
+}
+
+// add is push without regard to the order; settle must follow.
+func (b *buckets) add(s *items, at int32, n *node) {
+	b.some |= 1 << n.level
+	b.levels[n.level].nodes.add(s, entry{n.key, at})
+}
+
+func (b *buckets) settle(s *items) {
+	for left := b.some; left != 0; left &= left - 1 {
+		b.levels[bits.TrailingZeros64(left)].nodes.settle(s)
+	}
 }
 
 func (b *buckets) remove(s *items, at int32, n *node) {
@@ -90,20 +103,15 @@ func (b *buckets) first(x *Index, a *Ask, enough, sure uint64) int32 {
 }
 
 // first looks at nodes one by one. Behind one that fits only others with higher
-// keys come, so it goes on only behind those that do not. When none fits it has
-// seen all, and remembers the most that they have.
+// keys come, so it goes on only behind those that do not.
 func (b *bucket) first(x *Index, a *Ask) int32 {
-	if b.cpuMost < a.CPU || b.memoryMost < a.MemoryMiB {
+	if b.tooMuch && a.CPU >= b.tooMuchCPU && a.MemoryMiB >= b.tooMuchMemory {
 		return -1
 	}
 	if found := b.search(x, a, 0, -1); found >= 0 {
 		return b.nodes[found].item
 	}
-	b.cpuMost, b.memoryMost = 0, 0
-	for _, e := range b.nodes {
-		n := &x.nodes[e.item]
-		b.cpuMost, b.memoryMost = max(b.cpuMost, n.cpu), max(b.memoryMost, n.memoryMiB)
-	}
+	b.tooMuch, b.tooMuchCPU, b.tooMuchMemory = true, a.CPU, a.MemoryMiB
 	return -1
 }
 

@@ -5,6 +5,8 @@ import "cmp"
 // racks are the racks of a class, by how many of their nodes have all GPUs free.
 type racks struct {
 	byName map[string]int32
+	names  []string
+	last   int32 // the rack that was named last
 	all    items // each in the queue of its count, unless that is zero
 	key    []uint64
 	full   []queue // by rack: its nodes with all GPUs free
@@ -15,15 +17,40 @@ type racks struct {
 
 // named is the number of a rack, a new one for a new name.
 func (r *racks) named(name string) int32 {
-	if at, ok := r.byName[name]; ok {
-		return at
+	if len(r.names) > 0 && r.names[r.last] == name {
+		return r.last
 	}
-	at := int32(len(r.full))
-	r.byName[name] = at
-	r.all.grow(name)
-	r.key = append(r.key, keyOf(name))
-	r.full = append(r.full, nil)
+	at, ok := r.byName[name]
+	if !ok {
+		at = int32(len(r.full))
+		r.byName[name] = at
+		r.names, r.all.at = append(r.names, name), append(r.all.at, 0)
+		r.key = append(r.key, keyOf(name))
+		r.full = append(r.full, nil)
+	}
+	r.last = at
 	return at
+}
+
+// add is push without regard to the order; settle must follow.
+func (r *racks) add(s *items, at int32, n *node) {
+	r.full[n.rack].add(s, entry{n.key, at})
+}
+
+// settle orders racks to which nodes were added, none of which had any before.
+func (r *racks) settle(s *items) {
+	most := 0
+	for rack := range r.full {
+		r.full[rack].settle(s)
+		most = max(most, len(r.full[rack]))
+	}
+	r.grow(most)
+	for rack := range r.full {
+		if count := len(r.full[rack]); count > 0 {
+			r.some.add(count)
+			r.byCount[count].push(&r.all, entry{r.key[rack], int32(rack)})
+		}
+	}
 }
 
 func (r *racks) push(s *items, at int32, n *node) {
@@ -154,16 +181,16 @@ func (c *class) allAt(levels uint64) bool {
 
 // eligible is the racks with only those nodes that have enough for the ask.
 func (x *Index) eligible(c *class, a *Ask) (*racks, *items) {
-	r := &racks{byName: map[string]int32{}}
+	of := &c.racks
+	r := &racks{key: of.key, full: make([]queue, len(of.full)), all: items{names: of.all.names, at: make([]int32, len(of.all.at))}}
 	places := &items{names: x.inRack.names, at: make([]int32, len(x.nodes))}
-	for rack, nodes := range c.racks.full {
-		r.named(c.racks.all.names[rack])
-		for _, e := range nodes {
-			if n := &x.nodes[e.item]; n.cpu >= a.CPU && n.memoryMiB >= a.MemoryMiB {
-				r.push(places, e.item, n)
-			}
+	for at := range x.nodes {
+		n := &x.nodes[at]
+		if n.class == c && n.free == c.all && n.cpu >= a.CPU && n.memoryMiB >= a.MemoryMiB {
+			r.add(places, int32(at), n)
 		}
 	}
+	r.settle(places)
 	return r, places
 }
 

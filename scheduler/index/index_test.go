@@ -29,14 +29,9 @@ func classes() []Class {
 	}
 }
 
-func newIndex(t must.T, nodes []Node) *Index {
-	x := New()
-	for _, c := range classes() {
-		must.NoError(t, x.AddClass(c))
-	}
-	for _, n := range nodes {
-		must.NoError(t, x.Add(n))
-	}
+func indexOf(t must.T, nodes []Node) *Index {
+	x, err := Build(classes(), nodes)
+	must.NoError(t, err)
 	return x
 }
 
@@ -125,7 +120,7 @@ func state(x *Index) []Node {
 // check compares an index with one that is made anew of what it knows: every
 // ask must find the same in both.
 func check(t must.T, x *Index) {
-	again := newIndex(t, state(x))
+	again := indexOf(t, state(x))
 	for k := 1; k <= 8; k++ {
 		for _, a := range []Ask{{GPUs: k}, {GPUs: k, CPU: 40, MemoryMiB: 200}} {
 			got, ok := x.Find(a)
@@ -141,7 +136,7 @@ func TestFindEqualsAScanOfAllNodes(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		nodes := some(t)
-		x := newIndex(t, nodes)
+		x := indexOf(t, nodes)
 		for range 4 {
 			a := someAsk(t)
 			got, ok := x.Find(a)
@@ -163,7 +158,7 @@ func TestOrderOfNodesAndClassesDoesNotMatter(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		nodes := some(t)
-		x, y := newIndex(t, nodes), New()
+		x, y := indexOf(t, nodes), New()
 		for _, c := range rapid.Permutation(classes()).Draw(t, "order of classes") {
 			must.NoError(t, y.AddClass(c))
 		}
@@ -193,7 +188,7 @@ func TestAnyHistoryLeavesWhatAModelSays(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		nodes := some(t)
-		x := newIndex(t, nodes)
+		x := indexOf(t, nodes)
 		model := map[string]Node{}
 		for _, n := range nodes {
 			model[n.ID] = n
@@ -281,7 +276,7 @@ func TestAnyHistoryLeavesWhatAModelSays(t *testing.T) {
 func TestPlacingAndFreeingRestoresTheIndex(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		x := newIndex(t, some(t))
+		x := indexOf(t, some(t))
 		before := state(x)
 		var held []Offer
 		for range rapid.IntRange(1, 20).Draw(t, "jobs") {
@@ -301,7 +296,7 @@ func TestMoreCapacityNeverMakesAnAskUnplaceable(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		nodes, a := some(t), someAsk(t)
-		if _, ok := newIndex(t, nodes).Find(a); !ok {
+		if _, ok := indexOf(t, nodes).Find(a); !ok {
 			t.Skip()
 		}
 		more := slices.Clone(nodes)
@@ -314,7 +309,7 @@ func TestMoreCapacityNeverMakesAnAskUnplaceable(t *testing.T) {
 			more[i].CPU += rapid.IntRange(0, 50).Draw(t, "more cpu")
 		}
 		more = append(more, Node{ID: "another", Class: "a-mesh", Free: rapid.Uint64Range(0, 255).Draw(t, "its"), CPU: 80, MemoryMiB: 400})
-		_, ok := newIndex(t, more).Find(a)
+		_, ok := indexOf(t, more).Find(a)
 		must.True(t, ok)
 	})
 }
@@ -358,7 +353,7 @@ func TestAGangUsesTheFewestRacks(t *testing.T) {
 		nodes, a := some(t), someAsk(t)
 		a.GPUs = rapid.SampledFrom([]int{4, 8}).Draw(t, "whole")
 		gang := rapid.IntRange(1, 8).Draw(t, "gang")
-		x := newIndex(t, nodes)
+		x := indexOf(t, nodes)
 		offers, ok := x.Gang(a, gang)
 		least := fewest(nodes, a, gang)
 		must.Eq(t, least > 0, ok)

@@ -73,7 +73,7 @@ func (x *Index) findIn(c *class, a *Ask, limited bool, limit int32) (at, cost in
 // offer is what the ask gets of a node that has enough.
 func (x *Index) offer(at int32, a *Ask) Offer {
 	n := &x.nodes[at]
-	return Offer{Node: x.inBucket.names[at], Set: n.class.Joint.Set(uint64(n.free), a.GPUs), CPU: a.CPU, MemoryMiB: a.MemoryMiB, at: at}
+	return Offer{Node: x.names[at], Set: n.class.Joint.Set(uint64(n.free), a.GPUs), CPU: a.CPU, MemoryMiB: a.MemoryMiB, at: at}
 }
 
 // Place is Find, and takes what is offered.
@@ -116,7 +116,7 @@ func (x *Index) change(at int32, free uint16, cpu, memoryMiB int) {
 // Free gives back what was placed. It is an error when the node is gone, or
 // some of the GPUs are free already.
 func (x *Index) Free(o Offer) error {
-	if int(o.at) >= len(x.nodes) || o.Node == "" || x.inBucket.names[o.at] != o.Node {
+	if int(o.at) >= len(x.nodes) || o.Node == "" || x.names[o.at] != o.Node {
 		at, ok := x.byID[o.Node] // removed, and added again elsewhere
 		if !ok {
 			return fmt.Errorf("node %q: %w", o.Node, ErrUnknownNode)

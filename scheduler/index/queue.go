@@ -8,16 +8,12 @@ type entry struct {
 
 // items are what queues hold: each is in one queue of a kind at most.
 type items struct {
-	names []string // ends the ties of equal keys
-	at    []int32  // where in its queue each item is
-}
-
-func (s *items) grow(name string) {
-	s.names, s.at = append(s.names, name), append(s.at, 0)
+	names *[]string // ends the ties of equal keys
+	at    []int32   // where in its queue each item is
 }
 
 func (s *items) less(a, b entry) bool {
-	return a.key < b.key || a.key == b.key && s.names[a.item] < s.names[b.item]
+	return a.key < b.key || a.key == b.key && (*s.names)[a.item] < (*s.names)[b.item]
 }
 
 // queue is a heap of items, the one with the least key first. Four children to
@@ -29,6 +25,19 @@ const fanout = 4
 func (q *queue) push(s *items, e entry) {
 	*q = append(*q, e)
 	q.up(s, len(*q)-1)
+}
+
+// add appends an item without regard to the order; settle must follow.
+func (q *queue) add(s *items, e entry) {
+	s.at[e.item] = int32(len(*q))
+	*q = append(*q, e)
+}
+
+// settle makes a queue of what was added.
+func (q *queue) settle(s *items) {
+	for at := len(*q) / fanout; at >= 0 && len(*q) > 0; at-- { // the last with children, or the one behind it
+		q.down(s, at)
+	}
 }
 
 // remove takes an item out, wherever it is.
@@ -62,6 +71,7 @@ func (q *queue) up(s *items, at int) bool {
 	return at != from
 }
 
+// down moves an entry to its place away from the first.
 func (q *queue) down(s *items, at int) {
 	h, e := *q, (*q)[at]
 	for {
