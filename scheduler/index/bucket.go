@@ -43,10 +43,7 @@ func atLeast(cpu, memory int) uint64 {
 }
 
 // buckets are the nodes of a class that have one set of free GPUs, by level.
-type buckets struct {
-	some   uint64 // the levels that have nodes
-	levels [levels * levels]bucket
-}
+type buckets [levels * levels]bucket
 
 // bucket is nodes in the order in which they are preferred.
 type bucket struct {
@@ -58,44 +55,23 @@ type bucket struct {
 	tooMuchMemory int
 }
 
-func (b *buckets) push(s *items, at int32, n *node) {
-	to := &b.levels[n.level]
-	b.some |= 1 << n.level
-	if to.tooMuch && n.cpu >= to.tooMuchCPU && n.memoryMiB >= to.tooMuchMemory {
-		to.tooMuch = false
+func (b *bucket) push(s *items, at int32, n *node) {
+	if b.tooMuch && n.cpu >= b.tooMuchCPU && n.memoryMiB >= b.tooMuchMemory {
+		b.tooMuch = false
 	}
-	to.nodes.push(s, entry{n.key, at})
+	b.nodes.push(s, entry{n.key, at})
 }
 
-// add is push without regard to the order; settle must follow.
-func (b *buckets) add(s *items, at int32, n *node) {
-	b.some |= 1 << n.level
-	b.levels[n.level].nodes.add(s, entry{n.key, at})
-}
-
-func (b *buckets) settle(s *items) {
-	for left := b.some; left != 0; left &= left - 1 {
-		b.levels[bits.TrailingZeros64(left)].nodes.settle(s)
-	}
-}
-
-func (b *buckets) remove(s *items, at int32, n *node) {
-	from := &b.levels[n.level]
-	from.nodes.remove(s, at)
-	if len(from.nodes) == 0 {
-		b.some &^= 1 << n.level
-	}
-}
-
-// first is the first node that has enough for the ask, the tightest level first,
-// or -1.
-func (b *buckets) first(x *Index, a *Ask, enough, sure uint64) int32 {
-	for left := b.some & enough; left != 0; left &= left - 1 {
+// first is the first of the nodes with some set of free GPUs that has enough
+// for the ask, the tightest level first, or -1.
+func (c *class) first(x *Index, a *Ask, free uint16, enough, sure uint64) int32 {
+	for left := c.present[free] & enough; left != 0; left &= left - 1 {
 		level := bits.TrailingZeros64(left)
+		b := &c.byMask[free][level]
 		if sure>>level&1 == 1 {
-			return b.levels[level].nodes[0].item
+			return b.nodes[0].item
 		}
-		if found := b.levels[level].first(x, a); found >= 0 {
+		if found := b.first(x, a); found >= 0 {
 			return found
 		}
 	}

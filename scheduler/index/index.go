@@ -78,8 +78,10 @@ type class struct {
 	Class
 	all   uint16 // the mask of all GPUs
 	ranks *ranking
-	// byMask has the nodes with a set of free GPUs; nil where there never was one.
-	byMask []*buckets
+	// byMask has the nodes with a set of free GPUs, by level; nil where there never
+	// was one. present has the levels at which there are some now.
+	byMask  []*buckets
+	present []uint64
 	// some[k] has the ranks of the sets of free GPUs that some node has.
 	some []bitmap
 
@@ -115,17 +117,25 @@ func Build(classes []Class, nodes []Node) (*Index, error) {
 		}
 		n := &x.nodes[at]
 		n.level = n.class.levelOf(n.cpu, n.memoryMiB)
-		n.class.bucketsOf(n.free).add(&x.inBucket, at, n)
+		n.class.bucketsOf(n.free)[n.level].nodes.add(&x.inBucket, entry{n.key, at})
+		n.class.present[n.free] |= 1 << n.level
 		if n.free == n.class.all {
 			n.class.atLevel[n.level]++
 			n.class.racks.add(&x.inRack, at, n)
 		}
 	}
+	for i := range nodes {
+		if len(x.byID) < len(nodes) && x.byID[nodes[i].ID] != int32(i) {
+			return nil, fmt.Errorf("node %q %w", nodes[i].ID, ErrDuplicate)
+		}
+	}
 	for _, c := range x.classes {
-		for free, b := range c.byMask {
-			if b != nil {
-				b.settle(&x.inBucket)
+		for free, present := range c.present {
+			if present != 0 {
 				c.appear(uint16(free))
+			}
+			for ; present != 0; present &= present - 1 {
+				c.byMask[free][bits.TrailingZeros64(present)].nodes.settle(&x.inBucket)
 			}
 		}
 		c.racks.settle(&x.inRack)
@@ -149,7 +159,7 @@ func (x *Index) AddClass(c Class) error {
 		x.ranks[c.Joint] = ranks
 	}
 	gpus := c.Joint.GPUs()
-	added := &class{Class: c, all: uint16(1<<gpus - 1), ranks: ranks, byMask: make([]*buckets, 1<<gpus), some: make([]bitmap, gpus+1)}
+	added := &class{Class: c, all: uint16(1<<gpus - 1), ranks: ranks, byMask: make([]*buckets, 1<<gpus), present: make([]uint64, 1<<gpus), some: make([]bitmap, gpus+1)}
 	for k := 1; k <= gpus; k++ {
 		added.some[k] = newBitmap(1 << gpus)
 	}
@@ -163,6 +173,9 @@ func (x *Index) AddClass(c Class) error {
 
 // Add puts a node into the index.
 func (x *Index) Add(n Node) error {
+	if _, ok := x.byID[n.ID]; ok {
+		return fmt.Errorf("node %q %w", n.ID, ErrDuplicate)
+	}
 	at, err := x.admit(&n)
 	if err != nil {
 		return err
@@ -171,14 +184,11 @@ func (x *Index) Add(n Node) error {
 	return nil
 }
 
-// admit gives a node a place, and files it nowhere yet.
+// admit gives a node that is new a place, and files it nowhere yet.
 func (x *Index) admit(n *Node) (int32, error) {
 	c := x.byClass[n.Class]
 	if c == nil {
 		return 0, fmt.Errorf("node %q of class %q: %w", n.ID, n.Class, ErrUnknownClass)
-	}
-	if _, ok := x.byID[n.ID]; ok {
-		return 0, fmt.Errorf("node %q %w", n.ID, ErrDuplicate)
 	}
 	if n.ID == "" || n.Free > uint64(c.all) || n.CPU < 0 || n.MemoryMiB < 0 {
 		return 0, fmt.Errorf("node %q %w", n.ID, ErrInvalid)
@@ -235,11 +245,11 @@ func (x *Index) insert(at int32) {
 	n := &x.nodes[at]
 	c := n.class
 	n.level = c.levelOf(n.cpu, n.memoryMiB)
-	b := c.bucketsOf(n.free)
-	if b.some == 0 {
+	if c.present[n.free] == 0 {
 		c.appear(n.free)
 	}
-	b.push(&x.inBucket, at, n)
+	c.present[n.free] |= 1 << n.level
+	c.bucketsOf(n.free)[n.level].push(&x.inBucket, at, n)
 	if n.free == c.all {
 		c.atLevel[n.level]++
 		c.racks.push(&x.inRack, at, n)
@@ -260,10 +270,13 @@ func (c *class) bucketsOf(free uint16) *buckets {
 func (x *Index) extract(at int32) {
 	n := &x.nodes[at]
 	c := n.class
-	b := c.byMask[n.free]
-	b.remove(&x.inBucket, at, n)
-	if b.some == 0 {
-		c.vanish(n.free)
+	b := &c.byMask[n.free][n.level]
+	b.nodes.remove(&x.inBucket, at)
+	if len(b.nodes) == 0 {
+		c.present[n.free] &^= 1 << n.level
+		if c.present[n.free] == 0 {
+			c.vanish(n.free)
+		}
 	}
 	if n.free == c.all {
 		c.atLevel[n.level]--

@@ -3,6 +3,7 @@ package index
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 	"testing"
@@ -371,4 +372,75 @@ func TestAGangUsesTheFewestRacks(t *testing.T) {
 		}
 		must.Eq(t, least, len(used))
 	})
+}
+
+func TestAGangLeavesTheLargeRacksToOthers(t *testing.T) {
+	t.Parallel()
+	var nodes []Node
+	for rack, count := range map[string]int{"small": 2, "middle": 3, "large": 5} {
+		for i := range count {
+			nodes = append(nodes, Node{ID: fmt.Sprintf("%s-%d", rack, i), Class: "a-mesh", Rack: rack, Free: 0xff})
+		}
+	}
+	cases := map[string]struct {
+		gang int
+		want []string
+	}{
+		"one rack that just fits":            {3, []string{"middle"}},
+		"one rack with the least to spare":   {1, []string{"small"}},
+		"the largest, then one for the rest": {7, []string{"large", "small"}},
+		"all of them":                        {10, []string{"large", "middle", "small"}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			offers, ok := indexOf(t, nodes).Gang(Ask{GPUs: 8}, c.gang)
+			must.True(t, ok)
+			used := map[string]bool{}
+			for _, o := range offers {
+				for _, n := range nodes {
+					if n.ID == o.Node {
+						used[n.Rack] = true
+					}
+				}
+			}
+			must.Eq(t, c.want, slices.Sorted(maps.Keys(used)))
+		})
+	}
+	_, ok := indexOf(t, nodes).Gang(Ask{GPUs: 8}, 11)
+	must.False(t, ok)
+}
+
+func TestWhatCannotBeIsAnErrorAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	one := Node{ID: "n1", Class: "a-mesh", Free: 0xf, CPU: 10, MemoryMiB: 10}
+	x := indexOf(t, []Node{one})
+	cases := map[string]struct {
+		event Event
+		want  error
+	}{
+		"a node of no class":        {Event{NodeAdded, Node{ID: "n2", Class: "none"}}, ErrUnknownClass},
+		"more GPUs than there are":  {Event{NodeAdded, Node{ID: "n1", Class: "d-quad", Free: 0xff}}, ErrInvalid},
+		"a node without an id":      {Event{NodeAdded, Node{Class: "a-mesh"}}, ErrInvalid},
+		"an unknown node":           {Event{NodeRemoved, Node{ID: "n2"}}, ErrUnknownNode},
+		"GPUs that are taken":       {Event{Taken, Node{ID: "n1", Free: 0x10}}, ErrTaken},
+		"more CPU than there is":    {Event{Taken, Node{ID: "n1", Free: 1, CPU: 11}}, ErrTaken},
+		"GPUs that are free":        {Event{Freed, Node{ID: "n1", Free: 1}}, ErrFree},
+		"GPUs beyond the machine":   {Event{Freed, Node{ID: "n1", Free: 1 << 9}}, ErrInvalid},
+		"a kind that there is none": {Event{Kind: 9}, ErrInvalid},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			must.ErrorIs(t, x.Apply(c.event), c.want)
+			must.Eq(t, []Node{one}, state(x))
+		})
+	}
+	must.ErrorIs(t, x.Add(one), ErrDuplicate)
+	must.ErrorIs(t, x.AddClass(classes()[0]), ErrDuplicate)
+	other := sets.NewJoint(sets.New(setstest.DGX1V()), sets.Preserving())
+	must.ErrorIs(t, x.AddClass(Class{ID: "z", Joint: other}), ErrInvalid)
+	_, err := Build(classes(), []Node{one, one})
+	must.ErrorIs(t, err, ErrDuplicate)
+	_, ok := x.Find(Ask{})
+	must.False(t, ok)
 }

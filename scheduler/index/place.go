@@ -63,7 +63,7 @@ func (x *Index) findIn(c *class, a *Ask, limited bool, limit int32) (at, cost in
 		if limited && cost >= limit {
 			return -1, 0
 		}
-		if at = c.byMask[free].first(x, a, enough, sure); at >= 0 {
+		if at = c.first(x, a, free, enough, sure); at >= 0 {
 			return at, cost
 		}
 	}
