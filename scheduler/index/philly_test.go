@@ -283,18 +283,22 @@ func contenders(t *testing.T, m *topology.Matrix, rate []int) []contender {
 	fullest := least(func(free uint64, k int) int { return bits.OnesCount64(free) })
 	emptiest := least(func(free uint64, k int) int { return -bits.OnesCount64(free) })
 	greedy := least(func(free uint64, k int) int { return -100*rate[ring(free, k)] + bits.OnesCount64(free) })
-	packed, preserving := sets.NewJoint(sets.New(m), sets.Packed()), sets.NewJoint(sets.New(m), sets.Preserving())
+	table := sets.New(m)
+	joint, preserving := sets.NewJoint(table, sets.Packed()), sets.NewJoint(table, sets.Preserving())
 	return []contender{
 		{"Nomad batch: 2 random nodes, random GPUs", func(n int) placer { return newPlain(n, nomad(1), setstest.Random(2)) }},
 		{"least allocated + NVIDIA best effort", func(n int) placer { return newPlain(n, emptiest, nvidia) }},
 		{bestFit, func(n int) placer { return newPlain(n, fullest, nvidia) }},
 		{"cluster greedy ring, then best fit", func(n int) placer { return newPlain(n, greedy, ring) }},
-		{"index, sets.Packed", func(n int) placer { return newIndexed(t, n, packed) }},
+		{packed, func(n int) placer { return newIndexed(t, n, joint) }},
 		{"index, sets.Preserving", func(n int) placer { return newIndexed(t, n, preserving) }},
 	}
 }
 
-const bestFit = "best-fit node + NVIDIA best effort"
+const (
+	bestFit = "best-fit node + NVIDIA best effort"
+	packed  = "index, sets.Packed"
+)
 
 // streams are the trace as it is and others with one job in 500 left out.
 // Which jobs meet is chance: one stream more or less is three points at the best
@@ -320,10 +324,9 @@ func TestPhilly(t *testing.T) {
 	rate, ideal := setstest.Rates(m)
 	for _, nodes := range []int{60, 68} {
 		t.Logf("%d nodes, the trace as it is | mean of %d streams: ring rate / at the best / mean wait in s", nodes, count)
-		means := map[string]measured{}
+		once, means := map[string]measured{}, map[string]measured{}
 		for _, c := range contenders(t, m, rate) {
-			var sum measured
-			var as measured
+			var sum, as measured
 			for i, jobs := range all {
 				o := replay(jobs, c.on(nodes), rate, ideal)
 				if i == 0 {
@@ -335,11 +338,11 @@ func TestPhilly(t *testing.T) {
 			mean := measured{sum.ring / k, sum.atIdeal / k, sum.wait / k}
 			t.Logf("%-42s .%03.0f / %4.1f %% / %6.0f | .%03.0f / %4.1f %% / %6.0f",
 				c.name, 1000*as.ring, 100*as.atIdeal, as.wait, 1000*mean.ring, 100*mean.atIdeal, mean.wait)
-			means[c.name] = mean
+			once[c.name], means[c.name] = as, mean
 		}
-		ours, theirs := means["index, sets.Packed"], means[bestFit]
-		must.GreaterEq(t, map[int]float64{60: 0.68, 68: 0.77}[nodes], ours.atIdeal)
-		must.GreaterEq(t, theirs.atIdeal+0.1, ours.atIdeal)
-		must.LessEq(t, 1.02*theirs.wait, ours.wait)
+		must.GreaterEq(t, map[int]float64{60: 0.71, 68: 0.77}[nodes], once[packed].atIdeal)
+		must.LessEq(t, 1.02*once[bestFit].wait, once[packed].wait)
+		must.GreaterEq(t, means[bestFit].atIdeal+0.1, means[packed].atIdeal)
+		must.LessEq(t, 1.02*means[bestFit].wait, means[packed].wait)
 	}
 }

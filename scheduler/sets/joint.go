@@ -20,7 +20,8 @@ const preserve = 4
 // thousandths. Which GPUs of the machine are taken does not depend on them.
 type Weights struct {
 	// Rate is for the bandwidth that the rings of the set lack, against the best
-	// of its size on an empty machine.
+	// of its size on an empty machine. One GPU has no rings: for it, it is for what
+	// later jobs lose, a fourth as within the machine.
 	Rate int
 	// Packing is for the share of the machine's GPUs that stay free: with it,
 	// machines that are nearly full are filled first.
@@ -163,9 +164,12 @@ func setOrder(t *Table) order {
 // costOf is the sum over the weights, in thousandths of a Unit divided by 1024.
 func (j *Joint) costOf(set, free uint64) int32 {
 	left := free &^ set
-	cost := int64(j.weights.Preserve) * int64(j.value[free]-j.value[left])
+	loss := int64(j.value[free] - j.value[left])
+	cost := int64(j.weights.Preserve) * loss
 	cost += int64(j.weights.Packing) * int64(bits.OnesCount64(left)) * Unit / int64(j.gpus)
-	if set&(set-1) != 0 {
+	if set&(set-1) == 0 {
+		cost += int64(j.weights.Rate) * loss / preserve
+	} else {
 		cost += int64(j.weights.Rate) * int64(Unit-j.rate[set])
 	}
 	return int32(cost >> 10)

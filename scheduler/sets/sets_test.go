@@ -80,9 +80,12 @@ func checkAll(t must.T, m *topology.Matrix) (answers int) {
 				return first(a, b, score, leaves(left), of(o.Ring), of(o.Sum), numa)
 			})
 			must.Eq(t, want, joint.Set(free, k), must.Sprintf("joint of %b, k %d", free, k))
-			cost := 100*(value[free]-value[free&^want]) + 1000*bits.OnesCount64(free&^want)*sets.Unit/m.Size()
+			loss := value[free] - value[free&^want]
+			cost := 100*loss + 1000*bits.OnesCount64(free&^want)*sets.Unit/m.Size()
 			if k > 1 {
 				cost += 1000 * (sets.Unit - rate[want])
+			} else {
+				cost += 1000 * loss / 4
 			}
 			must.Eq(t, int32(cost>>10), joint.Cost(free, k))
 			answers += 2
