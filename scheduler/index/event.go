@@ -85,7 +85,7 @@ func (x *Index) freed(of *Node) error {
 
 // changed finds the node of an event and checks that the change is a possible one.
 func (x *Index) changed(of *Node) (int32, *node, error) {
-	at, ok := x.byID[of.ID]
+	at, ok := x.find(of.ID)
 	if !ok {
 		return 0, nil, fmt.Errorf("node %q: %w", of.ID, ErrUnknownNode)
 	}

@@ -54,7 +54,7 @@ type Index struct {
 	byClass map[string]*class
 	ranks   map[*sets.Joint]*ranking
 	nodes   []node
-	byID    map[string]int32
+	ids     ids
 	unused  []int32 // places in nodes of machines that are gone
 
 	names    []string // of nodes, "" where there is none
@@ -94,7 +94,7 @@ func New() *Index { return newIndex(0) }
 
 // newIndex has room for some nodes.
 func newIndex(nodes int) *Index {
-	x := &Index{byClass: map[string]*class{}, ranks: map[*sets.Joint]*ranking{}, byID: make(map[string]int32, nodes)}
+	x := &Index{byClass: map[string]*class{}, ranks: map[*sets.Joint]*ranking{}, ids: newIDs(nodes)}
 	x.nodes, x.names = make([]node, 0, nodes), make([]string, 0, nodes)
 	x.inBucket = items{names: &x.names, at: make([]int32, 0, nodes)}
 	x.inRack = items{names: &x.names, at: make([]int32, 0, nodes)}
@@ -115,6 +115,9 @@ func Build(classes []Class, nodes []Node) (*Index, error) {
 		if err != nil {
 			return nil, err
 		}
+		if !x.remember(at) {
+			return nil, fmt.Errorf("node %q %w", nodes[i].ID, ErrDuplicate)
+		}
 		n := &x.nodes[at]
 		n.level = n.class.levelOf(n.cpu, n.memoryMiB)
 		n.class.bucketsOf(n.free)[n.level].nodes.add(&x.inBucket, entry{n.key, at})
@@ -122,11 +125,6 @@ func Build(classes []Class, nodes []Node) (*Index, error) {
 		if n.free == n.class.all {
 			n.class.atLevel[n.level]++
 			n.class.racks.add(&x.inRack, at, n)
-		}
-	}
-	for i := range nodes {
-		if len(x.byID) < len(nodes) && x.byID[nodes[i].ID] != int32(i) {
-			return nil, fmt.Errorf("node %q %w", nodes[i].ID, ErrDuplicate)
 		}
 	}
 	for _, c := range x.classes {
@@ -173,13 +171,14 @@ func (x *Index) AddClass(c Class) error {
 
 // Add puts a node into the index.
 func (x *Index) Add(n Node) error {
-	if _, ok := x.byID[n.ID]; ok {
+	if _, ok := x.find(n.ID); ok {
 		return fmt.Errorf("node %q %w", n.ID, ErrDuplicate)
 	}
 	at, err := x.admit(&n)
 	if err != nil {
 		return err
 	}
+	x.remember(at)
 	x.insert(at)
 	return nil
 }
@@ -194,7 +193,6 @@ func (x *Index) admit(n *Node) (int32, error) {
 		return 0, fmt.Errorf("node %q %w", n.ID, ErrInvalid)
 	}
 	at := x.unusedPlace(n.ID)
-	x.byID[n.ID] = at
 	x.nodes[at] = node{key: keyOf(n.ID), class: c, rack: c.racks.named(n.Rack), cpu: n.CPU, memoryMiB: n.MemoryMiB, free: uint16(n.Free)}
 	return at, nil
 }
@@ -215,24 +213,24 @@ func (x *Index) unusedPlace(id string) int32 {
 
 // Remove takes a node out; what was offered of it is gone with it.
 func (x *Index) Remove(id string) error {
-	at, ok := x.byID[id]
+	at, ok := x.find(id)
 	if !ok {
 		return fmt.Errorf("node %q: %w", id, ErrUnknownNode)
 	}
 	x.extract(at)
+	x.forget(at)
 	x.nodes[at] = node{}
 	x.names[at] = ""
-	delete(x.byID, id)
 	x.unused = append(x.unused, at)
 	return nil
 }
 
 // Len is the number of nodes.
-func (x *Index) Len() int { return len(x.byID) }
+func (x *Index) Len() int { return x.ids.count }
 
 // Node tells what the index knows of a node.
 func (x *Index) Node(id string) (Node, bool) {
-	at, ok := x.byID[id]
+	at, ok := x.find(id)
 	if !ok {
 		return Node{}, false
 	}

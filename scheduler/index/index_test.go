@@ -110,9 +110,10 @@ func scan(nodes []Node, a Ask) (Node, bool) {
 // state is all that an index knows, sorted.
 func state(x *Index) []Node {
 	var nodes []Node
-	for id := range x.byID {
-		n, _ := x.Node(id)
-		nodes = append(nodes, n)
+	for _, id := range x.names {
+		if n, ok := x.Node(id); ok {
+			nodes = append(nodes, n)
+		}
 	}
 	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
 	return nodes

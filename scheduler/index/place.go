@@ -87,7 +87,7 @@ func (x *Index) Place(a Ask) (o Offer, ok bool) {
 // PlaceExact takes what the ask needs of the node with the given id, which may be
 // of a class that the ask does not accept. ok is false when that has not enough.
 func (x *Index) PlaceExact(id string, a Ask) (o Offer, ok bool) {
-	at, known := x.byID[id]
+	at, known := x.find(id)
 	if !known || a.GPUs < 1 || a.CPU < 0 || a.MemoryMiB < 0 {
 		return Offer{}, false
 	}
@@ -117,7 +117,7 @@ func (x *Index) change(at int32, free uint16, cpu, memoryMiB int) {
 // some of the GPUs are free already.
 func (x *Index) Free(o Offer) error {
 	if int(o.at) >= len(x.nodes) || o.Node == "" || x.names[o.at] != o.Node {
-		at, ok := x.byID[o.Node] // removed, and added again elsewhere
+		at, ok := x.find(o.Node) // removed, and added again elsewhere
 		if !ok {
 			return fmt.Errorf("node %q: %w", o.Node, ErrUnknownNode)
 		}
