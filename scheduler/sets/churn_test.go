@@ -1,6 +1,7 @@
 package sets_test
 
 import (
+	"math/bits"
 	"os"
 	"testing"
 
@@ -73,5 +74,31 @@ func TestChurnOfOtherMixes(t *testing.T) {
 			got := churn(t, m, mix, jobs, int64(100+i))
 			must.GreaterEq(t, got["NVIDIA best effort v0.6.0"].Ring, got["Joint.Set"].Ring)
 		}
+	}
+}
+
+// TestOptimalityAtOnce compares single choices with the best there is, over all
+// sets of free GPUs: what NVIDIA's rule gives up, and that Table.Best gives up
+// nothing. (Joint.Set may: it looks at what comes later.)
+func TestOptimalityAtOnce(t *testing.T) {
+	t.Parallel()
+	m := setstest.DGX1V()
+	o, table, nvidia := setstest.NewOracle(m), sets.New(m), setstest.NewNVIDIA(m)
+	for k := 2; k <= 8; k++ {
+		var count, ours, theirs float64
+		worst := 1.0
+		for free := range uint64(1) << m.Size() {
+			if bits.OnesCount64(free) < k {
+				continue
+			}
+			best := o.Ring[bestOf(free, k, func(a, b uint64) bool { return o.Ring[a] > o.Ring[b] })]
+			count++
+			ours += float64(o.Ring[table.Best(free, k)]) / float64(best)
+			ratio := float64(o.Ring[nvidia.Choose(free, k)]) / float64(best)
+			theirs += ratio
+			worst = min(worst, ratio)
+		}
+		t.Logf("k %d: ring bottleneck of the best: Table.Best %.3f, NVIDIA mean %.3f, worst %.2f", k, ours/count, theirs/count, worst)
+		must.Eq(t, count, ours)
 	}
 }

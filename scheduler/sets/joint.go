@@ -13,7 +13,7 @@ const Unit = 1 << 12
 // preserve is the part of what free GPUs are worth that counts as much as the
 // rate of the set that is taken out of them: one fourth. It was chosen by churn
 // on meshes and pairs with six mixes of sizes, of which docs/performance.md
-// shows one; from a sixth to a third changes little.
+// shows one; from a fourth to a half changes little.
 const preserve = 4
 
 // Weights say what taking GPUs of a machine costs, to compare machines, in
@@ -36,7 +36,8 @@ type Weights struct {
 func Packed() Weights { return Weights{Rate: 1000, Packing: 500} }
 
 // Preserving are weights that also spare machines that whole pairs and quads
-// would be taken from.
+// would be taken from. On the Philly trace that is no better than Packed; it is
+// for clusters of mostly large jobs, and for comparison.
 func Preserving() Weights { return Weights{Rate: 1000, Packing: 1000, Preserve: 100} }
 
 // Valid reports whether the weights can be computed with.
