@@ -65,7 +65,7 @@ func TestChurnOnPairs(t *testing.T) {
 func TestChurnOfOtherMixes(t *testing.T) {
 	t.Parallel()
 	mixes := [][]int{{1, 2, 4, 8}, {1, 2, 3, 4, 5, 6, 7, 8}, {1, 1, 1, 1, 1, 1, 1, 2, 4, 8}, {1, 2, 2, 4}}
-	jobs := 20_000
+	jobs := 5_000
 	if os.Getenv("GOVERNOR_CHURN") == "full" {
 		jobs = 400_000
 	}
