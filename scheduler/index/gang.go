@@ -161,7 +161,7 @@ func (x *Index) gangIn(c *class, a *Ask, n int) *gang {
 	if enough, sure := c.enough(a); enough != sure && !c.allAt(sure) {
 		g.racks, g.places = x.eligible(c, a)
 	}
-	ok := false
+	var ok bool
 	g.fit, ok = g.racks.fits(n)
 	if !ok {
 		return nil
