@@ -375,7 +375,10 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 }
 
 // over reports whether the job of a confirmed hold has ended for good: also one
-// that was registered again and waits for budget, for it gets a hold of its own.
-func over(h ledger.Hold, job nomadevents.Job) bool {
-	return h.State == ledger.Active && h.Pending == nil && (job.Dead || job.Gated) && len(h.Tracks) == 0
+// that was registered again and waits for budget, for it gets a hold of its own. As long
+// as it is only a guess that a submission has arrived, and it has run nothing, it may be
+// on its way still, and what is seen another one that asks for no GPUs.
+func over(h ledger.Hold, job nomadevents.Job, nowMS int64) bool {
+	guessed := h.Guessed > 0 && nowMS < h.GuessedUntilMS && len(h.Slots) == 0
+	return !guessed && h.State == ledger.Active && h.Pending == nil && (job.Dead || job.Gated) && len(h.Tracks) == 0
 }

@@ -304,7 +304,7 @@ func (m *Meter) settle(p *budget.Policy, h heldAt, a *answer) (change, error) {
 	switch {
 	case next.hold == nil:
 		return change{}, nil // never registered: nothing to post
-	case over(*next.hold, a.job) && !again:
+	case over(*next.hold, a.job, m.now().UnixMilli()) && !again:
 		a.ended, next.hold = next.hold, nil
 		next.ended = a.ended
 		return next, nil
