@@ -182,7 +182,11 @@ func openStore(config agentconfig.Config, logger hclog.Logger) (agent.Store, err
 	if !config.Dev {
 		c := config.Consul
 		store, err := consulkv.New(consulkv.Config{Address: c.Address, Token: c.Token, Datacenter: c.Datacenter, Prefix: c.Prefix,
-			TLS: consulkv.TLS{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile}}, logger)
+			TLS: consulkv.TLS{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile},
+			NewDialer: func(t consulkv.TLS) (consulkv.Dial, error) {
+				return gate.NewTLSDialer(gate.TLS{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile,
+					ServerName: t.ServerName, SkipVerify: t.SkipVerify, Logger: logger.Named("consul.tls")})
+			}}, logger)
 		if err != nil {
 			return nil, fmt.Errorf("open ledger: %w", err)
 		}
