@@ -157,8 +157,9 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
+	placement := newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow")
 	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client),
-		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now,
+		Placer: placement, Logger: logger, Now: time.Now,
 		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers,
 		Posture: posture.New(client, time.Now), UnknownWrites: config.Gate.UnknownWrites == "allow",
 		Delegated: delegated(config)}
@@ -166,7 +167,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 		options.Archive = archive
 	}
 	a := agent.New(options)
-	handler, err := newHandler(env.ctx, config, client, a, logger)
+	handler, err := newHandler(env.ctx, config, client, a, placement.routes(), logger)
 	if err != nil && env.ctx.Err() != nil {
 		logger.Info("stopped before it served", "error", err)
 		return closeAll(nil)
@@ -230,9 +231,9 @@ func delegated(config agentconfig.Config) string {
 	return config.Gate.SubmitCapability
 }
 
-// newHandler is everything that the address serves: Governor's own paths, and
-// Nomad behind the gate.
-func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, logger hclog.Logger) (http.Handler, error) {
+// newHandler is everything that the address serves: Governor's own paths, those of the
+// placement service among them, and Nomad behind the gate.
+func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement []api.Route, logger hclog.Logger) (http.Handler, error) {
 	region, err := awaitRegion(ctx, config.Nomad, client, logger)
 	if err != nil {
 		return nil, err
@@ -255,7 +256,7 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, err
 	}
-	own := api.Handler(a.Routes(), authorize(g), func(r *http.Request, err error) {
+	own := api.Handler(slices.Concat(a.Routes(), placement), authorize(g), func(r *http.Request, err error) {
 		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	})
 	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

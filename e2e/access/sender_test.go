@@ -125,8 +125,8 @@ func (s secured) command(t *testing.T, pair certtest.Pair, program string, args 
 	return string(text), err
 }
 
-// The stock CLI works through HTTPS, and where Nomad has no ACLs budgets know people
-// by their certificates.
+// The stock CLI works through HTTPS, and where Nomad has no ACLs budgets know people by
+// their certificates, or by what an authenticating proxy says.
 func TestPeopleAreKnownWithoutACLs(t *testing.T) {
 	c, dir := clustertest.Start(t, cluster.Options{}), t.TempDir()
 	t.Run("by certificate", func(t *testing.T) { overTLS(t, c, dir) })
