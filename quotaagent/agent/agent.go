@@ -136,6 +136,7 @@ func New(o Options) *Agent {
 		a.releaser = newReleaser(a.Engine, o.Registrar, o.Logger)
 		a.Meter.duties.onJob(a.releaser.touch)
 		a.Meter.duties.whileLeading(a.releaser.lead)
+		a.Meter.duties.whileLeading(newReplacer(a.Engine, o.Registrar, o.Logger).lead)
 		launches := newLauncher(a.Engine, o.Registrar, o.Actor, a.Meter.follows, o.Logger)
 		a.Meter.duties.onStray(launches.stray)
 		a.Meter.duties.onChanged(launches.change)

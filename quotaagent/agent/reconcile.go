@@ -382,3 +382,25 @@ func over(h ledger.Hold, job nomadevents.Job, nowMS int64) bool {
 	guessed := h.Guessed > 0 && nowMS < h.GuessedUntilMS && len(h.Slots) == 0
 	return !guessed && h.State == ledger.Active && h.Pending == nil && (job.Dead || job.Gated) && len(h.Tracks) == 0
 }
+
+// deadFor is how long a service that was not stopped must have been dead before its hold
+// ends. Nomad 1.11.3 calls it dead for a second or two when its only allocation has failed
+// during a deployment, until the deployment's watcher, which works in batches, has it
+// replaced. A service that waits for a delayed reschedule is pending, and so is a batch
+// job from the moment that its allocation has failed.
+const deadFor = 10 * time.Second
+
+// lingers reports whether a dead job may be about to run again: a service that nobody
+// has stopped.
+func (m *Meter) lingers(h ledger.Hold, job nomadevents.Job) bool {
+	service := slices.ContainsFunc(h.Lines, func(line ledger.Line) bool { return line.Lease && !line.EveryNode && line.Count > 0 })
+	if !service || !job.Exists || job.Stopped || job.Gated {
+		return false
+	}
+	since, known := m.dead[h.ID]
+	if !known {
+		since = m.now()
+		m.dead[h.ID] = since
+	}
+	return m.now().Sub(since) < deadFor
+}
