@@ -221,6 +221,15 @@ func (n *fakeNomad) kill(namespace, id string) {
 	}
 }
 
+// revive makes a dead job pending again, without a change.
+func (n *fakeNomad) revive(namespace, id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.index++
+	j := n.jobs[jobKey(namespace, id)]
+	j.dead, j.statusIndex = false, n.index
+}
+
 // halt is `nomad job stop` for a job of which nothing runs.
 func (n *fakeNomad) halt(namespace, id string) {
 	n.mu.Lock()

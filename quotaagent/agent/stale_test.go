@@ -75,3 +75,39 @@ func TestAnotherSubmissionThatArrivedDoesNotEndTheHoldOfOneOnItsWay(t *testing.T
 	must.NoError(t, r.settle())
 	must.Nil(t, r.holdOf("default", "train"))
 }
+
+// Nomad calls a service dead for a moment whose only allocation has failed, before it
+// replaces it. One that nobody stops and that stays dead ends.
+func TestAServiceThatIsDeadForAMomentKeepsItsHold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	s := r.job("serve", 1, 2)
+	s.Ask.Type = "service"
+	r.run(s)
+	first := r.nomad.start("default", "serve", 0, 2)
+	must.NoError(t, r.settle())
+	hold := r.holdOf("default", "serve")
+	must.True(t, hold.Lines[0].Lease)
+	r.nomad.lose(first)
+	r.nomad.kill("default", "serve")
+	must.NoError(t, r.settle())
+	must.NotNil(t, r.holdOf("default", "serve"))
+	second := r.nomad.start("default", "serve", 0, 2)
+	r.nomad.revive("default", "serve")
+	r.clock.advance(time.Hour)
+	must.NoError(t, r.settle())
+	must.Eq(t, hold.ID, r.holdOf("default", "serve").ID)
+
+	r.nomad.lose(second)
+	r.nomad.kill("default", "serve")
+	must.NoError(t, r.settle())
+	r.clock.advance(deadFor)
+	must.NoError(t, r.settle())
+	must.Nil(t, r.holdOf("default", "serve"))
+
+	// One that is stopped ends at once.
+	r.run(s)
+	r.nomad.halt("default", "serve")
+	must.NoError(t, r.settle())
+	must.Nil(t, r.holdOf("default", "serve"))
+}
