@@ -215,6 +215,9 @@ func (e *Engine) appraise(p *budget.Policy, s gate.Submission, placed Placement)
 func (e *Engine) appraiseIn(p *budget.Policy, b *budget.Budget, s gate.Submission, placed Placement) (*budget.Budget, []ledger.Line, *admission.Refusal) {
 	lines, refusal := admission.Need(p, b, s.Ask, clusterOf(s, placed), e.now())
 	if refusal == nil {
+		_, refusal = admission.PlacementMode(s.Ask)
+	}
+	if refusal == nil {
 		refusal = e.asserted(p, s, lines)
 	}
 	if refusal == nil && placed.Infeasible != "" {
