@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -31,6 +32,15 @@ type replacer struct {
 	nomad  registrar
 	logger hclog.Logger
 	now    func() time.Time
+
+	mu sync.Mutex
+	// waiting are the holds of jobs that wait, as the meter knows them, and noted when
+	// it was asked: reading all holds every few seconds would be most of what is read.
+	waiting []heldAt
+	noted   time.Time
+
+	// What follows belongs to the goroutine of lead.
+
 	// since is when a job was first seen to wait, by the key of its hold.
 	since map[string]time.Time
 	// tried is when it may be tried again.
@@ -49,6 +59,28 @@ const (
 
 func newReplacer(e *Engine, nomad registrar, logger hclog.Logger) *replacer {
 	return &replacer{e: e, nomad: nomad, logger: logger.Named("placement"), now: e.now, since: make(map[string]time.Time), tried: make(map[string]backoff)}
+}
+
+// watch is the duty that notes which jobs wait.
+func (r *replacer) watch(m *Meter) duty {
+	return func(context.Context, ledger.Fence) error {
+		r.note(m.open)
+		return nil
+	}
+}
+
+func (r *replacer) note(open []heldAt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now().Sub(r.noted) < replaceEvery {
+		return
+	}
+	r.waiting, r.noted = nil, r.now()
+	for _, h := range open {
+		if len(waitingGroups(*h.Hold)) > 0 {
+			r.waiting = append(r.waiting, h)
+		}
+	}
 }
 
 // lead works until ctx ends. A term begins with nothing believed.
@@ -75,17 +107,13 @@ func (r *replacer) lead(ctx context.Context, fence ledger.Fence) {
 
 // look tries the jobs that have waited long enough.
 func (r *replacer) look(ctx context.Context, fence ledger.Fence) error {
-	open, _, err := r.e.books.holds(ctx)
-	if err != nil {
-		return err
-	}
-	waiting := make(map[string]bool, len(r.since))
+	r.mu.Lock()
+	noted := r.waiting
+	r.mu.Unlock()
+	waiting := make(map[string]bool, len(noted))
 	failed, tried := error(nil), 0
-	for _, h := range open {
+	for _, h := range noted {
 		groups := waitingGroups(*h.Hold)
-		if len(groups) == 0 {
-			continue
-		}
 		key, now := holdKey(h.Namespace, h.JobID), r.now()
 		waiting[key] = true
 		if _, known := r.since[key]; !known {
