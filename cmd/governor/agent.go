@@ -157,8 +157,9 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
+	placement := newPlacer(nomadstate.New(client.Raw()), time.Now, config.Placement.Mode, config.Gate.Infeasible == "allow")
 	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client),
-		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, config.Gate.Infeasible == "allow"), Logger: logger, Now: time.Now,
+		Placer: placement, Logger: logger, Now: time.Now,
 		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers,
 		Posture: posture.New(client, time.Now), UnknownWrites: config.Gate.UnknownWrites == "allow",
 		Delegated: delegated(config)}
@@ -166,7 +167,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 		options.Archive = archive
 	}
 	a := agent.New(options)
-	handler, err := newHandler(env.ctx, config, client, a, logger)
+	handler, err := newHandler(env.ctx, config, client, a, placement.routes(), logger)
 	if err != nil && env.ctx.Err() != nil {
 		logger.Info("stopped before it served", "error", err)
 		return closeAll(nil)
@@ -182,7 +183,11 @@ func openStore(config agentconfig.Config, logger hclog.Logger) (agent.Store, err
 	if !config.Dev {
 		c := config.Consul
 		store, err := consulkv.New(consulkv.Config{Address: c.Address, Token: c.Token, Datacenter: c.Datacenter, Prefix: c.Prefix,
-			TLS: consulkv.TLS{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile}}, logger)
+			TLS: consulkv.TLS{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile},
+			NewDialer: func(t consulkv.TLS) (consulkv.Dial, error) {
+				return gate.NewTLSDialer(gate.TLS{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile,
+					ServerName: t.ServerName, SkipVerify: t.SkipVerify, Logger: logger.Named("consul.tls")})
+			}}, logger)
 		if err != nil {
 			return nil, fmt.Errorf("open ledger: %w", err)
 		}
@@ -226,9 +231,9 @@ func delegated(config agentconfig.Config) string {
 	return config.Gate.SubmitCapability
 }
 
-// newHandler is everything that the address serves: Governor's own paths, and
-// Nomad behind the gate.
-func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, logger hclog.Logger) (http.Handler, error) {
+// newHandler is everything that the address serves: Governor's own paths, those of the
+// placement service among them, and Nomad behind the gate.
+func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement []api.Route, logger hclog.Logger) (http.Handler, error) {
 	region, err := awaitRegion(ctx, config.Nomad, client, logger)
 	if err != nil {
 		return nil, err
@@ -251,7 +256,7 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, err
 	}
-	own := api.Handler(a.Routes(), authorize(g), func(r *http.Request, err error) {
+	own := api.Handler(slices.Concat(a.Routes(), placement), authorize(g), func(r *http.Request, err error) {
 		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	})
 	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -86,6 +86,7 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"queue":            groupCommand(env, "queue", "Show the jobs that wait for budget"),
 		"queue list":       queueListCommand(env),
 		"job receipt":      receiptCommand(env),
+		"topology":         topologyCommand(env),
 		"usage":            groupCommand(env, "usage", "Report, verify and correct usage"),
 		"usage report":     usageReportCommand(env),
 		"usage verify":     usageVerifyCommand(env),

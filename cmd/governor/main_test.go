@@ -47,7 +47,8 @@ func TestScripts(t *testing.T) {
 			// agent starts an agent for this script. Tokens: "root" manages, "user"
 			// reads. With the argument -jobs two jobs hold budget, with -queue three wait,
 			// with -usage some have used it, and with -no-history the agent keeps none. With
-			// -open there are ways around the gate, with -closed the agent has found none.
+			// -open there are ways around the gate, with -closed the agent has found none. With
+			// -gpus there are nodes and allocations, as a real Nomad has once answered.
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv("GOVERNOR_ADDR", startAgent(t, ts, strings.Join(args, " ")))
 			},
@@ -66,8 +67,11 @@ func TestScripts(t *testing.T) {
 func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	ts.Logf("starting an agent")
 	handle := http.HandlerFunc(stubNomad)
-	if with == "-open" || with == "-closed" {
+	switch with {
+	case "-open", "-closed":
 		handle = wardNomad(with == "-open")
+	case "-gpus":
+		handle = recordedNomad
 	}
 	nomadServer := httptest.NewServer(handle)
 	ts.Defer(nomadServer.Close)
@@ -82,15 +86,16 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		past, err = history.Open(filepath.Join(t.TempDir(), "history.db"), func() time.Time { return now })
 		ts.Check(err)
 	}
+	placement := newPlacer(nomadstate.New(client.Raw()), time.Now, config.Placement.Mode, true)
 	options := agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
-		Placer: newPlacer(nomadstate.New(client.Raw()), time.Now, true), Now: func() time.Time { return now }, NewID: serial(),
+		Placer: placement, Now: func() time.Time { return now }, NewID: serial(),
 		History: past}
 	if with == "-open" || with == "-closed" {
 		options.Posture, options.UnknownWrites = posture.New(client, time.Now), with == "-open"
 	}
 	a := agent.New(options)
 	ctx, cancel := context.WithCancel(context.Background())
-	handler, err := newHandler(ctx, config, client, a, hclog.NewNullLogger())
+	handler, err := newHandler(ctx, config, client, a, placement.routes(), hclog.NewNullLogger())
 	ts.Check(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)

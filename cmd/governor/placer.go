@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
@@ -32,11 +34,12 @@ type placer struct {
 	sets     *place.Placer
 	spared   *cluster.Reservations
 	now      func() time.Time
-	allowAny bool // let jobs through that no node could serve now
+	mode     string // of jobs that do not say how they are placed
+	allowAny bool   // let jobs through that no node could serve now
 }
 
-func newPlacer(state *nomadstate.Reader, now func() time.Time, allowInfeasible bool) *placer {
-	return &placer{state: nomadstate.NewShared(state, now), sets: place.New(), spared: cluster.NewReservations(spareFor), now: now, allowAny: allowInfeasible}
+func newPlacer(state *nomadstate.Reader, now func() time.Time, mode string, allowInfeasible bool) *placer {
+	return &placer{mode: mode, state: nomadstate.NewShared(state, now), sets: place.New(), spared: cluster.NewReservations(spareFor), now: now, allowAny: allowInfeasible}
 }
 
 // Place implements agent.Placer.
@@ -61,7 +64,8 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 		out.Infeasible = offer.Infeasible.String()
 		return out, nil
 	}
-	patch := rewrite.Rewrite(rewrite.Input{Submitted: s.Job, Stored: s.Stored, StoredRunning: running, Offer: offer})
+	offer, again := p.moderate(s, offer, &why)
+	patch := rewrite.Rewrite(rewrite.Input{Submitted: s.Job, Stored: s.Stored, StoredRunning: running, Offer: offer, Again: again})
 	if s.KeepsResources {
 		for i := range patch.Groups {
 			patch.Groups[i].Devices = nil
@@ -83,6 +87,41 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	}
 	return out, nil
 }
+
+// moderate takes from an offer what the mode of a job's placement does not want. A job
+// whose author changes the mode gets all of it anew: the changed meta restarts it anyway.
+func (p *placer) moderate(s gate.Submission, offer cluster.Offer, why *place.Explanation) (_ cluster.Offer, again []string) {
+	mode, _ := admission.PlacementMode(s.Ask) // a wrong one is refused
+	changed := s.Stored != nil && s.Stored.Meta[admission.PlacementMeta] != s.Ask.Meta[admission.PlacementMeta]
+	if mode = cmp.Or(mode, p.mode); mode == modeRequire && !changed {
+		return offer, nil
+	}
+	offer.Groups = slices.Clone(offer.Groups)
+	for i := range offer.Groups {
+		g := &offer.Groups[i]
+		if changed {
+			again = append(again, g.Group)
+		}
+		if mode == modeRequire {
+			continue
+		}
+		g.Nodes = nil
+		if mode == modeOff {
+			g.Preferred = ""
+		}
+		at := slices.IndexFunc(why.Groups, func(e place.GroupExplanation) bool { return e.Group == g.Group })
+		if at >= 0 && why.Groups[at].Unpinned == "" {
+			why.Groups[at].Unpinned = fmt.Sprintf("the mode of placement is %q", mode)
+		}
+	}
+	return offer, again
+}
+
+// The modes of placement, see admission.PlacementMeta.
+const (
+	modeRequire = "require"
+	modeOff     = "off"
+)
 
 // notice tells the author where the job will run and why.
 func notice(patch rewrite.Patch, why place.Explanation) string {

@@ -3,10 +3,15 @@ package main
 import (
 	"testing"
 
+	"github.com/hashicorp/nomad/api"
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-governor/governor/quotaagent/admission"
+	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/scheduler/cluster"
+	"github.com/nomad-governor/governor/scheduler/place"
 	"github.com/nomad-governor/governor/scheduler/rewrite"
-	"github.com/shoenig/test/must"
 )
 
 func TestOffered_onlyAPinNarrowsWhatABlockCanEndUpWith(t *testing.T) {
@@ -35,6 +40,48 @@ func TestOffered_onlyAPinNarrowsWhatABlockCanEndUpWith(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			must.Eq(t, tc.want, offered(offer, tc.patch, snapshot)("g", tc.block))
+		})
+	}
+}
+
+func TestModerate_whatTheModeDoesNotWantIsNotOffered(t *testing.T) {
+	t.Parallel()
+	offered := func() (cluster.Offer, place.Explanation) {
+		return cluster.Offer{Groups: []cluster.GroupOffer{{Group: "g", Preferred: "n1", Nodes: []cluster.NodeOffer{{NodeID: "n1"}}}}},
+			place.Explanation{Groups: []place.GroupExplanation{{Group: "g"}}}
+	}
+	job := func(mode string) *api.Job { return &api.Job{Meta: map[string]string{admission.PlacementMeta: mode}} }
+	cases := map[string]struct {
+		agents, says string
+		stored       *api.Job
+		preferred    string
+		nodes        int
+		again        []string
+	}{
+		"the agent's":                      {agents: "require", preferred: "n1", nodes: 1},
+		"the agent's is another":           {agents: "prefer", preferred: "n1"},
+		"the author's comes first":         {agents: "off", says: "require", preferred: "n1", nodes: 1},
+		"off":                              {agents: "require", says: "off"},
+		"prefer":                           {agents: "require", says: "prefer", preferred: "n1"},
+		"one that is wrong is the agent's": {agents: "require", says: "best", preferred: "n1", nodes: 1},
+		"changed to off":                   {agents: "require", says: "off", stored: job("require"), again: []string{"g"}},
+		"changed back":                     {agents: "require", says: "require", stored: job("off"), preferred: "n1", nodes: 1, again: []string{"g"}},
+		"as before":                        {agents: "require", says: "prefer", stored: job("prefer"), preferred: "n1"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := gate.Submission{Stored: c.stored}
+			if c.says != "" {
+				s.Ask.Meta = map[string]string{admission.PlacementMeta: c.says}
+			}
+			offer, why := offered()
+			got, again := (&placer{mode: c.agents}).moderate(s, offer, &why)
+			must.Eq(t, c.again, again)
+			must.Eq(t, c.preferred, got.Groups[0].Preferred)
+			must.Eq(t, c.nodes, len(got.Groups[0].Nodes))
+			must.Eq(t, c.nodes == 0, why.Groups[0].Unpinned != "")
+			must.Eq(t, 1, len(offer.Groups[0].Nodes), must.Sprint("the offer itself is not changed"))
 		})
 	}
 }

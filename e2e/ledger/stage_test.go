@@ -428,8 +428,8 @@ type job struct {
 	script string
 	// killTimeout is of the task; "1s" if empty.
 	killTimeout string
-	// extra is more HCL inside the job block.
-	extra string
+	// extra is more HCL inside the job block, inGroup in that of its group.
+	extra, inGroup string
 	// flags of nomad job run.
 	flags []string
 }
@@ -444,7 +444,7 @@ func (j job) hcl() string {
 	}
 	reschedule := "reschedule {\n      attempts  = 0\n      unlimited = false\n    }"
 	if j.kind == "service" || j.kind == "system" {
-		reschedule = ""
+		reschedule = j.inGroup
 	}
 	return fmt.Sprintf(`job %q {
   type     = %q

@@ -95,3 +95,32 @@ func (s *scene) settledOn(jobID string, replaced bool, before string) *api.Alloc
 	})
 	return found
 }
+
+// The author says how a job is placed; changing it places it anew.
+func TestTheModeOfPlacement(t *testing.T) {
+	s := play(t, "mode")
+	s.apply(routesPolicy("mode", 4))
+	pins := func() []*api.Constraint {
+		j, _, err := s.api().Jobs().Info("train", s.query())
+		must.NoError(t, err)
+		return j.TaskGroups[0].Tasks[0].Resources.Devices[0].Constraints
+	}
+	train := func(mode string) job {
+		return job{id: "train", gpus: 2, meta: map[string]string{"governor_placement": mode}}
+	}
+	wrong := s.submit(train("best"))
+	must.NotEq(t, 0, wrong.ExitCode)
+	s.says(wrong.Output(), "403", `job meta governor_placement is "best", which is no mode of placement`, "(placement_unknown)")
+
+	first := s.run(train("off"))[0]
+	must.SliceEmpty(t, pins())
+	again := s.submit(train("off"))
+	must.Eq(t, 0, again.ExitCode, must.Sprint(again.Output()))
+	must.Eq(t, 0, s.version("train"))
+
+	pinned := s.submit(train("require"))
+	must.Eq(t, 0, pinned.ExitCode, must.Sprint(pinned.Output()))
+	second := s.settledOn("train", true, first.ID)
+	must.NotEq(t, first.ID, second.ID)
+	must.SliceLen(t, 1, pins())
+}

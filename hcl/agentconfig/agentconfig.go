@@ -30,12 +30,14 @@ type Config struct {
 	LogLevel string `hcl:"log_level,optional"`
 	LogJSON  bool   `hcl:"log_json,optional"`
 	// Dev keeps the ledger in an embedded SQLite file instead of Consul.
-	Dev     bool     `hcl:"dev,optional"`
-	Nomad   *Nomad   `hcl:"nomad,block"`
-	Consul  *Consul  `hcl:"consul,block"`
-	Gate    *Gate    `hcl:"gate,block"`
-	History *History `hcl:"history,block"`
-	TLS     *TLS     `hcl:"tls,block"`
+	Dev    bool    `hcl:"dev,optional"`
+	Nomad  *Nomad  `hcl:"nomad,block"`
+	Consul *Consul `hcl:"consul,block"`
+	Gate   *Gate   `hcl:"gate,block"`
+	// Placement says how jobs get their GPUs.
+	Placement *Placement `hcl:"placement,block"`
+	History   *History   `hcl:"history,block"`
+	TLS       *TLS       `hcl:"tls,block"`
 	// Identity says by what people are known besides their Nomad tokens.
 	Identity *Identity `hcl:"identity,block"`
 }
@@ -89,6 +91,13 @@ type Gate struct {
 	// WebhookKey turns the webhooks for NACP on. Who has it says in whose name is
 	// asked; it stands in the address of the webhook.
 	WebhookKey string `hcl:"webhook_key,optional"`
+}
+
+// Placement says how jobs get their GPUs.
+type Placement struct {
+	// Mode is require (default: the best GPUs are pinned), prefer (only the node is
+	// preferred) or off. The author of a job may say otherwise.
+	Mode string `hcl:"mode,optional"`
 }
 
 // History says where the history of usage is kept, and for how long.
@@ -154,7 +163,7 @@ func Default() Config {
 		Nomad:   &Nomad{Address: "http://127.0.0.1:4646"},
 		Consul:  &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
 		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny", Credentials: "passthrough", SubmitCapability: "plan-job"},
-		History: &History{Retention: "90d"},
+		History: &History{Retention: "90d"}, Placement: &Placement{Mode: "require"},
 	}
 }
 
@@ -212,6 +221,11 @@ func (c *Config) merge(o Config) {
 		override(&g.Credentials, o.Gate.Credentials)
 		override(&g.SubmitCapability, o.Gate.SubmitCapability)
 		c.Gate = &g
+	}
+	if o.Placement != nil {
+		p := *c.Placement
+		override(&p.Mode, o.Placement.Mode)
+		c.Placement = &p
 	}
 	if o.History != nil {
 		h := *c.History
@@ -278,6 +292,9 @@ func (c Config) Validate() error {
 	}
 	if !oneOf(c.Gate.Infeasible, "deny", "allow") {
 		complain("gate.infeasible is %q; it must be deny or allow", c.Gate.Infeasible)
+	}
+	if !oneOf(c.Placement.Mode, "require", "prefer", "off") {
+		complain("placement.mode is %q; it must be require, prefer or off", c.Placement.Mode)
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("agent configuration:\n  - %s", strings.Join(problems, "\n  - "))

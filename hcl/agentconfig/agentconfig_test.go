@@ -114,6 +114,7 @@ func TestValidateSaysAllThatIsWrong(t *testing.T) {
 		"unknown writes":         {func(c *Config) { c.Gate.UnknownWrites = "ask" }, `gate.unknown_writes is "ask"`},
 		"a webhook's key":        {func(c *Config) { c.Gate.WebhookKey = "secret" }, "gate.webhook_key is too short"},
 		"a key with blanks":      {func(c *Config) { c.Gate.WebhookKey = "twenty characters & more" }, "letters, digits, dots"},
+		"placement":              {func(c *Config) { c.Placement.Mode = "best" }, `placement.mode is "best"; it must be require, prefer or off`},
 		"infeasible":             {func(c *Config) { c.Gate.Infeasible = "" }, `gate.infeasible is ""`},
 		"credentials":            {func(c *Config) { c.Gate.Credentials = "mine" }, `gate.credentials is "mine"; it must be passthrough or delegated`},
 		"no token to lend":       {func(c *Config) { c.Gate.Credentials = "delegated" }, "gate.credentials is delegated and nomad.token is not set"},

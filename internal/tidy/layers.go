@@ -48,7 +48,7 @@ func layerOf(dir string) layer {
 func purePackages() []string {
 	return []string{
 		"device/inventory", "device/occupancy", "device/exporter/metrics",
-		"scheduler/cluster", "scheduler/place", "scheduler/fleet", "scheduler/rewrite",
+		"scheduler/cluster", "scheduler/clustermap", "scheduler/sets", "scheduler/place", "scheduler/index", "scheduler/fleet", "scheduler/rewrite",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
 		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce", "quotaagent/audit",
 		"quotaagent/report", "quotaagent/bypass", "quotaagent/acl",
@@ -187,6 +187,7 @@ type library struct {
 func libraries() []library {
 	return []library{
 		{"github.com/NVIDIA/go-nvml", []string{"device/nvml", "device/fakenvml"}, "only device/nvml gates missing symbols and survives a hanging driver; the fake is tested against its ABI"},
+		{"github.com/NVIDIA/go-gpuallocator", []string{"scheduler/sets/setstest"}, "it is the peer that tests measure placement against, and no part of the product"},
 		{"github.com/hashicorp/consul/api", []string{"quotaagent/consulkv"}, "only quotaagent/consulkv speaks to Consul"},
 		{"modernc.org/sqlite", []string{"quotaagent/sqlite", "quotaagent/history"}, "only quotaagent/sqlite and quotaagent/history open databases"},
 		{"github.com/hashicorp/hcl/v2", []string{"hcl", "device/fakenvml", "quotaagent/agent", "cmd/governor"}, "only hcl/ decodes HCL, and only shells show its diagnostics"},

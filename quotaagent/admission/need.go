@@ -187,6 +187,24 @@ func runtimeOf(b *budget.Budget, ask jobspec.Ask, g jobspec.GroupAsk) (time.Dura
 		Remedy: fmt.Sprintf("set meta { %s = \"2h\" } in the job, or per_job { default_runtime } in budget %s", RuntimeMeta, b.Path)}
 }
 
+// PlacementMeta is the job meta key by which its author says how it gets its GPUs:
+// "require" pins the best ones, "prefer" only prefers the node that has them, and "off"
+// leaves everything to Nomad.
+const PlacementMeta = "governor_placement"
+
+// PlacementMode is what a job says of its placement; "" where it says nothing.
+func PlacementMode(ask jobspec.Ask) (string, *Refusal) {
+	switch mode, said := ask.Meta[PlacementMeta]; {
+	case !said:
+		return "", nil
+	case mode == "require" || mode == "prefer" || mode == "off":
+		return mode, nil
+	default:
+		return "", &Refusal{Reason: PlacementUnknown, Fact: fmt.Sprintf("job meta %s is %.100q, which is no mode of placement", PlacementMeta, mode),
+			Remedy: "write require (the best GPUs are pinned), prefer (only their node is preferred) or off, or leave it out"}
+	}
+}
+
 // Template decides about a periodic job: nothing is held for it, but a job of
 // which no launch could ever fit is refused now and not every night. It is
 // decided against empty books; the decision's checks are those of one launch.

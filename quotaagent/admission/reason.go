@@ -47,6 +47,7 @@ const (
 	TooManyAllocations Reason = "too_many_allocations" // more allocations than can be tracked
 	AssertionFailed    Reason = "assertion_failed"     // a rule of the policy for every job does not hold
 	ModelNotPinned     Reason = "model_not_pinned"     // such a rule that naming the GPU model would satisfy
+	PlacementUnknown   Reason = "placement_unknown"    // the job says of its placement what nobody knows
 	RunRequired        Reason = "run_required"         // the budget only serves jobs of an agent run
 	Infeasible         Reason = "infeasible"           // no node could ever serve the ask
 	ExceedsJobCap      Reason = "exceeds_job_cap"      // more than one job may ask for
@@ -82,7 +83,7 @@ func Reasons() []Reason {
 	return []Reason{
 		Unmatched, AmbiguousMatch, BudgetNotAllowed, MatchFailed, UndeclaredGPU, NoClass,
 		NoPrice, NoWatts, RuntimeUnknown, NodesUnknown, TooManyAllocations, AssertionFailed,
-		ModelNotPinned, RunRequired, Infeasible, ExceedsJobCap, ExceedsRunCap, Frozen,
+		ModelNotPinned, PlacementUnknown, RunRequired, Infeasible, ExceedsJobCap, ExceedsRunCap, Frozen,
 		ExceedsBudget, BudgetExhausted, InsufficientBudget, CommittedTooFar, ConcurrencyLimit, WaitingForReclaim,
 		WaitingForApproval, WaitingTurn, QueueTimeout, OverBudget, MaxRuntime, MaxIdle,
 		Reclaimed, RunExpired, RunExhausted, JobWaits, RegionNotGoverned, UnknownRoute, LedgerUnavailable,

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,39 +15,6 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
-
-// Placement is what the placement service answers for a job.
-type Placement struct {
-	// Patch pins the job to its offer; empty when nothing was pinned.
-	Patch jobspec.Patch
-	// Offered narrows the classes that can serve a device block; nil if unknown.
-	Offered admission.Offered
-	// Eligible counts the nodes that a group of a system job would run on; nil if
-	// unknown.
-	Eligible admission.Eligible
-	// Infeasible is the sentence that says why no node could ever serve the job;
-	// empty when one could.
-	Infeasible string
-	// Notice tells the author where the job will run and why.
-	Notice string
-	// Record is the offer for Placer.Verify.
-	Record json.RawMessage
-	// Release gives back what the offer reserved, for a job that is not
-	// registered after all. Never nil.
-	Release func()
-}
-
-// Placer picks GPUs. The placement service implements it; cmd/governor joins
-// the two.
-type Placer interface {
-	// Place answers for one submission. commit says that the job is about to be
-	// registered, so that its GPUs are spared until it runs.
-	Place(ctx context.Context, s gate.Submission, commit bool) (Placement, error)
-	// Verify compares an allocation with the offer in record and says in words
-	// what differs; "" when the allocation got what was offered, and known false
-	// when the record does not speak of it.
-	Verify(record json.RawMessage, group, node string, byTask map[string][]string) (difference string, known bool)
-}
 
 // confirmWithin is how long an unconfirmed submission is held: longer than any
 // registration takes, short enough to free the budget of one that was lost.
@@ -248,6 +214,9 @@ func (e *Engine) appraise(p *budget.Policy, s gate.Submission, placed Placement)
 // appraiseIn is appraise for a job of which the budget is known.
 func (e *Engine) appraiseIn(p *budget.Policy, b *budget.Budget, s gate.Submission, placed Placement) (*budget.Budget, []ledger.Line, *admission.Refusal) {
 	lines, refusal := admission.Need(p, b, s.Ask, clusterOf(s, placed), e.now())
+	if refusal == nil {
+		_, refusal = admission.PlacementMode(s.Ask)
+	}
 	if refusal == nil {
 		refusal = e.asserted(p, s, lines)
 	}

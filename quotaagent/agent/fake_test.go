@@ -221,6 +221,15 @@ func (n *fakeNomad) kill(namespace, id string) {
 	}
 }
 
+// revive makes a dead job pending again, without a change.
+func (n *fakeNomad) revive(namespace, id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.index++
+	j := n.jobs[jobKey(namespace, id)]
+	j.dead, j.statusIndex = false, n.index
+}
+
 // halt is `nomad job stop` for a job of which nothing runs.
 func (n *fakeNomad) halt(namespace, id string) {
 	n.mu.Lock()
@@ -332,6 +341,8 @@ type fakePlacer struct {
 	err        error
 	record     string
 	reserved   int
+	better     jobspec.Patch // what Replace offers
+	replaced   []string      // for which groups it was asked
 }
 
 // Place implements Placer.
@@ -351,6 +362,20 @@ func (p *fakePlacer) Place(_ context.Context, _ gate.Submission, commit bool) (P
 		})
 	}
 	return Placement{Infeasible: p.infeasible, Notice: "placed", Record: json.RawMessage(p.record), Release: release}, nil
+}
+
+// Replace implements Placer: better is what the test says.
+func (p *fakePlacer) Replace(ctx context.Context, s gate.Submission, groups []string) (Placement, bool, error) {
+	p.mu.Lock()
+	p.replaced = groups
+	patch := p.better
+	p.mu.Unlock()
+	if len(patch.Groups) == 0 {
+		return Placement{}, false, nil
+	}
+	placed, err := p.Place(ctx, s, true)
+	placed.Patch = patch
+	return placed, err == nil, err
 }
 
 // Verify implements Placer: the record is the node that was offered.

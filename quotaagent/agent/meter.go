@@ -110,6 +110,8 @@ type Meter struct {
 	// tried is up to when the running work of a job was posted, or was found to be
 	// nothing to post.
 	tried map[string]int64
+	// dead is since when the jobs of holds are dead that may run again, by hold.
+	dead map[string]time.Time
 	// repairs is how often the balances may be compared with all holds.
 	repairs pace
 	// level are the holds that charge what the policy wants.
@@ -197,7 +199,7 @@ func (m *Meter) begin() {
 	m.open, m.looks, m.outage = nil, make(map[string]look), outage{}
 	m.proven, m.watchedTo, m.nextSnapshot = time.Time{}, time.Time{}, time.Time{}
 	m.gpus, m.level, m.tried = metering.NewTimeline(), levels{}, make(map[string]int64)
-	m.lists, m.repairs = pace{}, pace{}
+	m.lists, m.repairs, m.dead = pace{}, pace{}, make(map[string]time.Time)
 	m.sights = sights{listed: make(map[string]bool), ended: make(map[string]bool)}
 	m.holdsChanged.Store(true)
 	m.missed.Store(true)

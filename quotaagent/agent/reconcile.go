@@ -375,7 +375,32 @@ func (m *Meter) resolve(h ledger.Hold, job nomadevents.Job, allocations []nomade
 }
 
 // over reports whether the job of a confirmed hold has ended for good: also one
-// that was registered again and waits for budget, for it gets a hold of its own.
-func over(h ledger.Hold, job nomadevents.Job) bool {
-	return h.State == ledger.Active && h.Pending == nil && (job.Dead || job.Gated) && len(h.Tracks) == 0
+// that was registered again and waits for budget, for it gets a hold of its own. As long
+// as it is only a guess that a submission has arrived, and it has run nothing, it may be
+// on its way still, and what is seen another one that asks for no GPUs.
+func over(h ledger.Hold, job nomadevents.Job, nowMS int64) bool {
+	guessed := h.Guessed > 0 && nowMS < h.GuessedUntilMS && len(h.Slots) == 0
+	return !guessed && h.State == ledger.Active && h.Pending == nil && (job.Dead || job.Gated) && len(h.Tracks) == 0
+}
+
+// deadFor is how long a service that was not stopped must have been dead before its hold
+// ends. Nomad 1.11.3 calls it dead for a second or two when its only allocation has failed
+// during a deployment, until the deployment's watcher, which works in batches, has it
+// replaced. A service that waits for a delayed reschedule is pending, and so is a batch
+// job from the moment that its allocation has failed.
+const deadFor = 10 * time.Second
+
+// lingers reports whether a dead job may be about to run again: a service that nobody
+// has stopped.
+func (m *Meter) lingers(h ledger.Hold, job nomadevents.Job) bool {
+	service := slices.ContainsFunc(h.Lines, func(line ledger.Line) bool { return line.Lease && !line.EveryNode && line.Count > 0 })
+	if !service || !job.Exists || job.Stopped || job.Gated {
+		return false
+	}
+	since, known := m.dead[h.ID]
+	if !known {
+		since = m.now()
+		m.dead[h.ID] = since
+	}
+	return m.now().Sub(since) < deadFor
 }

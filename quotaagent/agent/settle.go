@@ -95,6 +95,9 @@ func (e *Engine) settle(ctx context.Context, s gate.Submission, t ticket, placed
 				return change{hold: &late, unqueue: unqueue}, nil
 			}
 			if o.Accepted {
+				if guessed && hold.Pending == nil { // it is of no other than the one that was guessed about
+					hold.Hold = &late
+				}
 				next := accept(*hold.Hold, t, o.JobModifyIndex)
 				return change{hold: &next, unqueue: unqueue}, nil
 			}

@@ -44,3 +44,70 @@ func TestALifeThatHasEndedMeanwhileIsNotPaidAgain(t *testing.T) {
 		r.checkBooks()
 	}
 }
+
+// A submission is on its way when the same job arrives without GPUs, whose answer is
+// lost, and dies at once: it is guessed that what was held for has arrived, but nothing
+// ends before that is certain.
+func TestAnotherSubmissionThatArrivedDoesNotEndTheHoldOfOneOnItsWay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	s := r.job("train", 1, 2)
+	v := r.admit(s)
+	r.nomad.register("default", "train", false) // without GPUs, so that nothing is held for it
+	r.nomad.kill("default", "train")
+	must.NoError(t, r.settle())
+	must.NotNil(t, r.holdOf("default", "train"))
+	r.accept(s, v, false)
+	id := r.nomad.start("default", "train", 0, 2)
+	must.NoError(t, r.settle())
+	must.Len(t, 1, r.holdOf("default", "train").Tracks)
+	r.nomad.finish(id)
+	must.NoError(t, r.settle())
+	must.Nil(t, r.holdOf("default", "train"))
+
+	// One that is lost on its way is given up when nobody can send it any more.
+	r.admit(r.job("train", 1, 2))
+	r.nomad.register("default", "train", false)
+	r.nomad.kill("default", "train")
+	must.NoError(t, r.settle())
+	must.NotNil(t, r.holdOf("default", "train"))
+	r.clock.advance(confirmWithin)
+	must.NoError(t, r.settle())
+	must.Nil(t, r.holdOf("default", "train"))
+}
+
+// Nomad calls a service dead for a moment whose only allocation has failed, before it
+// replaces it. One that nobody stops and that stays dead ends.
+func TestAServiceThatIsDeadForAMomentKeepsItsHold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	s := r.job("serve", 1, 2)
+	s.Ask.Type = "service"
+	r.run(s)
+	first := r.nomad.start("default", "serve", 0, 2)
+	must.NoError(t, r.settle())
+	hold := r.holdOf("default", "serve")
+	must.True(t, hold.Lines[0].Lease)
+	r.nomad.lose(first)
+	r.nomad.kill("default", "serve")
+	must.NoError(t, r.settle())
+	must.NotNil(t, r.holdOf("default", "serve"))
+	second := r.nomad.start("default", "serve", 0, 2)
+	r.nomad.revive("default", "serve")
+	r.clock.advance(time.Hour)
+	must.NoError(t, r.settle())
+	must.Eq(t, hold.ID, r.holdOf("default", "serve").ID)
+
+	r.nomad.lose(second)
+	r.nomad.kill("default", "serve")
+	must.NoError(t, r.settle())
+	r.clock.advance(deadFor)
+	must.NoError(t, r.settle())
+	must.Nil(t, r.holdOf("default", "serve"))
+
+	// One that is stopped ends at once.
+	r.run(s)
+	r.nomad.halt("default", "serve")
+	must.NoError(t, r.settle())
+	must.Nil(t, r.holdOf("default", "serve"))
+}

@@ -36,6 +36,13 @@ func (s *Store) connect(config Config) error {
 	if err != nil {
 		return err
 	}
+	if t := c.TLSConfig; config.NewDialer != nil && t.CAPath == "" && len(t.CAPem)+len(t.CertPEM)+len(t.KeyPEM) == 0 {
+		c.Transport.DialTLSContext, err = config.NewDialer(TLS{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile,
+			ServerName: t.Address, SkipVerify: t.InsecureSkipVerify})
+		if err != nil {
+			return err
+		}
+	}
 	client.Transport = statusTransport{next: c.Transport}
 	c.HttpClient = client
 	if s.client, err = api.NewClient(c); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -28,12 +29,18 @@ type Config struct {
 	Prefix string
 	// TLS settings; an https address or any of them set turns TLS on.
 	TLS TLS
+	// NewDialer makes what opens TLS connections with these settings, after those of the
+	// environment were added; nil reads the files once, in New.
+	NewDialer func(TLS) (Dial, error)
 	// Timeout bounds every call except Watch and Lead. Default 5 s.
 	Timeout time.Duration
 	// SessionTTL is how long a leader that cannot reach Consul may believe that
 	// it leads. Default, and Consul's own minimum, 10 s.
 	SessionTTL time.Duration
 }
+
+// Dial opens a connection.
+type Dial = func(ctx context.Context, network, address string) (net.Conn, error)
 
 // TLS says how to speak TLS with Consul. The zero value leaves it to the address.
 type TLS struct {

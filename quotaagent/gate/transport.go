@@ -34,11 +34,25 @@ func NewTransport(t TLS) (*http.Transport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the certificates for Nomad: %w", err)
 	}
-	return certificates.transport(&tls.Config{
+	return certificates.transport(t.base()), nil
+}
+
+// NewTLSDialer returns what opens connections to another server that is verified and
+// told who comes in the same way: with what is in the files at that time.
+func NewTLSDialer(t TLS) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
+	certificates, err := NewCertificates(Files{CA: t.CAFile, Cert: t.CertFile, Key: t.KeyFile}, t.Logger)
+	if err != nil {
+		return nil, err
+	}
+	return certificates.transport(t.base()).DialTLSContext, nil
+}
+
+func (t TLS) base() *tls.Config {
+	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         t.ServerName,
 		InsecureSkipVerify: t.SkipVerify, //nolint:gosec // the operator's choice
-	}), nil
+	}
 }
 
 // NewPeerTransport returns a transport to other agents, which presents the gate's own

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/place"
+	"github.com/nomad-governor/governor/scheduler/sets"
 	"github.com/shoenig/test/must"
 	"pgregory.net/rapid"
 )
@@ -96,14 +97,14 @@ func (o *oracle) pack(free uint64, size int) int64 {
 	return best
 }
 
-func (o *oracle) quality(set, free uint64) place.Quality {
+func (o *oracle) quality(set, free uint64) sets.Quality {
 	left := free &^ set
-	return place.Quality{RingMBps: o.rings[set], SumMBps: o.sum(set), NUMANodes: o.numa(set),
+	return sets.Quality{RingMBps: o.rings[set], SumMBps: o.sum(set), NUMANodes: o.numa(set),
 		LeftMBps: o.pack(left, 2) + o.pack(left, 4) + o.pack(left, 8)}
 }
 
 // better compares as the documentation of Quality says, then by PCI order.
-func better(a, b place.Quality, setA, setB uint64) bool {
+func better(a, b sets.Quality, setA, setB uint64) bool {
 	switch {
 	case a.RingMBps != b.RingMBps:
 		return a.RingMBps > b.RingMBps

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nomad-governor/governor/internal/gpu"
 	"github.com/nomad-governor/governor/scheduler/cluster"
+	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
 // candidate is one node that can run one allocation of a group now.
@@ -19,7 +20,7 @@ type candidate struct {
 	// choices, one for each device ask, in the order of the ask.
 	choices []choice
 	// quality over all asks: rings, sums and NUMA nodes added up.
-	quality Quality
+	quality sets.Quality
 	// freeLeft counts the devices of the node that stay free.
 	freeLeft int
 	damage   int64
@@ -229,7 +230,7 @@ func (p *Placer) options(n *cluster.Node, ask *cluster.DeviceAsk, free []uint64)
 			options = append(options, p.bestOf(&n.Groups[group], group, free[group], ask.Count))
 		}
 	}
-	slices.SortStableFunc(options, func(a, b choice) int { return b.quality.compare(a.quality) })
+	slices.SortStableFunc(options, func(a, b choice) int { return b.quality.Compare(a.quality) })
 	return options
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/cluster"
+	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
 // Explanation says what Place chose and why.
@@ -52,7 +53,7 @@ type SetChoice struct {
 	IDs    []string
 	// Link names what connects the GPUs: "NV2 pair", "fully NVLinked set of 4".
 	Link string
-	// RingMBps is as in Quality; 0 for one GPU or without a topology.
+	// RingMBps is as in sets.Quality; 0 for one GPU or without a topology.
 	RingMBps int
 	// Free GPUs that there were to choose from, and the number of sets among them.
 	Free int
@@ -88,7 +89,7 @@ func explainChoice(g *cluster.GroupAsk, c *candidate) NodeChoice {
 	offered := nodeOffer(g, c)
 	for i, ch := range c.choices {
 		group := &c.node.Groups[ch.group]
-		free := len(indexes(ch.free))
+		free := len(sets.Members(ch.free))
 		n.Sets = append(n.Sets, SetChoice{
 			Task: g.Devices[i].Task, Device: group.Name(), IDs: offered.Sets[i].IDs,
 			Link: linkName(group.Topology, ch.set), RingMBps: ch.quality.RingMBps,
@@ -123,7 +124,7 @@ func advantage(a, b *candidate) string {
 
 // linkName says in a few words what connects the GPUs of a set.
 func linkName(m *topology.Matrix, set uint64) string {
-	at := indexes(set)
+	at := sets.Members(set)
 	if len(at) == 1 {
 		return "GPU"
 	}

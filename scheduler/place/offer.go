@@ -4,6 +4,7 @@ import (
 	"math/bits"
 
 	"github.com/nomad-governor/governor/scheduler/cluster"
+	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
 // offer turns the candidates into the offer and its explanation.
@@ -72,7 +73,7 @@ func nodeOffer(g *cluster.GroupAsk, c *candidate) cluster.NodeOffer {
 	for i, ch := range c.choices {
 		group := &c.node.Groups[ch.group]
 		set := cluster.Set{Task: g.Devices[i].Task, Index: g.Devices[i].Index, Device: group.Name()}
-		for _, at := range indexes(ch.set) {
+		for _, at := range sets.Members(ch.set) {
 			set.IDs = append(set.IDs, group.Devices[at].ID)
 		}
 		n.Sets = append(n.Sets, set)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/cluster"
+	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
 // topologiesMax bounds the memory of a Placer to some 300 MB even when every
@@ -17,18 +18,18 @@ const topologiesMax = 64
 // called from several goroutines.
 type Placer struct {
 	mu     sync.Mutex
-	tables map[string]*table
+	tables map[string]*sets.Table
 }
 
 // New returns a Placer with an empty memory.
-func New() *Placer { return &Placer{tables: map[string]*table{}} }
+func New() *Placer { return &Placer{tables: map[string]*sets.Table{}} }
 
 // Best returns the best k GPUs out of the free ones as a mask over the indexes
 // of the topology, and how good they are. It is exact for up to 16 GPUs. ok is
 // false when k is not positive or fewer than k are free.
-func (p *Placer) Best(m *topology.Matrix, free uint64, k int) (set uint64, q Quality, ok bool) {
+func (p *Placer) Best(m *topology.Matrix, free uint64, k int) (set uint64, q sets.Quality, ok bool) {
 	if k <= 0 || bits.OnesCount64(free) < k || bits.Len64(free) > m.Size() {
-		return 0, Quality{}, false
+		return 0, sets.Quality{}, false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -37,24 +38,23 @@ func (p *Placer) Best(m *topology.Matrix, free uint64, k int) (set uint64, q Qua
 }
 
 // best does the work of Best for a topology with the given encoding.
-func (p *Placer) best(m *topology.Matrix, text string, free uint64, k int) (uint64, Quality) {
-	if m.Size() > tableGPUs {
-		set := chooseLarge(m, free, k)
-		return set, qualityLarge(m, set)
+func (p *Placer) best(m *topology.Matrix, text string, free uint64, k int) (uint64, sets.Quality) {
+	if m.Size() > sets.MaxGPUs {
+		return sets.Large(m, free, k)
 	}
 	t := p.table(m, text)
-	set := t.choose(free, k)
-	return set, t.quality(set, free)
+	set := t.Best(free, k)
+	return set, t.Quality(set, free)
 }
 
-func (p *Placer) table(m *topology.Matrix, text string) *table {
+func (p *Placer) table(m *topology.Matrix, text string) *sets.Table {
 	if t := p.tables[text]; t != nil {
 		return t
 	}
 	if len(p.tables) >= topologiesMax {
 		clear(p.tables)
 	}
-	t := newTable(m)
+	t := sets.New(m)
 	p.tables[text] = t
 	return t
 }
@@ -64,14 +64,14 @@ type choice struct {
 	group   int
 	set     uint64
 	free    uint64
-	quality Quality
+	quality sets.Quality
 }
 
 // bestOf chooses k devices of a group; without a topology the first in PCI
 // order.
 func (p *Placer) bestOf(g *cluster.Group, group int, free uint64, k int) choice {
 	if !tabulated(g) {
-		return choice{group: group, set: firstOf(free, k), free: free}
+		return choice{group: group, set: sets.First(free, k), free: free}
 	}
 	set, q := p.best(g.Topology, g.TopologyText, free, k)
 	return choice{group: group, set: set, free: free, quality: q}
@@ -79,11 +79,11 @@ func (p *Placer) bestOf(g *cluster.Group, group int, free uint64, k int) choice 
 
 // damage is how much the choice takes from what the free devices are worth.
 func (p *Placer) damage(g *cluster.Group, before, after uint64) int64 {
-	if !tabulated(g) || g.Topology.Size() > tableGPUs {
+	if !tabulated(g) || g.Topology.Size() > sets.MaxGPUs {
 		return 0
 	}
 	t := p.table(g.Topology, g.TopologyText)
-	return t.left[before] - t.left[after]
+	return t.Left(before) - t.Left(after)
 }
 
 // tabulated reports whether the group's topology describes its devices.

@@ -19,12 +19,15 @@ type Input struct {
 	StoredRunning bool
 	// Offer is for AskOf(Submitted).
 	Offer cluster.Offer
+	// Again names groups that get the offer although they are what is stored: nothing
+	// of them runs, and what they are pinned to is not to be had.
+	Again []string
 }
 
 // Rewrite decides what to add to the submitted job. A group gets the offer when
 // it starts anyway: the job is new or was stopped, or the user changed one of
 // the group's device blocks, or the job has ended and the user changed it. In
-// every other case it gets what the stored job has, which may be nothing.
+// every other case but Again it gets what the stored job has, which may be nothing.
 func Rewrite(in Input) Patch {
 	restarts := in.Stored == nil || valueOr(in.Stored.Stop, false) ||
 		!in.StoredRunning && !sameWork(in.Submitted, in.Stored)
@@ -49,7 +52,7 @@ func Rewrite(in Input) Patch {
 // keep takes over what the stored group has; ok is false when the group
 // starts anew.
 func keep(in Input, g *cluster.GroupAsk, restarts bool) (GroupPatch, bool) {
-	if restarts {
+	if restarts || slices.Contains(in.Again, g.Name) {
 		return GroupPatch{}, false
 	}
 	submitted, stored := findGroup(in.Submitted, g.Name), findGroup(in.Stored, g.Name)

@@ -1,4 +1,4 @@
-package place
+package sets
 
 import (
 	"math/bits"
@@ -6,11 +6,16 @@ import (
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 )
 
-// chooseLarge is for groups of more than tableGPUs, which no single host of
-// today has: islands first. Every NVLink island with enough free GPUs offers
-// its best set (exact when the island has at most tableGPUs free), and the best
-// of these wins, from the island with the fewest GPUs to spare. When no island is
-// large enough the GPUs are taken from the largest ones.
+// Large is for groups of more than MaxGPUs, which no single host of today has:
+// islands first. Every NVLink island with enough free GPUs offers its best set
+// (exact when the island has at most MaxGPUs free), and the best of these wins,
+// from the island with the fewest GPUs to spare. When no island is large enough
+// the GPUs are taken from the largest ones. 1 <= k <= number of free GPUs.
+func Large(m *topology.Matrix, free uint64, k int) (uint64, Quality) {
+	set := chooseLarge(m, free, k)
+	return set, qualityLarge(m, set)
+}
+
 func chooseLarge(m *topology.Matrix, free uint64, k int) uint64 {
 	var best uint64
 	var bestQuality Quality
@@ -23,7 +28,7 @@ func chooseLarge(m *topology.Matrix, free uint64, k int) uint64 {
 		}
 		set := bestOfIsland(m, members, k)
 		q := qualityLarge(m, set)
-		order := q.compare(bestQuality)
+		order := q.Compare(bestQuality)
 		if best == 0 || order > 0 || order == 0 && spare < bestSpare {
 			best, bestQuality, bestSpare = set, q, spare
 		}
@@ -34,15 +39,15 @@ func chooseLarge(m *topology.Matrix, free uint64, k int) uint64 {
 	return acrossIslands(m, free, k)
 }
 
-// bestOfIsland is exact for at most tableGPUs members.
+// bestOfIsland is exact for at most MaxGPUs members.
 func bestOfIsland(m *topology.Matrix, members uint64, k int) uint64 {
-	if bits.OnesCount64(members) > tableGPUs {
-		return firstOf(members, k)
+	if bits.OnesCount64(members) > MaxGPUs {
+		return First(members, k)
 	}
-	at := indexes(members)
-	chosen := newTable(restrict(m, at)).choose(1<<len(at)-1, k)
+	at := Members(members)
+	chosen := New(restrict(m, at)).Best(1<<len(at)-1, k)
 	var set uint64
-	for _, i := range indexes(chosen) {
+	for _, i := range Members(chosen) {
 		set |= 1 << at[i]
 	}
 	return set
@@ -61,18 +66,18 @@ func acrossIslands(m *topology.Matrix, free uint64, k int) uint64 {
 			}
 		}
 		take := min(left, bits.OnesCount64(largest))
-		set |= firstOf(largest, take)
+		set |= First(largest, take)
 		left -= take
 	}
 	return set
 }
 
-// qualityLarge has the exact ring for sets of at most tableGPUs; for larger
+// qualityLarge has the exact ring for sets of at most MaxGPUs; for larger
 // ones the ring in PCI order, a lower bound. It does not value what is left.
 func qualityLarge(m *topology.Matrix, set uint64) Quality {
 	q := Quality{SumMBps: sumMBps(m, set), NUMANodes: numaNodes(m, set)}
-	at := indexes(set)
-	if len(at) <= tableGPUs {
+	at := Members(set)
+	if len(at) <= MaxGPUs {
 		rings := ringBottlenecks(restrict(m, at))
 		q.RingMBps = int(rings[len(rings)-1])
 		return q
@@ -97,22 +102,4 @@ func restrict(m *topology.Matrix, at []int) *topology.Matrix {
 		}
 	}
 	return sub
-}
-
-func maskOf(members []int) uint64 {
-	var mask uint64
-	for _, i := range members {
-		mask |= 1 << i
-	}
-	return mask
-}
-
-// firstOf is the first k members in PCI order.
-func firstOf(mask uint64, k int) uint64 {
-	var set uint64
-	for range k {
-		set |= mask & -mask
-		mask &= mask - 1
-	}
-	return set
 }

@@ -1,36 +1,42 @@
-package place
+package sets
 
 import (
+	"fmt"
 	"math/bits"
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 )
 
-// tableGPUs is the largest group for which every subset is tabulated: 2^16
+// MaxGPUs is the largest group for which every subset is tabulated: 2^16
 // subsets take some 2 MB and 0.1 s, once for each topology.
-const tableGPUs = 16
+const MaxGPUs = 16
 
-// table answers for one topology which k of the free GPUs are the best. It
+// Table answers for one topology which k of the free GPUs are the best. It
 // holds the quality of every subset; answers are computed when first asked for.
-// A table is not safe for concurrent use.
-type table struct {
-	gpus int
+// A Table is not safe for concurrent use.
+type Table struct {
+	matrix *topology.Matrix
+	gpus   int
 	// By subset: ring bottleneck, sum of pairs, NUMA nodes.
 	ring []int32
 	sum  []int32
 	numa []uint8
-	// left is, by set of free GPUs, how much they are still worth to jobs of 2, 4
-	// and 8 GPUs: for each size s, s times the largest sum of ring bottlenecks
-	// over disjoint sets of s GPUs. Judging by a packing and not by the one best
-	// set that remains is what keeps whole pairs and quads together.
+	// left is, by set of free GPUs, what they are still worth: packings of the
+	// ring bottlenecks. Judging by a packing and not by the one best set that
+	// remains is what keeps whole pairs and quads together.
 	left []int64
 	// best[k][free] is the answer, 0 where it is not yet computed.
-	best [tableGPUs + 1][]uint16
+	best [MaxGPUs + 1][]uint16
 }
 
-func newTable(m *topology.Matrix) *table {
+// New tabulates a topology of at most MaxGPUs; the matrix must not change
+// afterwards.
+func New(m *topology.Matrix) *Table {
 	n := m.Size()
-	t := &table{gpus: n, ring: ringBottlenecks(m)}
+	if n > MaxGPUs {
+		panic(fmt.Sprintf("sets: %d GPUs, a table holds %d", n, MaxGPUs))
+	}
+	t := &Table{matrix: m, gpus: n, ring: ringBottlenecks(m)}
 	t.sum = make([]int32, 1<<n)
 	t.numa = make([]uint8, 1<<n)
 	for set := range 1 << n {
@@ -47,14 +53,14 @@ func newTable(m *topology.Matrix) *table {
 // the lowest GPU of the set; path[set][last] is its best bottleneck.
 func ringBottlenecks(m *topology.Matrix) []int32 {
 	n := m.Size()
-	var w [tableGPUs][tableGPUs]int32
+	var w [MaxGPUs][MaxGPUs]int32
 	for i := range n {
 		for j := range n {
 			w[i][j] = int32(m.EffectiveMBps(i, j))
 		}
 	}
 	const unlimited = 1<<31 - 1
-	path := make([][tableGPUs]int32, 1<<n)
+	path := make([][MaxGPUs]int32, 1<<n)
 	ring := make([]int32, 1<<n)
 	for i := range n {
 		path[1<<i][i] = unlimited
@@ -81,7 +87,9 @@ func ringBottlenecks(m *topology.Matrix) []int32 {
 	return ring
 }
 
-// packings gives for every set of free GPUs the value described at table.left.
+// packings gives for every set of free GPUs the most that jobs of 2, 4 and 8
+// GPUs could make of it: for each of these sizes, the size times the largest sum
+// of rings over disjoint sets of that size.
 func packings(n int, ring []int32) []int64 {
 	left := make([]int64, 1<<n)
 	pack := [3][]int64{make([]int64, 1<<n), make([]int64, 1<<n), make([]int64, 1<<n)}
@@ -106,7 +114,11 @@ func packings(n int, ring []int32) []int64 {
 	return left
 }
 
-func (t *table) quality(set, free uint64) Quality {
+// GPUs is the number of GPUs of the topology.
+func (t *Table) GPUs() int { return t.gpus }
+
+// Quality says how good a set is that is taken out of the free GPUs.
+func (t *Table) Quality(set, free uint64) Quality {
 	return Quality{
 		RingMBps:  int(t.ring[set]),
 		SumMBps:   int(t.sum[set]),
@@ -115,8 +127,11 @@ func (t *table) quality(set, free uint64) Quality {
 	}
 }
 
-// choose returns the best k GPUs out of free; 1 <= k <= number of free GPUs.
-func (t *table) choose(free uint64, k int) uint64 {
+// Left is what free GPUs are still worth, see Quality.LeftMBps.
+func (t *Table) Left(free uint64) int64 { return t.left[free] }
+
+// Best returns the best k GPUs out of free; 1 <= k <= number of free GPUs.
+func (t *Table) Best(free uint64, k int) uint64 {
 	if t.best[k] == nil {
 		t.best[k] = make([]uint16, 1<<t.gpus)
 	}
@@ -127,43 +142,14 @@ func (t *table) choose(free uint64, k int) uint64 {
 }
 
 // search compares all sets of k GPUs out of free.
-func (t *table) search(free uint64, k int) uint64 {
+func (t *Table) search(free uint64, k int) uint64 {
 	var best uint64
 	var bestQuality Quality
 	for set := range subsets(free, k) {
-		q := t.quality(set, free)
-		if order := q.compare(bestQuality); best == 0 || order > 0 || order == 0 && pciFirst(set, best) {
+		q := t.Quality(set, free)
+		if order := q.Compare(bestQuality); best == 0 || order > 0 || order == 0 && pciFirst(set, best) {
 			best, bestQuality = set, q
 		}
 	}
 	return best
-}
-
-// subsets yields all sets of k members of free.
-func subsets(free uint64, k int) func(yield func(uint64) bool) {
-	members := indexes(free)
-	return func(yield func(uint64) bool) {
-		grow(members, k, 0, yield)
-	}
-}
-
-func grow(members []int, k int, set uint64, yield func(uint64) bool) bool {
-	if k == 0 {
-		return yield(set)
-	}
-	for i := 0; i+k <= len(members); i++ {
-		if !grow(members[i+1:], k-1, set|1<<members[i], yield) {
-			return false
-		}
-	}
-	return true
-}
-
-// indexes lists the members of a mask, ascending.
-func indexes(mask uint64) []int {
-	members := make([]int, 0, bits.OnesCount64(mask))
-	for ; mask != 0; mask &= mask - 1 {
-		members = append(members, bits.TrailingZeros64(mask))
-	}
-	return members
 }

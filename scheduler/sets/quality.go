@@ -1,4 +1,4 @@
-package place
+package sets
 
 import (
 	"cmp"
@@ -16,26 +16,19 @@ type Quality struct {
 	SumMBps int
 	// NUMANodes is the number of host NUMA nodes; unknown ones count as one.
 	NUMANodes int
-	// LeftMBps is the value of what stays free, see table.left: the higher, the
-	// less the choice hurts later jobs.
+	// LeftMBps is the value of what stays free, the most that jobs of
+	// 2, 4 and 8 GPUs could make of it: the higher, the less the choice hurts them.
 	LeftMBps int64
 }
 
-// compare is positive when q is better than o.
-func (q Quality) compare(o Quality) int {
+// Compare is positive when q is better than o.
+func (q Quality) Compare(o Quality) int {
 	return cmp.Or(
 		cmp.Compare(q.RingMBps, o.RingMBps),
 		cmp.Compare(q.SumMBps, o.SumMBps),
 		cmp.Compare(o.NUMANodes, q.NUMANodes),
 		cmp.Compare(q.LeftMBps, o.LeftMBps),
 	)
-}
-
-// pciFirst reports whether set a comes before b, both of one size: at the
-// lowest GPU in which they differ, a has it.
-func pciFirst(a, b uint64) bool {
-	differ := a ^ b
-	return a&(differ&-differ) != 0
 }
 
 func sumMBps(m *topology.Matrix, set uint64) int {

@@ -1,0 +1,87 @@
+package setstest
+
+import (
+	"math/bits"
+
+	"github.com/nomad-governor/governor/internal/gpu/topology"
+)
+
+// Oracle defines everything that the tables hold a second time, slowly and
+// plainly. It is meant for at most eight GPUs.
+type Oracle struct {
+	M *topology.Matrix
+	// Ring, Sum, NUMA and Rate are those of sets.Table and sets.Joint, by set.
+	Ring, Sum, NUMA, Rate []int
+	// Ideal is the best rate of each size.
+	Ideal []int
+}
+
+// NewOracle tries every order of the GPUs of every set.
+func NewOracle(m *topology.Matrix) *Oracle {
+	size := 1 << m.Size()
+	o := &Oracle{M: m, Ring: make([]int, size), Sum: make([]int, size), NUMA: make([]int, size), Rate: make([]int, size), Ideal: make([]int, m.Size()+1)}
+	for set := range size {
+		at := members(uint64(set))
+		o.Ring[set] = ringOf(m, at)
+		nodes := map[int]bool{}
+		for i, a := range at {
+			nodes[m.NUMA(a)] = true
+			for _, b := range at[:i] {
+				o.Sum[set] += m.EffectiveMBps(a, b)
+			}
+		}
+		o.NUMA[set] = len(nodes)
+		o.Rate[set] = o.Ring[set]
+		if len(at) > 2 && !m.Switched() {
+			o.Rate[set] = max(o.Rate[set], 2*cyclesOf(m, at)*oneLink(m))
+		}
+		o.Ideal[len(at)] = max(o.Ideal[len(at)], o.Rate[set])
+	}
+	return o
+}
+
+func ringOf(m *topology.Matrix, at []int) int {
+	switch len(at) {
+	case 0, 1:
+		return 0
+	case 2:
+		return m.EffectiveMBps(at[0], at[1])
+	}
+	best := 0
+	for _, cycle := range cycles(len(at)) {
+		bottleneck := m.EffectiveMBps(at[cycle[0]], at[cycle[len(cycle)-1]])
+		for i := 1; i < len(cycle); i++ {
+			bottleneck = min(bottleneck, m.EffectiveMBps(at[cycle[i-1]], at[cycle[i]]))
+		}
+		best = max(best, bottleneck)
+	}
+	return best
+}
+
+// oneLink is the effective speed of one NVLink.
+func oneLink(m *topology.Matrix) int {
+	if m.LinkMBps() == 0 {
+		return 0
+	}
+	pair := topology.New(2, m.LinkMBps(), 0)
+	pair.Set(0, 1, 1, topology.PathUnknown)
+	return pair.EffectiveMBps(0, 1)
+}
+
+// Pack is, for every set of free GPUs, the sum over the sizes 2, 4 and 8 of the
+// size times the largest sum of worths over disjoint sets of that size.
+func (o *Oracle) Pack(worth []int) []int {
+	total := make([]int, len(worth))
+	for _, size := range []int{2, 4, 8} {
+		best := make([]int, len(worth))
+		for free := range worth {
+			for set := free; set != 0; set = (set - 1) & free {
+				if bits.OnesCount(uint(set)) == size {
+					best[free] = max(best[free], size*worth[set]+best[free&^set])
+				}
+			}
+			total[free] += best[free]
+		}
+	}
+	return total
+}
