@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/bits"
 	"math/rand"
-	"os"
 	"slices"
 	"syscall"
 	"testing"
@@ -266,28 +265,4 @@ func BenchmarkApply(b *testing.B) {
 		i++
 	}
 	perCPU(b, start, "events")
-}
-
-// TestDecisionsAreQuick holds a decision to its limits with room for a busy
-// machine: those of docs/performance.md are ten times lower.
-func TestDecisionsAreQuick(t *testing.T) {
-	if testing.Short() || os.Getenv("GOVERNOR_CHURN") != "full" {
-		t.Skip("GOVERNOR_CHURN=full measures times")
-	}
-	x := build(t, cluster(100_000, 0.9))
-	var took []time.Duration
-	for i := range 100_000 {
-		start := time.Now()
-		o, ok := x.Place(Ask{GPUs: 1 + i%8})
-		took = append(took, time.Since(start))
-		if ok {
-			if err := x.Free(o); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	slices.Sort(took)
-	if p99 := took[len(took)*99/100]; p99 > 20*time.Microsecond {
-		t.Errorf("the 99th percentile of a decision is %v", p99)
-	}
 }
