@@ -385,7 +385,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	var waits queueTicket
 	var held ledger.Hold
 	same := unchanged(s, placed.Patch)
-	t := ticket{key: holdKey(s.Ask.Namespace, heldAs(s)), after: b.Path}
+	t := ticket{key: holdKey(s.Ask.Namespace, heldAs(s)), after: b.Path, offered: placed.Record}
 	at, err := e.standingOf(ctx, p, b, s, lines)
 	if err != nil {
 		return gate.Verdict{}, err
@@ -414,8 +414,8 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 				next.Placement = placed.Record
 			}
 			t.id, t.before, held = next.ID, b.Path, next
-			if v.hold.Hold != nil {
-				t.before = v.hold.Budget
+			if t.placed = nil; v.hold.Hold != nil {
+				t.before, t.placed = v.hold.Budget, v.hold.Placement
 			}
 			// A place that the job gets meanwhile is left as if it had got it afterwards.
 			return change{hold: &next, unplaced: v.queued == nil, audit: e.useEvents(p, s, d)}, nil

@@ -262,7 +262,7 @@ func (r *replacer) register(ctx context.Context, fence ledger.Fence, h heldAt, s
 	}
 	raw, err := clean.With(placed.Patch)
 	if err != nil {
-		return errors.Join(err, r.settle(ctx, fence, target, h.ID, 0))
+		return errors.Join(err, r.settle(ctx, fence, target, h, 0))
 	}
 	index, err := r.nomad.Register(ctx, nomadctl.Registration{Namespace: h.Namespace, JobID: h.JobID, Job: raw, Index: spec.Index, Submission: spec.Submission})
 	switch {
@@ -270,19 +270,19 @@ func (r *replacer) register(ctx context.Context, fence ledger.Fence, h heldAt, s
 		return err // the meter finds out
 	case errors.Is(err, nomadctl.ErrConflict), errors.Is(err, nomadctl.ErrNotFound):
 		placed.Release()
-		return r.settle(ctx, fence, target, h.ID, 0)
+		return r.settle(ctx, fence, target, h, 0)
 	case err != nil:
-		return errors.Join(err, r.settle(ctx, fence, target, h.ID, 0))
+		return errors.Join(err, r.settle(ctx, fence, target, h, 0))
 	}
 	r.logger.Info("job placed anew, because others have the GPUs that it was pinned to", "namespace", h.Namespace, "job_id", h.JobID, "groups", groups, "job_modify_index", index)
 	delete(r.since, holdKey(h.Namespace, h.JobID))
-	return r.settle(ctx, fence, target, h.ID, index)
+	return r.settle(ctx, fence, target, h, index)
 }
 
 // settle confirms the new version, or with index 0 gives back what was held for it.
-func (r *replacer) settle(ctx context.Context, fence ledger.Fence, t target, id string, index uint64) error {
+func (r *replacer) settle(ctx context.Context, fence ledger.Fence, t target, before heldAt, index uint64) error {
 	return r.e.books.update(ctx, fence, t, func(v view) (change, error) {
-		if v.hold.Hold == nil || v.hold.ID != id || v.hold.Pending == nil {
+		if v.hold.Hold == nil || v.hold.ID != before.ID || v.hold.Pending == nil {
 			return change{}, errNoChange
 		}
 		next := *v.hold.Hold
@@ -294,6 +294,7 @@ func (r *replacer) settle(ctx context.Context, fence ledger.Fence, t target, id 
 		if !remains {
 			return change{}, nil
 		}
+		next.Placement = before.Placement // its pins are still those
 		return change{hold: &next}, nil
 	})
 }

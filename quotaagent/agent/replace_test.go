@@ -121,6 +121,7 @@ func TestANewVersionThatDoesNotArriveHoldsNothing(t *testing.T) {
 			r, n, x := pinnedRig(t)
 			before := r.holdOf("default", "train")
 			reserved := r.placer.reserved
+			r.placer.record = `"n2"`
 			fails(r, n)
 			err := r.looks(x)
 			must.Eq(t, n.refuse, err != nil)
@@ -128,6 +129,7 @@ func TestANewVersionThatDoesNotArriveHoldsNothing(t *testing.T) {
 			must.Nil(t, h.Pending)
 			must.Eq(t, before.JobModifyIndex, h.JobModifyIndex)
 			must.Eq(t, before.Charged, h.Charged)
+			must.EqOp(t, `"n1"`, string(h.Placement))
 			must.Eq(t, reserved, r.placer.reserved)
 		})
 	}

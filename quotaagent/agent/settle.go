@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 
 	"github.com/nomad-governor/governor/quotaagent/gate"
@@ -23,6 +25,8 @@ type ticket struct {
 	// before and after are the budgets that the job drew from without and with
 	// this submission.
 	before, after string
+	// offered is where this submission is to run, and placed where the job was before.
+	offered, placed json.RawMessage
 	// empty says that the submission asks for no GPUs and was not recorded.
 	empty bool
 }
@@ -143,6 +147,9 @@ func withdraw(h ledger.Hold, t ticket) (change, error) {
 	}
 	if next.Pending == nil && h.Budget == t.after {
 		next.Budget = t.before
+	}
+	if bytes.Equal(h.Placement, t.offered) {
+		next.Placement = t.placed // what runs has its pins, and not those that were refused
 	}
 	return change{hold: &next}, nil
 }

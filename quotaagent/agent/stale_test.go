@@ -111,3 +111,18 @@ func TestAServiceThatIsDeadForAMomentKeepsItsHold(t *testing.T) {
 	must.NoError(t, r.settle())
 	must.Nil(t, r.holdOf("default", "serve"))
 }
+
+// What Nomad refuses leaves no trace in what allocations are compared with.
+func TestARefusedSubmissionKeepsTheOfferOfWhatRuns(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.placer.record = `"n1"`
+	r.run(r.job("train", 1, 2))
+	r.placer.record = `"n2"`
+	v := r.admit(r.job("train", 1, 1))
+	must.EqOp(t, `"n2"`, string(r.holdOf("default", "train").Placement))
+	v.Settle(r.ctx, gate.Outcome{Known: true})
+	must.EqOp(t, `"n1"`, string(r.holdOf("default", "train").Placement))
+	r.run(r.job("train", 1, 1))
+	must.EqOp(t, `"n2"`, string(r.holdOf("default", "train").Placement))
+}
