@@ -168,7 +168,7 @@ func TestAnAutoRevertIsDecided(t *testing.T) {
 	j, _, err := s.api().Jobs().Info("serve", s.query())
 	must.NoError(t, err)
 	must.GreaterEq(t, 2, int(*j.Version), must.Sprint("the version that came back, and its stop"))
-	s.says(s.governor("audit", "list").Output(), "out_of_band.refused", `job "serve" in namespace "undo"`, "is stopped: it needs 2 GPUs")
+	s.says(s.governor("audit", "list").Output(), "out_of_band.refused", `job "serve" in namespace "undo"`, "is stopped: it needs 1 GPU more, and budget undo never allows more than 1 GPU at the same time")
 }
 
 func TestWorkThatNoBudgetClaimsIsStopped(t *testing.T) {
