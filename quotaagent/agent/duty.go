@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
@@ -65,6 +66,28 @@ func (d *duties) stray(a nomadevents.Allocation) {
 func (d *duties) job(namespace, jobID string) {
 	for _, note := range d.jobs {
 		note(namespace, jobID)
+	}
+}
+
+// every does something again and again until ctx ends. An error is said when it is
+// another one than before.
+func every(ctx context.Context, interval time.Duration, do func() error, failed func(error)) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	failing := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		text := ""
+		if err := do(); err != nil && ctx.Err() == nil {
+			if text = err.Error(); text != failing {
+				failed(err)
+			}
+		}
+		failing = text
 	}
 }
 

@@ -437,6 +437,11 @@ func (l *launcher) scaleBack(ctx context.Context, fence ledger.Fence, one launch
 }
 
 func (l *launcher) event(kind, by string, b *budget.Budget, s gate.Submission, what string) AuditEvent {
-	return AuditEvent{At: l.now().Round(time.Millisecond), Kind: kind, Actor: by, Budget: b.Path, Subject: s.Ask.Namespace + "/" + s.Ask.JobID,
+	return jobEvent(l.now(), kind, by, b, s, what)
+}
+
+// jobEvent is the record of something that happened to a job.
+func jobEvent(at time.Time, kind, by string, b *budget.Budget, s gate.Submission, what string) AuditEvent {
+	return AuditEvent{At: at.Round(time.Millisecond), Kind: kind, Actor: by, Budget: b.Path, Subject: s.Ask.Namespace + "/" + s.Ask.JobID,
 		Text: fmt.Sprintf("job %q in namespace %q %s", s.Ask.JobID, s.Ask.Namespace, what)}
 }

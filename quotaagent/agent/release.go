@@ -110,23 +110,7 @@ func (r *releaser) untouch(key string) {
 // lead works until ctx ends. A term begins with nothing believed.
 func (r *releaser) lead(ctx context.Context, fence ledger.Fence) {
 	r.looked, r.refused, r.planned = make(map[string]time.Time), make(map[string]backoff), 0
-	tick := time.NewTicker(tickEvery)
-	defer tick.Stop()
-	failing := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		text := ""
-		if err := r.tick(ctx, fence); err != nil && ctx.Err() == nil {
-			if text = err.Error(); text != failing {
-				r.logger.Warn("queue delayed", "error", err)
-			}
-		}
-		failing = text
-	}
+	every(ctx, tickEvery, func() error { return r.tick(ctx, fence) }, func(err error) { r.logger.Warn("queue delayed", "error", err) })
 }
 
 // tick does what is due now.

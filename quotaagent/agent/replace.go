@@ -12,7 +12,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
-	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -86,23 +85,7 @@ func (r *replacer) note(open []heldAt) {
 // lead works until ctx ends. A term begins with nothing believed.
 func (r *replacer) lead(ctx context.Context, fence ledger.Fence) {
 	r.since, r.tried = make(map[string]time.Time), make(map[string]backoff)
-	tick := time.NewTicker(replaceEvery)
-	defer tick.Stop()
-	failing := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		text := ""
-		if err := r.look(ctx, fence); err != nil && ctx.Err() == nil {
-			if text = err.Error(); text != failing {
-				r.logger.Warn("placing jobs anew delayed", "error", err)
-			}
-		}
-		failing = text
-	}
+	every(ctx, replaceEvery, func() error { return r.look(ctx, fence) }, func(err error) { r.logger.Warn("placing jobs anew delayed", "error", err) })
 }
 
 // look tries the jobs that have waited long enough.
@@ -254,7 +237,8 @@ func (r *replacer) register(ctx context.Context, fence ledger.Fence, h heldAt, s
 			return change{}, errNoChange
 		}
 		next.Placement, held = placed.Record, true
-		return change{hold: &next, audit: []AuditEvent{r.event(b, s, groups)}}, nil
+		return change{hold: &next, audit: []AuditEvent{jobEvent(r.now(), "placement.replaced", actorOf(s), b, s,
+			fmt.Sprintf("waits for GPUs that others have or that are gone, and others are free: group %s is placed anew", strings.Join(groups, ", ")))}}, nil
 	})
 	if err != nil || !held {
 		placed.Release()
@@ -310,10 +294,4 @@ func notRunning(lines []ledger.Line, groups []string) []ledger.Line {
 		}
 	}
 	return out
-}
-
-func (r *replacer) event(b *budget.Budget, s gate.Submission, groups []string) AuditEvent {
-	return AuditEvent{At: r.now().Round(time.Millisecond), Kind: "placement.replaced", Actor: actorOf(s), Budget: b.Path, Subject: s.Ask.Namespace + "/" + s.Ask.JobID,
-		Text: fmt.Sprintf("job %q in namespace %q waits for GPUs that others have or that are gone, and others are free: group %s is placed anew",
-			s.Ask.JobID, s.Ask.Namespace, strings.Join(groups, ", "))}
 }
