@@ -112,7 +112,8 @@ static void sleep_until(watch_t *control, long long end) {
 
 EXPORT ret_t nvmlEventSetWait_v2(void *set, event_data_t *data, unsigned int timeout_ms) {
   if (set == NULL || data == NULL) return INVALID_ARGUMENT;
-  const long long end = milliseconds() + timeout_ms;
+  /* One more than asked for: milliseconds() rounds down, and a wait is never short. */
+  const long long end = milliseconds() + timeout_ms + (timeout_ms > 0);
   for (;;) {
     ret_t ret = look(set, data, __func__);
     if (ret != TIMEOUT || milliseconds() >= end) return ret;
