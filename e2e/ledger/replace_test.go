@@ -9,8 +9,6 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
-
-	"github.com/nomad-governor/governor/quotaagent/budget"
 )
 
 // gpusOf are the devices of an allocation.
@@ -32,6 +30,7 @@ func TestAJobWhoseGPUsWereStolenIsPlacedAnew(t *testing.T) {
 	s := alone(t, "stolen")
 	s.apply(routesPolicy("stolen", 4))
 	s.governing()
+	ends := s.endings()
 	first := s.run(job{id: "serve", kind: "service", gpus: 2, device: l40s, script: `trap "exit 1" USR1; while true; do sleep 1; done`, inGroup: `reschedule {
       delay          = "15s"
       delay_function = "constant"
@@ -71,5 +70,5 @@ func TestAJobWhoseGPUsWereStolenIsPlacedAnew(t *testing.T) {
 		must.Eq(t, 0, s.nomad("job", "stop", "-detach", id).ExitCode)
 		s.settled(id)
 	}
-	must.Eq(t, 0, s.limit(s.name, budget.Year, budget.GPUTime(budget.AnyClass)).Held)
+	s.paidUntil(ends, "serve", "thief")
 }

@@ -2,11 +2,13 @@ package ledger_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hashicorp/nomad/api"
@@ -90,12 +92,60 @@ func TestScaleAndRevertAreDecided(t *testing.T) {
 // paid compares what the year was charged with what all allocations of these jobs took.
 func (s *scene) paid(jobIDs ...string) {
 	s.t.Helper()
+	s.paidUntil(func(a *api.Allocation) int64 { return s.ended(a.ID).ModifyTime }, jobIDs...)
+}
+
+// endings follows Nomad's own events from now on, and tells when Nomad first heard that
+// an allocation had ended, in ns. Its ModifyTime moves again where a deployment or a
+// replacement changes it afterwards.
+func (s *scene) endings() func(a *api.Allocation) int64 {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	_, now, err := s.api().Jobs().List(s.query())
+	must.NoError(s.t, err)
+	events, err := s.api().EventStream().Stream(ctx, map[api.Topic][]string{api.TopicAllocation: {"*"}}, now.LastIndex, s.query())
+	must.NoError(s.t, err)
+	var mu sync.Mutex
+	first, done := map[string]int64{}, make(chan struct{})
+	go func() {
+		defer close(done)
+		for batch := range events {
+			for i := range batch.Events {
+				a, err := batch.Events[i].Allocation()
+				if err != nil || a == nil || !a.ClientTerminalStatus() {
+					continue
+				}
+				mu.Lock()
+				if _, known := first[a.ID]; !known {
+					first[a.ID] = a.ModifyTime
+				}
+				mu.Unlock()
+			}
+		}
+	}()
+	s.t.Cleanup(func() { cancel(); <-done })
+	return func(a *api.Allocation) (at int64) {
+		s.eventually("the end of allocation "+a.ID+" is among Nomad's events", func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			if at = first[a.ID]; at == 0 {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		return at
+	}
+}
+
+// paidUntil is paid by other times of the ends, in ns.
+func (s *scene) paidUntil(end func(a *api.Allocation) int64, jobIDs ...string) {
+	s.t.Helper()
 	ms := int64(0)
 	for _, id := range jobIDs {
 		for _, a := range s.allocations(id) {
 			for _, task := range a.AllocatedResources.Tasks {
 				for _, d := range task.Devices {
-					ms += int64(len(d.DeviceIDs)) * (s.ended(a.ID).ModifyTime/1_000_000 - a.CreateTime/1_000_000)
+					ms += int64(len(d.DeviceIDs)) * (end(a)/1_000_000 - a.CreateTime/1_000_000)
 				}
 			}
 		}
