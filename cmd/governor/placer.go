@@ -110,7 +110,13 @@ func (p *placer) moderate(s gate.Submission, offer cluster.Offer, why *place.Exp
 			g.Preferred = ""
 		}
 		at := slices.IndexFunc(why.Groups, func(e place.GroupExplanation) bool { return e.Group == g.Group })
-		if at >= 0 && why.Groups[at].Unpinned == "" {
+		if at < 0 {
+			continue
+		}
+		if mode == modeOff {
+			why.Groups[at].Preferred = ""
+		}
+		if why.Groups[at].Unpinned == "" {
 			why.Groups[at].Unpinned = fmt.Sprintf("the mode of placement is %q", mode)
 		}
 	}

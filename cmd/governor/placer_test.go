@@ -48,7 +48,7 @@ func TestModerate_whatTheModeDoesNotWantIsNotOffered(t *testing.T) {
 	t.Parallel()
 	offered := func() (cluster.Offer, place.Explanation) {
 		return cluster.Offer{Groups: []cluster.GroupOffer{{Group: "g", Preferred: "n1", Nodes: []cluster.NodeOffer{{NodeID: "n1"}}}}},
-			place.Explanation{Groups: []place.GroupExplanation{{Group: "g"}}}
+			place.Explanation{Groups: []place.GroupExplanation{{Group: "g", Preferred: "n1 before n2"}}}
 	}
 	job := func(mode string) *api.Job { return &api.Job{Meta: map[string]string{admission.PlacementMeta: mode}} }
 	cases := map[string]struct {
@@ -81,6 +81,7 @@ func TestModerate_whatTheModeDoesNotWantIsNotOffered(t *testing.T) {
 			must.Eq(t, c.preferred, got.Groups[0].Preferred)
 			must.Eq(t, c.nodes, len(got.Groups[0].Nodes))
 			must.Eq(t, c.nodes == 0, why.Groups[0].Unpinned != "")
+			must.Eq(t, c.preferred != "", why.Groups[0].Preferred != "")
 			must.Eq(t, 1, len(offer.Groups[0].Nodes), must.Sprint("the offer itself is not changed"))
 		})
 	}
