@@ -93,7 +93,7 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 func (p *placer) moderate(s gate.Submission, offer cluster.Offer, why *place.Explanation) (_ cluster.Offer, again []string) {
 	mode, _ := admission.PlacementMode(s.Ask) // a wrong one is refused
 	changed := s.Stored != nil && s.Stored.Meta[admission.PlacementMeta] != s.Ask.Meta[admission.PlacementMeta]
-	if mode = cmp.Or(mode, p.mode); mode == modeRequire && !changed {
+	if mode = cmp.Or(mode, p.mode); mode == admission.PlacementRequire && !changed {
 		return offer, nil
 	}
 	offer.Groups = slices.Clone(offer.Groups)
@@ -102,18 +102,18 @@ func (p *placer) moderate(s gate.Submission, offer cluster.Offer, why *place.Exp
 		if changed {
 			again = append(again, g.Group)
 		}
-		if mode == modeRequire {
+		if mode == admission.PlacementRequire {
 			continue
 		}
 		g.Nodes = nil
-		if mode == modeOff {
+		if mode == admission.PlacementOff {
 			g.Preferred = ""
 		}
 		at := slices.IndexFunc(why.Groups, func(e place.GroupExplanation) bool { return e.Group == g.Group })
 		if at < 0 {
 			continue
 		}
-		if mode == modeOff {
+		if mode == admission.PlacementOff {
 			why.Groups[at].Preferred = ""
 		}
 		if why.Groups[at].Unpinned == "" {
@@ -122,12 +122,6 @@ func (p *placer) moderate(s gate.Submission, offer cluster.Offer, why *place.Exp
 	}
 	return offer, again
 }
-
-// The modes of placement, see admission.PlacementMeta.
-const (
-	modeRequire = "require"
-	modeOff     = "off"
-)
 
 // notice tells the author where the job will run and why.
 func notice(patch rewrite.Patch, why place.Explanation) string {

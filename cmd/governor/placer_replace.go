@@ -14,16 +14,15 @@ import (
 
 // Replace implements agent.Placer. GPUs that are promised to others count as taken, as
 // well as those that are held: whoever waits anyway does not take them away.
-func (p *placer) Replace(ctx context.Context, s gate.Submission, groups []string) (agent.Placement, bool, error) {
+func (p *placer) Replace(ctx context.Context, s gate.Submission, groups []string) (out agent.Placement, again []string, err error) {
 	snapshot, err := p.state.Snapshot(ctx, 0)
 	if err != nil {
-		return agent.Placement{}, false, fmt.Errorf("read cluster: %w", err)
+		return out, nil, fmt.Errorf("read cluster: %w", err)
 	}
 	ask := rewrite.AskOf(s.Job)
 	ask.Namespace, ask.JobID = s.Ask.Namespace, s.Ask.JobID
 	marked := p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now())
 	offer, why := p.sets.Place(marked, ask)
-	var again []string
 	for _, group := range groups {
 		found := offer.Find(group)
 		if found == nil || len(found.Nodes) == 0 || !rewrite.Waits(s.Stored, group, &marked, found.Nodes) {
@@ -35,15 +34,15 @@ func (p *placer) Replace(ctx context.Context, s gate.Submission, groups []string
 		again = append(again, group)
 	}
 	if len(again) == 0 {
-		return agent.Placement{}, false, nil
+		return out, nil, nil
 	}
 	patch := rewrite.Rewrite(rewrite.Input{Submitted: s.Job, Stored: s.Stored, StoredRunning: true, Offer: offer, Again: again})
-	out := agent.Placement{Patch: convert(patch), Offered: offered(offer, patch, snapshot), Notice: notice(patch, why)}
+	out = agent.Placement{Patch: convert(patch), Offered: offered(offer, patch, snapshot), Notice: notice(patch, why)}
 	offer = offer.Without(patch.Kept)
 	if out.Record, err = json.Marshal(record{ask.Namespace, ask.JobID, offer}); err != nil {
-		return agent.Placement{}, false, fmt.Errorf("encode offer: %w", err)
+		return out, nil, fmt.Errorf("encode offer: %w", err)
 	}
 	p.spared.Reserve(ask, offer, p.now())
 	out.Release = func() { p.spared.Release(ask.Namespace, ask.JobID) }
-	return out, true, nil
+	return out, again, nil
 }

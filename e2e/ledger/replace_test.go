@@ -23,19 +23,42 @@ func gpusOf(a *api.Allocation) []string {
 	return ids
 }
 
-// The allocation of a service fails, and somebody whom Governor did not place takes its
+// beside is the job with another group that runs on its own GPU.
+func beside(j job) string {
+	text := j.hcl()
+	at, end := strings.Index(text, "  group \"g\" {"), strings.LastIndex(text, "}\n")
+	other := strings.NewReplacer(`group "g"`, `group "side"`, "count = 2\n", "count = 1\n", l40s, h100, `trap "exit 1" USR1; while true; do sleep 1; done`, "exec sleep 3600").Replace(text[at:end])
+	return text[:end] + other + text[end:]
+}
+
+// of are the allocations of one group.
+func of(group string, all []*api.Allocation) *api.Allocation {
+	at := slices.IndexFunc(all, func(a *api.Allocation) bool { return a.TaskGroup == group })
+	return all[at]
+}
+
+// An allocation of a service fails, and somebody whom Governor did not place takes its
 // GPUs before Nomad replaces it: Nomad would wait for exactly those for ever, although
-// others are free. It plays alone: it needs all L40S.
+// others are free. What runs of the job is not touched. It plays alone: it needs all L40S.
 func TestAJobWhoseGPUsWereStolenIsPlacedAnew(t *testing.T) {
 	s := alone(t, "stolen")
-	s.apply(routesPolicy("stolen", 4))
+	s.apply(strings.Replace(routesPolicy("stolen", 6), "gpu_hours = 100", "gpu_hours = 1000", 1))
 	s.governing()
 	ends := s.endings()
-	first := s.run(job{id: "serve", kind: "service", gpus: 2, device: l40s, script: `trap "exit 1" USR1; while true; do sleep 1; done`, inGroup: `reschedule {
+	write := func(name, text string) string {
+		file := filepath.Join(t.TempDir(), name+".nomad.hcl")
+		must.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+		return file
+	}
+	serve := write("serve", beside(job{id: "serve", kind: "service", gpus: 2, device: l40s, script: `trap "exit 1" USR1; while true; do sleep 1; done`, inGroup: `reschedule {
       delay          = "15s"
       delay_function = "constant"
       unlimited      = true
-    }`})[0]
+    }`}))
+	run := s.nomad("job", "run", "-detach", serve)
+	must.Eq(t, 0, run.ExitCode, must.Sprint(run.Output()))
+	both := s.running("serve", 2)
+	first, side := of("g", both), of("side", both)
 	pinned := gpusOf(first)
 
 	thief := job{id: "thief", kind: "service", gpus: 2, device: l40s}
@@ -46,9 +69,7 @@ func TestAJobWhoseGPUsWereStolenIsPlacedAnew(t *testing.T) {
             value     = "`+strings.Join(pinned, ",")+`"
           }
 `, 1)
-	file := filepath.Join(t.TempDir(), "thief.nomad.hcl")
-	must.NoError(t, os.WriteFile(file, []byte(text), 0o644))
-	sent := s.around("job", "run", "-detach", file)
+	sent := s.around("job", "run", "-detach", write("thief", text))
 	must.Eq(t, 0, sent.ExitCode, must.Sprint(sent.Output()))
 	fail := s.nomad("alloc", "signal", "-s", "SIGUSR1", first.ID)
 	must.Eq(t, 0, fail.ExitCode, must.Sprint(fail.Output()))
@@ -56,13 +77,16 @@ func TestAJobWhoseGPUsWereStolenIsPlacedAnew(t *testing.T) {
 	hold := s.hold("serve")
 	must.NotNil(t, hold, must.Sprint("Nomad says dead for a moment, and replaces it"))
 
-	again := s.running("serve", 1)[0]
-	must.SliceLen(t, 2, gpusOf(again))
-	for _, id := range gpusOf(again) {
+	both = s.running("serve", 2)
+	must.Eq(t, side.ID, of("side", both).ID, must.Sprint("what runs goes on"))
+	must.Eq(t, gpusOf(side), gpusOf(of("side", both)))
+	again := gpusOf(of("g", both))
+	must.SliceLen(t, 2, again)
+	for _, id := range again {
 		must.SliceNotContains(t, pinned, id)
 	}
 	must.Eq(t, 1, s.version("serve"), must.Sprint("one new version, and no more"))
-	s.holding("serve", 4)
+	s.holding("serve", 5)
 	must.Eq(t, hold.ID, s.hold("serve").ID)
 	s.says(s.governor("audit", "list").Output(), "placement.replaced", `job "serve" in namespace "stolen" waits for GPUs that others have or that are gone, and others are free: group g is placed anew`)
 

@@ -192,12 +192,19 @@ func runtimeOf(b *budget.Budget, ask jobspec.Ask, g jobspec.GroupAsk) (time.Dura
 // leaves everything to Nomad.
 const PlacementMeta = "governor_placement"
 
+// The modes of placement.
+const (
+	PlacementRequire = "require"
+	PlacementPrefer  = "prefer"
+	PlacementOff     = "off"
+)
+
 // PlacementMode is what a job says of its placement; "" where it says nothing.
 func PlacementMode(ask jobspec.Ask) (string, *Refusal) {
 	switch mode, said := ask.Meta[PlacementMeta]; {
 	case !said:
 		return "", nil
-	case mode == "require" || mode == "prefer" || mode == "off":
+	case mode == PlacementRequire || mode == PlacementPrefer || mode == PlacementOff:
 		return mode, nil
 	default:
 		return "", &Refusal{Reason: PlacementUnknown, Fact: fmt.Sprintf("job meta %s is %.100q, which is no mode of placement", PlacementMeta, mode),

@@ -364,18 +364,18 @@ func (p *fakePlacer) Place(_ context.Context, _ gate.Submission, commit bool) (P
 	return Placement{Infeasible: p.infeasible, Notice: "placed", Record: json.RawMessage(p.record), Release: release}, nil
 }
 
-// Replace implements Placer: better is what the test says.
-func (p *fakePlacer) Replace(ctx context.Context, s gate.Submission, groups []string) (Placement, bool, error) {
+// Replace implements Placer: all groups go where the test says.
+func (p *fakePlacer) Replace(ctx context.Context, s gate.Submission, groups []string) (Placement, []string, error) {
 	p.mu.Lock()
 	p.replaced = groups
 	patch := p.better
 	p.mu.Unlock()
 	if len(patch.Groups) == 0 {
-		return Placement{}, false, nil
+		return Placement{}, nil, nil
 	}
 	placed, err := p.Place(ctx, s, true)
 	placed.Patch = patch
-	return placed, err == nil, err
+	return placed, groups, err
 }
 
 // Verify implements Placer: the record is the node that was offered.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -110,8 +111,8 @@ type Meter struct {
 	// tried is up to when the running work of a job was posted, or was found to be
 	// nothing to post.
 	tried map[string]int64
-	// dead is since when the jobs of holds are dead that may run again, by hold.
-	dead map[string]time.Time
+	// dead are the jobs that are dead and may run again, by JobKey.
+	dead map[string]deadJob
 	// repairs is how often the balances may be compared with all holds.
 	repairs pace
 	// level are the holds that charge what the policy wants.
@@ -199,7 +200,7 @@ func (m *Meter) begin() {
 	m.open, m.looks, m.outage = nil, make(map[string]look), outage{}
 	m.proven, m.watchedTo, m.nextSnapshot = time.Time{}, time.Time{}, time.Time{}
 	m.gpus, m.level, m.tried = metering.NewTimeline(), levels{}, make(map[string]int64)
-	m.lists, m.repairs, m.dead = pace{}, pace{}, make(map[string]time.Time)
+	m.lists, m.repairs, m.dead = pace{}, pace{}, make(map[string]deadJob)
 	m.sights = sights{listed: make(map[string]bool), ended: make(map[string]bool)}
 	m.holdsChanged.Store(true)
 	m.missed.Store(true)
@@ -360,23 +361,16 @@ func (m *Meter) takeWritten() {
 			m.open = slices.Insert(m.open, at, h)
 		}
 	}
-	if len(m.looks)+len(m.tried) <= len(m.open) {
+	if len(m.looks)+len(m.tried)+len(m.dead) <= len(m.open) {
 		return
 	}
 	known := make(map[string]bool, len(m.open))
 	for _, h := range m.open {
 		known[h.JobKey()] = true
 	}
-	for key := range m.looks {
-		if !known[key] {
-			delete(m.looks, key)
-		}
-	}
-	for key := range m.tried {
-		if !known[key] {
-			delete(m.tried, key)
-		}
-	}
+	maps.DeleteFunc(m.looks, func(key string, _ look) bool { return !known[key] })
+	maps.DeleteFunc(m.tried, func(key string, _ int64) bool { return !known[key] })
+	maps.DeleteFunc(m.dead, func(key string, _ deadJob) bool { return !known[key] })
 }
 
 func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {

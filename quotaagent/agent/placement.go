@@ -37,9 +37,9 @@ type Placer interface {
 	// registered, so that its GPUs are spared until it runs.
 	Place(ctx context.Context, s gate.Submission, commit bool) (Placement, error)
 	// Replace answers for a registered job of which some groups wait: where they would
-	// be placed now, with everything else as it is. better is false when Nomad could
-	// place them as they are pinned, or nowhere.
-	Replace(ctx context.Context, s gate.Submission, groups []string) (placed Placement, better bool, err error)
+	// be placed now, with everything else as it is. again are those of them that it
+	// places: none that Nomad could place as they are pinned, or that fit nowhere.
+	Replace(ctx context.Context, s gate.Submission, groups []string) (placed Placement, again []string, err error)
 	// Verify compares an allocation with the offer in record and says in words
 	// what differs; "" when the allocation got what was offered, and known false
 	// when the record does not speak of it.

@@ -390,6 +390,12 @@ func over(h ledger.Hold, job nomadevents.Job, nowMS int64) bool {
 // job from the moment that its allocation has failed.
 const deadFor = 10 * time.Second
 
+// deadJob is a hold whose job is dead, and since when.
+type deadJob struct {
+	hold  string
+	since time.Time
+}
+
 // lingers reports whether a dead job may be about to run again: a service that nobody
 // has stopped.
 func (m *Meter) lingers(h ledger.Hold, job nomadevents.Job) bool {
@@ -397,10 +403,10 @@ func (m *Meter) lingers(h ledger.Hold, job nomadevents.Job) bool {
 	if !service || !job.Exists || job.Stopped || job.Gated {
 		return false
 	}
-	since, known := m.dead[h.ID]
-	if !known {
-		since = m.now()
-		m.dead[h.ID] = since
+	dead := m.dead[h.JobKey()]
+	if dead.hold != h.ID {
+		dead = deadJob{h.ID, m.now()}
+		m.dead[h.JobKey()] = dead
 	}
-	return m.now().Sub(since) < deadFor
+	return m.now().Sub(dead.since) < deadFor
 }

@@ -173,15 +173,17 @@ func (r *replacer) replace(ctx context.Context, fence ledger.Fence, h heldAt, gr
 		r.logger.Debug("a job waits that has no pins", "namespace", h.Namespace, "job_id", h.JobID)
 		return err
 	}
-	placed, better, err := r.e.placer.Replace(ctx, s, groups)
-	if err != nil || !better {
+	placed, again, err := r.e.placer.Replace(ctx, s, groups)
+	if err != nil || len(again) == 0 {
 		r.logger.Debug("a job waits, and would wait elsewhere too", "namespace", h.Namespace, "job_id", h.JobID, "groups", groups)
 		return err
 	}
-	if err = r.register(ctx, fence, h, spec, *clean, s, groups, placed); err != nil {
+	target, held, err := r.hold(ctx, fence, h, s, spec.Index, placed, again)
+	if err != nil || !held {
 		placed.Release()
+		return err
 	}
-	return err
+	return r.register(ctx, fence, h, spec, *clean, placed, target)
 }
 
 // submission is the job as if its author submitted it now, without its pins; nil when
@@ -207,22 +209,22 @@ func (r *replacer) submission(h heldAt, spec nomadctl.Spec) (*jobspec.Stored, ga
 		Identity: gate.Identity{Accessor: h.Accessor, Names: h.Identity}}, nil
 }
 
-// register holds for the new version, as far as that is more, and registers it.
-func (r *replacer) register(ctx context.Context, fence ledger.Fence, h heldAt, spec nomadctl.Spec, clean jobspec.Stored, s gate.Submission, groups []string, placed Placement) error {
+// hold holds for the new version, as far as that is more than what is held; false when
+// there is no budget for it, or the job is another one by now.
+func (r *replacer) hold(ctx context.Context, fence ledger.Fence, h heldAt, s gate.Submission, index uint64, placed Placement, again []string) (t target, held bool, err error) {
 	p := r.e.policy.State().Policy
 	b := p.Find(p.Moved(h.Budget))
 	if b == nil {
-		placed.Release()
-		return nil // it is moved or ended by the policy
+		return t, false, nil // it is moved or ended by the policy
 	}
 	_, lines, refusal := r.e.appraiseIn(p, b, s, placed)
-	lines = notRunning(lines, groups)
-	held := false
-	target := r.e.targetOf(p, b, s)
-	err := r.e.books.update(ctx, fence, target, func(v view) (change, error) {
+	lines = notRunning(lines, again)
+	t = r.e.targetOf(p, b, s)
+	var decision admission.Decision
+	err = r.e.books.update(ctx, fence, t, func(v view) (change, error) {
 		held = false
 		now := v.hold.Hold
-		if now == nil || now.ID != h.ID || now.Pending != nil || now.JobModifyIndex != spec.Index || v.queued != nil {
+		if now == nil || now.ID != h.ID || now.Pending != nil || now.JobModifyIndex != index || v.queued != nil {
 			return change{}, errNoChange
 		}
 		d, next, err := r.e.decide(p, b, s, lines, false, v)
@@ -232,35 +234,38 @@ func (r *replacer) register(ctx context.Context, fence ledger.Fence, h heldAt, s
 		if refusal != nil {
 			d = admission.Refuse(p, b, *refusal)
 		}
-		if blocked(d) {
-			r.logger.Info("a job that waits for the GPUs it is pinned to has others free, and no budget for a new version", "namespace", h.Namespace, "job_id", h.JobID, "reason", d.Reason)
+		if decision = d; blocked(d) {
 			return change{}, errNoChange
 		}
 		next.Placement, held = placed.Record, true
 		return change{hold: &next, audit: []AuditEvent{jobEvent(r.now(), "placement.replaced", actorOf(s), b, s,
-			fmt.Sprintf("waits for GPUs that others have or that are gone, and others are free: group %s is placed anew", strings.Join(groups, ", ")))}}, nil
+			fmt.Sprintf("waits for GPUs that others have or that are gone, and others are free: group %s is placed anew", strings.Join(again, ", ")))}}, nil
 	})
-	if err != nil || !held {
-		placed.Release()
-		return err
+	if err == nil && decision.Budget != nil {
+		r.e.log(s, decision)
 	}
+	return t, held, err
+}
+
+// register registers the new version that is held for.
+func (r *replacer) register(ctx context.Context, fence ledger.Fence, h heldAt, spec nomadctl.Spec, clean jobspec.Stored, placed Placement, t target) error {
+	index := uint64(0)
 	raw, err := clean.With(placed.Patch)
-	if err != nil {
-		return errors.Join(err, r.settle(ctx, fence, target, h, 0))
+	if err == nil {
+		index, err = r.nomad.Register(ctx, nomadctl.Registration{Namespace: h.Namespace, JobID: h.JobID, Job: raw, Index: spec.Index, Submission: spec.Submission})
 	}
-	index, err := r.nomad.Register(ctx, nomadctl.Registration{Namespace: h.Namespace, JobID: h.JobID, Job: raw, Index: spec.Index, Submission: spec.Submission})
 	switch {
+	case err == nil:
+		r.logger.Info("job placed anew, because others have the GPUs that it was pinned to", "namespace", h.Namespace, "job_id", h.JobID, "job_modify_index", index)
+		delete(r.since, holdKey(h.Namespace, h.JobID))
+		return r.settle(ctx, fence, t, h, index)
 	case errors.Is(err, nomadctl.ErrUnknown):
 		return err // the meter finds out
 	case errors.Is(err, nomadctl.ErrConflict), errors.Is(err, nomadctl.ErrNotFound):
-		placed.Release()
-		return r.settle(ctx, fence, target, h, 0)
-	case err != nil:
-		return errors.Join(err, r.settle(ctx, fence, target, h, 0))
+		err = nil // somebody else was faster
 	}
-	r.logger.Info("job placed anew, because others have the GPUs that it was pinned to", "namespace", h.Namespace, "job_id", h.JobID, "groups", groups, "job_modify_index", index)
-	delete(r.since, holdKey(h.Namespace, h.JobID))
-	return r.settle(ctx, fence, target, h, index)
+	placed.Release()
+	return errors.Join(err, r.settle(ctx, fence, t, h, 0))
 }
 
 // settle confirms the new version, or with index 0 gives back what was held for it.

@@ -302,13 +302,13 @@ func (m *Meter) settle(p *budget.Policy, h heldAt, a *answer) (change, error) {
 	next, moved, again := m.settled(p, *h.Hold, a)
 	a.again = again
 	if !a.job.Dead {
-		delete(m.dead, h.ID)
+		delete(m.dead, h.JobKey())
 	}
 	switch {
 	case next.hold == nil:
 		return change{}, nil // never registered: nothing to post
 	case over(*next.hold, a.job, m.now().UnixMilli()) && !again && !m.lingers(*next.hold, a.job):
-		delete(m.dead, h.ID)
+		delete(m.dead, h.JobKey())
 		a.ended, next.hold = next.hold, nil
 		next.ended = a.ended
 		return next, nil
