@@ -51,7 +51,8 @@ func (w Weights) Valid() bool {
 }
 
 // Joint tabulates for one topology which GPUs to take out of every set of free
-// ones, and what that costs under the weights, so that machines can be compared. It is complete once made, does not change, and may be used by several
+// ones, and what that costs under the weights, so that machines can be compared.
+// It is complete once made, does not change, and may be used by several
 // goroutines at once.
 type Joint struct {
 	gpus    int
