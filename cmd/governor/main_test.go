@@ -174,14 +174,14 @@ func use(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
 		Estimate: ledger.Usage{GPUTime: map[string]quantity.Amount{"h100": 40 * quantity.GPUHour}, Cost: 116_000_000},
 		Posted:   ledger.Usage{GPUTime: map[string]quantity.Amount{"h100": train.GPUTime}, Cost: train.Cost, Energy: train.Energy}}, at(6))
 	ts.Check(past.Record(context.Background(), []ledger.Entry{train, eval, over, idle, free, closed}))
-	balances := map[string]ledger.Vector{"acme": {}, "acme/research": {}, "acme/serving": {}}
+	balances := map[string]ledger.Vector{"acme": ledger.NewVector(), "acme/research": ledger.NewVector(), "acme/serving": ledger.NewVector()}
 	for _, e := range []ledger.Entry{train, eval} {
 		for _, path := range ledger.Ancestors(e.Budget) {
 			balances[path].AddAll(e.PostedVector(time.UTC, []budget.Window{budget.Day, budget.Week, budget.Month, budget.Quarter, budget.Year, budget.Total}), 1)
 		}
 	}
 	for path, posted := range balances {
-		value, err := ledger.Balance{SinceMS: now.UnixMilli(), Posted: posted, Held: ledger.Vector{}}.Encode()
+		value, err := ledger.Balance{SinceMS: now.UnixMilli(), Posted: posted, Held: ledger.NewVector()}.Encode()
 		ts.Check(err)
 		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "balance/" + path, Value: value}}))
 	}
@@ -190,7 +190,7 @@ func use(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
 // queueJobs writes three waiting jobs into the store, and what their budget has
 // used of its month.
 func queueJobs(ts *testscript.TestScript, store *sqlite.Store) {
-	used := ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+	used := ledger.Balance{Posted: ledger.NewVector(), Held: ledger.NewVector()}
 	used.Posted.Add(budget.PeriodAt(budget.Month, now, time.UTC).Key(), budget.Cost, 90_000_000)
 	value, err := used.Encode()
 	ts.Check(err)

@@ -321,7 +321,7 @@ func (e *Engine) stateOf(p *budget.Policy, b *budget.Budget, next ledger.Hold, v
 	if next.Budget != b.Path {
 		// What it charged to ancestors that the two budgets share goes away.
 		state.Balances = without(v.balances, next)
-		next.Budget, next.Charged = b.Path, nil
+		next.Budget, next.Charged = b.Path, ledger.Vector{}
 	}
 	state = moving(p, state)
 	run, capped := "", []budget.Dimension(nil)

@@ -347,11 +347,9 @@ func grown(was, is []ledger.Line, cal ledger.Calendar) bool {
 	charges := func(lines []ledger.Line) ledger.Vector {
 		return ledger.Charges(queue.Hold(ledger.Queued{Lines: lines}), cal)
 	}
-	for _, dims := range charges(is).Minus(charges(was)) {
-		for _, more := range dims {
-			if more > 0 {
-				return true
-			}
+	for more := range charges(is).Minus(charges(was)).All() {
+		if more.Amount > 0 {
+			return true
 		}
 	}
 	return false
