@@ -88,6 +88,7 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"queue":            groupCommand(env, "queue", "Show the jobs that wait for budget"),
 		"queue list":       queueListCommand(env),
 		"job receipt":      receiptCommand(env),
+		"simulate":         simulateCommand(env),
 		"topology":         topologyCommand(env),
 		"usage":            groupCommand(env, "usage", "Report, verify and correct usage"),
 		"usage report":     usageReportCommand(env),
