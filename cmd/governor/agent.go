@@ -256,7 +256,7 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, err
 	}
-	own := api.Handler(slices.Concat(a.Routes(), placement), authorize(g), func(r *http.Request, err error) {
+	own := api.Handler(slices.Concat(a.Routes(), placement, []api.Route{estimateRoute(g)}), authorize(g), func(r *http.Request, err error) {
 		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	})
 	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -169,6 +169,9 @@ func (c *client) call(method, path string, body, out any) error {
 		return fmt.Errorf("read the agent's answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
+		if text := strings.TrimSpace(string(answer)); text != "" && strings.HasPrefix(path, "/v1/") {
+			return fmt.Errorf("Nomad answered %q: %s", resp.Status, text)
+		}
 		return c.refusal(resp.Status, answer)
 	}
 	if out == nil {

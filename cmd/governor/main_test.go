@@ -228,6 +228,8 @@ func stubNomad(w http.ResponseWriter, r *http.Request) {
 		default:
 			http.Error(w, "ACL token not found", http.StatusForbidden)
 		}
+	case "/v1/jobs/parse":
+		parseJob(w, r)
 	case "/v1/allocations", "/v1/nodes", "/v1/jobs":
 		_, _ = w.Write([]byte(`[]`))
 	case "/v1/event/stream":

@@ -62,9 +62,13 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	}
 	if offer.Infeasible != nil && !p.allowAny {
 		out.Infeasible = offer.Infeasible.String()
-		return out, nil
+		out.Account, err = accountOf(s, why)
+		return out, err
 	}
 	offer, again := p.moderate(s, offer, &why)
+	if out.Account, err = accountOf(s, why); err != nil {
+		return agent.Placement{}, err
+	}
 	patch := rewrite.Rewrite(rewrite.Input{Submitted: s.Job, Stored: s.Stored, StoredRunning: running, Offer: offer, Again: again})
 	if s.KeepsResources {
 		for i := range patch.Groups {
@@ -86,6 +90,18 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 		out.Release = func() { p.spared.Release(ask.Namespace, ask.JobID) }
 	}
 	return out, nil
+}
+
+// accountOf is the explanation as JSON, for a submission that asks for it.
+func accountOf(s gate.Submission, why place.Explanation) (json.RawMessage, error) {
+	if !s.Explain {
+		return nil, nil
+	}
+	raw, err := json.Marshal(why)
+	if err != nil {
+		return nil, fmt.Errorf("encode explanation: %w", err)
+	}
+	return raw, nil
 }
 
 // moderate takes from an offer what the mode of a job's placement does not want. A job

@@ -88,6 +88,9 @@ func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, er
 	if gated {
 		verdict.Patch.Drop = jobspec.GateTarget
 	}
+	if s.Explain && err == nil {
+		verdict.Account, err = e.account(ctx, s, verdict)
+	}
 	return verdict, err
 }
 
@@ -255,7 +258,7 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 		return gate.Verdict{}, err
 	}
 	if d = e.queued(p, b, s, v, at, d); d.Outcome == admission.Queue {
-		return e.wouldWait(ctx, p, b, s, lines, v.queued, at, d), nil
+		return e.wouldWait(ctx, p, b, s, lines, v.queued, at, d, placed), nil
 	}
 	d = e.advise(ctx, p, b, s, d)
 	e.log(s, d)
@@ -447,17 +450,22 @@ func blocked(d admission.Decision) bool {
 }
 
 func (e *Engine) verdict(p *budget.Policy, s gate.Submission, d admission.Decision, placed Placement) gate.Verdict {
+	account := accountOf(p, s, d, placed)
 	if blocked(d) {
-		return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.DenialOf(p, s.Ask, done[s.Kind])}
+		return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.DenialOf(p, s.Ask, done[s.Kind]), Account: account}
 	}
-	v := gate.Verdict{Reason: string(d.Reason), Patch: placed.Patch, Warnings: []string{d.Notice(p)}}
+	v := gate.Verdict{Reason: string(d.Reason), Patch: placed.Patch, Warnings: []string{d.Notice(p)}, Account: account}
 	if placed.Notice != "" {
 		v.Warnings = append(v.Warnings, placed.Notice)
 	}
 	return v
 }
 
+// log tells the log and the history of a decision; a question about one is none.
 func (e *Engine) log(s gate.Submission, d admission.Decision) {
+	if s.Explain {
+		return
+	}
 	e.decided(s, d)
 	path := ""
 	if d.Budget != nil {

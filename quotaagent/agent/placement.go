@@ -23,6 +23,9 @@ type Placement struct {
 	Infeasible string
 	// Notice tells the author where the job will run and why.
 	Notice string
+	// Account says of every node why it would be chosen or not, as JSON; only for a
+	// submission that asks for it.
+	Account json.RawMessage
 	// Record is the offer for Placer.Verify.
 	Record json.RawMessage
 	// Release gives back what the offer reserved, for a job that is not

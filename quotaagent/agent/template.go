@@ -38,7 +38,7 @@ func (e *Engine) admitTemplate(ctx context.Context, p *budget.Policy, s gate.Sub
 		return e.verdict(p, s, d, placed)
 	}
 	verdict := e.keepTemplate(s, e.admitNothing(ctx, s))
-	verdict.Reason = string(d.Reason)
+	verdict.Reason, verdict.Account = string(d.Reason), accountOf(p, s, d, placed)
 	verdict.Warnings = []string{d.Notice(p)}
 	if d.Refusal == nil && !d.Shadow {
 		verdict.Warnings = []string{admission.TemplateNotice(p, d, s.Ask)}

@@ -16,55 +16,55 @@ import (
 type Explanation struct {
 	// Infeasible is the sentence that says why no node can ever run the job;
 	// Groups is then empty.
-	Infeasible string
-	Groups     []GroupExplanation
+	Infeasible string             `json:"infeasible,omitempty"`
+	Groups     []GroupExplanation `json:"groups"`
 }
 
 // GroupExplanation is the part of an Explanation about one task group.
 type GroupExplanation struct {
-	Group string
+	Group string `json:"group"`
 	// Choices by node, best first; empty when nothing is free now.
-	Choices []NodeChoice
+	Choices []NodeChoice `json:"choices"`
 	// Preferred says why the first node comes before the second; empty when no
 	// node is preferred.
-	Preferred string
+	Preferred string `json:"preferred,omitempty"`
 	// Unpinned says why the devices are left to Nomad; empty when they are pinned.
-	Unpinned string
+	Unpinned string `json:"unpinned,omitempty"`
 	// Rejected nodes by reason, in the order of the reasons.
-	Rejected []Rejection
+	Rejected []Rejection `json:"rejected"`
 	// UsesReserved says that part of the first choice was promised to another job
 	// seconds ago, because too few other GPUs are free.
-	UsesReserved bool
+	UsesReserved bool `json:"uses_reserved,omitempty"`
 }
 
 // NodeChoice is the best choice of GPUs on one node.
 type NodeChoice struct {
-	NodeID string
-	Node   string
-	Sets   []SetChoice
+	NodeID string      `json:"node_id"`
+	Node   string      `json:"node"`
+	Sets   []SetChoice `json:"sets"`
 	// FreeLeft is how many GPUs of the node stay free.
-	FreeLeft int
+	FreeLeft int `json:"free_left"`
 }
 
 // SetChoice is the choice for one device block.
 type SetChoice struct {
-	Task   string
-	Device string
-	IDs    []string
+	Task   string   `json:"task"`
+	Device string   `json:"device"`
+	IDs    []string `json:"ids"`
 	// Link names what connects the GPUs: "NV2 pair", "fully NVLinked set of 4".
-	Link string
+	Link string `json:"link"`
 	// RingMBps is as in sets.Quality; 0 for one GPU or without a topology.
-	RingMBps int
+	RingMBps int `json:"ring_mbps"`
 	// Free GPUs that there were to choose from, and the number of sets among them.
-	Free int
-	Sets int64
+	Free int   `json:"free"`
+	Sets int64 `json:"possible_sets"`
 }
 
 // Rejection is why some nodes were passed over.
 type Rejection struct {
-	Reason string
+	Reason string `json:"reason"`
 	// Nodes by name, sorted.
-	Nodes []string
+	Nodes []string `json:"nodes"`
 }
 
 func explainGroup(g *cluster.GroupAsk, r *result, o *cluster.GroupOffer, unpinned string) GroupExplanation {
