@@ -154,7 +154,9 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 		s.Stored = nil // it never started: nothing of it needs to be kept
 	}
 	places := s.Kind != gate.Scale && !s.Kind.Launches()
-	placed, err := e.placer.Place(ctx, s, places && s.Kind.Commits())
+	how := e.modeOf(s)
+	how.Commit = places && s.Kind.Commits()
+	placed, err := e.placer.Place(ctx, s, how)
 	if err == nil && !places {
 		// Nomad makes the job itself, so that nothing can be written into it.
 		return Placement{Eligible: placed.Eligible, Infeasible: placed.Infeasible, Release: placed.Release}
@@ -164,6 +166,23 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 		return Placement{Notice: "governor: placement is not available now; Nomad picks the GPUs", Release: func() {}}
 	}
 	return placed
+}
+
+// modeOf is what the budget of a job says of its placement. A job that says so itself
+// needs none, and of one that no budget may claim nothing is written anyway.
+func (e *Engine) modeOf(s gate.Submission) Placing {
+	if _, says := s.Ask.Meta[admission.PlacementMeta]; says {
+		return Placing{}
+	}
+	b, _ := claim(e.policy.State().Policy, s, e.now())
+	if b == nil {
+		return Placing{}
+	}
+	mode, from := b.EffectivePlacement()
+	if from == nil {
+		return Placing{}
+	}
+	return Placing{Mode: mode, Budget: from.Path}
 }
 
 func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submission, placed Placement) (gate.Verdict, error) {

@@ -33,12 +33,23 @@ type Placement struct {
 	Release func()
 }
 
+// Placing is how a submission is placed.
+type Placing struct {
+	// Commit says that the job is about to be registered, so that its GPUs are spared
+	// until it runs.
+	Commit bool
+	// Mode is what the job's budget says, for a job that says nothing itself: one of
+	// admission's modes of placement; "" where no budget says any.
+	Mode string
+	// Budget is the path of the budget that says so.
+	Budget string
+}
+
 // Placer picks GPUs. The placement service implements it; cmd/governor joins
 // the two.
 type Placer interface {
-	// Place answers for one submission. commit says that the job is about to be
-	// registered, so that its GPUs are spared until it runs.
-	Place(ctx context.Context, s gate.Submission, commit bool) (Placement, error)
+	// Place answers for one submission.
+	Place(ctx context.Context, s gate.Submission, how Placing) (Placement, error)
 	// Replace answers for a registered job of which some groups wait: where they would
 	// be placed now, with everything else as it is. again are those of them that it
 	// places: none that Nomad could place as they are pinned, or that fit nowhere.

@@ -52,7 +52,7 @@ func (e *Engine) clusterNow(ctx context.Context, s gate.Submission) admission.Cl
 	if !s.Ask.EveryNode() {
 		return admission.Cluster{}
 	}
-	placed, err := e.placer.Place(ctx, s, false)
+	placed, err := e.placer.Place(ctx, s, Placing{})
 	if err != nil {
 		e.logger.Warn("eligible nodes not counted", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "error", err)
 		return admission.Cluster{}

@@ -32,6 +32,9 @@ func TestExplanationsReadWell(t *testing.T) {
 	}{
 		"pair":        {snapshot(v1, v2, l40s, drained, busy), jobOf(2)},
 		"quad":        {snapshot(v2), jobOf(4)},
+		"later-jobs":  {snapshot(node("v1", modelV100, dgx1v(), 1, 3)), jobOf(2)},
+		"as-fast":     {snapshot(node("v1", modelV100, dgx1v(), 2)), jobOf(3)},
+		"fuller":      {snapshot(node("box", "A100", pcieBox8()), node("half", "L40S", l40sx4(), 2, 3)), jobOf(2)},
 		"switch":      {snapshot(h100, v2), jobOf(4)},
 		"one-gpu":     {snapshot(v2, l40s), jobOf(1)},
 		"two-tasks":   {snapshot(v2), jobOf(2, 4)},
