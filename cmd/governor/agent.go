@@ -157,7 +157,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
-	placement := newPlacer(nomadstate.New(client.Raw()), time.Now, *config.Placement, config.Gate.Infeasible == "allow")
+	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, config.Gate.Infeasible == "allow")
 	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client),
 		Placer: placement, Logger: logger, Now: time.Now,
 		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers,

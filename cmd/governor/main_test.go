@@ -86,7 +86,9 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		past, err = history.Open(filepath.Join(t.TempDir(), "history.db"), func() time.Time { return now })
 		ts.Check(err)
 	}
-	placement := newPlacer(nomadstate.New(client.Raw()), time.Now, *config.Placement, true)
+	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, true)
+	placement.now = func() time.Time { return now }
+	placement.assets.now = placement.now
 	options := agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
 		Placer: placement, Now: func() time.Time { return now }, NewID: serial(),
 		History: past}

@@ -39,12 +39,13 @@ type placer struct {
 	// said of it, where pools has none for their node pool.
 	mode     string
 	pools    map[string]string
+	assets   *assets
 	allowAny bool // let jobs through that no node could serve now
 }
 
-func newPlacer(state *nomadstate.Reader, now func() time.Time, how agentconfig.Placement, allowInfeasible bool) *placer {
+func newPlacer(state *nomadstate.Reader, store records, now func() time.Time, how agentconfig.Placement, allowInfeasible bool) *placer {
 	return &placer{mode: how.Mode, pools: how.Pools(), state: nomadstate.NewShared(state, now), sets: place.New(), spared: cluster.NewReservations(spareFor),
-		now: now, allowAny: allowInfeasible}
+		assets: newAssets(store, now, how), now: now, allowAny: allowInfeasible}
 }
 
 // Place implements agent.Placer.
@@ -60,8 +61,11 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing
 	ask := rewrite.AskOf(s.Job)
 	ask.Namespace, ask.JobID = s.Ask.Namespace, s.Ask.JobID
 	running := snapshot.Holds(ask.Namespace, ask.JobID)
-	offer, why := p.sets.Place(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask)
 	out := agent.Placement{Release: func() {}}
+	if ask.Loading, out.Unclear, err = p.assets.loading(ctx, s.Ask.Meta, snapshot); err != nil || out.Unclear != "" {
+		return out, err
+	}
+	offer, why := p.sets.Place(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask)
 	if s.Ask.EveryNode() {
 		out.Eligible = func(group string) (int, bool) { return p.sets.Eligible(snapshot, ask, group) }
 	}
@@ -82,7 +86,7 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing
 	}
 	out.Patch = convert(patch)
 	out.Offered = offered(offer, patch, snapshot)
-	out.Notice = notice(patch, why)
+	out.Notice, out.Loads = notice(patch, why), loads(why.Without(patch.Kept))
 	offer = offer.Without(patch.Kept)
 	if len(patch.Kept) > 0 && len(offer.Groups) == 0 {
 		return out, nil // nothing new was offered: the record of the old offer stays
@@ -95,6 +99,18 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing
 		out.Release = func() { p.spared.Release(ask.Namespace, ask.JobID) }
 	}
 	return out, nil
+}
+
+// loads is how long the groups of a job load state before they start, where they would
+// run first.
+func loads(why place.Explanation) map[string]time.Duration {
+	out := map[string]time.Duration{}
+	for _, g := range why.Groups {
+		if len(g.Choices) > 0 && g.Choices[0].LoadsMS > 0 {
+			out[g.Group] = time.Duration(g.Choices[0].LoadsMS) * time.Millisecond
+		}
+	}
+	return out
 }
 
 // accountOf is the explanation as JSON, for a submission that asks for it.

@@ -12,13 +12,13 @@ import (
 
 // routes are the placement service's endpoints.
 func (p *placer) routes() []api.Route {
-	return []api.Route{{Method: "GET", Path: "/governor/v1/topology", Right: api.Read, Serve: func(ctx context.Context, _ api.Call) (any, error) {
+	return append(p.stateRoutes(), api.Route{Method: "GET", Path: "/governor/v1/topology", Right: api.Read, Serve: func(ctx context.Context, _ api.Call) (any, error) {
 		snapshot, err := p.state.Snapshot(ctx, planAge)
 		if err != nil {
 			return nil, fmt.Errorf("read cluster: %w", err)
 		}
 		return clustermap.Of(p.spared.Mark(snapshot, "", "", p.now()), p.sets), nil
-	}}}
+	}})
 }
 
 func topologyCommand(env environment) command {

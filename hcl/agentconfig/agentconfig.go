@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -95,58 +94,6 @@ type Gate struct {
 	// WebhookKey turns the webhooks for NACP on. Who has it says in whose name is
 	// asked; it stands in the address of the webhook.
 	WebhookKey string `hcl:"webhook_key,optional"`
-}
-
-// Placement says how jobs get their GPUs, where neither they nor their budget do.
-type Placement struct {
-	// Mode is require (default: the best GPUs are pinned), prefer (only the node is
-	// preferred) or off.
-	Mode string `hcl:"mode,optional"`
-	// NodePools with modes of their own.
-	NodePools []NodePool `hcl:"node_pool,block"`
-}
-
-// NodePool says how the jobs of one node pool get their GPUs.
-type NodePool struct {
-	Name string `hcl:"name,label"`
-	Mode string `hcl:"mode"`
-}
-
-// Pools are the modes of the node pools that have one, by name.
-func (p Placement) Pools() map[string]string {
-	pools := map[string]string{}
-	for _, pool := range p.NodePools {
-		pools[pool.Name] = pool.Mode
-	}
-	return pools
-}
-
-func (p Placement) merge(o Placement) *Placement {
-	override(&p.Mode, o.Mode)
-	p.NodePools = slices.DeleteFunc(slices.Clone(p.NodePools), func(pool NodePool) bool {
-		return slices.ContainsFunc(o.NodePools, func(other NodePool) bool { return other.Name == pool.Name })
-	})
-	p.NodePools = append(p.NodePools, o.NodePools...)
-	return &p
-}
-
-// validate says what is wrong.
-func (p Placement) validate(complain func(string, ...any)) {
-	const modes = "it must be require, prefer or off"
-	if !oneOf(p.Mode, "require", "prefer", "off") {
-		complain("placement.mode is %q; %s", p.Mode, modes)
-	}
-	for i, pool := range p.NodePools {
-		if !nodePool.MatchString(pool.Name) {
-			complain("placement has a node_pool %q; a name has letters, digits, dashes and underscores, 128 at most", pool.Name)
-		}
-		if !oneOf(pool.Mode, "require", "prefer", "off") {
-			complain("the mode of placement's node_pool %q is %q; %s", pool.Name, pool.Mode, modes)
-		}
-		if slices.ContainsFunc(p.NodePools[:i], func(other NodePool) bool { return other.Name == pool.Name }) {
-			complain("placement has two blocks for node_pool %q; write one", pool.Name)
-		}
-	}
 }
 
 // History says where the history of usage is kept, and for how long.

@@ -33,6 +33,23 @@ func TestNodePoolsHaveModesOfTheirOwn(t *testing.T) {
 	must.Eq(t, map[string]string{}, Default().Placement.Pools())
 }
 
+func TestRatesOfLoading(t *testing.T) {
+	t.Parallel()
+	rates := func(c Config) []int64 {
+		fetch, disk, memory, err := c.Placement.Rates()
+		must.NoError(t, err)
+		return []int64{fetch, disk, memory}
+	}
+	must.Eq(t, []int64{1_250_000_000, 5_000_000_000, 25_000_000_000}, rates(Default()))
+	first, diags := Parse("a.hcl", []byte("placement {\n  loading {\n    fetch = \"1GiB\"\n    disk = \"2GB\"\n  }\n}\n"), Default())
+	must.False(t, diags.HasErrors())
+	both, diags := Parse("b.hcl", []byte("placement {\n  loading {\n    disk = \"3GB\"\n  }\n}\n"), first)
+	must.False(t, diags.HasErrors())
+	must.NoError(t, both.Validate())
+	must.Eq(t, []int64{1 << 30, 3_000_000_000, 25_000_000_000}, rates(both))
+	must.Eq(t, []int64{1 << 30, 2_000_000_000, 25_000_000_000}, rates(first), must.Sprint("what was read before stays"))
+}
+
 // Diagnostics that people read, one golden file for each mistake.
 func TestMistakesAreExplained(t *testing.T) {
 	t.Parallel()
@@ -134,6 +151,8 @@ func TestValidateSaysAllThatIsWrong(t *testing.T) {
 		"a pool of no name": {func(c *Config) { c.Placement.NodePools = []NodePool{{"gpu pool", "off"}} }, `placement has a node_pool "gpu pool"; a name has letters`},
 		"a pool twice": {func(c *Config) { c.Placement.NodePools = []NodePool{{"gpu", "off"}, {"gpu", "off"}} },
 			`placement has two blocks for node_pool "gpu"; write one`},
+		"a rate of loading": {func(c *Config) { c.Placement.Loading = &Loading{Fetch: "fast", Disk: "0"} },
+			`placement.loading.fetch is "fast"; it must be a size per second, such as 2GB; placement.loading.disk is "0"`},
 		"infeasible":       {func(c *Config) { c.Gate.Infeasible = "" }, `gate.infeasible is ""`},
 		"credentials":      {func(c *Config) { c.Gate.Credentials = "mine" }, `gate.credentials is "mine"; it must be passthrough or delegated`},
 		"no token to lend": {func(c *Config) { c.Gate.Credentials = "delegated" }, "gate.credentials is delegated and nomad.token is not set"},

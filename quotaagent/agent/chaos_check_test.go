@@ -68,6 +68,7 @@ func (c *chaos) check(b modelBooks) {
 		held := b.balances[path].Held.At(ledger.ConcurrentKey, budget.GPUs(budget.AnyClass))
 		if held -= leaving(b.holds, path); held > quantity.GPU.Mul(most) {
 			c.t.Errorf("%s holds %d GPUs and may have %d", path, held/quantity.GPU, most)
+			c.explain.Do(func() { c.differ(b) })
 		}
 	}
 	defer func() { c.before = b }()

@@ -239,6 +239,9 @@ func (e *Engine) appraiseIn(p *budget.Policy, b *budget.Budget, s gate.Submissio
 	if refusal == nil {
 		_, refusal = admission.PlacementMode(s.Ask)
 	}
+	if refusal == nil && placed.Unclear != "" {
+		refusal = &admission.Refusal{Reason: admission.PlacementUnknown, Fact: placed.Unclear, Remedy: "mend it, or leave it out"}
+	}
 	if refusal == nil {
 		refusal = e.asserted(p, s, lines)
 	}
@@ -474,8 +477,10 @@ func (e *Engine) verdict(p *budget.Policy, s gate.Submission, d admission.Decisi
 		return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.DenialOf(p, s.Ask, done[s.Kind]), Account: account}
 	}
 	v := gate.Verdict{Reason: string(d.Reason), Patch: placed.Patch, Warnings: []string{d.Notice(p)}, Account: account}
-	if placed.Notice != "" {
-		v.Warnings = append(v.Warnings, placed.Notice)
+	for _, text := range []string{placed.Notice, d.LoadingNotice(p, placed.Loads)} {
+		if text != "" {
+			v.Warnings = append(v.Warnings, text)
+		}
 	}
 	return v
 }

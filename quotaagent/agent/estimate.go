@@ -72,6 +72,9 @@ func accountOf(p *budget.Policy, s gate.Submission, d admission.Decision, placed
 	}
 	e := Estimate{Outcome: d.Outcome.String(), Reason: string(d.Reason), Need: d.Lines, Cost: d.Estimate,
 		Placement: EstimatedPlacement{Text: strings.TrimPrefix(placed.Notice, "governor: placement: "), Nodes: placed.Account}}
+	if text := d.LoadingNotice(p, placed.Loads); text != "" {
+		e.Placement.Text += "\n" + strings.TrimPrefix(text, "governor: ")
+	}
 	if d.Budget != nil {
 		e.Budget = d.Budget.Path
 	}
@@ -131,12 +134,12 @@ func (e *Engine) account(ctx context.Context, s gate.Submission, v gate.Verdict)
 	if v.Denied {
 		texts = append([]string{v.Message}, texts...)
 	}
-	texts = slices.DeleteFunc(texts, func(text string) bool {
-		return text == "" || out.Placement.Text != "" && strings.HasSuffix(text, out.Placement.Text)
-	})
 	for i := range texts {
 		texts[i] = strings.TrimPrefix(texts[i], "governor: ")
 	}
+	texts = slices.DeleteFunc(texts, func(text string) bool { // what placement says stands there
+		return strings.Contains(out.Placement.Text, strings.TrimPrefix(text, "placement: "))
+	})
 	out.Text = strings.Join(texts, "\n")
 	if out.Text == "" && s.Ask.GPUs() == 0 {
 		out.Text = "the job asks for no GPUs: it needs no budget, and Nomad places it"

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/gate"
@@ -21,6 +22,11 @@ type Placement struct {
 	// Infeasible is the sentence that says why no node could ever serve the job;
 	// empty when one could.
 	Infeasible string
+	// Unclear says what of the job's meta placement does not understand; empty when it
+	// understands all.
+	Unclear string
+	// Loads is how long groups load state before they can start, by name.
+	Loads map[string]time.Duration
 	// Notice tells the author where the job will run and why.
 	Notice string
 	// Account says of every node why it would be chosen or not, as JSON; only for a

@@ -35,6 +35,9 @@ type Node struct {
 	// on unknown attributes are taken to hold, and Nomad decides.
 	Attributes map[string]string
 	Meta       map[string]string
+	// Volumes are the names of the node's host volumes, sorted; nil when they were not
+	// read.
+	Volumes []string
 	// Drivers that are detected and healthy, sorted; nil when not known.
 	Drivers []string
 	// CPU in MHz and memory in MiB.

@@ -3,6 +3,7 @@ package nomadstate
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +39,7 @@ type Reader struct {
 type nodeDetails struct {
 	modifyIndex      uint64
 	attributes, meta map[string]string
+	volumes          []string
 }
 
 // New returns a Reader; pass client.Raw() of a client whose token may read
@@ -163,7 +165,7 @@ func (r *Reader) readDetails(ctx context.Context, nodes []*api.NodeListStub) ([]
 			var node api.Node
 			_, err := r.nomad.Query("/v1/node/"+stub.ID, &node, new(api.QueryOptions).WithContext(groupCtx))
 			if err == nil {
-				details[i] = nodeDetails{stub.ModifyIndex, orEmpty(node.Attributes), orEmpty(node.Meta)}
+				details[i] = nodeDetails{stub.ModifyIndex, orEmpty(node.Attributes), orEmpty(node.Meta), slices.Sorted(maps.Keys(node.HostVolumes))}
 				return nil
 			}
 			notes[i] = fmt.Sprintf("node %s: attributes not read, constraints on them are left to Nomad: %v", stub.Name, err)

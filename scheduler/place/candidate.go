@@ -25,6 +25,10 @@ type candidate struct {
 	freeLeft int
 	// fits is how many allocations the node could run, at most as many as asked.
 	fits int
+	// loading is what the node loads first, where the job names state; weighs says that
+	// it does.
+	loading cluster.Loading
+	weighs  bool
 }
 
 // newCandidate adds the choices up; free are the devices of the node that they leave.
@@ -52,21 +56,32 @@ func (c *candidate) ringMBps() int {
 }
 
 // compare orders candidates; negative when c is better: one that takes nothing from
-// other jobs, one that can run more of the allocations, then by the policy of
+// other jobs, one that can run more of the allocations, for a job that names state the
+// one with the faster ring and then the one that loads it sooner, then by the policy of
 // index.Standing.
 func (c *candidate) compare(o *candidate) int {
 	return cmp.Or(
 		falseFirst(c.reserved, o.reserved),
 		cmp.Compare(o.fits, c.fits),
+		c.compareLoading(o),
 		c.standing.Compare(&o.standing),
 	)
+}
+
+// compareLoading is about jobs that name state: they wait for it once, and have the ring
+// for as long as they run.
+func (c *candidate) compareLoading(o *candidate) int {
+	if !c.weighs {
+		return 0
+	}
+	return cmp.Or(cmp.Compare(o.ringMBps(), c.ringMBps()), cmp.Compare(c.loading.Takes, o.loading.Takes))
 }
 
 // equal reports whether nothing but the names of the nodes tells two apart.
 func (c *candidate) equal(o *candidate) bool {
 	other := o.standing
 	other.Key, other.Node = c.standing.Key, c.standing.Node
-	return c.reserved == o.reserved && c.fits == o.fits && c.standing.Compare(&other) == 0
+	return c.reserved == o.reserved && c.fits == o.fits && c.compareLoading(o) == 0 && c.standing.Compare(&other) == 0
 }
 
 // falseFirst compares as cmp.Compare would if it knew false < true.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/cluster"
+	"github.com/nomad-governor/governor/scheduler/locality"
 	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
@@ -47,6 +48,10 @@ type NodeChoice struct {
 	Sets   []SetChoice `json:"sets"`
 	// FreeLeft is how many GPUs of the node stay free.
 	FreeLeft int `json:"free_left"`
+	// Loading says what the node loads before the job can start, and LoadsMS for how
+	// many milliseconds; empty for a job that names no state.
+	Loading string `json:"loading,omitempty"`
+	LoadsMS int64  `json:"loads_ms,omitempty"`
 }
 
 // SetChoice is the choice for one device block.
@@ -93,7 +98,7 @@ func explainGroup(g *cluster.GroupAsk, r *result, o *cluster.GroupOffer, unpinne
 }
 
 func explainChoice(g *cluster.GroupAsk, c *candidate) NodeChoice {
-	n := NodeChoice{NodeID: c.node.ID, Node: c.node.Name, FreeLeft: c.freeLeft}
+	n := NodeChoice{NodeID: c.node.ID, Node: c.node.Name, FreeLeft: c.freeLeft, Loading: c.loading.Text, LoadsMS: c.loading.Takes.Milliseconds()}
 	offered := nodeOffer(g, c)
 	for i, ch := range c.choices {
 		group := &c.node.Groups[ch.group]
@@ -123,6 +128,10 @@ func advantage(a, b *candidate) string {
 		return fmt.Sprintf("%sGPUs of %s are promised to another job", before, b.node.Name)
 	case a.fits != b.fits:
 		return fmt.Sprintf("%sit can run %d of the allocations, not %d", before, a.fits, b.fits)
+	case a.weighs && a.ringMBps() != b.ringMBps():
+		return fmt.Sprintf("%sring %s against %s", before, gigabytes(a.ringMBps()), gigabytes(b.ringMBps()))
+	case a.loading.Takes != b.loading.Takes:
+		return fmt.Sprintf("%sits state is loaded in %s, not in %s", before, locality.About(a.loading.Takes), locality.About(b.loading.Takes))
 	case s.Cost != o.Cost:
 		return before + cheaper(a, b, fuller)
 	case s.Loss != o.Loss:
@@ -248,6 +257,9 @@ func (g GroupExplanation) String() string {
 	}
 	if g.Preferred != "" {
 		sentences = append(sentences, g.Preferred)
+	}
+	if len(g.Choices) > 0 && g.Choices[0].Loading != "" {
+		sentences = append(sentences, "state there: "+g.Choices[0].Loading)
 	}
 	if g.UsesReserved {
 		sentences = append(sentences, "some of these GPUs were promised to another job seconds ago, because too few others are free")

@@ -29,7 +29,7 @@ func (p *Placer) Choose(s cluster.Snapshot, a cluster.Ask, most int) (cluster.Of
 
 	groups := asking(a)
 	why := unpinnable(&a, groups)
-	if why == "" && len(groups) == 1 {
+	if why == "" && len(groups) == 1 && a.Loading == nil {
 		if r, ok := p.lookUp(&s, &a, &groups[0], listed(most)); ok {
 			return p.offer(&a, groups, []result{r}, why, most)
 		}
@@ -142,6 +142,7 @@ func (p *Placer) placeGroup(s *cluster.Snapshot, a *cluster.Ask, g *cluster.Grou
 		if reason == "" {
 			c, ok := p.evaluate(n, a, g, given)
 			if ok {
+				c.loading, c.weighs = a.Loading[n.ID], a.Loading != nil
 				r.uncertain = r.uncertain || uncertain
 				r.candidates = append(r.candidates, c)
 				continue

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/cluster"
@@ -124,6 +125,31 @@ func TestAmongEqualSetsTheNodeThatLosesLeastIsTaken(t *testing.T) {
 	offer, explanation := place.New().Place(s, jobOf(1))
 	must.Eq(t, "id-b", offer.Groups[0].Preferred)
 	must.Eq(t, "b before a: what stays free is worth more", explanation.Groups[0].Preferred)
+}
+
+func TestStateDecidesBetweenNodesWithEqualRings(t *testing.T) {
+	t.Parallel()
+	s := snapshot(node("v1", modelV100, dgx1v(), 0, 3), node("v2", modelV100, dgx1v()), node("l40s", "L40S", l40sx4()))
+	ask := jobOf(2)
+	ask.Loading = map[string]cluster.Loading{"id-v1": {Takes: 2 * time.Second}, "id-v2": {Takes: time.Second}, "id-l40s": {}}
+	offer, _ := place.New().Place(s, ask)
+	// v1 would be the better fit, and l40s has it already, with half the ring.
+	must.Eq(t, []string{"v2", "v1", "l40s"}, nodeNames(offer))
+	ask.Loading["id-v2"] = ask.Loading["id-v1"]
+	offer, _ = place.New().Place(s, ask)
+	must.Eq(t, []string{"v1", "v2", "l40s"}, nodeNames(offer))
+	one := jobOf(1)
+	one.Loading = ask.Loading
+	offer, _ = place.New().Place(s, one)
+	must.Eq(t, "l40s", nodeNames(offer)[0], must.Sprint("one GPU has no ring"))
+}
+
+func nodeNames(o cluster.Offer) []string {
+	var names []string
+	for _, n := range o.Groups[0].Nodes {
+		names = append(names, n.NodeName)
+	}
+	return names
 }
 
 func TestNodesThatNomadWouldNotUseAreNotOffered(t *testing.T) {
