@@ -37,6 +37,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
 		{Method: "GET", Path: "/governor/v1/usage/verify", Right: api.Read, Serve: a.serveVerify},
 		{Method: "POST", Path: "/governor/v1/usage/corrections", Right: api.Write, Serve: a.serveCorrection},
+		{Method: "GET", Path: "/governor/v1/capacity", Right: api.Read, Serve: a.serveCapacity},
 		{Method: "GET", Path: "/governor/v1/receipts", Right: api.Read, Serve: a.serveReceipts},
 		{Method: "GET", Path: "/governor/v1/decisions", Right: api.Read, Serve: a.serveDecisions},
 		{Method: "POST", Path: "/governor/v1/history/log", Right: api.Read, BodyMax: 1 << 20, Serve: a.serveLog},
