@@ -28,7 +28,7 @@ func grow(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
 			price       quantity.Amount
 		}{{"acme/research", "v100", int64(3 + day), 900_000}, {"acme/serving", "l40s", 2, 1_100_000}} {
 			ms := quantity.Amount(24 * time.Hour.Milliseconds()).Mul(of.gpus)
-			e := ledger.Entry{Key: of.class + begin.Format(time.DateOnly), Kind: ledger.UsageEntry, Budget: of.path, Namespace: "ml", JobID: of.class, HoldID: "h-" + of.class, Alloc: "a",
+			e := ledger.Entry{Key: of.class + begin.Format(time.DateOnly), Kind: ledger.UsageEntry, Budget: of.path, Namespace: "ml", JobID: of.class, HoldID: "h-" + of.class + begin.Format("-02"), Alloc: of.class + begin.Format("-02"),
 				Class: of.class, FromMS: begin.UnixMilli(), ToMS: begin.AddDate(0, 0, 1).UnixMilli(), GPUTime: ms, Cost: quantity.Cost(ms, of.price), RateCard: "2026"}
 			entries = append(entries, e)
 			for _, path := range ledger.Ancestors(of.path) {
