@@ -26,8 +26,8 @@ func capacityCommand(env environment) command {
       $ governor capacity -days=30 -add=h100=16
 
   -days=<n>            Whole days that count, before today. Default: 14.
-  -add=<class>=<GPUs>  Say also what so many more GPUs would change. Can be given
-                       several times.
+  -add=<class>=<GPUs>  Say also what so many more GPUs would change. Can be
+                       given several times.
   -json                Print the agent's answer as JSON.` + clientHelp,
 		run: func(args []string) int {
 			fs := flags("capacity")
