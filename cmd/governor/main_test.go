@@ -48,7 +48,8 @@ func TestScripts(t *testing.T) {
 			// reads. With the argument -jobs two jobs hold budget, with -queue three wait,
 			// with -usage some have used it, and with -no-history the agent keeps none. With
 			// -open there are ways around the gate, with -closed the agent has found none. With
-			// -gpus there are nodes and allocations, as a real Nomad has once answered.
+			// -gpus there are nodes and allocations, as a real Nomad has once answered, and
+			// with -capacity also ten days of usage, and jobs that wait.
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv("GOVERNOR_ADDR", startAgent(t, ts, strings.Join(args, " ")))
 			},
@@ -70,7 +71,7 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	switch with {
 	case "-open", "-closed":
 		handle = wardNomad(with == "-open")
-	case "-gpus":
+	case "-gpus", "-capacity":
 		handle = recordedNomad
 	}
 	nomadServer := httptest.NewServer(handle)
@@ -83,8 +84,13 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	ts.Check(err)
 	var past *history.Store
 	if with != "-no-history" {
-		past, err = history.Open(filepath.Join(t.TempDir(), "history.db"), func() time.Time { return now })
+		began := now
+		if with == "-capacity" {
+			began = now.AddDate(0, -1, 0)
+		}
+		past, err = history.Open(filepath.Join(t.TempDir(), "history.db"), func() time.Time { return began })
 		ts.Check(err)
+		began = now
 	}
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, true)
 	placement.now = func() time.Time { return now }
@@ -117,6 +123,9 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		holdJobs(ts, store)
 	case "-usage":
 		use(ts, store, past)
+	case "-capacity":
+		grow(ts, store, past)
+		awaitSupply(ts, a)
 	case "-queue":
 		queueJobs(ts, store)
 	}

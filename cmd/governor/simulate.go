@@ -31,7 +31,7 @@ func simulateCommand(env environment) command {
 
       $ governor simulate -add=4xdgx-h100 jobs.csv
       $ governor simulate -nodes=64xdgx-h100 -compare=policy=nomad jobs.csv
-      $ governor simulate -compare="drain=gpu-7 drain=gpu-8" -plot=out.svg jobs.csv
+      $ governor simulate -compare="drain=gpu-7 drain=gpu-8" -plot=a.svg jobs.csv
 
   -nodes=<n>x<type>  A cluster of machine types, instead of the live one:
                      -nodes=8xdgx-h100,4xpcie-l40s-4. Types:
@@ -40,15 +40,16 @@ func simulateCommand(env environment) command {
                      instead of the live one.
   -held              GPUs that are held now stay so. Without it the trace has
                      the whole cluster.
-  -add=<n>x<type>    More nodes, of a machine type or of one of the cluster's own
-                     GPU classes. Can be given several times.
+  -add=<n>x<type>    More nodes, of a machine type or of one of the GPUs of the
+                     cluster. Can be given several times.
   -drain=<node>      Without this node. Can be given several times.
   -policy=<name>     ` + wrapped(simulate.Policies(), 21, 78) + `. Default:
                      governor.
   -backfill=<n>      How many of the waiting jobs are looked at: 1 lets nobody
                      overtake. Default: 50.
   -limit=<b>=<n>     GPUs that the jobs of a budget, and of those below it, have
-                     at once: -limit=acme/research=64. Can be given several times.
+                     at once: -limit=acme/research=64. Can be given several
+                     times.
   -compare=<changes> A second run beside the first, with these options changed:
                      policy, backfill, nodes, add, drain, limit, as name=value,
                      several with spaces. Can be given several times.
@@ -296,7 +297,7 @@ func simulateAll(env environment, file string, scenarios []scenario, plot string
 		printJSON(env.stdout, results)
 		return 0
 	}
-	printSimulation(env.stdout, file, trace, results)
+	printSimulation(env.stdout, file, trace, scenarios[0].cluster.LeftOut, results)
 	return 0
 }
 

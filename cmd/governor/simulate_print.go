@@ -10,7 +10,7 @@ import (
 	"github.com/nomad-governor/governor/scheduler/simulate"
 )
 
-func printSimulation(w io.Writer, file string, trace simulate.Trace, results []simulate.Result) {
+func printSimulation(w io.Writer, file string, trace simulate.Trace, devices []string, results []simulate.Result) {
 	first := trace.Jobs[0].SubmitMS
 	arriving := trace.Jobs[len(trace.Jobs)-1].SubmitMS - first
 	fmt.Fprintf(w, "Trace  %s: %s over %s\n", file, count(len(trace.Jobs), "job"), span(arriving))
@@ -19,6 +19,9 @@ func printSimulation(w io.Writer, file string, trace simulate.Trace, results []s
 	}
 	if len(trace.Ignored) > 0 {
 		fmt.Fprintf(w, "       columns that are not read: %s\n", strings.Join(trace.Ignored, ", "))
+	}
+	for _, text := range devices {
+		fmt.Fprintf(w, "       GPUs that are left out: %s\n", text)
 	}
 	fmt.Fprintln(w)
 	titles := []string{""}

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/nomad-governor/governor/internal/gpu"
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/clustermap"
 	"github.com/nomad-governor/governor/scheduler/sets"
@@ -43,6 +45,8 @@ type Cluster struct {
 	// Classes by name, Nodes in any order.
 	Classes []Class
 	Nodes   []Node
+	// LeftOut are the devices of a map that are not simulated, and why.
+	LeftOut []string
 }
 
 // class finds a class by its name.
@@ -127,14 +131,19 @@ func (c *Cluster) Drain(name string) error {
 
 // Clone is a copy that may be changed.
 func (c *Cluster) Clone() Cluster {
-	return Cluster{Classes: slices.Clone(c.Classes), Nodes: slices.Clone(c.Nodes)}
+	return Cluster{Classes: slices.Clone(c.Classes), Nodes: slices.Clone(c.Nodes), LeftOut: c.LeftOut}
 }
 
 // OfMap is the cluster that governor topology shows, without the nodes that take no new
 // work. With held, the GPUs that are held now stay so all the time; without, the trace
-// has the whole cluster. Unhealthy GPUs are never used.
+// has the whole cluster. Unhealthy GPUs are never used, and MIG instances, shares of GPUs
+// and groups of more than sets.MaxGPUs are left out.
 func OfMap(m clustermap.Map, held bool) (Cluster, error) {
 	var c Cluster
+	left, named := map[string]int{}, map[string]int{}
+	for i := range m.Nodes {
+		named[m.Nodes[i].Name]++
+	}
 	for i := range m.Nodes {
 		n := &m.Nodes[i]
 		if !n.Ready {
@@ -142,19 +151,29 @@ func OfMap(m clustermap.Map, held bool) (Cluster, error) {
 		}
 		for j := range n.Groups {
 			g := &n.Groups[j]
+			if why := unsimulated(g); why != "" {
+				left[g.Device+" ("+why+")"]++
+				continue
+			}
 			class, err := c.classOf(n, g)
 			if err != nil {
 				return Cluster{}, err
 			}
 			name := n.Name
+			if named[name] > 1 {
+				name += fmt.Sprintf("@%.8s", n.ID)
+			}
 			if len(n.Groups) > 1 {
 				name += "/" + shortDevice(g.Device)
 			}
 			c.Nodes = append(c.Nodes, Node{Name: name, Class: class, Out: outOf(g, held)})
 		}
 	}
+	for _, device := range slices.Sorted(maps.Keys(left)) {
+		c.LeftOut = append(c.LeftOut, fmt.Sprintf("%s on %d of the nodes", device, left[device]))
+	}
 	if len(c.Nodes) == 0 {
-		return Cluster{}, errors.New("no node of the cluster has GPUs and takes new work")
+		return Cluster{}, errors.New(strings.Join(append([]string{"no node of the cluster has whole GPUs and takes new work"}, c.LeftOut...), "; "))
 	}
 	slices.SortFunc(c.Classes, func(a, b Class) int { return strings.Compare(a.Name, b.Name) })
 	return c, c.uniqueNames()
@@ -170,11 +189,20 @@ func outOf(g *clustermap.Group, held bool) uint64 {
 	return out
 }
 
+// unsimulated says why a device group is left out; "" when it is not.
+func unsimulated(g *clustermap.Group) string {
+	_, typ, _, named := gpu.SplitName(g.Device)
+	switch {
+	case !named || typ != gpu.TypeGPU:
+		return "no whole GPUs"
+	case len(g.GPUs) == 0 || len(g.GPUs) > sets.MaxGPUs:
+		return fmt.Sprintf("%d in one group, up to %d are simulated", len(g.GPUs), sets.MaxGPUs)
+	}
+	return ""
+}
+
 // classOf is the class of a device group, a new one for a new kind.
 func (c *Cluster) classOf(n *clustermap.Node, g *clustermap.Group) (string, error) {
-	if len(g.GPUs) == 0 || len(g.GPUs) > sets.MaxGPUs {
-		return "", fmt.Errorf("node %s has %d x %s in one group: up to %d are simulated", n.Name, len(g.GPUs), g.Device, sets.MaxGPUs)
-	}
 	class := Class{Device: g.Device, GPUs: len(g.GPUs), CPU: n.CPUMHz, MemoryMiB: n.MemoryMiB}
 	if g.Topology != "" {
 		m, err := topology.Parse(g.Topology)

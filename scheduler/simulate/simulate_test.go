@@ -143,16 +143,25 @@ func TestTheClusterOfAMap(t *testing.T) {
 
 	twice := clustermap.Map{Nodes: []clustermap.Node{m.Nodes[1], m.Nodes[1]}}
 	_, err = simulate.OfMap(twice, false)
-	must.ErrorContains(t, err, `two nodes are called "a"`)
-	large := clustermap.Map{Nodes: []clustermap.Node{{Name: "a", Ready: true, Groups: []clustermap.Group{{Device: "A", GPUs: make([]clustermap.GPU, 17)}}}}}
-	_, err = simulate.OfMap(large, false)
-	must.ErrorContains(t, err, "node a has 17 x A in one group: up to 16 are simulated")
+	must.ErrorContains(t, err, `two nodes are called "a@"`)
+	twice.Nodes[0].ID, twice.Nodes[1].ID = "12345678-a", "87654321-b"
+	c, err = simulate.OfMap(twice, false)
+	must.NoError(t, err)
+	must.Eq(t, "a@12345678 a@87654321", c.Nodes[0].Name+" "+c.Nodes[1].Name)
+	large := clustermap.Node{Name: "a", Ready: true, Groups: []clustermap.Group{
+		{Device: "nvidia/gpu/A", GPUs: make([]clustermap.GPU, 17)}, {Device: "nvidia/gpu-share/A", GPUs: make([]clustermap.GPU, 4)}}}
+	_, err = simulate.OfMap(clustermap.Map{Nodes: []clustermap.Node{large}}, false)
+	must.EqError(t, err, "no node of the cluster has whole GPUs and takes new work; nvidia/gpu-share/A (no whole GPUs) on 1 of the nodes; nvidia/gpu/A (17 in one group, up to 16 are simulated) on 1 of the nodes")
+	c, err = simulate.OfMap(clustermap.Map{Nodes: []clustermap.Node{large, m.Nodes[0]}}, false)
+	must.NoError(t, err)
+	must.Eq(t, []string{"nvidia/gpu-share/A (no whole GPUs) on 1 of the nodes", "nvidia/gpu/A (17 in one group, up to 16 are simulated) on 1 of the nodes"}, c.LeftOut)
+	must.Len(t, 2, c.Nodes)
 	linked.Topology = "1;3"
 	wrong := clustermap.Map{Nodes: []clustermap.Node{{Name: "a", Ready: true, Groups: []clustermap.Group{linked}}}}
 	_, err = simulate.OfMap(wrong, false)
 	must.ErrorContains(t, err, "the topology of nvidia/gpu/A on node a does not fit its 2 GPUs")
 	_, err = simulate.OfMap(clustermap.Map{Nodes: m.Nodes[2:]}, false)
-	must.ErrorContains(t, err, "no node of the cluster has GPUs and takes new work")
+	must.ErrorContains(t, err, "no node of the cluster has whole GPUs and takes new work")
 }
 
 func TestWrongOptions(t *testing.T) {
