@@ -167,7 +167,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 		options.Archive = archive
 	}
 	a := agent.New(options)
-	handler, err := newHandler(env.ctx, config, client, a, placement.routes(), logger)
+	handler, err := newHandler(env.ctx, config, client, a, placement.routes(a.Engine.PlacingOf), logger)
 	if err != nil && env.ctx.Err() != nil {
 		logger.Info("stopped before it served", "error", err)
 		return closeAll(nil)

@@ -18,7 +18,7 @@ import (
 // grow writes the policy of the script, ten days of usage, each with a GPU more, a job
 // that has its budget and does not run, and one that waits for budget.
 func grow(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
-	posted := map[string]ledger.Vector{"acme": {}, "acme/research": {}, "acme/serving": {}}
+	posted := map[string]ledger.Vector{"acme": ledger.NewVector(), "acme/research": ledger.NewVector(), "acme/serving": ledger.NewVector()}
 	var entries []ledger.Entry
 	for day := range 10 {
 		begin := time.Date(2026, 2, 28+day, 0, 0, 0, 0, time.UTC)

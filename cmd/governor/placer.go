@@ -28,6 +28,9 @@ const spareFor = 10 * time.Second
 // read after it was submitted.
 const planAge = time.Second
 
+// lookAge is the same for those who only want to look.
+const lookAge = 2 * time.Second
+
 // placer joins the placement service to the quota agent: it is the only place
 // where the two meet.
 type placer struct {

@@ -48,7 +48,7 @@ func layerOf(dir string) layer {
 func purePackages() []string {
 	return []string{
 		"device/inventory", "device/occupancy", "device/exporter/metrics",
-		"scheduler/cluster", "scheduler/clustermap", "scheduler/sets", "scheduler/place", "scheduler/index", "scheduler/locality", "scheduler/fleet", "scheduler/rewrite", "scheduler/simulate",
+		"scheduler/cluster", "scheduler/clustermap", "scheduler/sets", "scheduler/place", "scheduler/index", "scheduler/locality", "scheduler/fleet", "scheduler/rewrite", "scheduler/simulate", "scheduler/proposal",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
 		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce", "quotaagent/audit",
 		"quotaagent/report", "quotaagent/forecast", "quotaagent/bypass", "quotaagent/acl",

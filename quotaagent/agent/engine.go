@@ -154,7 +154,7 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 		s.Stored = nil // it never started: nothing of it needs to be kept
 	}
 	places := s.Kind != gate.Scale && !s.Kind.Launches()
-	how := e.modeOf(s)
+	how := e.PlacingOf(s)
 	how.Commit = places && s.Kind.Commits()
 	placed, err := e.placer.Place(ctx, s, how)
 	if err == nil && !places {
@@ -168,9 +168,9 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 	return placed
 }
 
-// modeOf is what the budget of a job says of its placement. A job that says so itself
+// PlacingOf is what the budget of a job says of its placement. A job that says so itself
 // needs none, and of one that no budget may claim nothing is written anyway.
-func (e *Engine) modeOf(s gate.Submission) Placing {
+func (e *Engine) PlacingOf(s gate.Submission) Placing {
 	if _, says := s.Ask.Meta[admission.PlacementMeta]; says {
 		return Placing{}
 	}

@@ -33,8 +33,9 @@ func (x *Index) listIn(spots []spot, c *class, a *Ask, most int) []spot {
 	some, end := &c.some[a.GPUs], len(spots)+most
 	for rank := some.next(0); rank >= 0 && len(spots) < end; rank = some.next(rank + 1) {
 		s := c.spot(rank, a.GPUs)
-		for left := c.present[s.free] & enough; left != 0 && len(spots) < end; left &= left - 1 {
-			c.byMask[s.free][bits.TrailingZeros64(left)].each(x, a, func(at int32) bool {
+		free := s.free()
+		for left := c.present[free] & enough; left != 0 && len(spots) < end; left &= left - 1 {
+			c.byMask[free][bits.TrailingZeros64(left)].each(x, a, func(at int32) bool {
 				s.at = at
 				spots = append(spots, s)
 				return len(spots) < end

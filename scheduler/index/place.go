@@ -58,26 +58,31 @@ func (a *Ask) takes(c *class) bool {
 type spot struct {
 	at    int32 // of the node, or -1
 	cost  int32
-	loss  int
-	free  uint16
+	rank  int // of the free GPUs, for gpus of them
+	gpus  int
 	class *class
 }
 
 // spot is some node with the free GPUs of a rank.
 func (c *class) spot(rank, gpus int) spot {
-	free := c.ranks.at[gpus][rank]
-	return spot{at: -1, cost: c.Joint.Cost(uint64(free), gpus), loss: loss(c.Joint, uint64(free), gpus), free: free, class: c}
+	return spot{at: -1, cost: c.Joint.Cost(uint64(c.ranks.at[gpus][rank]), gpus), rank: rank, gpus: gpus, class: c}
 }
+
+// free are the free GPUs.
+func (s *spot) free() uint16 { return s.class.ranks.at[s.gpus][s.rank] }
 
 // compare is negative when s comes first. Of one class both may come.
 func (s *spot) compare(o *spot) int {
 	if order := cmp.Compare(s.cost, o.cost); order != 0 {
 		return order
 	}
+	if s.class.ranks == o.class.ranks { // ranks are in this very order
+		return cmp.Or(cmp.Compare(s.rank, o.rank), cmp.Compare(s.class.ID, o.class.ID))
+	}
 	return cmp.Or(
-		cmp.Compare(s.loss, o.loss),
-		cmp.Compare(bits.OnesCount16(s.free), bits.OnesCount16(o.free)),
-		cmp.Compare(s.free, o.free),
+		cmp.Compare(loss(s.class.Joint, uint64(s.free()), s.gpus), loss(o.class.Joint, uint64(o.free()), o.gpus)),
+		cmp.Compare(bits.OnesCount16(s.free()), bits.OnesCount16(o.free())),
+		cmp.Compare(s.free(), o.free()),
 		cmp.Compare(s.class.ID, o.class.ID),
 	)
 }
@@ -88,16 +93,12 @@ func (x *Index) findIn(c *class, a *Ask, best spot) spot {
 	enough, sure := c.enough(a)
 	some, masks := &c.some[a.GPUs], c.ranks.at[a.GPUs]
 	for rank := some.next(0); rank >= 0; rank = some.next(rank + 1) {
-		if best.at >= 0 && c.Joint.Cost(uint64(masks[rank]), a.GPUs) > best.cost {
+		s := c.spot(rank, a.GPUs)
+		if best.at >= 0 && s.compare(&best) > 0 {
 			break
 		}
-		if at := c.first(x, a, masks[rank], enough, sure); at >= 0 {
-			s := c.spot(rank, a.GPUs)
-			s.at = at
-			if best.at < 0 || s.compare(&best) < 0 {
-				return s
-			}
-			break
+		if s.at = c.first(x, a, masks[rank], enough, sure); s.at >= 0 {
+			return s
 		}
 	}
 	return best

@@ -285,7 +285,8 @@ func (p *Placer) options(n *cluster.Node, ask *cluster.DeviceAsk, free []uint64)
 	var options []choice
 	for _, group := range matching(n, ask) {
 		if ask.Count > 0 && bits.OnesCount64(free[group]) >= ask.Count {
-			options = append(options, p.choose(n, group, free[group], ask.Count))
+			m := p.machineOf(n, &n.Groups[group])
+			options = append(options, m.choose(n, group, free[group], ask.Count))
 		}
 	}
 	slices.SortStableFunc(options, func(a, b choice) int { return a.standing.Compare(&b.standing) })

@@ -7,5 +7,10 @@ func (p *Placer) CompareAll(s cluster.Snapshot, a cluster.Ask, most int) (cluste
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	groups := asking(a)
-	return p.compareAll(&s, &a, groups, unpinnable(&a, groups), most)
+	why := unpinnable(&a, groups)
+	results, inf := p.compareAll(&s, &a, groups, why)
+	if inf != nil {
+		return cluster.Offer{Infeasible: inf}, Explanation{Infeasible: inf.String()}
+	}
+	return offer(&a, groups, results, why, most)
 }

@@ -9,8 +9,8 @@ import (
 
 // offer turns the candidates into the offer, of so many nodes at most, and its
 // explanation.
-func (p *Placer) offer(a *cluster.Ask, groups []cluster.GroupAsk, results []result, why string, most int) (cluster.Offer, Explanation) {
-	offer := cluster.Offer{Groups: make([]cluster.GroupOffer, len(groups))}
+func offer(a *cluster.Ask, groups []cluster.GroupAsk, results []result, why string, most int) (cluster.Offer, Explanation) {
+	out := cluster.Offer{Groups: make([]cluster.GroupOffer, len(groups))}
 	explanation := Explanation{Groups: make([]GroupExplanation, len(groups))}
 	for i := range groups {
 		g, r := &groups[i], &results[i]
@@ -24,10 +24,10 @@ func (p *Placer) offer(a *cluster.Ask, groups []cluster.GroupAsk, results []resu
 				o.Nodes = append(o.Nodes, nodeOffer(g, &r.candidates[j]))
 			}
 		}
-		offer.Groups[i] = o
+		out.Groups[i] = o
 		explanation.Groups[i] = explainGroup(g, r, &o, unpinned, listed(most))
 	}
-	return offer, explanation
+	return out, explanation
 }
 
 // listed is how many candidates are listed where so many nodes are offered: the

@@ -24,24 +24,32 @@ func (p *Placer) Place(s cluster.Snapshot, a cluster.Ask) (cluster.Offer, Explan
 // least, as many as most. The answer takes less time to make and to send.
 func (p *Placer) Choose(s cluster.Snapshot, a cluster.Ask, most int) (cluster.Offer, Explanation) {
 	most = max(1, min(most, pinnedNodesMax))
-	p.mu.Lock()
-	defer p.mu.Unlock()
-
 	groups := asking(a)
 	why := unpinnable(&a, groups)
-	if why == "" && len(groups) == 1 && a.Loading == nil {
-		if r, ok := p.lookUp(&s, &a, &groups[0], listed(most)); ok {
-			return p.offer(&a, groups, []result{r}, why, most)
-		}
+	results, inf := p.find(&s, &a, groups, why, most)
+	if inf != nil {
+		return cluster.Offer{Infeasible: inf}, Explanation{Infeasible: inf.String()}
 	}
-	return p.compareAll(&s, &a, groups, why, most)
+	return offer(&a, groups, results, why, most)
 }
 
-// compareAll looks at every node.
-func (p *Placer) compareAll(s *cluster.Snapshot, a *cluster.Ask, groups []cluster.GroupAsk, why string, most int) (cluster.Offer, Explanation) {
+// find finds the candidates of all groups, or says why there can be none.
+func (p *Placer) find(s *cluster.Snapshot, a *cluster.Ask, groups []cluster.GroupAsk, why string, most int) ([]result, *cluster.Infeasible) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if why == "" && len(groups) == 1 && a.Loading == nil {
+		if r, ok := p.lookUp(s, a, &groups[0], listed(most)); ok {
+			return []result{r}, nil
+		}
+	}
+	return p.compareAll(s, a, groups, why)
+}
+
+// compareAll is find by looking at every node.
+func (p *Placer) compareAll(s *cluster.Snapshot, a *cluster.Ask, groups []cluster.GroupAsk, why string) ([]result, *cluster.Infeasible) {
 	for i := range groups {
 		if inf := p.infeasible(s, a, &groups[i]); inf != nil {
-			return cluster.Offer{Infeasible: inf}, Explanation{Infeasible: inf.String()}
+			return nil, inf
 		}
 	}
 	best := p.placeAll(s, a, groups, why, false)
@@ -52,7 +60,7 @@ func (p *Placer) compareAll(s *cluster.Snapshot, a *cluster.Ask, groups []cluste
 			best = divided
 		}
 	}
-	return p.offer(a, groups, best, why, most)
+	return best, nil
 }
 
 // asking lists the groups that will run something.

@@ -27,6 +27,7 @@ type Placer struct {
 	tables map[string]*tables
 	// views are of the latest snapshots, the one that was used last first.
 	views []*views
+	key   []byte // of a view, to be looked up
 }
 
 // tables are those of one topology.
@@ -70,13 +71,25 @@ func (p *Placer) tablesOf(m *topology.Matrix, text string) *tables {
 	return t
 }
 
-// jointOf is the table by which sets of a group are chosen.
-func (p *Placer) jointOf(g *cluster.Group) (*sets.Joint, *sets.Table) {
-	t := p.tablesOf(g.Topology, g.TopologyText)
-	if t.joint == nil {
-		t.joint = sets.NewJoint(t.table, weights())
+// machine is what all nodes of a class have in common.
+type machine struct {
+	class index.Class
+	// tables by which sets of the GPUs are chosen; nil where they are too many for
+	// that, or their links not known.
+	tables *tables
+}
+
+// machineOf is that of a node, for one group of its devices.
+func (p *Placer) machineOf(n *cluster.Node, g *cluster.Group) machine {
+	m := machine{class: classOf(n, g)}
+	if joint(g) {
+		m.tables = p.tablesOf(g.Topology, g.TopologyText)
+		if m.tables.joint == nil {
+			m.tables.joint = sets.NewJoint(m.tables.table, weights())
+		}
+		m.class.Joint = m.tables.joint
 	}
-	return t.joint, t.table
+	return m
 }
 
 // choice is a set of devices of one group of a node.
@@ -91,14 +104,14 @@ type choice struct {
 	standing index.Standing
 }
 
-// choose chooses k devices of a group of a node; without a topology the first in
-// PCI order.
-func (p *Placer) choose(n *cluster.Node, group int, free uint64, k int) choice {
+// choose chooses k devices of a group of a node that is such a machine; without a
+// topology the first in PCI order.
+func (m *machine) choose(n *cluster.Node, group int, free uint64, k int) choice {
 	g := &n.Groups[group]
-	c := choice{group: group, free: free, standing: index.StandingOf(n.ID, classOf(n, g), n.CPU.Free, n.MemoryMiB.Free)}
+	c := choice{group: group, free: free, standing: index.StandingOf(n.ID, m.class, n.CPU.Free, n.MemoryMiB.Free)}
 	switch {
-	case joint(g):
-		j, t := p.jointOf(g)
+	case m.tables != nil:
+		j, t := m.tables.joint, m.tables.table
 		c.set, c.standing = j.Set(free, k), c.standing.Of(j, free, k)
 		c.quality, c.best = t.Quality(c.set, free), t.Quality(t.Best(free, k), free)
 		return c

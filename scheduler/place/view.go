@@ -16,9 +16,10 @@ const (
 	// snapshotsMax is for how many snapshots there are views: the latest, and the one
 	// before for those who still ask about it, each with reservations and without.
 	snapshotsMax = 4
-	// viewsMax bounds the views of a snapshot. Jobs of a cluster differ in a few
-	// constraints.
+	// viewsMax bounds the views of a snapshot, and sizesMax the sizes of asks that each
+	// knows the counts of. Jobs of a cluster differ in a few constraints and sizes.
 	viewsMax = 64
+	sizesMax = 256
 )
 
 // views are of one snapshot.
@@ -46,11 +47,26 @@ type view struct {
 	rejected map[string]tally
 	// largest is the most devices of one node that the job may use, busy or not.
 	largest int
+	// counts are those of the sizes that were asked for.
+	counts map[size]counts
+}
+
+// size is how much is asked of a node.
+type size struct{ gpus, cpu, memoryMiB int }
+
+// counts is how many nodes can serve an ask of some size, of which some need promised
+// devices, and how many cannot, by reason.
+type counts struct {
+	fit       int
+	uncertain bool
+	promised  []*viewed
+	rejected  map[string]tally
 }
 
 // viewed is a node of a view.
 type viewed struct {
-	node *cluster.Node
+	node    *cluster.Node
+	machine *machine // nil without a group
 	// free devices, promised ones among them only in promised.
 	free, promised uint64
 	// cpu and memoryMiB are those that are free.
@@ -120,23 +136,37 @@ func (p *Placer) lookUp(s *cluster.Snapshot, a *cluster.Ask, g *cluster.GroupAsk
 	if !v.indexed || k > v.largest {
 		return result{}, false
 	}
-	r, promised := v.count(g, k)
+	counted := v.count(g, k)
+	r = result{count: counted.fit, uncertain: counted.uncertain, rejected: counted.rejected}
 	for _, o := range v.index.List(index.Ask{GPUs: k, CPU: g.CPU, MemoryMiB: g.MemoryMiB}, most) {
 		n := &v.nodes[v.at[o.Node]]
-		r.candidates = append(r.candidates, p.candidateOf(n, k, false))
+		r.candidates = append(r.candidates, n.candidate(k, false))
 	}
 	var last []candidate
-	for _, n := range promised {
-		last = append(last, p.candidateOf(n, k, true))
+	for _, n := range counted.promised {
+		last = append(last, n.candidate(k, true))
 	}
 	sortCandidates(last)
 	r.candidates = append(r.candidates, last[:min(len(last), most-len(r.candidates))]...)
 	return r, true
 }
 
-// count sorts the nodes of a view into those that can serve k GPUs, of which some need
-// promised ones, and those that cannot.
-func (v *view) count(g *cluster.GroupAsk, k int) (r result, promised []*viewed) {
+// count counts the nodes for an ask, once for each size.
+func (v *view) count(g *cluster.GroupAsk, k int) counts {
+	of := size{k, g.CPU, g.MemoryMiB}
+	n, known := v.counts[of]
+	if !known {
+		if len(v.counts) >= sizesMax {
+			clear(v.counts)
+		}
+		n = v.countAnew(g, k)
+		v.counts[of] = n
+	}
+	return n
+}
+
+func (v *view) countAnew(g *cluster.GroupAsk, k int) counts {
+	var out counts
 	var noCPU, noMemory, none tally
 	var short [sets.MaxGPUs + 1][sets.MaxGPUs + 1]tally
 	for i := range v.nodes {
@@ -153,16 +183,16 @@ func (v *view) count(g *cluster.GroupAsk, k int) (r result, promised []*viewed) 
 			short[usable][n.devices].add(n.node.Name)
 		default:
 			if bits.OnesCount64(n.free) < k {
-				promised = append(promised, n)
+				out.promised = append(out.promised, n)
 			}
-			r.count++
-			r.uncertain = r.uncertain || n.uncertain
+			out.fit++
+			out.uncertain = out.uncertain || n.uncertain
 		}
 	}
-	r.rejected = maps.Clone(v.rejected)
+	out.rejected = maps.Clone(v.rejected)
 	reject := func(reason string, t tally) {
 		if t.count > 0 {
-			r.rejected[reason] = t
+			out.rejected[reason] = t
 		}
 	}
 	reject(littleCPU, noCPU)
@@ -170,22 +200,19 @@ func (v *view) count(g *cluster.GroupAsk, k int) (r result, promised []*viewed) 
 	reject(notAccepted(&g.Devices[0]), none)
 	for free := range short {
 		for all := range short[free] {
-			if short[free][all].count > 0 {
-				reject(tooFew(free, all), short[free][all])
-			}
+			reject(tooFew(free, all), short[free][all])
 		}
 	}
-	return r, promised
+	return out
 }
 
-// candidateOf is a node of which k of the free devices are taken, promised ones among
-// them.
-func (p *Placer) candidateOf(n *viewed, k int, promised bool) candidate {
+// candidate is the node with k of the free devices taken, promised ones among them.
+func (n *viewed) candidate(k int, promised bool) candidate {
 	free := n.free
 	if promised {
 		free = n.promised
 	}
-	ch := p.choose(n.node, int(n.group), free, k)
+	ch := n.machine.choose(n.node, int(n.group), free, k)
 	left := []uint64{free &^ ch.set}
 	for i := range n.node.Groups {
 		if i != int(n.group) {
@@ -210,44 +237,46 @@ func freeOf(g *cluster.Group, promised bool) uint64 {
 
 // view is that of asks with the constraints of one.
 func (p *Placer) view(all *views, a *cluster.Ask, g *cluster.GroupAsk) *view {
-	key := viewKey(a, g)
-	if v := all.byKey[key]; v != nil {
+	p.key = appendViewKey(p.key[:0], a, g)
+	if v := all.byKey[string(p.key)]; v != nil {
 		return v
 	}
 	if len(all.byKey) >= viewsMax {
 		clear(all.byKey)
 	}
 	v := p.newView(all, a, g)
-	all.byKey[key] = v
+	all.byKey[string(p.key)] = v
 	return v
 }
 
-// viewKey is everything that a view depends on, each part quoted.
-func viewKey(a *cluster.Ask, g *cluster.GroupAsk) string {
-	key := strconv.AppendQuote(nil, a.Pool)
+// appendViewKey appends everything that a view depends on, each part with its length.
+func appendViewKey(key []byte, a *cluster.Ask, g *cluster.GroupAsk) []byte {
+	number := func(n int) { key = append(strconv.AppendInt(key, int64(n), 10), ' ') }
 	add := func(parts ...string) {
-		key = append(strconv.AppendInt(key, int64(len(parts)), 10), ' ')
+		number(len(parts))
 		for _, part := range parts {
-			key = strconv.AppendQuote(key, part)
+			number(len(part))
+			key = append(key, part...)
 		}
 	}
+	add(a.Pool)
 	add(a.Datacenters...)
 	add(g.Drivers...)
 	for _, constraints := range [][]cluster.Constraint{g.Constraints, g.Devices[0].Constraints} {
-		key = append(strconv.AppendInt(key, int64(len(constraints)), 10), ' ')
+		number(len(constraints))
 		for _, c := range constraints {
 			add(c.LTarget, c.Operand, c.RTarget)
 		}
 	}
 	add(g.Devices[0].Name)
-	return string(key)
+	return key
 }
 
 func (p *Placer) newView(all *views, a *cluster.Ask, g *cluster.GroupAsk) *view {
-	v := &view{at: map[string]int{}, rejected: map[string]tally{}}
+	v := &view{at: map[string]int{}, rejected: map[string]tally{}, counts: map[size]counts{}}
 	var nodes []index.Node
 	var classes []index.Class
-	known := map[string]bool{}
+	machines := map[string]*machine{}
 	for _, at := range all.byName {
 		n := &all.snapshot.Nodes[at]
 		groups := matching(n, &g.Devices[0])
@@ -271,13 +300,14 @@ func (p *Placer) newView(all *views, a *cluster.Ask, g *cluster.GroupAsk) *view 
 			}
 			x.group, x.devices = int16(groups[0]), int16(len(group.Devices))
 			x.free, x.promised = freeOf(group, false), freeOf(group, true)
-			c := classOf(n, group)
-			if c.Joint, _ = p.jointOf(group); !known[c.ID] {
-				known[c.ID] = true
-				classes = append(classes, c)
+			m := p.machineOf(n, group)
+			if machines[m.class.ID] == nil {
+				machines[m.class.ID] = &m
+				classes = append(classes, m.class)
 			}
+			x.machine = machines[m.class.ID]
 			if n.CPU.Free >= 0 && n.MemoryMiB.Free >= 0 {
-				nodes = append(nodes, index.Node{ID: n.ID, Class: c.ID, Free: x.free, CPU: n.CPU.Free, MemoryMiB: n.MemoryMiB.Free})
+				nodes = append(nodes, index.Node{ID: n.ID, Class: x.machine.class.ID, Free: x.free, CPU: n.CPU.Free, MemoryMiB: n.MemoryMiB.Free})
 			}
 		}
 		v.at[n.ID] = len(v.nodes)

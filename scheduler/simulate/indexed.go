@@ -7,12 +7,12 @@ import (
 	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
-// indexed places with the index for large clusters.
+// indexed places as the product does.
 type indexed struct {
 	x     *index.Index
 	names []string
 	at    map[string]int32
-	class map[string]int
+	class map[string]int // by index.Class.ID
 }
 
 func newIndexed(c *Cluster, joints []*sets.Joint) (*indexed, error) {
@@ -20,21 +20,30 @@ func newIndexed(c *Cluster, joints []*sets.Joint) (*indexed, error) {
 	classes := make([]index.Class, len(c.Classes))
 	for i := range c.Classes {
 		class := &c.Classes[i]
-		p.class[class.Name] = i
-		classes[i] = index.Class{ID: class.Name, Joint: joints[i], CPU: orUnlimited(class.CPU), MemoryMiB: orUnlimited(class.MemoryMiB)}
+		classes[i] = index.Class{ID: classID(class), Joint: joints[i], CPU: orUnlimited(class.CPU), MemoryMiB: orUnlimited(class.MemoryMiB)}
+		p.class[classes[i].ID] = i
 	}
 	nodes := make([]index.Node, len(c.Nodes))
 	for i := range c.Nodes {
 		n := &c.Nodes[i]
 		class := c.class(n.Class)
 		p.names, p.at[n.Name] = append(p.names, n.Name), int32(i)
-		nodes[i] = index.Node{ID: n.Name, Class: n.Class, Free: c.usable(n), CPU: orUnlimited(class.CPU), MemoryMiB: orUnlimited(class.MemoryMiB)}
+		nodes[i] = index.Node{ID: n.Name, Class: classID(class), Free: c.usable(n), CPU: orUnlimited(class.CPU), MemoryMiB: orUnlimited(class.MemoryMiB)}
 	}
 	var err error
 	if p.x, err = index.Build(classes, nodes); err != nil {
 		return nil, fmt.Errorf("index the cluster: %w", err)
 	}
 	return p, nil
+}
+
+// classID is as in scheduler/place, where topologies end ties, too.
+func classID(c *Class) string {
+	topology := ""
+	if c.Topology != nil {
+		topology = c.Topology.Encode()
+	}
+	return fmt.Sprintf("%s %d %d %d %s", topology, c.GPUs, c.CPU, c.MemoryMiB, c.Name)
 }
 
 // place implements placer.

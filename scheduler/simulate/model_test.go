@@ -152,12 +152,13 @@ func TestGovernorPlacesAsPlacementDoes(t *testing.T) {
 		}
 		slices.SortFunc(c.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 		k := rapid.IntRange(1, 8).Draw(t, "gpus")
-		p := poolOf(t, &c, Governor)
+		r, err := newRun(&c, Options{Policy: Governor})
+		must.NoError(t, err)
 		accepts := make([]bool, len(c.Classes))
 		for i := range accepts {
 			accepts[i] = true
 		}
-		g, ok := p.place(&need{gpus: k, accepts: accepts})
+		g, ok := r.placer.place(&need{gpus: k, accepts: accepts})
 		offer, _ := placer.Place(snapshotOf(&c), cluster.Ask{JobID: "j", Type: "batch", Datacenters: []string{"*"}, Groups: []cluster.GroupAsk{{
 			Name: "g", Count: 1, Devices: []cluster.DeviceAsk{{Task: "t", Name: "gpu", Count: k}}}}})
 		if offer.Infeasible != nil || len(offer.Groups[0].Nodes) == 0 {
@@ -221,8 +222,8 @@ func TestPoolsGiveWhatIsFree(t *testing.T) {
 		slices.SortFunc(c.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 		policy := rapid.SampledFrom(Policies()).Draw(t, "policy")
 		var p placer
-		if policy == Index {
-			r, err := newRun(&c, Options{Policy: Index})
+		if policy == Governor {
+			r, err := newRun(&c, Options{Policy: Governor})
 			must.NoError(t, err)
 			p = r.placer
 		} else {

@@ -42,8 +42,8 @@ func TestPhilly(t *testing.T) {
 		results[policy] = r
 		must.Eq(t, len(jobs), r.Jobs)
 	}
-	must.Between(t, 740_000, results[simulate.Index].AtIdeal, 840_000)
+	must.Between(t, 740_000, results[simulate.Governor].AtIdeal, 840_000)
 	must.Between(t, 280_000, results[simulate.Nomad].AtIdeal, 380_000)
-	must.Greater(t, results[simulate.BestFit].AtIdeal+80_000, results[simulate.Governor].AtIdeal)
-	must.Between(t, 3_500_000, results[simulate.Index].Wait.Mean, 4_700_000)
+	must.Greater(t, results[simulate.BestFit].AtIdeal+80_000, results[simulate.BestSet].AtIdeal)
+	must.Between(t, 3_500_000, results[simulate.Governor].Wait.Mean, 4_700_000)
 }

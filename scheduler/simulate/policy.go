@@ -10,11 +10,12 @@ import (
 
 // The policies.
 const (
-	// Governor places as the product does: the best set of GPUs of any node, then the
-	// node that has fewest left.
+	// Governor places as the product does: by what a choice costs later jobs
+	// (index.Standing).
 	Governor = "governor"
-	// Index places as the index for large clusters does (sets.Packed).
-	Index = "index"
+	// BestSet takes the best set of GPUs of any node, then the node that has fewest left,
+	// without a thought of later jobs.
+	BestSet = "best-set"
 	// BestFit takes the node with the fewest free GPUs, and the best set there.
 	BestFit = "best-fit"
 	// Spread takes the node with the most free GPUs, and the best set there.
@@ -25,7 +26,7 @@ const (
 )
 
 // Policies are the names of all policies.
-func Policies() []string { return []string{Governor, Index, BestFit, Spread, Nomad} }
+func Policies() []string { return []string{Governor, BestSet, BestFit, Spread, Nomad} }
 
 // cost says how good a choice is; the least is the best, the first number counts most.
 type cost [5]int64
@@ -45,7 +46,7 @@ type rule func(s *shelf, free uint64, k int) cost
 
 func ruleOf(policy string) (rule, error) {
 	switch policy {
-	case Governor:
+	case BestSet:
 		return bestSet, nil
 	case BestFit:
 		return func(_ *shelf, free uint64, _ int) cost { return cost{int64(bits.OnesCount64(free))} }, nil
@@ -55,7 +56,7 @@ func ruleOf(policy string) (rule, error) {
 	return nil, fmt.Errorf("there is no policy %q: the policies are %s", policy, strings.Join(Policies(), ", "))
 }
 
-// bestSet orders choices as scheduler/place does.
+// bestSet orders choices by their links, then by what is left.
 func bestSet(s *shelf, free uint64, k int) cost {
 	set := s.table.Best(free, k)
 	q := sets.Quality{}

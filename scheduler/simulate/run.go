@@ -180,7 +180,7 @@ func newRun(c *Cluster, o Options) (*run, error) {
 		r.of = append(r.of, slices.IndexFunc(c.Classes, func(class Class) bool { return class.Name == c.Nodes[i].Class }))
 	}
 	var err error
-	if o.Policy == Index {
+	if o.Policy == Governor {
 		r.placer, err = newIndexed(c, joints)
 	} else {
 		r.placer, err = newPool(c, tables, o.Policy)
