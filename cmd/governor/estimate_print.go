@@ -11,6 +11,7 @@ import (
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/scheduler/locality"
 	"github.com/nomad-governor/governor/scheduler/place"
 )
 
@@ -105,7 +106,12 @@ func printGroupPlacement(w io.Writer, g *place.GroupExplanation) {
 	if len(g.Choices) == 0 {
 		fmt.Fprintln(w, "  No node has the GPUs free now.")
 	} else {
-		t := newTable(">RANK", "NODE", "DEVICE", "GPUS ARE", ">RING GB/s", ">OUT OF", ">LEFT", "GPUS")
+		columns := []string{">RANK", "NODE", "DEVICE", "GPUS ARE", ">RING GB/s", ">OUT OF", ">LEFT", "GPUS"}
+		stateful := g.Choices[0].Loading != ""
+		if stateful {
+			columns = append(columns, ">LOADS IN")
+		}
+		t := newTable(columns...)
 		for i, c := range g.Choices {
 			rank, node, left := fmt.Sprint(i+1), c.Node, fmt.Sprint(c.FreeLeft)
 			for _, s := range c.Sets {
@@ -113,7 +119,11 @@ func printGroupPlacement(w io.Writer, g *place.GroupExplanation) {
 				if s.RingMBps > 0 {
 					ring = gigabytes(s.RingMBps)
 				}
-				t.row(rank, node, shortDevice(s.Device), s.Link, ring, fmt.Sprintf("%d free", s.Free), left, shortIDs(s.IDs))
+				cells := []string{rank, node, shortDevice(s.Device), s.Link, ring, fmt.Sprintf("%d free", s.Free), left, shortIDs(s.IDs)}
+				if stateful && rank != "" {
+					cells = append(cells, locality.About(time.Duration(c.LoadsMS)*time.Millisecond))
+				}
+				t.row(cells...)
 				rank, node, left = "", "", ""
 			}
 		}
@@ -135,6 +145,9 @@ func printGroupPlacement(w io.Writer, g *place.GroupExplanation) {
 	for _, r := range g.Rejected {
 		for _, node := range r.Nodes {
 			t.row(node, r.Reason)
+		}
+		if more := r.Count - len(r.Nodes); more > 0 {
+			t.row(fmt.Sprintf("and %d more", more), r.Reason)
 		}
 	}
 	t.write(w)

@@ -239,7 +239,10 @@ func (p Part) text() string {
 
 // About is a length of time for people: seconds up to ten minutes, minutes behind.
 func About(d time.Duration) string {
-	if d < 10*time.Minute {
+	switch {
+	case d <= 0:
+		return "0s"
+	case d < 10*time.Minute:
 		return max(time.Second, d.Round(time.Second)).String()
 	}
 	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")

@@ -70,6 +70,8 @@ func TestWhatANodeLoads(t *testing.T) {
 	}
 	must.Eq(t, 35*time.Second+400*time.Millisecond, on("a").Takes)
 	must.Eq(t, 140*gib, on("b").Missing())
+	must.Eq(t, "0s", locality.About(0))
+	must.Eq(t, "1s", locality.About(time.Millisecond))
 	must.Eq(t, "11m", locality.About(10*time.Minute+40*time.Second))
 	must.Eq(t, "2h5m", locality.About(2*time.Hour+5*time.Minute))
 }
