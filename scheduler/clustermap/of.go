@@ -12,7 +12,7 @@ import (
 	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
-// setFinder is what placement says of sets: place.Placer.
+// setFinder finds the sets with the best links: place.Placer.
 type setFinder interface {
 	Best(m *topology.Matrix, free uint64, k int) (set uint64, q sets.Quality, ok bool)
 }

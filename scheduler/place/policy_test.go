@@ -3,6 +3,7 @@ package place_test
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
@@ -194,4 +195,25 @@ func TestASetThatIsLeftToLaterJobsIsNamed(t *testing.T) {
 		}
 	}
 	must.Eq(t, 6, slower, must.Sprint("of 1,024 questions about a DGX-1V"))
+}
+
+func TestAPlacerMayBeSharedByGoroutines(t *testing.T) {
+	t.Parallel()
+	p := place.New()
+	s := snapshot(node("v1", modelV100, dgx1v(), 1, 3), node("v2", modelV100, dgx1v()), node("h1", "H100", dgxh100(), 0))
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			own := cluster.Snapshot{Nodes: slices.Clone(s.Nodes)} // a reading of its own
+			for k := 1; k <= 8; k++ {
+				want, wantWhy := place.New().CompareAll(s, jobOf(k), 64)
+				for _, s := range []cluster.Snapshot{s, own} {
+					offer, why := p.Choose(s, jobOf(k), 64)
+					must.Eq(t, want, offer, must.Sprint(i, k))
+					must.Eq(t, wantWhy.String(), why.String())
+				}
+			}
+		})
+	}
+	group.Wait()
 }
