@@ -111,6 +111,7 @@ func agentFlags(env environment, args []string) (agentconfig.Config, error) {
 }
 
 func runAgent(env environment, config agentconfig.Config) error {
+	roomyHeap()
 	logger := hclog.New(&hclog.LoggerOptions{Name: "governor", Level: hclog.LevelFromString(config.LogLevel),
 		Output: env.stderr, JSONFormat: config.LogJSON})
 	clock := nomadevents.NewClock(time.Now)
@@ -261,15 +262,15 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	})
 	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// No ServeMux here: it would redirect job ids that look like unclean paths.
+		if !strings.HasPrefix(r.URL.Path, api.Prefix) {
+			g.ServeHTTP(w, r)
+			return
+		}
 		if hook := webhook(g, config.Gate.WebhookKey, r); hook != nil {
 			hook.ServeHTTP(w, r)
 			return
 		}
-		if strings.HasPrefix(r.URL.Path, api.Prefix) {
-			own.ServeHTTP(w, r)
-			return
-		}
-		g.ServeHTTP(w, r)
+		own.ServeHTTP(w, r)
 	})), nil
 }
 

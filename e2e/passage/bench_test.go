@@ -3,6 +3,8 @@ package passage_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -62,7 +64,7 @@ func benchJob(id string, gpus int) string {
 // registrations, which nginx does not decide, it tells what the gate adds: to jobs
 // without GPUs, and to those that are held.
 func BenchmarkBesideNginxOnNomad(b *testing.B) {
-	c := clustertest.Start(b, cluster.Options{Consul: true, Governor: true, GovernorConfig: "gate {\n  infeasible = \"allow\"\n}\n",
+	c := clustertest.Start(b, cluster.Options{Consul: true, Governor: true, GovernorLogLevel: "info", GovernorConfig: "gate {\n  infeasible = \"allow\"\n}\n",
 		Clients: []cluster.ClientOptions{{Name: "client1", Fixture: "dgx1v"}}})
 	file, err := c.WriteFile("bench.hcl", benchBudgets)
 	must.NoError(b, err)
@@ -85,6 +87,10 @@ func BenchmarkBesideNginxOnNomad(b *testing.B) {
 		{"plan", 8, 400, func(string) load.Request {
 			return load.Request{Method: "PUT", Path: "/v1/job/train/plan", Body: benchJob("train", 2)}
 		}},
+		{"planNew", 8, 400, func(side string) load.Request {
+			id := fmt.Sprintf("%s-%d", side, ids.Add(1))
+			return load.Request{Method: "PUT", Path: "/v1/job/" + id + "/plan", Body: benchJob(id, 2)}
+		}},
 		{"register", 1, 100, func(side string) load.Request {
 			id := ids.Add(1)
 			return load.Request{Method: "PUT", Path: "/v1/jobs", Body: benchJob(fmt.Sprintf("%s-%d", side, id), 0)}
@@ -103,8 +109,15 @@ func BenchmarkBesideNginxOnNomad(b *testing.B) {
 			}
 			var ours, theirs, direct []float64
 			var slow, fast, middle, before []time.Duration
+			spent := map[string]time.Duration{}
 			for b.Loop() {
-				d, t, o := measure(c.NomadAddr, "direct"), measure(nginx, "nginx"), measure(c.GovernorAddr, "gate")
+				until := spending(b, c)
+				d := measure(c.NomadAddr, "direct")
+				until(spent, "directly")
+				t := measure(nginx, "nginx")
+				until = spending(b, c)
+				o := measure(c.GovernorAddr, "gate")
+				until(spent, "gate")
 				ours, theirs, direct = append(ours, o.PerSecond), append(theirs, t.PerSecond), append(direct, d.PerSecond)
 				slow, fast = append(slow, o.P99), append(fast, d.P99)
 				middle, before = append(middle, o.P50), append(before, d.P50)
@@ -115,9 +128,44 @@ func BenchmarkBesideNginxOnNomad(b *testing.B) {
 			if !strings.HasPrefix(c1.name, "register") {
 				b.ReportMetric(load.Median(ours)/load.Median(theirs), "of-nginx")
 			}
+			for part, took := range spent {
+				b.ReportMetric(float64(took.Microseconds())/float64(len(ours)*c1.n), part+"-µs")
+			}
 			b.ReportMetric(float64(load.Median(middle)-load.Median(before))/1e6, "ms-p50-added")
 			b.ReportMetric(float64(load.Median(slow)-load.Median(fast))/1e6, "ms-p99-added")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// spending begins to count the CPU time of the gate, of Nomad's server and of Consul,
+// which share the machine's cores.
+func spending(b *testing.B, c *cluster.Cluster) func(sum map[string]time.Duration, side string) {
+	b.Helper()
+	parts := []*cluster.Process{c.Governor, c.Server, c.Consul}
+	before := make([]time.Duration, len(parts))
+	for i, p := range parts {
+		before[i] = cpuTime(b, p.PID())
+	}
+	return func(sum map[string]time.Duration, side string) {
+		for i, p := range parts {
+			sum[side+"-"+p.Name] += cpuTime(b, p.PID()) - before[i]
+		}
+	}
+}
+
+// cpuTime is what the kernel has counted for a process, in ticks of ten milliseconds.
+func cpuTime(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must.NoError(b, err)
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	fields := strings.Fields(rest)
+	ticks := 0
+	for _, field := range fields[11:13] { // utime and stime
+		n, err := strconv.Atoi(field)
+		must.NoError(b, err)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }

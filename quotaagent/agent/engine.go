@@ -265,28 +265,6 @@ func (e *Engine) admitUngoverned(s gate.Submission, placed Placement, p *budget.
 	return e.verdict(p, s, d, placed)
 }
 
-// preview decides without holding anything.
-func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
-	v, err := e.books.look(ctx, e.targetOf(p, b, s))
-	if err != nil {
-		return gate.Verdict{}, err
-	}
-	at, err := e.standingOf(ctx, p, b, s, lines)
-	if err != nil {
-		return gate.Verdict{}, err
-	}
-	d, _, err := e.decide(p, b, s, lines, unchanged(s, placed.Patch), v)
-	if err != nil {
-		return gate.Verdict{}, err
-	}
-	if d = e.queued(p, b, s, v, at, d); d.Outcome == admission.Queue {
-		return e.wouldWait(ctx, p, b, s, lines, v.queued, at, d, placed), nil
-	}
-	d = e.advise(ctx, p, b, s, d)
-	e.log(s, d)
-	return e.verdict(p, s, d, placed), nil
-}
-
 // targetOf is what deciding about a submission needs of the books.
 func (e *Engine) targetOf(p *budget.Policy, b *budget.Budget, s gate.Submission) target {
 	t := target{key: holdKey(s.Ask.Namespace, heldAs(s)), budget: b.Path, policy: p, calendar: e.rulesOf(p).Calendar}

@@ -50,7 +50,7 @@ func serveGate(nomad string) error {
 		return err
 	}
 	fmt.Println("http://" + listener.Addr().String())
-	return NewServer(g).Serve(listener)
+	return NewFront(context.Background(), NewServer(g)).Serve(listener)
 }
 
 // raiseFiles lets the process have two sockets for each query.
@@ -92,7 +92,7 @@ func quickNomad(b *testing.B) *httptest.Server {
 			http.NotFound(w, r)
 		case strings.HasSuffix(r.URL.Path, "/plan"):
 			_, _ = io.Copy(io.Discard, r.Body)
-			reply(w, map[string]any{"JobModifyIndex": 5, "Warnings": "", "FailedTGAllocs": nil})
+			reply(w, map[string]any{"JobModifyIndex": 0, "Warnings": "", "FailedTGAllocs": nil})
 		default:
 			_, _ = w.Write(read)
 		}

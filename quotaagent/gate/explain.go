@@ -15,7 +15,7 @@ func (g *Gate) Explain(r *http.Request, body []byte) (Verdict, error) {
 	if err != nil {
 		return Verdict{}, refuseBody(err)
 	}
-	s.explain = true
+	s.explain, s.fresh = true, true // no answer of Nomad will say that what is remembered is old
 	if _, err := g.resolve(r.Context(), s); err != nil {
 		return Verdict{}, err
 	}

@@ -143,7 +143,11 @@ func (f *fakeNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		reply(w, versions[0])
 	case handler == "/plan":
-		reply(w, map[string]any{"JobModifyIndex": 5, "Diff": map[string]any{"Type": "Added"}, "Future": 1, "Warnings": ""})
+		index := uint64(0)
+		if versions := f.jobs[namespace+"\x00"+id]; len(versions) > 0 {
+			index = jobModifyIndex(versions[0])
+		}
+		reply(w, map[string]any{"JobModifyIndex": index, "Diff": map[string]any{"Type": "Added"}, "Future": 1, "Warnings": ""})
 	case isWrite(r.Method) && (path == "/v1/jobs" || handler == "" && strings.HasPrefix(path, "/v1/job/")):
 		f.register(w, r, body)
 	default:
@@ -265,9 +269,31 @@ func newRig(t *testing.T, edits ...func(*Config)) *rig {
 	r := &rig{nomad: newFakeNomad(t), admitter: &fakeAdmitter{}}
 	r.gate = httptest.NewUnstartedServer(nil)
 	r.gate.Config = NewServer(r.newGate(t, edits...))
-	r.gate.Start()
+	behindFront(t, r.gate)
 	t.Cleanup(r.gate.Close)
 	return r
+}
+
+// behindFront starts a server as an agent does: its connections come from a Front.
+func behindFront(t *testing.T, s *httptest.Server) *Front {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	front, listener := NewFront(ctx, s.Config), s.Listener
+	front.handed.address, front.listener = listener.Addr(), listener
+	s.Listener = front.handed
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = front.accept(listener)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		front.stop(func(bool) bool { return true })
+		<-done
+		front.running.Wait()
+	})
+	s.Start()
+	return front
 }
 
 // newGate is a further gate before the same Nomad.
