@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/bits"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
@@ -27,6 +28,7 @@ type GroupExplanation struct {
 	Group string `json:"group"`
 	// Choices by node, the best ones first; empty when nothing is free now. Candidates
 	// is how many nodes there are to choose from.
+	// Those beyond the nodes that were asked for only have the links of their sets.
 	Choices    []NodeChoice `json:"choices"`
 	Candidates int          `json:"candidates"`
 	// Preferred says why the first node comes before the second; empty when no
@@ -84,8 +86,12 @@ type Rejection struct {
 
 func explainGroup(g *cluster.GroupAsk, r *result, o *cluster.GroupOffer, unpinned string, most int) GroupExplanation {
 	e := GroupExplanation{Group: g.Name, Unpinned: unpinned, Candidates: r.count}
-	for i := range min(len(r.candidates), most) {
-		e.Choices = append(e.Choices, explainChoice(g, &r.candidates[i]))
+	for i := range min(len(r.candidates), listed(most)) {
+		if i < most {
+			e.Choices = append(e.Choices, explainChoice(g, &r.candidates[i]))
+		} else {
+			e.Choices = append(e.Choices, mention(&r.candidates[i]))
+		}
 	}
 	if o.Preferred != "" {
 		e.Preferred = advantage(&r.candidates[0], &r.candidates[1])
@@ -112,6 +118,15 @@ func explainChoice(g *cluster.GroupAsk, c *candidate) NodeChoice {
 	return n
 }
 
+// mention is a choice that is only named as an alternative.
+func mention(c *candidate) NodeChoice {
+	n := NodeChoice{NodeID: c.node.ID, Node: c.node.Name, FreeLeft: c.freeLeft, Sets: make([]SetChoice, len(c.choices))}
+	for i, ch := range c.choices {
+		n.Sets[i].Link = linkName(c.node.Groups[ch.group].Topology, ch.set)
+	}
+	return n
+}
+
 // tied reports whether a set has the ring of the best one, but fewer links.
 func tied(q, best sets.Quality) bool {
 	best.LeftMBps = q.LeftMBps
@@ -121,8 +136,8 @@ func tied(q, best sets.Quality) bool {
 // advantage says in which respect the first candidate is better; they are in
 // the order of candidate.compare.
 func advantage(a, b *candidate) string {
-	before := fmt.Sprintf("%s before %s: ", a.node.Name, b.node.Name)
-	fuller := fmt.Sprintf("best fit, free GPUs left there: %d against %d", a.freeLeft, b.freeLeft)
+	before := a.node.Name + " before " + b.node.Name + ": "
+	fuller := "best fit, free GPUs left there: " + strconv.Itoa(a.freeLeft) + " against " + strconv.Itoa(b.freeLeft)
 	switch s, o := &a.standing, &b.standing; {
 	case a.reserved != b.reserved:
 		return fmt.Sprintf("%sGPUs of %s are promised to another job", before, b.node.Name)
@@ -172,7 +187,7 @@ const worthMore = "what stays free is worth more"
 func linkAdvantage(a, b *candidate) string {
 	switch ring, other := a.ringMBps(), b.ringMBps(); {
 	case ring > other:
-		return fmt.Sprintf("ring %s against %s", gigabytes(ring), gigabytes(other))
+		return "ring " + gigabytes(ring) + " against " + gigabytes(other)
 	case ring == 0:
 		return worthMore
 	}
@@ -227,7 +242,7 @@ func linkName(m *topology.Matrix, set uint64) string {
 	return fmt.Sprintf("set of %d over PCIe, worst pair %s", len(at), worst)
 }
 
-func gigabytes(mbps int) string { return fmt.Sprintf("%.1f GB/s", float64(mbps)/1000) }
+func gigabytes(mbps int) string { return strconv.FormatFloat(float64(mbps)/1000, 'f', 1, 64) + " GB/s" }
 
 // Without leaves out the groups that keep what they have.
 func (e Explanation) Without(groups []string) Explanation {
@@ -273,7 +288,7 @@ func (g GroupExplanation) String() string {
 	if len(g.Rejected) > 0 {
 		sentences = append(sentences, "passed over: "+rejections(g.Rejected))
 	}
-	return fmt.Sprintf("group %q: %s.", g.Group, strings.Join(sentences, "; "))
+	return "group " + strconv.Quote(g.Group) + ": " + strings.Join(sentences, "; ") + "."
 }
 
 // shown bounds the lists of nodes in a text.
@@ -310,11 +325,11 @@ func (c NodeChoice) text(pinned bool) string {
 }
 
 func (s SetChoice) text(node string) string {
-	text := fmt.Sprintf("%s on %s: %s (", s.Link, node, strings.Join(s.IDs, ","))
+	text := s.Link + " on " + node + ": " + strings.Join(s.IDs, ",") + " ("
 	if s.RingMBps > 0 {
-		text += fmt.Sprintf("ring %s per direction; ", gigabytes(s.RingMBps))
+		text += "ring " + gigabytes(s.RingMBps) + " per direction; "
 	}
-	free := fmt.Sprintf("%d free %s", s.Sets, setNoun(len(s.IDs)))
+	free := strconv.FormatInt(s.Sets, 10) + " free " + setNoun(len(s.IDs))
 	switch {
 	case s.Sets == 1:
 		return text + "the only free choice)"
@@ -325,7 +340,7 @@ func (s SetChoice) text(node string) string {
 	case strings.HasSuffix(s.Link, linksUnknown):
 		return text + fmt.Sprintf("first of %s by PCI address)", free)
 	}
-	return text + fmt.Sprintf("best of %s)", free)
+	return text + "best of " + free + ")"
 }
 
 func setNoun(size int) string {
@@ -345,9 +360,9 @@ func rejections(rs []Rejection) string {
 	for i, r := range rs {
 		nodes := strings.Join(r.Nodes, ", ")
 		if more := r.Count - len(r.Nodes); more > 0 {
-			nodes += fmt.Sprintf(" and %d more", more)
+			nodes += " and " + strconv.Itoa(more) + " more"
 		}
-		texts[i] = fmt.Sprintf("%s (%s)", nodes, r.Reason)
+		texts[i] = nodes + " (" + r.Reason + ")"
 	}
 	return strings.Join(texts, ", ")
 }

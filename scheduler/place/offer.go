@@ -25,7 +25,7 @@ func offer(a *cluster.Ask, groups []cluster.GroupAsk, results []result, why stri
 			}
 		}
 		out.Groups[i] = o
-		explanation.Groups[i] = explainGroup(g, r, &o, unpinned, listed(most))
+		explanation.Groups[i] = explainGroup(g, r, &o, unpinned, most)
 	}
 	return out, explanation
 }
