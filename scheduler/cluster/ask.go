@@ -11,6 +11,8 @@ type Ask struct {
 	Template    bool
 	Datacenters []string
 	Pool        string
+	// Gang says that the job runs with all its allocations or not at all.
+	Gang bool
 	// Groups that ask for GPUs, in the order of the job.
 	Groups []GroupAsk
 }

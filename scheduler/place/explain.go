@@ -17,14 +17,19 @@ type Explanation struct {
 	// Infeasible is the sentence that says why no node can ever run the job;
 	// Groups is then empty.
 	Infeasible string
-	Groups     []GroupExplanation
+	// Gang says of a gang how large it is and where it runs, or why it waits; Groups
+	// is then empty.
+	Gang   string
+	Groups []GroupExplanation
 }
 
 // GroupExplanation is the part of an Explanation about one task group.
 type GroupExplanation struct {
 	Group string
-	// Choices by node, best first; empty when nothing is free now.
+	// Choices by node, best first; empty when nothing is free now. With Members there
+	// is one for each allocation of a gang.
 	Choices []NodeChoice
+	Members bool
 	// Preferred says why the first node comes before the second; empty when no
 	// node is preferred.
 	Preferred string
@@ -173,15 +178,21 @@ func (e Explanation) String() string {
 	if e.Infeasible != "" {
 		return e.Infeasible
 	}
-	lines := make([]string, len(e.Groups))
+	var lines []string
+	if e.Gang != "" {
+		lines = append(lines, e.Gang+".")
+	}
 	for i := range e.Groups {
-		lines[i] = e.Groups[i].String()
+		lines = append(lines, e.Groups[i].String())
 	}
 	return strings.Join(lines, "\n")
 }
 
 // String is the paragraph about one group.
 func (g GroupExplanation) String() string {
+	if g.Members {
+		return fmt.Sprintf("group %q: %s.", g.Group, g.membersText())
+	}
 	var sentences []string
 	if len(g.Choices) > 0 {
 		sentences = append(sentences, g.Choices[0].text(g.Unpinned == ""))
@@ -202,6 +213,22 @@ func (g GroupExplanation) String() string {
 		sentences = append(sentences, "passed over: "+rejections(g.Rejected))
 	}
 	return fmt.Sprintf("group %q: %s.", g.Group, strings.Join(sentences, "; "))
+}
+
+// membersText says what each allocation of a gang gets.
+func (g GroupExplanation) membersText() string {
+	var texts []string
+	for _, c := range g.Choices[:min(len(g.Choices), shown)] {
+		texts = append(texts, c.text(g.Unpinned == ""))
+	}
+	text := strings.Join(texts, "; ")
+	if more := len(g.Choices) - shown; more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	if g.Unpinned != "" {
+		text += "; GPUs not pinned: " + g.Unpinned
+	}
+	return text
 }
 
 // shown bounds the lists of nodes in a text.
