@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
@@ -33,6 +34,7 @@ type placer struct {
 	state    *nomadstate.Shared
 	sets     *place.Placer
 	spared   *cluster.Reservations
+	deciding sync.Mutex // held from reading what is spared to sparing more
 	now      func() time.Time
 	mode     string // of jobs that do not say how they are placed
 	allowAny bool   // let jobs through that no node could serve now
@@ -55,8 +57,14 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	ask := rewrite.AskOf(s.Job)
 	ask.Namespace, ask.JobID = s.Ask.Namespace, s.Ask.JobID
 	running := snapshot.Holds(ask.Namespace, ask.JobID)
-	offer, why := p.sets.Place(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask)
+	if commit {
+		// What is decided about GPUs is reserved before anybody else decides.
+		p.deciding.Lock()
+		defer p.deciding.Unlock()
+	}
+	marked := p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now())
 	out := agent.Placement{Release: func() {}}
+	offer, why, reserve := p.offer(marked, ask, running, &out)
 	if s.Ask.EveryNode() {
 		out.Eligible = func(group string) (int, bool) { return p.sets.Eligible(snapshot, ask, group) }
 	}
@@ -81,11 +89,29 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	if out.Record, err = json.Marshal(record{ask.Namespace, ask.JobID, offer}); err != nil {
 		return agent.Placement{}, fmt.Errorf("encode offer: %w", err)
 	}
-	if commit {
-		p.spared.Reserve(ask, offer, p.now())
+	if commit && out.Waits == "" {
+		if !reserve.Gang {
+			reserve = offer
+		}
+		p.spared.Reserve(ask, reserve, p.now())
 		out.Release = func() { p.spared.Release(ask.Namespace, ask.JobID) }
 	}
 	return out, nil
+}
+
+// offer places a job. reserve is what to spare for a gang; the offer says it for
+// others. A gang that runs has its GPUs: what changes of it is placed like other jobs.
+func (p *placer) offer(s cluster.Snapshot, ask cluster.Ask, running bool, out *agent.Placement) (offer cluster.Offer, why place.Explanation, reserve cluster.Offer) {
+	if !ask.Gang || running {
+		offer, why = p.sets.Place(s, ask)
+		return offer, why, reserve
+	}
+	offer, why, gang := p.sets.PlaceGang(s, ask)
+	out.Waits = gang.Waits
+	if offer.Infeasible != nil && p.allowAny {
+		out.Waits = offer.Infeasible.String()
+	}
+	return offer, why, gang.Reserve
 }
 
 // moderate takes from an offer what the mode of a job's placement does not want. A job
@@ -160,7 +186,11 @@ func (p *placer) Verify(kept json.RawMessage, group, node string, byTask map[str
 	if found := r.Offer.Find(group); found == nil || len(found.Nodes) == 0 {
 		return "", false
 	}
-	p.spared.Placed(r.Namespace, r.JobID, group)
+	var held []string
+	for _, ids := range byTask {
+		held = append(held, ids...)
+	}
+	p.spared.Placed(r.Namespace, r.JobID, group, node, held)
 	v := cluster.Verify(r.Offer, cluster.Allocation{Group: group, NodeID: node, Devices: byTask})
 	return strings.Join(v.Mismatches, "; "), true
 }

@@ -98,7 +98,27 @@ type Placement struct {
 	// Mode is require (default: the best GPUs are pinned), prefer (only the node is
 	// preferred) or off. The author of a job may say otherwise.
 	Mode string `hcl:"mode,optional"`
+	// GangTimeout is for how long a gang may run in part before all of it is taken back:
+	// a duration, "2m" by default. Its author may say otherwise.
+	GangTimeout string `hcl:"gang_timeout,optional"`
+	// Rack and Block are what says of a node where it is in the network, as in Nomad's
+	// constraints: "${meta.governor_rack}" and "${meta.governor_block}" by default. A gang
+	// is kept in one NVLink domain, else in one rack, else in one block.
+	Rack  string `hcl:"rack,optional"`
+	Block string `hcl:"block,optional"`
 }
+
+// GangWithin is GangTimeout as a duration.
+func (p Placement) GangWithin() (time.Duration, error) {
+	d, err := time.ParseDuration(p.GangTimeout)
+	if err != nil || d < time.Second {
+		return 0, fmt.Errorf("placement.gang_timeout is %q; it must be a duration of at least 1s, for example 2m", p.GangTimeout)
+	}
+	return d, nil
+}
+
+// nodeText is an interpolation of something that nodes have.
+var nodeText = regexp.MustCompile(`^\$\{(meta\.[^{}]+|attr\.[^{}]+|node\.(datacenter|class|pool))\}$`)
 
 // History says where the history of usage is kept, and for how long.
 type History struct {
@@ -163,7 +183,7 @@ func Default() Config {
 		Nomad:   &Nomad{Address: "http://127.0.0.1:4646"},
 		Consul:  &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
 		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny", Credentials: "passthrough", SubmitCapability: "plan-job"},
-		History: &History{Retention: "90d"}, Placement: &Placement{Mode: "require"},
+		History: &History{Retention: "90d"}, Placement: &Placement{Mode: "require", GangTimeout: "2m", Rack: "${meta.governor_rack}", Block: "${meta.governor_block}"},
 	}
 }
 
@@ -225,6 +245,9 @@ func (c *Config) merge(o Config) {
 	if o.Placement != nil {
 		p := *c.Placement
 		override(&p.Mode, o.Placement.Mode)
+		override(&p.GangTimeout, o.Placement.GangTimeout)
+		override(&p.Rack, o.Placement.Rack)
+		override(&p.Block, o.Placement.Block)
 		c.Placement = &p
 	}
 	if o.History != nil {
@@ -295,6 +318,14 @@ func (c Config) Validate() error {
 	}
 	if !oneOf(c.Placement.Mode, "require", "prefer", "off") {
 		complain("placement.mode is %q; it must be require, prefer or off", c.Placement.Mode)
+	}
+	if _, err := c.Placement.GangWithin(); err != nil {
+		complain("%v", err)
+	}
+	for _, p := range []struct{ name, text string }{{"rack", c.Placement.Rack}, {"block", c.Placement.Block}} {
+		if !nodeText.MatchString(p.text) {
+			complain("placement.%s is %q; it must be what a node has, as in a constraint: ${meta.name}, ${attr.name}, ${node.class}, ${node.pool} or ${node.datacenter}", p.name, p.text)
+		}
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("agent configuration:\n  - %s", strings.Join(problems, "\n  - "))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
@@ -340,17 +341,21 @@ type fakePlacer struct {
 	infeasible string
 	err        error
 	record     string
+	waits      string // what is missing of gangs
 	reserved   int
 	better     jobspec.Patch // what Replace offers
 	replaced   []string      // for which groups it was asked
 }
 
 // Place implements Placer.
-func (p *fakePlacer) Place(_ context.Context, _ gate.Submission, commit bool) (Placement, error) {
+func (p *fakePlacer) Place(_ context.Context, s gate.Submission, commit bool) (Placement, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
 		return Placement{}, p.err
+	}
+	if p.waits != "" && admission.IsGang(s.Ask.Meta) {
+		return Placement{Waits: p.waits, Release: func() {}}, nil
 	}
 	release := func() {}
 	if commit {

@@ -21,6 +21,9 @@ type Placement struct {
 	// Infeasible is the sentence that says why no node could ever serve the job;
 	// empty when one could.
 	Infeasible string
+	// Waits says of a gang that does not fit as a whole now what is missing;
+	// empty for all that may be registered.
+	Waits string
 	// Notice tells the author where the job will run and why.
 	Notice string
 	// Record is the offer for Placer.Verify.
