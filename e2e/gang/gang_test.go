@@ -136,6 +136,11 @@ func (s *scene) shareANode() {
 // back. A service on another node that dies goes to the best set of the next.
 func (s *scene) loseANode() {
 	w := s.watch(map[string]int{"pair": 2})
+	near := s.nomad("job", "plan", job{id: "near", count: 2, gpus: 4, meta: gangMeta(), constraint: `constraint {
+    operator = "distinct_hosts"
+    value    = "true"
+  }`}.file(s.t))
+	must.StrContains(s.t, strings.Join(strings.Fields(near.Output()), " "), `gang of 2 x 4 GPUs on 2 nodes of rack "`)
 	told := s.run(job{id: "pair", count: 2, gpus: 8, meta: gangMeta()})
 	must.StrContains(s.t, told, "gang of 2 x 8 GPUs on 2 nodes")
 	both := s.running("pair", 2)

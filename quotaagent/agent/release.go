@@ -361,10 +361,11 @@ func (r *releaser) release(ctx context.Context, fence ledger.Fence, q ledger.Que
 	if err != nil {
 		return waitsOn, err
 	}
+	begin := time.Now()
 	placed := r.e.place(ctx, c.s)
 	if placed.Waits != "" {
 		placed.Release()
-		return misfits, r.gangMisfit(ctx, fence, c, placed.Waits)
+		return misfits, r.gangMisfit(ctx, fence, c, placed.Waits, time.Since(begin))
 	}
 	id, err := r.promise(ctx, fence, c, placed)
 	if err != nil || id == "" {

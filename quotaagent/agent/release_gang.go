@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
@@ -121,9 +122,10 @@ func (r *releaser) gangDue(q ledger.Queued) bool {
 	return now.UnixMilli() >= q.NotBeforeMS && !now.Before(r.gangs[keyOf(q)])
 }
 
-// gangMisfit notes that a gang does not fit as a whole, and what is missing.
-func (r *releaser) gangMisfit(ctx context.Context, fence ledger.Fence, c candidate, waits string) error {
-	r.gangs[keyOf(c.queued)] = r.now().Add(gangTryEvery)
+// gangMisfit notes that a gang does not fit as a whole, and what is missing. On a large
+// cluster looking takes long, and is done the less often.
+func (r *releaser) gangMisfit(ctx context.Context, fence ledger.Fence, c candidate, waits string, took time.Duration) error {
+	r.gangs[keyOf(c.queued)] = r.now().Add(min(max(gangTryEvery, 50*took), time.Minute))
 	next := c.queued
 	next.Reason, next.Detail = string(admission.GangWaits), waits
 	return r.write(ctx, fence, c.queued, &next)

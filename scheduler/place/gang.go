@@ -43,7 +43,7 @@ func (p *Placer) PlaceGang(s cluster.Snapshot, a cluster.Ask) (cluster.Offer, Ex
 			return cluster.Offer{Infeasible: inf}, Explanation{Infeasible: inf.String()}, Gang{}
 		}
 	}
-	m := muster{placer: p, ask: &a, groups: groups, exact: true}
+	m := muster{placer: p, ask: &a, groups: groups, exact: true, free: freeByNode(s.Nodes)}
 	best := m.anywhere(s.Nodes)
 	if !best.full() {
 		m.exact = false
@@ -113,6 +113,8 @@ type muster struct {
 	// exact says that every allocation gets the set that was chosen for it, or one
 	// that is as good; without it Nomad divides the GPUs of a node among those there.
 	exact bool
+	// free counts the free devices of each node: a domain with too few is not tried.
+	free map[string]int
 	// idle takes every device for free, and every node for ready.
 	idle bool
 }
@@ -172,6 +174,9 @@ func (m *muster) anywhere(nodes []cluster.Node) lineup {
 		var best *lineup
 		names, members := t.domains(nodes)
 		for _, name := range names {
+			if !m.mayHold(members[name]) {
+				continue
+			}
 			l := m.spread(members[name], level)
 			l.where = fmt.Sprintf("%s %q", t.name, name)
 			if l.full() && (best == nil || l.better(best)) {
@@ -185,10 +190,35 @@ func (m *muster) anywhere(nodes []cluster.Node) lineup {
 	return m.spread(nodes, len(tiers))
 }
 
+// mayHold reports whether the nodes have as many free devices as the gang asks for.
+func (m *muster) mayHold(nodes []cluster.Node) bool {
+	need := 0
+	for i := range m.groups {
+		need += m.groups[i].Count * m.groups[i].GPUs()
+	}
+	for i := range nodes {
+		if need -= m.free[nodes[i].ID]; need <= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// freeByNode counts the devices that are healthy, held by nobody and not promised.
+func freeByNode(nodes []cluster.Node) map[string]int {
+	free := make(map[string]int, len(nodes))
+	for i := range nodes {
+		for _, mask := range freeMasks(&nodes[i], func(d *cluster.Device) bool { return d.Healthy && !d.Use.Held() && !d.Reserved }) {
+			free[nodes[i].ID] += onesOf(mask)
+		}
+	}
+	return free
+}
+
 // spread places the gang on nodes over as few domains of the tiers below as possible,
 // the widest of them that the nodes name.
 func (m *muster) spread(nodes []cluster.Node, below int) lineup {
-	for level := below - 1; level >= 0; level-- {
+	for level := below - 1; level >= 0 && m.mayHold(nodes); level-- {
 		names, members := tiers[level].domains(nodes)
 		if len(names) < 2 {
 			continue
@@ -268,14 +298,9 @@ func (m *muster) on(nodes []cluster.Node, rank map[string]int) lineup {
 func (m *muster) left(room *cluster.Snapshot, given taken) int {
 	count := 0
 	for i := range room.Nodes {
-		n := &room.Nodes[i]
-		for at := range n.Groups {
-			for j := range min(len(n.Groups[at].Devices), cluster.MaxDevices) {
-				d := &n.Groups[at].Devices[j]
-				if d.Healthy && !d.Use.Held() && !d.Reserved && given[n.ID][at]>>j&1 == 0 {
-					count++
-				}
-			}
+		count += m.free[room.Nodes[i].ID]
+		for _, mask := range given[room.Nodes[i].ID] {
+			count -= onesOf(mask)
 		}
 	}
 	return count
