@@ -158,9 +158,10 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
+	gangTimeout, _ := config.Placement.GangWithin() // a wrong one is refused
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, config.Gate.Infeasible == "allow")
 	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client),
-		Placer: placement, Logger: logger, Now: time.Now,
+		Placer: placement, GangTimeout: gangTimeout, Logger: logger, Now: time.Now,
 		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers,
 		Posture: posture.New(client, time.Now), UnknownWrites: config.Gate.UnknownWrites == "allow",
 		Delegated: delegated(config)}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nomad-governor/governor/hcl/agentconfig"
@@ -34,10 +35,11 @@ const lookAge = 2 * time.Second
 // placer joins the placement service to the quota agent: it is the only place
 // where the two meet.
 type placer struct {
-	state  *nomadstate.Shared
-	sets   *place.Placer
-	spared *cluster.Reservations
-	now    func() time.Time
+	state    *nomadstate.Shared
+	sets     *place.Placer
+	spared   *cluster.Reservations
+	deciding sync.Mutex // held from reading what is spared to sparing more
+	now      func() time.Time
 	// mode of jobs that do not say how they are placed, and in whose budgets nothing is
 	// said of it, where pools has none for their node pool.
 	mode     string
@@ -47,7 +49,7 @@ type placer struct {
 }
 
 func newPlacer(state *nomadstate.Reader, store records, now func() time.Time, how agentconfig.Placement, allowInfeasible bool) *placer {
-	return &placer{mode: how.Mode, pools: how.Pools(), state: nomadstate.NewShared(state, now), sets: place.New(), spared: cluster.NewReservations(spareFor),
+	return &placer{mode: how.Mode, pools: how.Pools(), state: nomadstate.NewShared(state.WithFabric(nomadstate.Fabric{Rack: how.Rack, Block: how.Block}), now), sets: place.New(), spared: cluster.NewReservations(spareFor),
 		assets: newAssets(store, now, how), now: now, allowAny: allowInfeasible}
 }
 
@@ -68,7 +70,13 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing
 	if ask.Loading, out.Unclear, err = p.assets.loading(ctx, s.Ask.Meta, snapshot); err != nil || out.Unclear != "" {
 		return out, err
 	}
-	offer, why := p.sets.Place(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask)
+	if how.Commit {
+		// What is decided about GPUs is reserved before anybody else decides.
+		p.deciding.Lock()
+		defer p.deciding.Unlock()
+	}
+	marked := p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now())
+	offer, why, reserve := p.offer(marked, ask, running, &out)
 	if s.Ask.EveryNode() {
 		out.Eligible = func(group string) (int, bool) { return p.sets.Eligible(snapshot, ask, group) }
 	}
@@ -97,8 +105,11 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing
 	if out.Record, err = json.Marshal(record{ask.Namespace, ask.JobID, offer}); err != nil {
 		return agent.Placement{}, fmt.Errorf("encode offer: %w", err)
 	}
-	if how.Commit {
-		p.spared.Reserve(ask, offer, p.now())
+	if how.Commit && out.Waits == "" {
+		if !reserve.Gang {
+			reserve = offer
+		}
+		p.spared.Reserve(ask, reserve, p.now())
 		out.Release = func() { p.spared.Release(ask.Namespace, ask.JobID) }
 	}
 	return out, nil
@@ -145,6 +156,21 @@ func (p *placer) modeOf(s gate.Submission, how agent.Placing) (mode, by string) 
 		return mode, "the agent's configuration for node pool " + pool
 	}
 	return p.mode, "the agent's configuration"
+}
+
+// offer places a job. reserve is what to spare for a gang; the offer says it for
+// others. A gang that runs has its GPUs: what changes of it is placed like other jobs.
+func (p *placer) offer(s cluster.Snapshot, ask cluster.Ask, running bool, out *agent.Placement) (offer cluster.Offer, why place.Explanation, reserve cluster.Offer) {
+	if !ask.Gang || running {
+		offer, why = p.sets.Place(s, ask)
+		return offer, why, reserve
+	}
+	offer, why, gang := p.sets.PlaceGang(s, ask)
+	out.Waits = gang.Waits
+	if offer.Infeasible != nil && p.allowAny {
+		out.Waits = offer.Infeasible.String()
+	}
+	return offer, why, gang.Reserve
 }
 
 // moderate takes from an offer what the mode of a job's placement does not want. A job
@@ -219,7 +245,11 @@ func (p *placer) Verify(kept json.RawMessage, group, node string, byTask map[str
 	if found := r.Offer.Find(group); found == nil || len(found.Nodes) == 0 {
 		return "", false
 	}
-	p.spared.Placed(r.Namespace, r.JobID, group)
+	var held []string
+	for _, ids := range byTask {
+		held = append(held, ids...)
+	}
+	p.spared.Placed(r.Namespace, r.JobID, group, node, held)
 	v := cluster.Verify(r.Offer, cluster.Allocation{Group: group, NodeID: node, Devices: byTask})
 	return strings.Join(v.Mismatches, "; "), true
 }

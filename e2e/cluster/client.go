@@ -85,7 +85,7 @@ func (c *Cluster) newClient(ctx context.Context, options ClientOptions, chroot m
 		}
 		client.Metrics = fmt.Sprintf("127.0.0.1:%d", port)
 	}
-	settings.hostVolumes = options.HostVolumes
+	settings.hostVolumes, settings.meta = options.HostVolumes, options.Meta
 	if c.Docker != nil {
 		settings.docker = c.Docker.Endpoint()
 	}

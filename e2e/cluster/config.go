@@ -108,6 +108,10 @@ func clientConfig(c clientSettings) string {
 	for _, name := range slices.Sorted(maps.Keys(c.hostVolumes)) {
 		fmt.Fprintf(&volumes, "\n  host_volume %q {\n    path = %q\n  }\n", name, c.hostVolumes[name])
 	}
+	var meta strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(c.meta)) {
+		fmt.Fprintf(&meta, "    %q = %q\n", key, c.meta[key])
+	}
 	text := agentConfig(c.name, c.dir, c.ports, c.acl) + fmt.Sprintf(`
 client {
   enabled           = true
@@ -120,6 +124,9 @@ client {
   gc_interval             = "1m"
   gc_max_allocs           = 500
   gc_disk_usage_threshold = 99
+
+  meta = {
+%s  }
 
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault"
@@ -135,7 +142,7 @@ client {
 telemetry {
   publish_allocation_metrics = true
 }
-`, c.serverRPC, c.cgroup, strings.Join(c.hidden, ","), chroot.String(), volumes.String())
+`, c.serverRPC, c.cgroup, meta.String(), strings.Join(c.hidden, ","), chroot.String(), volumes.String())
 	if c.docker != "" {
 		text += dockerConfig(c.docker)
 	}
@@ -181,8 +188,9 @@ type clientSettings struct {
 	acl                     bool
 	chroot                  map[string]string // by path on this machine
 	hostVolumes             map[string]string // by name
-	hidden                  []string          // variables that tasks do not inherit
-	docker                  string            // the daemon's endpoint, or ""
+	meta                    map[string]string
+	hidden                  []string // variables that tasks do not inherit
+	docker                  string   // the daemon's endpoint, or ""
 	pluginDir, pluginConfig string
 }
 

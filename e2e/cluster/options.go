@@ -48,6 +48,8 @@ type ClientOptions struct {
 	// Env is added to the client's environment, NAME=VALUE. The plugin
 	// inherits it, tasks do not.
 	Env []string
+	// Meta is the node's metadata.
+	Meta map[string]string
 	// HostVolumes are directories that tasks may mount, by name.
 	HostVolumes map[string]string
 }

@@ -159,7 +159,7 @@ func Default() Config {
 		Nomad:   &Nomad{Address: "http://127.0.0.1:4646"},
 		Consul:  &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
 		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny", Credentials: "passthrough", SubmitCapability: "plan-job"},
-		History: &History{Retention: "90d"}, Placement: &Placement{Mode: "require"},
+		History: &History{Retention: "90d"}, Placement: &Placement{Mode: "require", GangTimeout: "2m", Rack: "${meta.governor_rack}", Block: "${meta.governor_block}"},
 	}
 }
 

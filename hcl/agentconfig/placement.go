@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 )
@@ -17,9 +19,29 @@ type Placement struct {
 	Mode string `hcl:"mode,optional"`
 	// NodePools with modes of their own.
 	NodePools []NodePool `hcl:"node_pool,block"`
+	// GangTimeout is for how long a gang may run in part before all of it is taken back:
+	// a duration, "2m" by default. Its author may say otherwise.
+	GangTimeout string `hcl:"gang_timeout,optional"`
+	// Rack and Block are what says of a node where it is in the network, as in Nomad's
+	// constraints: "${meta.governor_rack}" and "${meta.governor_block}" by default. A gang
+	// is kept in one NVLink domain, else in one rack, else in one block.
+	Rack  string `hcl:"rack,optional"`
+	Block string `hcl:"block,optional"`
 	// Loading is how fast nodes load model weights and caches.
 	Loading *Loading `hcl:"loading,block"`
 }
+
+// GangWithin is GangTimeout as a duration.
+func (p Placement) GangWithin() (time.Duration, error) {
+	d, err := time.ParseDuration(p.GangTimeout)
+	if err != nil || d < time.Second {
+		return 0, fmt.Errorf("placement.gang_timeout is %q; it must be a duration of at least 1s, for example 2m", p.GangTimeout)
+	}
+	return d, nil
+}
+
+// nodeText is an interpolation of something that nodes have.
+var nodeText = regexp.MustCompile(`^\$\{(meta\.[^{}]+|attr\.[^{}]+|node\.(datacenter|class|pool))\}$`)
 
 // Loading is sizes per second ("2GB") at which a node loads state into its GPUs: from
 // elsewhere, from its disk, from its memory.
@@ -69,6 +91,9 @@ func (p Placement) Pools() map[string]string {
 
 func (p Placement) merge(o Placement) *Placement {
 	override(&p.Mode, o.Mode)
+	override(&p.GangTimeout, o.GangTimeout)
+	override(&p.Rack, o.Rack)
+	override(&p.Block, o.Block)
 	p.NodePools = slices.DeleteFunc(slices.Clone(p.NodePools), func(pool NodePool) bool {
 		return slices.ContainsFunc(o.NodePools, func(other NodePool) bool { return other.Name == pool.Name })
 	})
@@ -91,6 +116,14 @@ func (p Placement) validate(complain func(string, ...any)) {
 	const modes = "it must be require, prefer or off"
 	if !oneOf(p.Mode, "require", "prefer", "off") {
 		complain("placement.mode is %q; %s", p.Mode, modes)
+	}
+	if _, err := p.GangWithin(); err != nil {
+		complain("%v", err)
+	}
+	for _, of := range []struct{ name, text string }{{"rack", p.Rack}, {"block", p.Block}} {
+		if !nodeText.MatchString(of.text) {
+			complain("placement.%s is %q; it must be what a node has, as in a constraint: ${meta.name}, ${attr.name}, ${node.class}, ${node.pool} or ${node.datacenter}", of.name, of.text)
+		}
 	}
 	if _, _, _, err := p.Rates(); err != nil {
 		complain("%s", strings.ReplaceAll(err.Error(), "\n", "; "))

@@ -29,7 +29,8 @@ func (d Decision) DenialOf(p *budget.Policy, ask jobspec.Ask, done string) strin
 	return strings.TrimRight(b.String(), "\n")
 }
 
-// Waits is the text for a job that is registered and waits for budget.
+// Waits is the text for a job that is registered and waits for budget, or a gang that
+// waits for GPUs.
 func (d Decision) Waits(p *budget.Policy, ask jobspec.Ask) string { return d.waits(p, ask, "waits") }
 
 // WouldWait is the text for a job that would wait for budget if it were submitted.
@@ -39,7 +40,11 @@ func (d Decision) WouldWait(p *budget.Policy, ask jobspec.Ask) string {
 
 func (d Decision) waits(p *budget.Policy, ask jobspec.Ask, verb string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "governor: job %q in namespace %q %s for budget: %s (%s)\n", ask.JobID, ask.Namespace, verb, d.headline(p), d.Reason)
+	what := "budget"
+	if d.Reason == GangWaits {
+		what = "GPUs"
+	}
+	fmt.Fprintf(&b, "governor: job %q in namespace %q %s for %s: %s (%s)\n", ask.JobID, ask.Namespace, verb, what, d.headline(p), d.Reason)
 	d.explain(&b, p)
 	return strings.TrimRight(b.String(), "\n")
 }

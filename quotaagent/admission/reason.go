@@ -48,6 +48,7 @@ const (
 	AssertionFailed    Reason = "assertion_failed"     // a rule of the policy for every job does not hold
 	ModelNotPinned     Reason = "model_not_pinned"     // such a rule that naming the GPU model would satisfy
 	PlacementUnknown   Reason = "placement_unknown"    // the job says of its placement what nobody knows
+	GangUnknown        Reason = "gang_unknown"         // the job says of its gang what cannot be
 	RunRequired        Reason = "run_required"         // the budget only serves jobs of an agent run
 	Infeasible         Reason = "infeasible"           // no node could ever serve the ask
 	ExceedsJobCap      Reason = "exceeds_job_cap"      // more than one job may ask for
@@ -61,6 +62,7 @@ const (
 	WaitingForReclaim  Reason = "waiting_for_reclaim"  // within its own GPUs, but others have borrowed them
 	WaitingForApproval Reason = "waiting_for_approval" // an override that it asks for is not approved yet
 	WaitingTurn        Reason = "waiting_turn"         // it fits, but others wait for the same and come first
+	GangWaits          Reason = "gang_waits"           // not all of a gang fits into the cluster now
 	QueueTimeout       Reason = "queue_timeout"        // it waited for budget as long as the queue allows
 	OverBudget         Reason = "over_budget"          // running work of an overdrawn budget is ended or throttled
 	MaxRuntime         Reason = "max_runtime"          // it has run as long as it was admitted for
@@ -83,9 +85,9 @@ func Reasons() []Reason {
 	return []Reason{
 		Unmatched, AmbiguousMatch, BudgetNotAllowed, MatchFailed, UndeclaredGPU, NoClass,
 		NoPrice, NoWatts, RuntimeUnknown, NodesUnknown, TooManyAllocations, AssertionFailed,
-		ModelNotPinned, PlacementUnknown, RunRequired, Infeasible, ExceedsJobCap, ExceedsRunCap, Frozen,
+		ModelNotPinned, PlacementUnknown, GangUnknown, RunRequired, Infeasible, ExceedsJobCap, ExceedsRunCap, Frozen,
 		ExceedsBudget, BudgetExhausted, InsufficientBudget, CommittedTooFar, ConcurrencyLimit, WaitingForReclaim,
-		WaitingForApproval, WaitingTurn, QueueTimeout, OverBudget, MaxRuntime, MaxIdle,
+		WaitingForApproval, WaitingTurn, GangWaits, QueueTimeout, OverBudget, MaxRuntime, MaxIdle,
 		Reclaimed, RunExpired, RunExhausted, JobWaits, RegionNotGoverned, UnknownRoute, LedgerUnavailable,
 		Fits, SoftLimit, FitsWithWarning, Ungoverned,
 	}

@@ -65,8 +65,11 @@ type Options struct {
 	// Registrar registers the jobs that waited for budget; nil means that none may
 	// wait.
 	Registrar registrar
-	Logger    hclog.Logger
-	Now       func() time.Time
+	// GangTimeout is for how long a gang may run in part whose author does not say; 0
+	// means the constant of that name.
+	GangTimeout time.Duration
+	Logger      hclog.Logger
+	Now         func() time.Time
 	// Auditor hears what is done to budgets, beside the log; nil for none.
 	Auditor Auditor
 	// Archive keeps the audit records for good; nil means that only the latest are
@@ -139,6 +142,9 @@ func New(o Options) *Agent {
 		again := newReplacer(a.Engine, o.Registrar, o.Logger)
 		a.Meter.duties.onTick("see who waits for GPUs", again.watch(a.Meter))
 		a.Meter.duties.whileLeading(again.lead)
+		whole := newGangs(a.Engine, o.Registrar, o.Nomad, o.GangTimeout, o.Logger)
+		a.Meter.duties.onTick("see which gangs run in part", whole.watch(a.Meter))
+		a.Meter.duties.whileLeading(whole.lead)
 		launches := newLauncher(a.Engine, o.Registrar, o.Actor, a.Meter.follows, o.Logger)
 		a.Meter.duties.onStray(launches.stray)
 		a.Meter.duties.onChanged(launches.change)

@@ -16,7 +16,8 @@ type AuditEvent struct {
 	// override.ended, run.opened, run.closed, run.expired, budget.moved, usage.corrected,
 	// queue.expired, launch.refused, out_of_band.governed, out_of_band.refused,
 	// out_of_band.scaled, enforcement.begun, enforcement.signalled, enforcement.stopped,
-	// enforcement.scaled, enforcement.cancelled, bypass.opened, bypass.closed.
+	// enforcement.scaled, enforcement.cancelled, placement.replaced, gang.rolled_back,
+	// gang.rollback_cancelled, gang.given_up, bypass.opened, bypass.closed.
 	Kind string
 	// Actor is the accessor of who did it, "kv-edit" for an edit in the store and
 	// "governor" for a rule; Names are the actor's.

@@ -163,6 +163,9 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 	}
 	if err != nil {
 		e.logger.Warn("placement failed", "job_id", s.Ask.JobID, "namespace", s.Ask.Namespace, "error", err)
+		if admission.IsGang(s.Ask.Meta) {
+			return Placement{Waits: "whether all of the gang fits cannot be told now, for Nomad cannot be read", Release: func() {}}
+		}
 		return Placement{Notice: "governor: placement is not available now; Nomad picks the GPUs", Release: func() {}}
 	}
 	return placed
@@ -191,7 +194,10 @@ func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submi
 		return gate.Verdict{}, err
 	}
 	if refusal == nil && b == nil {
-		return e.admitUngoverned(s, placed, p), nil
+		if !admission.IsGang(s.Ask.Meta) {
+			return e.admitUngoverned(s, placed, p), nil
+		}
+		refusal = admission.UngovernedGang()
 	}
 	var notices []string
 	if refusal != nil {
@@ -241,6 +247,9 @@ func (e *Engine) appraiseIn(p *budget.Policy, b *budget.Budget, s gate.Submissio
 	}
 	if refusal == nil && placed.Unclear != "" {
 		refusal = &admission.Refusal{Reason: admission.PlacementUnknown, Fact: placed.Unclear, Remedy: "mend it, or leave it out"}
+	}
+	if refusal == nil {
+		refusal = admission.Gang(s.Ask)
 	}
 	if refusal == nil {
 		refusal = e.asserted(p, s, lines)
@@ -401,7 +410,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			if err != nil {
 				return change{}, err
 			}
-			decision = e.queued(p, b, s, v, at, d)
+			decision = e.queued(p, b, s, v, at, d, placed.Waits)
 			if blocked(decision) && givesBack(s) {
 				decision = decision.Passed()
 			}
@@ -416,6 +425,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			if len(placed.Record) > 0 {
 				next.Placement = placed.Record
 			}
+			next.Gang = nil // what was seen of the gang was seen of what it was before
 			t.id, t.before, held = next.ID, b.Path, next
 			if t.placed = nil; v.hold.Hold != nil {
 				t.before, t.placed = v.hold.Budget, v.hold.Placement

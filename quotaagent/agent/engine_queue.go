@@ -25,6 +25,7 @@ import (
 //	committed, on its way       JobModifyIndex 0 (or that of the submission before), ExpiresMS set
 //	waiting                     JobModifyIndex of the gated registration, ExpiresMS 0
 //	leaving (see releaser)      ReleasingMS set, and a hold beside it
+//	taken back (see gangs)      RollbackMS set, and a hold until nothing of it runs
 //
 // The document goes when Nomad's job is not gated any more, or gone. Nothing is
 // charged for it. Its need only decides about the order: when the job is released,
@@ -102,7 +103,7 @@ func (e *Engine) places(ctx context.Context, p *budget.Policy, waiting []ledger.
 		holding[h.JobKey()] = true
 	}
 	for _, q := range waiting {
-		if q.ReleasingMS == 0 && !holding[q.Namespace+"\x00"+q.JobID] {
+		if q.ReleasingMS == 0 && q.RollbackMS == 0 && !holding[q.Namespace+"\x00"+q.JobID] {
 			q.Budget = p.Moved(q.Budget)
 			in.Waiting = append(in.Waiting, q)
 		}
@@ -239,7 +240,7 @@ func (e *Engine) standingOf(ctx context.Context, p *budget.Policy, b *budget.Bud
 func behind(others []ledger.Queued, mine ledger.Queued) *standing {
 	at := &standing{Place: queue.Place{Queued: mine, Position: 1, Overall: len(others) + 1}, of: 1, rough: true}
 	for _, q := range others {
-		if q.ReleasingMS != 0 {
+		if q.ReleasingMS != 0 || q.RollbackMS != 0 {
 			continue
 		}
 		if rootOf(q.Budget) == rootOf(mine.Budget) {
@@ -282,13 +283,16 @@ func rootOf(path string) string {
 }
 
 // queued applies the rules of the queue to a decision: a job that fits waits for
-// its turn if it would delay others, and one that would wait is refused if it may
-// not.
-func (e *Engine) queued(p *budget.Policy, b *budget.Budget, s gate.Submission, v view, at *standing, d admission.Decision) admission.Decision {
+// its turn if it would delay others, a gang until all of it fits (gang says what is
+// missing), and one that would wait is refused if it may not.
+func (e *Engine) queued(p *budget.Policy, b *budget.Budget, s gate.Submission, v view, at *standing, d admission.Decision, gang string) admission.Decision {
 	enforced := p.Enforcement != budget.Shadow && b.EffectiveLevel() != budget.Advisory && b.EffectiveAdmit() != budget.AdmitWarn
 	overruled := s.PolicyOverride && len(d.Overrides) > 0
 	if !blocked(d) && enforced && !overruled && at != nil && at.before > 0 && !at.Start && !running(s, v) {
 		d = d.AwaitTurn(at.before)
+	}
+	if !blocked(d) && gang != "" && !running(s, v) {
+		d = d.AwaitGang(gang)
 	}
 	if d.Outcome != admission.Queue {
 		return d
@@ -363,7 +367,7 @@ func (e *Engine) waits(ctx context.Context, p *budget.Policy, b *budget.Budget, 
 		d.Turn = e.turnOf(ctx, p, t.mine)
 	}
 	e.log(s, d)
-	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b), Warnings: []string{d.Waits(p, s.Ask)},
+	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b, d.Reason), Warnings: []string{d.Waits(p, s.Ask)},
 		Settle: func(ctx context.Context, o gate.Outcome) { e.settleQueued(ctx, s, t, o) }}
 }
 
@@ -375,12 +379,15 @@ func (e *Engine) wouldWait(ctx context.Context, p *budget.Policy, b *budget.Budg
 		d.Turn = e.turnOf(ctx, p, e.queuedAs(p, b, s, lines, d, was))
 	}
 	e.log(s, d)
-	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b), Warnings: []string{d.WouldWait(p, s.Ask)}, Account: accountOf(p, s, d, placed)}
+	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b, d.Reason), Warnings: []string{d.WouldWait(p, s.Ask)}, Account: accountOf(p, s, d, placed)}
 }
 
-// gateOf keeps a job from starting. The text depends on nothing but the budget, so
-// that the same job submitted again is no new version for Nomad.
-func gateOf(s gate.Submission, b *budget.Budget) jobspec.Patch {
+// gateOf keeps a job from starting. The text depends on nothing but the budget and for
+// what it waits, so that the same job submitted again is no new version for Nomad.
+func gateOf(s gate.Submission, b *budget.Budget, why admission.Reason) jobspec.Patch {
+	if why == admission.GangWaits {
+		return jobspec.Gate(s.Job, gangText(s.Ask)+" waits until all of it fits at once")
+	}
 	return jobspec.Gate(s.Job, "waits for budget "+b.Path)
 }
 

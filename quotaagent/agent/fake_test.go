@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
@@ -340,6 +341,7 @@ type fakePlacer struct {
 	infeasible string
 	err        error
 	record     string
+	waits      string // what is missing of gangs
 	reserved   int
 	better     jobspec.Patch // what Replace offers
 	replaced   []string      // for which groups it was asked
@@ -347,12 +349,15 @@ type fakePlacer struct {
 }
 
 // Place implements Placer.
-func (p *fakePlacer) Place(_ context.Context, _ gate.Submission, how Placing) (Placement, error) {
+func (p *fakePlacer) Place(_ context.Context, s gate.Submission, how Placing) (Placement, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.how = how
 	if p.err != nil {
 		return Placement{}, p.err
+	}
+	if p.waits != "" && admission.IsGang(s.Ask.Meta) {
+		return Placement{Waits: p.waits, Release: func() {}}, nil
 	}
 	release := func() {}
 	if how.Commit {

@@ -27,6 +27,9 @@ type Placement struct {
 	Unclear string
 	// Loads is how long groups load state before they can start, by name.
 	Loads map[string]time.Duration
+	// Waits says of a gang that does not fit as a whole now what is missing;
+	// empty for all that may be registered.
+	Waits string
 	// Notice tells the author where the job will run and why.
 	Notice string
 	// Account says of every node why it would be chosen or not, as JSON; only for a

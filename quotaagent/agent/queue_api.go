@@ -28,7 +28,8 @@ type QueuedView struct {
 	Namespace string `json:"namespace"`
 	JobID     string `json:"job_id"`
 	Budget    string `json:"budget"`
-	// State is registering (on its way to Nomad), waiting or starting.
+	// State is registering (on its way to Nomad), waiting, starting, or stopping (a gang
+	// that ran in part).
 	State string `json:"state"`
 	// Position among the Of jobs of its budget, and Overall among all; 0 for a job
 	// that starts.
@@ -141,10 +142,16 @@ func (j judged) view(p *budget.Policy) QueuedView {
 		Aged: j.Aged, Need: admission.Decision{Lines: q.Lines, Estimate: estimate}.Asked(p), Estimate: estimate, GPUs: gpusOf(q.Lines),
 		Submitter: q.Accessor, Since: *at(q.SinceMS), Until: at(q.UntilMS), Expected: at(j.ExpectedMS), Reason: string(d.Reason), Detail: d.Cause(p)}
 	switch {
+	case q.RollbackMS != 0:
+		v.State, v.Reason, v.Detail = "stopping", q.Reason, q.Detail
 	case j.Overall == 0:
 		v.State, v.Reason, v.Detail = "starting", string(admission.Fits), "it has its budget, and Nomad is being told to start it"
 	case q.JobModifyIndex == 0:
 		v.State = "registering"
+	}
+	if v.State == "waiting" && !blocked(d) && q.Reason == string(admission.GangWaits) {
+		v.Reason, v.Detail, v.Expected = q.Reason, q.Detail, nil // it has its budget, and nobody knows when GPUs get free
+		return v
 	}
 	if v.State == "waiting" && !blocked(d) {
 		v.Detail = "it fits, and starts in a moment"
@@ -209,7 +216,11 @@ func (e *Engine) whyWaiting(p *budget.Policy, out JobReason, j judged) JobReason
 	view, d, ask := j.view(p), j.decision, askOf(j.Queued)
 	out.State, out.Budget, out.Reason = "waiting", view.Budget, view.Reason
 	if !blocked(d) {
-		out.Text = fmt.Sprintf("job %q in namespace %q waits for budget: %s (%s)", j.Queued.JobID, j.Queued.Namespace, view.Detail, view.Reason)
+		what := "budget"
+		if view.Reason == string(admission.GangWaits) {
+			what = "GPUs"
+		}
+		out.Text = fmt.Sprintf("job %q in namespace %q waits for %s: %s (%s)", j.Queued.JobID, j.Queued.Namespace, what, view.Detail, view.Reason)
 		return out
 	}
 	if b := p.Find(j.Queued.Budget); b != nil {

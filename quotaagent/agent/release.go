@@ -55,6 +55,8 @@ type releaser struct {
 	looked map[string]time.Time
 	// refused are the jobs that could not be started for a reason beside the books.
 	refused map[string]backoff
+	// gangs is when it may next be looked whether a gang fits.
+	gangs map[string]time.Time
 	// planned is what the last plan rested on, and when it was made.
 	planned   uint64
 	plannedAt time.Time
@@ -85,7 +87,7 @@ const (
 
 func newReleaser(e *Engine, nomad registrar, logger hclog.Logger) *releaser {
 	return &releaser{e: e, nomad: nomad, logger: logger.Named("queue"), now: e.now,
-		touched: make(map[string]bool), looked: make(map[string]time.Time), refused: make(map[string]backoff)}
+		touched: make(map[string]bool), looked: make(map[string]time.Time), refused: make(map[string]backoff), gangs: make(map[string]time.Time)}
 }
 
 // touch notes that a job changed. Any goroutine may call it.
@@ -110,6 +112,7 @@ func (r *releaser) untouch(key string) {
 // lead works until ctx ends. A term begins with nothing believed.
 func (r *releaser) lead(ctx context.Context, fence ledger.Fence) {
 	r.looked, r.refused, r.planned = make(map[string]time.Time), make(map[string]backoff), 0
+	r.gangs = make(map[string]time.Time)
 	every(ctx, tickEvery, func() error { return r.tick(ctx, fence) }, func(err error) { r.logger.Warn("queue delayed", "error", err) })
 }
 
@@ -168,6 +171,11 @@ func (r *releaser) forget(waiting []ledger.Queued) {
 			delete(r.refused, key)
 		}
 	}
+	for _, key := range sortedKeys(r.gangs) {
+		if !known[key] {
+			delete(r.gangs, key)
+		}
+	}
 }
 
 func keyOf(q ledger.Queued) string { return holdKey(q.Namespace, q.JobID) }
@@ -183,7 +191,7 @@ func (r *releaser) lookDue(q ledger.Queued) bool {
 		return true
 	case !r.ready(key):
 		return false
-	case q.ReleasingMS != 0, overdue(q, now):
+	case q.ReleasingMS != 0, q.RollbackMS != 0, overdue(q, now):
 		return true
 	case q.ExpiresMS != 0:
 		sent := time.UnixMilli(q.ExpiresMS).Add(-confirmWithin)
@@ -212,7 +220,7 @@ func (r *releaser) pause(key string) {
 func (r *releaser) start(ctx context.Context, fence ledger.Fence, waiting []ledger.Queued) error {
 	var ready []ledger.Queued
 	for _, q := range waiting {
-		if r.ready(keyOf(q)) {
+		if r.ready(keyOf(q)) && q.RollbackMS == 0 && r.now().UnixMilli() >= q.NotBeforeMS {
 			ready = append(ready, q)
 		}
 	}
@@ -230,18 +238,46 @@ func (r *releaser) start(ctx context.Context, fence ledger.Fence, waiting []ledg
 	if err != nil {
 		return err
 	}
-	next := starters(places)
-	if len(next) > startsMax {
-		next, r.planned = next[:startsMax], 0 // the rest has its turn with the next tick
-	}
+	return r.startAll(ctx, fence, starters(places))
+}
+
+// startAll releases jobs in their order, as long as the books are what the plan took
+// them for. A gang that does not fit as a whole is passed over; one that has waited for
+// long is not overtaken by other gangs.
+func (r *releaser) startAll(ctx context.Context, fence ledger.Fence, next []queue.Place) error {
+	started, overtake := 0, true
 	for _, place := range next {
-		if started, err := r.release(ctx, fence, place.Queued); err != nil || !started {
-			r.planned = 0 // the books are not what the plan took them for
+		gang := admission.IsGang(place.Queued.Facts.Meta)
+		if gang && (!overtake || !r.gangDue(place.Queued)) {
+			overtake = overtake && !place.Aged
+			continue
+		}
+		if started == startsMax {
+			r.planned = 0 // the rest has its turn with the next tick
+			return nil
+		}
+		outcome, err := r.release(ctx, fence, place.Queued)
+		switch {
+		case err != nil || outcome == waitsOn:
+			r.planned = 0
 			return aboutJob(place.Queued, err)
+		case outcome == misfits:
+			overtake = overtake && !place.Aged
+		default:
+			started++
 		}
 	}
 	return nil
 }
+
+// released is what came of the attempt to start a job.
+type released uint8
+
+const (
+	waitsOn released = iota // the books have no room, or the job is another one
+	misfits                 // a gang that does not fit as a whole
+	starts
+)
 
 // starters are the places of the jobs that may start and are known to be
 // registered.
@@ -309,29 +345,34 @@ func (r *releaser) read(q ledger.Queued, spec nomadctl.Spec) (candidate, error) 
 		Identity: gate.Identity{Accessor: q.Accessor, Names: q.Identity}}}, nil
 }
 
-// release starts one job; false when it cannot start now.
-func (r *releaser) release(ctx context.Context, fence ledger.Fence, q ledger.Queued) (bool, error) {
+// release starts one job, if it can start now.
+func (r *releaser) release(ctx context.Context, fence ledger.Fence, q ledger.Queued) (released, error) {
 	r.looked[keyOf(q)] = r.now()
 	spec, err := r.spec(ctx, q)
 	gone := errors.Is(err, nomadctl.ErrNotFound)
 	if err != nil && !gone {
-		return false, err
+		return waitsOn, err
 	}
 	if gone || spec.Stopped || spec.Index != q.JobModifyIndex {
 		r.touch(q.Namespace, q.JobID) // it is not what the document says: look at it first
-		return false, nil
+		return waitsOn, nil
 	}
 	c, err := r.read(q, spec)
 	if err != nil {
-		return false, err
+		return waitsOn, err
 	}
+	begin := time.Now()
 	placed := r.e.place(ctx, c.s)
+	if placed.Waits != "" {
+		placed.Release()
+		return misfits, r.gangMisfit(ctx, fence, c, placed.Waits, time.Since(begin))
+	}
 	id, err := r.promise(ctx, fence, c, placed)
 	if err != nil || id == "" {
 		placed.Release()
-		return false, err
+		return waitsOn, err
 	}
-	return true, r.register(ctx, fence, c, placed, id)
+	return starts, r.register(ctx, fence, c, placed, id)
 }
 
 // spec and put ask Nomad, and do not wait for ever.
@@ -373,6 +414,9 @@ func (r *releaser) promise(ctx context.Context, fence ledger.Fence, c candidate,
 			return change{}, errors.Join(err, errNoChange)
 		}
 		next.Placement = placed.Record
+		if c.queued.Rollbacks > 0 {
+			next.Gang = &ledger.Gang{Rollbacks: c.queued.Rollbacks}
+		}
 		leaving := c.queued
 		leaving.ReleasingMS = r.now().UnixMilli()
 		id = next.ID

@@ -31,6 +31,8 @@ func (r *releaser) look(ctx context.Context, fence ledger.Fence, q ledger.Queued
 		return err
 	}
 	switch {
+	case q.RollbackMS != 0:
+		return r.rollback(ctx, fence, q, spec, stored)
 	case spec.Stopped:
 		return r.gone(ctx, fence, q, "it was stopped")
 	case !jobspec.Gated(stored.Job):
@@ -124,8 +126,14 @@ func (r *releaser) again(ctx context.Context, fence ledger.Fence, q ledger.Queue
 	if err != nil {
 		return err
 	}
+	placed := r.e.place(ctx, c.s)
+	if placed.Waits != "" {
+		placed.Release()
+		next.Reason, next.Detail = string(admission.GangWaits), placed.Waits
+		return r.withdraw(ctx, fence, q, &next)
+	}
 	r.logger.Info("taking up an interrupted release", "namespace", q.Namespace, "job_id", q.JobID, "hold_id", have.ID)
-	return r.register(ctx, fence, c, r.e.place(ctx, c.s), have.ID)
+	return r.register(ctx, fence, c, placed, have.ID)
 }
 
 // giveUp stops a job that has waited as long as its queue allows. The gate's text

@@ -26,6 +26,9 @@ func (e *Engine) admitTemplate(ctx context.Context, p *budget.Policy, s gate.Sub
 		lines, refusal = admission.Need(p, b, s.Ask, e.clusterNow(ctx, s), e.now())
 	}
 	if refusal == nil {
+		refusal = admission.Gang(s.Ask)
+	}
+	if refusal == nil {
 		refusal = e.asserted(p, s, lines)
 	}
 	if refusal != nil {

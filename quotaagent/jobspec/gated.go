@@ -93,12 +93,17 @@ func (s Stored) With(patch Patch) (json.RawMessage, error) {
 }
 
 // Stopped is the JSON of the job with a patch, as one that is stopped. Call it once.
-func (s Stored) Stopped(patch Patch) (json.RawMessage, error) {
+func (s Stored) Stopped(patch Patch) (json.RawMessage, error) { return s.stop("true", patch) }
+
+// Started is the JSON of the job with a patch, as one that is not stopped. Call it once.
+func (s Stored) Started(patch Patch) (json.RawMessage, error) { return s.stop("false", patch) }
+
+func (s Stored) stop(stop string, patch Patch) (json.RawMessage, error) {
 	job := s.doc.root.field("Job")
 	if job == nil || job.kind != '{' {
-		return nil, errors.New("stop job: the document has no Job object")
+		return nil, errors.New("stop or start job: the document has no Job object")
 	}
-	job.setField("Stop", &node{kind: 'v', raw: []byte("true")})
+	job.setField("Stop", &node{kind: 'v', raw: []byte(stop)})
 	return s.With(patch)
 }
 

@@ -76,7 +76,8 @@ type Run struct {
 	Charged Vector `json:"charged,omitzero"`
 }
 
-// Queued is a job that is registered and waits for budget. It holds nothing.
+// Queued is a job that is registered and waits for budget, or a gang that waits for
+// GPUs. It holds nothing.
 type Queued struct {
 	Namespace string `json:"namespace"`
 	JobID     string `json:"job_id"`
@@ -101,6 +102,15 @@ type Queued struct {
 	// ReleasingMS is when it began to leave the queue: it has a hold, and is being
 	// registered without its gate. 0 while it waits.
 	ReleasingMS int64 `json:"releasing_ms,omitempty"`
+	// RollbackMS is when a gang that ran in part began to be taken back, 0 otherwise: it
+	// has its hold until nothing of it runs. RollbackStopped says that Nomad was told to
+	// stop it, at JobModifyIndex.
+	RollbackMS      int64 `json:"rollback_ms,omitempty"`
+	RollbackStopped bool  `json:"rollback_stopped,omitempty"`
+	// Rollbacks counts how often in a row that happened, and NotBeforeMS is when it may
+	// be tried again.
+	Rollbacks   int   `json:"rollbacks,omitempty"`
+	NotBeforeMS int64 `json:"not_before_ms,omitempty"`
 	// Reason is why it does not fit, as last decided, and Detail one sentence.
 	Reason string `json:"reason"`
 	Detail string `json:"detail,omitempty"`

@@ -119,8 +119,18 @@ type Hold struct {
 	// RefusedWhy the sentence for people; "" for all other jobs.
 	Refused    string `json:"refused,omitempty"`
 	RefusedWhy string `json:"refused_why,omitempty"`
+	// Gang is what was seen of a gang that did not run as a whole; nil for all others.
+	Gang *Gang `json:"gang,omitempty"`
 	// Placement is the offer that the job was pinned to, opaque to the ledger.
 	Placement json.RawMessage `json:"placement,omitempty"`
+}
+
+// Gang is what is remembered of a gang that runs in part, or was taken back for that.
+type Gang struct {
+	// PartialMS is since when it was seen to run in part; 0 while all of it runs.
+	PartialMS int64 `json:"partial_ms,omitempty"`
+	// Rollbacks counts how often in a row it was taken back before.
+	Rollbacks int `json:"rollbacks,omitempty"`
 }
 
 // Former is a job as it was confirmed before the present one: what it needed, what of

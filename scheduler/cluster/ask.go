@@ -16,6 +16,8 @@ type Ask struct {
 	// Loading is what each node would load before the job can start, by node id; nil for
 	// a job that names no state.
 	Loading map[string]Loading
+	// Gang says that the job runs with all its allocations or not at all.
+	Gang bool
 	// Groups that ask for GPUs, in the order of the job.
 	Groups []GroupAsk
 }

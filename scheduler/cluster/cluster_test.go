@@ -209,9 +209,9 @@ func TestReservationsLiveUntilTheAllocationOrTheirEnd(t *testing.T) {
 	must.Eq(t, none, reservedOf(released.Mark(s, "default", "other", start)))
 
 	seen := fresh()
-	seen.Placed("default", "train", "other group")
+	seen.Placed("default", "train", "other group", "", nil)
 	must.Eq(t, reserved, reservedOf(seen.Mark(s, "default", "other", start)))
-	seen.Placed("default", "train", "g")
+	seen.Placed("default", "train", "g", "", nil)
 	must.Eq(t, none, reservedOf(seen.Mark(s, "default", "other", start)))
 
 	replaced := fresh()
@@ -258,6 +258,48 @@ func TestTheSameMarksAreMadeOnce(t *testing.T) {
 	again := mark(s, "a", 0)
 	r.Release("default", "train")
 	must.False(t, same(again, mark(s, "a", 0)))
+}
+
+// The reservation of a gang shrinks by what its allocations have, and no further.
+func TestAReservationOfAGangLastsUntilAllOfItIsThere(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	ask := cluster.Ask{Namespace: "default", JobID: "train", Gang: true}
+	o := offer("GPU-1", "GPU-3")
+	o.Gang = true
+	r := cluster.NewReservations(10 * time.Second)
+	r.Reserve(ask, o, start)
+	r.Placed("default", "train", "g", "n2", []string{"GPU-3"})
+	r.Placed("default", "train", "g", "n2", []string{"GPU-3"})
+	must.Eq(t, []bool{true, false, false, false}, reservedOf(r.Mark(twoNodes(), "default", "other", start)))
+	placed := twoNodes()
+	placed.Nodes[0].Groups[0].Devices[0].Use = cluster.Use{AllocID: "a", Namespace: "default", JobID: "train", Group: "g"}
+	must.Eq(t, []bool{false, false, false, false}, reservedOf(r.Mark(placed, "default", "other", start)))
+	must.Eq(t, []bool{false, false, false, false}, reservedOf(r.Mark(twoNodes(), "default", "other", start)), must.Sprint("all of it was there"))
+}
+
+// Nomad may divide the GPUs of a node among the allocations of a gang as it likes, but
+// gives none of them others.
+func TestVerifyOfAGang(t *testing.T) {
+	t.Parallel()
+	set := func(ids ...string) []cluster.Set { return []cluster.Set{{Task: "t", IDs: ids}} }
+	o := cluster.Offer{Gang: true, Groups: []cluster.GroupOffer{{Group: "g", Nodes: []cluster.NodeOffer{
+		{NodeID: "n1", Sets: set("GPU-1", "GPU-2")}, {NodeID: "n1", Sets: set("GPU-3", "GPU-4")}, {NodeID: "n2", Sets: set("GPU-5", "GPU-6")}}}}}
+	for _, c := range []struct {
+		node string
+		ids  []string
+		good bool
+	}{
+		{"n1", []string{"GPU-3", "GPU-4"}, true},
+		{"n1", []string{"GPU-4", "GPU-1"}, true},
+		{"n1", []string{"GPU-1"}, false},
+		{"n1", []string{"GPU-1", "GPU-5"}, false},
+		{"n2", []string{"GPU-5", "GPU-6"}, true},
+		{"n3", []string{"GPU-5", "GPU-6"}, false},
+	} {
+		got := cluster.Verify(o, cluster.Allocation{Group: "g", NodeID: c.node, Devices: map[string][]string{"t": c.ids}})
+		must.Eq(t, c.good, got.Verified, must.Sprint(got.Mismatches))
+	}
 }
 
 func TestParseValueNeverTakesAGPUIDForANumber(t *testing.T) {

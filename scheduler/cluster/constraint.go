@@ -189,6 +189,16 @@ func (n *Node) resolve(target string) (text string, found, known bool) {
 	return "", false, false
 }
 
+// Text is what an interpolation such as "${meta.rack}" is on the node; "" where the
+// node has no such attribute, or it was not read.
+func (n *Node) Text(target string) string {
+	text, found, known := n.resolve(target)
+	if !found || !known {
+		return ""
+	}
+	return text
+}
+
 func (g *Group) resolve(target string) (Value, bool) {
 	if !strings.HasPrefix(target, "${") {
 		return ParseValue(target), true

@@ -10,6 +10,9 @@ import (
 type Offer struct {
 	// Groups in the order of the ask, every asking group once.
 	Groups []GroupOffer
+	// Gang says that every allocation has a NodeOffer of its own, and that those of
+	// one group that are on one node may take each other's devices.
+	Gang bool `json:",omitempty"`
 	// Infeasible is set when no node could serve the ask even if the cluster
 	// were idle; the groups then offer nothing.
 	Infeasible *Infeasible
@@ -57,10 +60,16 @@ type Infeasible struct {
 	LargestCount int
 	// Names of all devices in the cluster, sorted.
 	Names []string
+	// Gang is the sentence for a gang of which each allocation alone would fit, but
+	// not all of them together; the other fields then say nothing.
+	Gang string
 }
 
 // String is the sentence for people.
 func (i *Infeasible) String() string {
+	if i.Gang != "" {
+		return i.Gang
+	}
 	var b strings.Builder
 	if i.Task != "" {
 		fmt.Fprintf(&b, "no node can ever run group %q: task %q asks for %d x %s on one node", i.Group, i.Task, i.Count, i.Device)
@@ -132,6 +141,9 @@ func Verify(offer Offer, alloc Allocation) Verification {
 		return Verification{Mismatches: []string{fmt.Sprintf(
 			"allocation %s is on node %s, which was not offered", alloc.ID, alloc.NodeID)}}
 	}
+	if offer.Gang {
+		return verifyMember(group, alloc)
+	}
 	want := map[string][]string{}
 	for _, set := range group.Nodes[at].Sets {
 		want[set.Task] = append(want[set.Task], set.IDs...)
@@ -142,6 +154,32 @@ func Verify(offer Offer, alloc Allocation) Verification {
 		if !slices.Equal(wanted, got) {
 			mismatches = append(mismatches, fmt.Sprintf("task %q holds [%s], offered was [%s]",
 				task, strings.Join(got, ","), strings.Join(wanted, ",")))
+		}
+	}
+	return Verification{Verified: len(mismatches) == 0, Mismatches: mismatches}
+}
+
+// verifyMember checks one allocation of a gang: Nomad may have given it devices of
+// several that are on its node, but only theirs, and as many as one has.
+func verifyMember(group *GroupOffer, alloc Allocation) Verification {
+	want, offered := map[string]int{}, map[string][]string{}
+	for _, node := range group.Nodes {
+		if node.NodeID != alloc.NodeID {
+			continue
+		}
+		clear(want)
+		for _, set := range node.Sets {
+			offered[set.Task] = append(offered[set.Task], set.IDs...)
+			want[set.Task] += len(set.IDs)
+		}
+	}
+	var mismatches []string
+	for _, task := range sortedKeys(offered, alloc.Devices) {
+		got := sortedCopy(alloc.Devices[task])
+		foreign := slices.ContainsFunc(got, func(id string) bool { return !slices.Contains(offered[task], id) })
+		if foreign || len(got) != want[task] {
+			mismatches = append(mismatches, fmt.Sprintf("task %q holds [%s], offered were %d of [%s]",
+				task, strings.Join(got, ","), want[task], strings.Join(sortedCopy(offered[task]), ",")))
 		}
 	}
 	return Verification{Verified: len(mismatches) == 0, Mismatches: mismatches}

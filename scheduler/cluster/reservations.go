@@ -24,6 +24,9 @@ type reservationKey struct{ namespace, job, group string }
 
 type reservation struct {
 	until time.Time
+	// whole says that it is for several allocations, which come one after the other:
+	// each takes its devices out.
+	whole bool
 	// devices by node id, then device id.
 	devices map[string]map[string]bool
 }
@@ -51,7 +54,9 @@ func (r *Reservations) Reserve(ask Ask, offer Offer, now time.Time) {
 			if group.Preferred != "" && group.Preferred != node.NodeID {
 				continue
 			}
-			devices[node.NodeID] = map[string]bool{}
+			if devices[node.NodeID] == nil {
+				devices[node.NodeID] = map[string]bool{}
+			}
 			for _, set := range node.Sets {
 				for _, id := range set.IDs {
 					devices[node.NodeID][id] = true
@@ -59,7 +64,7 @@ func (r *Reservations) Reserve(ask Ask, offer Offer, now time.Time) {
 			}
 		}
 		key := reservationKey{ask.Namespace, ask.JobID, group.Group}
-		r.entries[key] = reservation{until: now.Add(r.ttl), devices: devices}
+		r.entries[key] = reservation{until: now.Add(r.ttl), whole: offer.Gang, devices: devices}
 	}
 }
 
@@ -74,13 +79,37 @@ func (r *Reservations) Release(namespace, jobID string) {
 // changed forgets the snapshot that was marked. The caller holds the lock.
 func (r *Reservations) changed() { r.unmarked, r.marked = Snapshot{}, Snapshot{} }
 
-// Placed forgets what was reserved for one group of the job: an allocation of
-// it is there, and holds its devices by itself.
-func (r *Reservations) Placed(namespace, jobID, group string) {
+// Placed forgets what was reserved for one group of the job: an allocation of it is
+// there with these devices of a node, and holds them by itself. What is reserved for the
+// other allocations of a gang stays.
+func (r *Reservations) Placed(namespace, jobID, group, nodeID string, ids []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.entries, reservationKey{namespace, jobID, group})
 	r.changed()
+	key := reservationKey{namespace, jobID, group}
+	if !r.entries[key].whole {
+		delete(r.entries, key)
+		return
+	}
+	for _, id := range ids {
+		r.held(key, nodeID, id)
+	}
+}
+
+// held forgets a device that its allocation holds, and with the last one all.
+func (r *Reservations) held(key reservationKey, nodeID, id string) {
+	entry, known := r.entries[key]
+	if !known {
+		return
+	}
+	if devices := entry.devices[nodeID]; entry.whole && devices != nil {
+		if delete(devices, id); len(devices) == 0 {
+			delete(entry.devices, nodeID)
+		}
+	}
+	if !entry.whole || len(entry.devices) == 0 {
+		delete(r.entries, key)
+	}
 }
 
 func (r *Reservations) release(namespace, jobID string) {
@@ -138,7 +167,7 @@ func (r *Reservations) forgetHolders(s Snapshot) {
 			for _, device := range group.Devices {
 				key := reservationKey{device.Use.Namespace, device.Use.JobID, device.Use.Group}
 				if _, ok := r.entries[key]; ok && device.Use.Held() && !device.Use.Stopping {
-					delete(r.entries, key)
+					r.held(key, s.Nodes[i].ID, device.ID)
 					r.changed()
 				}
 			}

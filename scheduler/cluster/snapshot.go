@@ -38,6 +38,10 @@ type Node struct {
 	// Volumes are the names of the node's host volumes, sorted; nil when they were not
 	// read.
 	Volumes []string
+	// Block and Rack are where the node is in the network, the wider first, and
+	// Clique the NVLink domain of several nodes that its GPUs belong to; "" where that
+	// is not known.
+	Block, Rack, Clique string
 	// Drivers that are detected and healthy, sorted; nil when not known.
 	Drivers []string
 	// CPU in MHz and memory in MiB.
@@ -72,6 +76,17 @@ type Group struct {
 
 // Name is the full device name, "nvidia/gpu/Tesla V100-SXM2-16GB".
 func (g *Group) Name() string { return gpu.DeviceName(g.Vendor, g.Type, g.Model) }
+
+// Clique names the NVLink domain of several nodes that the GPUs of the group belong to,
+// by the attributes that the device plugin publishes; known is false when there is none.
+func (g *Group) Clique() (name string, known bool) {
+	cluster, has := g.Attributes[gpu.AttrFabricCluster]
+	clique, hasClique := g.Attributes[gpu.AttrFabricClique]
+	if !has || !hasClique {
+		return "", false
+	}
+	return cluster.String() + "/" + clique.String(), true
+}
 
 // IDs of all devices of the group in order, joined by commas: what Nomad
 // resolves ${device.ids} to.

@@ -103,3 +103,15 @@ func (v Value) compare(o Value) (order int, ok bool) {
 
 // IsText reports whether the value is neither a number nor a boolean.
 func (v Value) IsText() bool { return v.kind == kindText }
+
+// String is the value as a person would write it.
+func (v Value) String() string {
+	switch v.kind {
+	case kindNumber:
+		return strconv.FormatFloat(v.number, 'f', -1, 64) + v.unit
+	case kindBool:
+		return strconv.FormatBool(v.truth)
+	case kindText:
+	}
+	return v.text
+}

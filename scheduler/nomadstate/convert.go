@@ -95,7 +95,22 @@ func (r *Reader) node(stub *api.NodeListStub, details nodeDetails, uses *nodeUse
 		n.Groups = append(n.Groups, group)
 	}
 	slices.SortFunc(n.Groups, func(a, b cluster.Group) int { return strings.Compare(a.Name(), b.Name()) })
+	n.Rack, n.Block, n.Clique = n.Text(r.fabric.Rack), n.Text(r.fabric.Block), clique(n.Groups)
 	return n, notes
+}
+
+// clique names the NVLink domain of several nodes that all GPUs of a node belong to; ""
+// when there is none.
+func clique(groups []cluster.Group) string {
+	name := ""
+	for i := range groups {
+		of, known := groups[i].Clique()
+		if !known || i > 0 && of != name {
+			return ""
+		}
+		name = of
+	}
+	return name
 }
 
 func drivers(infos map[string]*api.DriverInfo) []string {

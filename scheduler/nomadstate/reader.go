@@ -75,7 +75,8 @@ const nodeReadsMax = 8
 // change, and every topology it has parsed. Methods may be called from several
 // goroutines.
 type Reader struct {
-	nomad querier
+	nomad  querier
+	fabric Fabric
 
 	mu       sync.Mutex
 	details  map[string]nodeDetails
@@ -87,6 +88,17 @@ type nodeDetails struct {
 	modifyIndex      uint64
 	attributes, meta map[string]string
 	volumes          []string
+}
+
+// Fabric is what says of a node where it is in the network, as interpolations of
+// Nomad's constraints ("${meta.governor_rack}"); "" where nothing does.
+type Fabric struct{ Rack, Block string }
+
+// WithFabric has the reader note where nodes are in the network. Call it before the
+// first snapshot.
+func (r *Reader) WithFabric(f Fabric) *Reader {
+	r.fabric = f
+	return r
 }
 
 // New returns a Reader; pass client.Raw() of a client whose token may read

@@ -237,6 +237,24 @@ func TestNodesThatTakeNoWorkAreNotReady(t *testing.T) {
 	}
 }
 
+func TestWhereANodeIsInTheNetwork(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	name, clique := "7f0c", int64(3)
+	for _, d := range f.node("v1").NodeResources.Devices {
+		d.Attributes["fabric_cluster"] = &api.Attribute{StringVal: &name}
+		d.Attributes["fabric_clique"] = &api.Attribute{IntVal: &clique}
+	}
+	s, err := nomadstate.New(f).WithFabric(nomadstate.Fabric{Rack: "${node.datacenter}", Block: "${meta.nobody.has.this}"}).Snapshot(context.Background())
+	must.NoError(t, err)
+	v1 := nodeOf(t, s, "v1")
+	must.Eq(t, "dc1", v1.Rack)
+	must.Eq(t, "", v1.Block)
+	must.Eq(t, "7f0c/3", v1.Clique)
+	must.Eq(t, "", nodeOf(t, s, "v2").Clique)
+	must.Eq(t, "", nodeOf(t, snapshotOf(t, f), "v1").Rack, must.Sprint("nothing says so"))
+}
+
 func TestNodesWithoutGPUsAreLeftOut(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)

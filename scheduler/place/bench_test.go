@@ -73,3 +73,28 @@ func BenchmarkPlace(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkPlaceGang places 16 whole nodes where half are busy, in racks of 16 and blocks
+// of 8 racks: a gang that fits, and one that does not, which is looked for everywhere.
+func BenchmarkPlaceGang(b *testing.B) {
+	for _, count := range []int{128, 1024} {
+		var s cluster.Snapshot
+		for i := range count {
+			n := node(fmt.Sprintf("n%04d", i), modelV100, dgx1v())
+			if i%2 == 0 {
+				n = node(n.Name, modelV100, dgx1v(), i%8)
+			}
+			n.Rack, n.Block = fmt.Sprintf("r%02d", i/16), fmt.Sprintf("b%d", i/128)
+			s.Nodes = append(s.Nodes, n)
+		}
+		for name, allocations := range map[string]int{"fits": 16, "waits": count/2 + 1} {
+			b.Run(fmt.Sprintf("%d nodes %s", count, name), func(b *testing.B) {
+				p, ask := place.New(), gangOf(8, allocations)
+				p.PlaceGang(s, ask)
+				for b.Loop() {
+					p.PlaceGang(s, ask)
+				}
+			})
+		}
+	}
+}

@@ -19,8 +19,11 @@ import (
 type Explanation struct {
 	// Infeasible is the sentence that says why no node can ever run the job;
 	// Groups is then empty.
-	Infeasible string             `json:"infeasible,omitempty"`
-	Groups     []GroupExplanation `json:"groups"`
+	Infeasible string `json:"infeasible,omitempty"`
+	// Gang says of a gang how large it is and where it runs, or why it waits; Groups
+	// is then empty.
+	Gang   string             `json:"gang,omitempty"`
+	Groups []GroupExplanation `json:"groups"`
 }
 
 // GroupExplanation is the part of an Explanation about one task group.
@@ -29,6 +32,8 @@ type GroupExplanation struct {
 	// Choices by node, the best ones first; empty when nothing is free now. Candidates
 	// is how many nodes there are to choose from.
 	// Those beyond the nodes that were asked for only have the links of their sets.
+	// With Members there is one for each allocation of a gang.
+	Members    bool         `json:"members,omitempty"`
 	Choices    []NodeChoice `json:"choices"`
 	Candidates int          `json:"candidates"`
 	// Preferred says why the first node comes before the second; empty when no
@@ -257,15 +262,21 @@ func (e Explanation) String() string {
 	if e.Infeasible != "" {
 		return e.Infeasible
 	}
-	lines := make([]string, len(e.Groups))
+	var lines []string
+	if e.Gang != "" {
+		lines = append(lines, e.Gang+".")
+	}
 	for i := range e.Groups {
-		lines[i] = e.Groups[i].String()
+		lines = append(lines, e.Groups[i].String())
 	}
 	return strings.Join(lines, "\n")
 }
 
 // String is the paragraph about one group.
 func (g GroupExplanation) String() string {
+	if g.Members {
+		return fmt.Sprintf("group %q: %s.", g.Group, g.membersText())
+	}
 	var sentences []string
 	if len(g.Choices) > 0 {
 		sentences = append(sentences, g.Choices[0].text(g.Unpinned == ""))
@@ -289,6 +300,22 @@ func (g GroupExplanation) String() string {
 		sentences = append(sentences, "passed over: "+rejections(g.Rejected))
 	}
 	return "group " + strconv.Quote(g.Group) + ": " + strings.Join(sentences, "; ") + "."
+}
+
+// membersText says what each allocation of a gang gets.
+func (g GroupExplanation) membersText() string {
+	var texts []string
+	for _, c := range g.Choices[:min(len(g.Choices), shown)] {
+		texts = append(texts, c.text(g.Unpinned == ""))
+	}
+	text := strings.Join(texts, "; ")
+	if more := len(g.Choices) - shown; more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	if g.Unpinned != "" {
+		text += "; GPUs not pinned: " + g.Unpinned
+	}
+	return text
 }
 
 // shown bounds the lists of nodes in a text.

@@ -19,6 +19,7 @@ func AskOf(job *api.Job) cluster.Ask {
 		Template:    job.IsPeriodic() || job.IsParameterized(),
 		Datacenters: slices.Clone(job.Datacenters),
 		Pool:        valueOr(job.NodePool, ""),
+		Gang:        isGang(job),
 	}
 	for _, group := range job.TaskGroups {
 		if group == nil {
@@ -29,6 +30,15 @@ func AskOf(job *api.Job) cluster.Ask {
 		}
 	}
 	return ask
+}
+
+// GangMeta is the job meta key by which an author says that the job runs with all
+// its allocations or not at all.
+const GangMeta = "governor_gang"
+
+func isGang(job *api.Job) bool {
+	gang, err := strconv.ParseBool(job.Meta[GangMeta])
+	return err == nil && gang
 }
 
 func groupAsk(job *api.Job, group *api.TaskGroup) cluster.GroupAsk {

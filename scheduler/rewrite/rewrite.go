@@ -38,6 +38,9 @@ func Rewrite(in Input) Patch {
 		var p GroupPatch
 		if kept, ok := keep(in, g, restarts); ok {
 			p = kept
+			if ask.Gang {
+				p.Warning = "" // its pins are for all of its allocations
+			}
 			patch.Kept = append(patch.Kept, g.Name)
 		} else {
 			p = fresh(findGroup(in.Submitted, g.Name), g, in.Offer.Find(g.Name))
