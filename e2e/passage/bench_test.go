@@ -3,6 +3,8 @@ package passage_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -103,8 +105,15 @@ func BenchmarkBesideNginxOnNomad(b *testing.B) {
 			}
 			var ours, theirs, direct []float64
 			var slow, fast, middle, before []time.Duration
+			spent := map[string]time.Duration{}
 			for b.Loop() {
-				d, t, o := measure(c.NomadAddr, "direct"), measure(nginx, "nginx"), measure(c.GovernorAddr, "gate")
+				direct0 := spending(b, c)
+				d := measure(c.NomadAddr, "direct")
+				direct0(spent, "direct-")
+				t := measure(nginx, "nginx")
+				gate0 := spending(b, c)
+				o := measure(c.GovernorAddr, "gate")
+				gate0(spent, "gate-")
 				ours, theirs, direct = append(ours, o.PerSecond), append(theirs, t.PerSecond), append(direct, d.PerSecond)
 				slow, fast = append(slow, o.P99), append(fast, d.P99)
 				middle, before = append(middle, o.P50), append(before, d.P50)
@@ -115,9 +124,44 @@ func BenchmarkBesideNginxOnNomad(b *testing.B) {
 			if !strings.HasPrefix(c1.name, "register") {
 				b.ReportMetric(load.Median(ours)/load.Median(theirs), "of-nginx")
 			}
+			for part, took := range spent {
+				b.ReportMetric(float64(took.Microseconds())/float64(len(ours)*c1.n), part+"-cpu-µs")
+			}
 			b.ReportMetric(float64(load.Median(middle)-load.Median(before))/1e6, "ms-p50-added")
 			b.ReportMetric(float64(load.Median(slow)-load.Median(fast))/1e6, "ms-p99-added")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// spending begins to count the CPU time of the gate, of Nomad's server and of Consul. Both machines'
+// cores are shared by all of them, so that this is what a request costs whatever else runs.
+func spending(b *testing.B, c *cluster.Cluster) func(sum map[string]time.Duration, side string) {
+	b.Helper()
+	parts := []*cluster.Process{c.Governor, c.Server, c.Consul}
+	before := make([]time.Duration, len(parts))
+	for i, p := range parts {
+		before[i] = cpuTime(b, p.PID())
+	}
+	return func(sum map[string]time.Duration, side string) {
+		for i, p := range parts {
+			sum[side+p.Name] += cpuTime(b, p.PID()) - before[i]
+		}
+	}
+}
+
+// cpuTime is what the kernel has counted for a process, in ticks of ten milliseconds.
+func cpuTime(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must.NoError(b, err)
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	fields := strings.Fields(rest)
+	ticks := 0
+	for _, field := range fields[11:13] { // utime and stime
+		n, err := strconv.Atoi(field)
+		must.NoError(b, err)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }

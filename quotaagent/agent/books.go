@@ -104,6 +104,8 @@ type books struct {
 	members members
 	// listed are the holds as listed last, or written since, by key.
 	listed map[string]listedHold
+	// glances are for decisions that commit nothing.
+	glances *glances
 	// doubt says that the store was restored: nothing that is remembered counts.
 	doubt atomic.Bool
 
@@ -119,7 +121,7 @@ type books struct {
 
 func newBooks(store Store, now func() time.Time) *books {
 	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {}, wait: pause,
-		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), listed: make(map[string]listedHold), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
+		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), listed: make(map[string]listedHold), glances: newGlances(), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 
 func randomID() string {

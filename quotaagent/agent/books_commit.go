@@ -200,11 +200,16 @@ func (b *books) commitSheet(ctx context.Context, fence ledger.Fence, s *sheet, w
 		return fmt.Errorf("encode %s: %w", b.mark.key, err)
 	}
 	writes = append(writes, ledger.Write{Key: b.mark.key, Value: encoded, Version: s.docs[b.mark.key].version})
+	begin := b.now()
 	version, err := b.send(ctx, fence, writes, value)
+	b.glances.wrote(writes)
 	if err != nil {
 		return err
 	}
 	b.noteWritten(writes, s.next)
+	if version != 0 {
+		b.glances.learn(s.next, version, begin)
+	}
 	for key, value := range s.next {
 		switch {
 		case strings.HasPrefix(key, auditRecordPrefix): // nobody asks for it again

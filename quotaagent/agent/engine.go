@@ -240,21 +240,36 @@ func (e *Engine) admitUngoverned(s gate.Submission, placed Placement, p *budget.
 	return e.verdict(p, s, d, placed)
 }
 
-// preview decides without holding anything.
+// preview decides without holding anything, by what the store had within the last
+// second. A decision that blocks rests on what it has now.
 func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
-	v, err := e.books.look(ctx, e.targetOf(p, b, s))
-	if err != nil {
-		return gate.Verdict{}, err
-	}
 	at, err := e.standingOf(ctx, p, b, s, lines)
 	if err != nil {
 		return gate.Verdict{}, err
 	}
-	d, _, err := e.decide(p, b, s, lines, unchanged(s, placed.Patch), v)
+	t, same := e.targetOf(p, b, s), unchanged(s, placed.Patch)
+	decide := func(v view) (admission.Decision, error) {
+		d, _, err := e.decide(p, b, s, lines, same, v)
+		if err != nil {
+			return d, err
+		}
+		return e.queued(p, b, s, v, at, d), nil
+	}
+	t.novel = s.Stored == nil
+	v, certain, err := e.books.glance(ctx, t)
 	if err != nil {
 		return gate.Verdict{}, err
 	}
-	if d = e.queued(p, b, s, v, at, d); d.Outcome == admission.Queue {
+	d, err := decide(v)
+	if err == nil && blocked(d) && !certain {
+		if v, err = e.books.look(ctx, t); err == nil {
+			d, err = decide(v)
+		}
+	}
+	if err != nil {
+		return gate.Verdict{}, err
+	}
+	if d.Outcome == admission.Queue {
 		return e.wouldWait(ctx, p, b, s, lines, v.queued, at, d), nil
 	}
 	d = e.advise(ctx, p, b, s, d)

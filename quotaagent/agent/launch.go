@@ -167,7 +167,7 @@ func (l *launcher) templates(ctx context.Context, fence ledger.Fence) error {
 		if _, err := l.nomad.JobSpec(ctx, t.Namespace, t.JobID); !errors.Is(err, nomadctl.ErrNotFound) {
 			continue
 		}
-		err = l.e.books.store.Commit(ctx, fence, []ledger.Write{{Key: r.Key, Version: r.Version}})
+		err = l.e.books.commit(ctx, fence, []ledger.Write{{Key: r.Key, Version: r.Version}})
 		if err = ignore(err, ledger.ErrConflict); err != nil {
 			return fmt.Errorf("forget template: %w", err)
 		}
@@ -202,7 +202,7 @@ func (l *launcher) writeWatched(ctx context.Context, fence ledger.Fence, untilMS
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", watchedKey, err)
 	}
-	err = l.e.books.store.Commit(ctx, fence, []ledger.Write{{Key: watchedKey, Value: value, Version: l.watched.version}})
+	err = l.e.books.commit(ctx, fence, []ledger.Write{{Key: watchedKey, Value: value, Version: l.watched.version}})
 	return ignore(err, ledger.ErrConflict)
 }
 

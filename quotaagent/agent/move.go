@@ -173,7 +173,7 @@ func (e *Engine) moveGrants(ctx context.Context, fence ledger.Fence, p *budget.P
 		if err != nil {
 			return fmt.Errorf("encode override: %w", err)
 		}
-		err = e.books.store.Commit(ctx, fence, []ledger.Write{{Key: key, Value: value, Version: records[0].Version}, {Key: g.key, Version: g.version}})
+		err = e.books.commit(ctx, fence, []ledger.Write{{Key: key, Value: value, Version: records[0].Version}, {Key: g.key, Version: g.version}})
 		if err != nil {
 			return fmt.Errorf("move override %s: %w", g.ID, err)
 		}

@@ -79,7 +79,7 @@ func (l *launcher) forgetOutside(ctx context.Context, fence ledger.Fence) error 
 		if err = ignore(err, nomadctl.ErrNotFound); err != nil {
 			return err
 		}
-		err = l.e.books.store.Commit(ctx, fence, []ledger.Write{{Key: r.Key, Version: r.Version}})
+		err = l.e.books.commit(ctx, fence, []ledger.Write{{Key: r.Key, Version: r.Version}})
 		if err = ignore(err, ledger.ErrConflict); err != nil {
 			return fmt.Errorf("forget %s: %w", r.Key, err)
 		}
@@ -146,7 +146,7 @@ func (l *launcher) write(ctx context.Context, fence ledger.Fence, key string, ve
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
 	}
-	return l.e.books.store.Commit(ctx, fence, []ledger.Write{{Key: key, Value: value, Version: version}})
+	return l.e.books.commit(ctx, fence, []ledger.Write{{Key: key, Value: value, Version: version}})
 }
 
 // registered is a job as Nomad has it, as a submission of whoever registered it.

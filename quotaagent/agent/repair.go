@@ -85,7 +85,7 @@ func heldBy(holds []heldAt, runs []runAt) map[string]ledger.Vector {
 // set repairs one record; false if it changed meanwhile: the next round looks
 // again.
 func (b *books) set(ctx context.Context, fence ledger.Fence, w ledger.Write) (done bool, err error) {
-	err = b.store.Commit(ctx, fence, []ledger.Write{w})
+	err = b.commit(ctx, fence, []ledger.Write{w})
 	switch {
 	case errors.Is(err, ledger.ErrConflict):
 		return false, nil

@@ -124,7 +124,7 @@ func (e *Engine) writeTemplate(ctx context.Context, s gate.Submission) error {
 		if err != nil {
 			return fmt.Errorf("read template: %w", err)
 		}
-		err = e.books.store.Commit(ctx, ledger.Fence{}, []ledger.Write{{Key: key, Value: value, Version: records[0].Version}})
+		err = e.books.commit(ctx, ledger.Fence{}, []ledger.Write{{Key: key, Value: value, Version: records[0].Version}})
 		if !errors.Is(err, ledger.ErrConflict) || attempt == templateAttempts {
 			return err
 		}

@@ -50,7 +50,7 @@ func (e *Engine) endRuns(ctx context.Context, fence ledger.Fence) error {
 		case r.ClosedMS == 0 && r.UntilMS != 0 && now >= r.UntilMS, len(ledger.RunCharges(r.Run, cal).Minus(r.Charged)) != 0:
 			err = e.endRun(ctx, fence, r.ID, cal)
 		case r.ClosedMS != 0 && r.Open == 0 && len(r.Charged) == 0 && now-r.ClosedMS >= runsKept.Milliseconds():
-			err = e.books.store.Commit(ctx, fence, []ledger.Write{{Key: runPrefix + r.ID, Version: r.version}})
+			err = e.books.commit(ctx, fence, []ledger.Write{{Key: runPrefix + r.ID, Version: r.version}})
 			err = ignore(err, ledger.ErrConflict)
 		default:
 			continue
@@ -102,7 +102,7 @@ func (e *Engine) endGrant(ctx context.Context, fence ledger.Fence, g grantKey) e
 	case g.Live(now):
 		return nil
 	case now-over >= grantsKept.Milliseconds():
-		return e.books.store.Commit(ctx, fence, []ledger.Write{write})
+		return e.books.commit(ctx, fence, []ledger.Write{write})
 	case g.EndTold || state != ledger.GrantEnded && state != ledger.GrantLapsed:
 		return nil
 	}

@@ -92,7 +92,7 @@ func quickNomad(b *testing.B) *httptest.Server {
 			http.NotFound(w, r)
 		case strings.HasSuffix(r.URL.Path, "/plan"):
 			_, _ = io.Copy(io.Discard, r.Body)
-			reply(w, map[string]any{"JobModifyIndex": 5, "Warnings": "", "FailedTGAllocs": nil})
+			reply(w, map[string]any{"JobModifyIndex": 0, "Warnings": "", "FailedTGAllocs": nil})
 		default:
 			_, _ = w.Write(read)
 		}

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -21,8 +22,10 @@ import (
 type client struct {
 	address   *url.URL
 	transport http.RoundTripper
-	bodyMax   int64
-	timeout   time.Duration
+	// relay is what questions go through; nil for the transport.
+	relay   *relay
+	bodyMax int64
+	timeout time.Duration
 	// reader is the token that stored jobs are read with for users who may not read
 	// them, although they may scale or dispatch them; "" for none. For who has no token
 	// at all Nomad's refusal is the answer.
@@ -75,15 +78,32 @@ func (c *client) do(r *http.Request) (*answer, error) {
 		return nil, fmt.Errorf("ask nomad: %w", err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, c.bodyMax+1))
-	if err != nil {
+	return whole(resp, c.bodyMax)
+}
+
+// whole reads the rest of an answer, which must have at most so many bytes.
+func whole(resp *http.Response, most int64) (*answer, error) {
+	read := texts.Get().(*bytes.Buffer)
+	defer func() {
+		if read.Cap() <= textMost {
+			read.Reset()
+			texts.Put(read)
+		}
+	}()
+	if _, err := read.ReadFrom(io.LimitReader(resp.Body, most+1)); err != nil {
 		return nil, fmt.Errorf("read answer of nomad: %w", err)
 	}
-	if int64(len(body)) > c.bodyMax {
-		return nil, fmt.Errorf("read answer of nomad: it is larger than %d bytes", c.bodyMax)
+	if int64(read.Len()) > most {
+		return nil, fmt.Errorf("read answer of nomad: it is larger than %d bytes", most)
 	}
-	return &answer{status: resp.StatusCode, header: resp.Header, body: body}, nil
+	return &answer{status: resp.StatusCode, header: resp.Header, body: bytes.Clone(read.Bytes())}, nil
 }
+
+// texts are buffers that answers are read into whose length is not known; none is kept
+// that has become larger than textMost.
+var texts = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+const textMost = 256 << 10
 
 // get asks one question; path is already escaped.
 func (c *client) get(ctx context.Context, path string, query url.Values, token string) (*answer, error) {
@@ -96,6 +116,9 @@ func (c *client) get(ctx context.Context, path string, query url.Values, token s
 	r.URL.RawQuery = query.Encode()
 	if token != "" {
 		r.Header.Set(tokenHeader, token)
+	}
+	if c.relay != nil {
+		return c.relay.exchange(r, nil, c.bodyMax)
 	}
 	return c.do(r)
 }
@@ -118,12 +141,30 @@ func (c *client) job(ctx context.Context, id string, at scope, token string) (*a
 		}
 		return newest, nil
 	}
-	var job api.Job
-	found, err := c.read(ctx, "/v1/job/"+escapeID(id), at, token, &job)
+	job, _, err := c.sizedJob(ctx, id, at, token)
+	return job, err
+}
+
+// sizedJob is job for an id that has no route's end, and says how many bytes the job has.
+func (c *client) sizedJob(ctx context.Context, id string, at scope, token string) (*api.Job, int, error) {
+	var one sized
+	found, err := c.read(ctx, "/v1/job/"+escapeID(id), at, token, &one)
 	if err != nil || !found {
-		return nil, err
+		return nil, 0, err
 	}
-	return &job, nil
+	return &one.job, one.bytes, nil
+}
+
+// sized is a job that knows how long its JSON was.
+type sized struct {
+	job   api.Job
+	bytes int
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (s *sized) UnmarshalJSON(raw []byte) error {
+	s.bytes = len(raw)
+	return json.Unmarshal(raw, &s.job)
 }
 
 // versions returns every version of a job that Nomad has, or none.

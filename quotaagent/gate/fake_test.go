@@ -143,7 +143,11 @@ func (f *fakeNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		reply(w, versions[0])
 	case handler == "/plan":
-		reply(w, map[string]any{"JobModifyIndex": 5, "Diff": map[string]any{"Type": "Added"}, "Future": 1, "Warnings": ""})
+		index := uint64(0)
+		if versions := f.jobs[namespace+"\x00"+id]; len(versions) > 0 {
+			index = jobModifyIndex(versions[0])
+		}
+		reply(w, map[string]any{"JobModifyIndex": index, "Diff": map[string]any{"Type": "Added"}, "Future": 1, "Warnings": ""})
 	case isWrite(r.Method) && (path == "/v1/jobs" || handler == "" && strings.HasPrefix(path, "/v1/job/")):
 		f.register(w, r, body)
 	default:

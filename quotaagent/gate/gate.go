@@ -104,6 +104,7 @@ type Gate struct {
 	identities *identities
 	proxy      *httputil.ReverseProxy
 	relay      *relay
+	known      *knownJobs
 }
 
 // New returns a gate, or an error when the configuration cannot work.
@@ -112,9 +113,9 @@ func New(config Config) (*Gate, error) {
 		return nil, fmt.Errorf("configure gate: %w", err)
 	}
 	config = config.withDefaults()
-	g := &Gate{config: config, logger: config.Logger.Named("gate"), relay: newRelay(config)}
+	g := &Gate{config: config, logger: config.Logger.Named("gate"), relay: newRelay(config), known: newKnownJobs(time.Now)}
 	g.nomad = &client{
-		address: config.Nomad, transport: config.Transport, bodyMax: config.ResponseMax, timeout: config.LookupTimeout, reader: config.ReadToken,
+		address: config.Nomad, transport: config.Transport, relay: g.relay, bodyMax: config.ResponseMax, timeout: config.LookupTimeout, reader: config.ReadToken,
 	}
 	g.identities = newIdentities(g.nomad, config.IdentityTTL, time.Now)
 	g.identities.userTokens = config.UserTokens
@@ -185,7 +186,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route := Classify(r.Method, r.URL.Path)
-	g.logger.Trace("request", "method", r.Method, "path", r.URL.Path, "route", route.Kind.String())
+	if g.logger.IsTrace() {
+		g.logger.Trace("request", "method", r.Method, "path", r.URL.Path, "route", route.Kind.String())
+	}
 	switch {
 	case route.Kind.governed():
 		g.answer(w, r, g.governed(w, r, route))

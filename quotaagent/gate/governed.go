@@ -23,6 +23,8 @@ type submission struct {
 	// lent is the gate's own token, where it is used instead of the user's.
 	lent   string
 	stored *api.Job
+	// fresh says that the stored job must be read, and recalled that it was not.
+	fresh, recalled bool
 	// raw is the body where it is no document.
 	raw []byte
 	// launch is the idempotency token of a dispatch, and ownToken says that the gate
@@ -49,12 +51,13 @@ func (g *Gate) governed(w http.ResponseWriter, r *http.Request, route Route) err
 	if err != nil {
 		return err
 	}
-	for range decideMax {
+	for try := range decideMax {
 		s, err := g.parse(r, route, body)
 		if err != nil {
 			return refuseBody(err)
 		}
-		if err = g.govern(w, r, route, s); !errors.Is(err, errChanged) {
+		s.fresh = try > 0 || s.kind != Plan
+		if err = g.govern(w, r, route, s); err == nil || !s.recalled && !errors.Is(err, errChanged) {
 			return err
 		}
 		g.logger.Debug("job changed while it was decided about", "namespace", s.ask.Namespace, "job_id", s.ask.JobID)
@@ -126,6 +129,26 @@ func (g *Gate) decideFor(ctx context.Context, s *submission, identify func(conte
 	return Verdict{}, undecided
 }
 
+// lookUp is the stored job of a submission: for a plan as it was lately, if that is
+// known.
+func (g *Gate) lookUp(ctx context.Context, s *submission) (*api.Job, error) {
+	id := *s.job.ID
+	if s.kind != Plan || s.scope.region != g.config.Region || jobSuffix(id) != "" {
+		return g.nomad.job(ctx, id, s.scope, s.token)
+	}
+	key := jobKey{s.scope.namespace, id}
+	if job, known := g.known.recall(key); known && !s.fresh {
+		s.recalled = true
+		return job, nil
+	}
+	begin := g.known.now()
+	job, size, err := g.nomad.sizedJob(ctx, id, s.scope, s.token)
+	if err == nil {
+		g.known.keep(key, job, size, begin)
+	}
+	return job, err
+}
+
 // parse reads the body and computes what Nomad would compute from it.
 func (g *Gate) parse(r *http.Request, route Route, body []byte) (*submission, error) {
 	s := &submission{}
@@ -160,10 +183,10 @@ func (g *Gate) parse(r *http.Request, route Route, body []byte) (*submission, er
 	if s.doc.Has("SecretID") {
 		s.doc.SetText("SecretID", "")
 	}
-	s.job, err = jobspec.Canonicalize(s.request.Job)
-	if err != nil {
+	if err := jobspec.CanonicalizeOwned(s.request.Job); err != nil {
 		return nil, err
 	}
+	s.job = s.request.Job
 	s.job.Namespace, s.job.Region = &s.scope.namespace, &s.scope.region
 	return s, nil
 }
@@ -173,7 +196,7 @@ func (g *Gate) parse(r *http.Request, route Route, body []byte) (*submission, er
 func (g *Gate) resolve(ctx context.Context, s *submission) (wantsGPU bool, err error) {
 	preserve := jobspec.Preserve{Counts: s.request.PreserveCounts, Resources: s.request.PreserveResources}
 	submitted := jobspec.ExtractCanonical(s.job, s.defaults())
-	s.stored, err = g.nomad.job(ctx, *s.job.ID, s.scope, s.token)
+	s.stored, err = g.lookUp(ctx, s)
 	if err != nil {
 		if len(submitted.Groups) == 0 && preserve == (jobspec.Preserve{}) {
 			// No GPU can come of this request, whatever is stored; Nomad itself
@@ -238,7 +261,11 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	}
 	theirs, err := g.send(r.WithContext(ctx), s)
 	if s.kind.Commits() {
+		g.known.forget(jobKey{s.ask.Namespace, s.ask.JobID})
 		outcome = g.judged(ctx, s, theirs, err)
+	}
+	if err == nil && s.recalled && !s.stillStored(theirs) {
+		return errChanged
 	}
 	if !outcome.Accepted {
 		settle(outcome) // whoever tries again has what it gives back
@@ -263,6 +290,9 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 // send forwards the request and reads the answer. Who may bring back an old version
 // of a job need not be allowed to register any other: then it comes back as it was.
 func (g *Gate) send(r *http.Request, s *submission) (*answer, error) {
+	if !s.kind.Commits() && g.relay != nil {
+		return g.relay.exchange(g.outgoing(r, s), s.body(), g.config.ResponseMax)
+	}
 	theirs, err := g.nomad.do(g.outgoing(r, s))
 	if err == nil && s.materialised && s.lent == "" && theirs.status == http.StatusForbidden {
 		s.materialised = false

@@ -3,11 +3,14 @@ package gate
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -66,6 +69,36 @@ func (l *relay) takes(r *http.Request) bool {
 
 // serve forwards a request. An error means that nothing was written to the client.
 func (l *relay) serve(w http.ResponseWriter, r *http.Request) error {
+	clean := false
+	err := l.do(r, nil, func(answer *http.Response) bool {
+		clean = pass(w, answer)
+		return clean
+	})
+	if err == nil && !clean {
+		panic(http.ErrAbortHandler) // the client sees that something is missing
+	}
+	return err
+}
+
+// exchange sends a request that changes nothing, with its body, and reads the whole
+// answer.
+func (l *relay) exchange(r *http.Request, body []byte, most int64) (*answer, error) {
+	var theirs *answer
+	var broken error
+	err := l.do(r, body, func(response *http.Response) bool {
+		defer response.Body.Close()
+		theirs, broken = whole(response, most)
+		return broken == nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask nomad: %w", err)
+	}
+	return theirs, broken
+}
+
+// do sends a request that may be sent twice, and gives the answer to take, which reports
+// whether it has read all of it. An error means that it was not called.
+func (l *relay) do(r *http.Request, body []byte, take func(*http.Response) (clean bool)) error {
 	for {
 		u, err := l.take(r.Context())
 		if err != nil {
@@ -73,26 +106,22 @@ func (l *relay) serve(w http.ResponseWriter, r *http.Request) error {
 		}
 		// A client that leaves ends the request at Nomad too.
 		stop := context.AfterFunc(r.Context(), func() { _ = u.conn.Close() })
-		answer, err := u.ask(r, l.host)
+		answer, err := u.ask(r, l.host, body)
 		if err != nil {
 			stop()
 			_ = u.conn.Close()
 			u.release()
 			if u.reused && r.Context().Err() == nil && !errors.Is(err, errHead) {
-				continue // Nomad has closed it meanwhile; a read can be sent again
+				continue // Nomad has closed it meanwhile; it can be sent again
 			}
-			return err
+			return cmp.Or(r.Context().Err(), err)
 		}
-		clean := pass(w, answer)
-		reusable := clean && !answer.Close && u.reader.Buffered() == 0
+		reusable := take(answer) && !answer.Close && u.reader.Buffered() == 0
 		u.release()
 		if stop() && reusable {
 			l.keep(u)
 		} else {
 			_ = u.conn.Close()
-		}
-		if !clean {
-			panic(http.ErrAbortHandler) // the client sees that something is missing
 		}
 		return nil
 	}
@@ -149,8 +178,8 @@ var errHead = errors.New("read the head of nomad's answer")
 // heads are buffers for the heads of requests.
 var heads = sync.Pool{New: func() any { return bufio.NewWriterSize(io.Discard, 4<<10) }}
 
-// ask sends the head of a request and reads that of the answer.
-func (u *upstream) ask(r *http.Request, host string) (*http.Response, error) {
+// ask sends a request and reads the head of the answer.
+func (u *upstream) ask(r *http.Request, host string, body []byte) (*http.Response, error) {
 	if r.Host != "" {
 		host = r.Host
 	}
@@ -158,7 +187,11 @@ func (u *upstream) ask(r *http.Request, host string) (*http.Response, error) {
 	head.Reset(u.conn)
 	_, _ = head.WriteString(r.Method + " " + r.URL.RequestURI() + " HTTP/1.1\r\nHost: " + host + "\r\n")
 	_ = r.Header.WriteSubset(head, notForwarded(r.Header))
+	if body != nil {
+		_, _ = head.WriteString("Content-Length: " + strconv.Itoa(len(body)) + "\r\n")
+	}
 	_, _ = head.WriteString("\r\n")
+	_, _ = head.Write(body)
 	err := head.Flush()
 	head.Reset(io.Discard)
 	heads.Put(head)

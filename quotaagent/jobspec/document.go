@@ -95,9 +95,8 @@ func (n *node) isNull() bool { return n.kind == 'v' && string(n.raw) == "null" }
 func Parse(data []byte, limits Limits) (*Document, error) {
 	// The standard library decides what JSON is, so that the gate and Nomad
 	// agree; what follows may assume valid input.
-	var raw json.RawMessage
-	if err := json.Unmarshal(data, &raw); err != nil {
-		return nil, syntaxError(data, err)
+	if !json.Valid(data) {
+		return nil, syntaxError(data, json.Unmarshal(data, new(json.RawMessage)))
 	}
 	p := parser{data: data, limits: limits}
 	p.space()
@@ -136,7 +135,7 @@ type parser struct {
 	at     int
 	values int
 	limits Limits
-	path   []string
+	path   []step
 }
 
 func (p *parser) space() {
@@ -168,11 +167,16 @@ func (p *parser) value(depth int) (*node, error) {
 		return &node{kind: '"', raw: p.stringToken()}, nil
 	default:
 		start := p.at
-		for p.at < len(p.data) && !strings.ContainsRune(" \t\r\n,]}", rune(p.data[p.at])) {
+		for p.at < len(p.data) && !endsValue(p.data[p.at]) {
 			p.at++
 		}
 		return &node{kind: 'v', raw: p.data[start:p.at]}, nil
 	}
+}
+
+// endsValue reports whether a byte cannot be part of a number, true, false or null.
+func endsValue(c byte) bool {
+	return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == ',' || c == ']' || c == '}'
 }
 
 func (p *parser) stringToken() []byte {
@@ -188,7 +192,7 @@ func (p *parser) stringToken() []byte {
 
 func (p *parser) object(depth int) (*node, error) {
 	n := &node{kind: '{'}
-	seen := map[string]bool{}
+	var seen map[string]bool // of objects with many keys
 	p.at++
 	for {
 		p.space()
@@ -202,21 +206,45 @@ func (p *parser) object(depth int) (*node, error) {
 		}
 		rawKey := p.stringToken()
 		key := decodeString(rawKey)
-		if seen[key] {
+		if n.has(key, seen) {
 			return nil, &KeyError{Path: joinPath(p.path), First: key, Second: key}
 		}
-		seen[key] = true
 		p.space()
 		p.at++ // the colon
 		p.space()
-		p.path = append(p.path, key)
+		p.path = append(p.path, step{key: key})
 		child, err := p.value(depth + 1)
 		if err != nil {
 			return nil, err
 		}
 		p.path = p.path[:len(p.path)-1]
 		n.members = append(n.members, member{key: key, rawKey: rawKey, value: child})
+		switch {
+		case seen != nil:
+			seen[key] = true
+		case len(n.members) == fewKeys:
+			seen = make(map[string]bool, 4*fewKeys)
+			for i := range n.members {
+				seen[n.members[i].key] = true
+			}
+		}
 	}
+}
+
+// fewKeys is how many keys are compared one by one.
+const fewKeys = 16
+
+// has reports whether an object has a key; seen are its keys where it has fewKeys or more.
+func (n *node) has(key string, seen map[string]bool) bool {
+	if seen != nil {
+		return seen[key]
+	}
+	for i := range n.members {
+		if n.members[i].key == key {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *parser) array(depth int) (*node, error) {
@@ -232,7 +260,7 @@ func (p *parser) array(depth int) (*node, error) {
 			p.at++
 			p.space()
 		}
-		p.path = append(p.path, index(len(n.items)))
+		p.path = append(p.path, step{index: len(n.items), item: true})
 		child, err := p.value(depth + 1)
 		if err != nil {
 			return nil, err
@@ -242,16 +270,25 @@ func (p *parser) array(depth int) (*node, error) {
 	}
 }
 
-func index(i int) string { return "[" + strconv.Itoa(i) + "]" }
+// step is one of the way to a value: a key of an object, or the index of an item.
+type step struct {
+	key   string
+	index int
+	item  bool
+}
 
 // joinPath renders steps as Job.TaskGroups[0].Name.
-func joinPath(steps []string) string {
+func joinPath(steps []step) string {
 	var b strings.Builder
 	for _, s := range steps {
-		if b.Len() > 0 && !strings.HasPrefix(s, "[") {
+		if s.item {
+			b.WriteString("[" + strconv.Itoa(s.index) + "]")
+			continue
+		}
+		if b.Len() > 0 {
 			b.WriteByte('.')
 		}
-		b.WriteString(s)
+		b.WriteString(s.key)
 	}
 	return b.String()
 }

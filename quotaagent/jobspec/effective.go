@@ -12,7 +12,7 @@ import (
 // Canonicalize returns a copy of job with Nomad's defaults filled in, after
 // checking that it can be read: no null entries among groups, tasks, devices
 // and services, and no two groups, or tasks of a group, of one name.
-func Canonicalize(job *api.Job) (out *api.Job, err error) {
+func Canonicalize(job *api.Job) (*api.Job, error) {
 	if err := checkShape(job); err != nil {
 		return nil, err
 	}
@@ -20,19 +20,36 @@ func Canonicalize(job *api.Job) (out *api.Job, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("copy job: %w", err)
 	}
-	out = &api.Job{}
+	out := &api.Job{}
 	if err := json.Unmarshal(raw, out); err != nil {
 		return nil, fmt.Errorf("copy job: %w", err)
 	}
+	if err := fillIn(out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// CanonicalizeOwned is Canonicalize for a job that nobody else uses: it is changed
+// itself, and is good for nothing where an error comes back.
+func CanonicalizeOwned(job *api.Job) error {
+	if err := checkShape(job); err != nil {
+		return err
+	}
+	return fillIn(job)
+}
+
+// fillIn fills Nomad's defaults in.
+func fillIn(job *api.Job) (err error) {
 	// Nomad's own library dereferences null entries of the lists that
 	// checkShape does not know.
 	defer func() {
 		if r := recover(); r != nil {
-			out, err = nil, fmt.Errorf("the job has an empty (null) entry in one of its lists; remove it")
+			err = fmt.Errorf("the job has an empty (null) entry in one of its lists; remove it")
 		}
 	}()
-	out.Canonicalize()
-	return out, nil
+	job.Canonicalize()
+	return nil
 }
 
 func checkShape(job *api.Job) error {

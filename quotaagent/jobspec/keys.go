@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"unicode"
+	"unicode/utf8"
 )
 
 // CheckKeys reports the first object in which two keys mean the same field of
@@ -18,12 +19,20 @@ import (
 // Two such keys are allowed where one of them says nothing: Nomad's own UI adds
 // "meta": {} to every job, beside "Meta". Then that one is removed.
 func (d *Document) CheckKeys(target reflect.Type) error {
+	_, err := d.checkKeys(target)
+	return err
+}
+
+// checkKeys is CheckKeys, and reports whether it has removed any.
+func (d *Document) checkKeys(target reflect.Type) (removed bool, err error) {
 	c := keyChecker{}
-	return c.check(d.root, target)
+	err = c.check(d.root, target)
+	return c.removed, err
 }
 
 type keyChecker struct {
-	path []string
+	path    []step
+	removed bool
 }
 
 // fieldsOf remembers the fields of the types that documents are read into, which are
@@ -44,7 +53,7 @@ func (c *keyChecker) check(n *node, t reflect.Type) error {
 	}
 	if n.kind == '[' && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
 		for i, item := range n.items {
-			if err := c.descend(item, t.Elem(), index(i)); err != nil {
+			if err := c.descend(item, t.Elem(), step{index: i, item: true}); err != nil {
 				return err
 			}
 		}
@@ -54,7 +63,7 @@ func (c *keyChecker) check(n *node, t reflect.Type) error {
 	}
 	if t.Kind() == reflect.Map {
 		for _, m := range n.members {
-			if err := c.descend(m.value, t.Elem(), m.key); err != nil {
+			if err := c.descend(m.value, t.Elem(), step{key: m.key}); err != nil {
 				return err
 			}
 		}
@@ -69,9 +78,11 @@ func (c *keyChecker) checkStruct(n *node, t reflect.Type) error {
 	known := knownFields(t)
 	seen := make(map[string]int, len(n.members)) // places in kept
 	kept := make([]member, 0, len(n.members))
+	names := make([]string, 0, len(n.members)) // of kept, folded
 	for _, m := range n.members {
 		folded := foldKey(m.key)
 		if at, twice := seen[folded]; twice {
+			c.removed = true
 			first := kept[at]
 			one, ok := merged(first, m, known[folded])
 			if !ok || first.key == m.key {
@@ -81,13 +92,12 @@ func (c *keyChecker) checkStruct(n *node, t reflect.Type) error {
 			continue
 		}
 		seen[folded] = len(kept)
-		kept = append(kept, m)
+		kept, names = append(kept, m), append(names, folded)
 	}
 	n.members = kept
-	for _, m := range kept {
-		folded := foldKey(m.key)
-		if ft, ok := known[folded]; ok {
-			if err := c.descend(m.value, ft, m.key); err != nil {
+	for i, m := range kept {
+		if ft, ok := known[names[i]]; ok {
+			if err := c.descend(m.value, ft, step{key: m.key}); err != nil {
 				return err
 			}
 		}
@@ -117,8 +127,11 @@ func merged(first, second member, field reflect.Type) (member, bool) {
 	return member{}, false
 }
 
-func (c *keyChecker) descend(n *node, t reflect.Type, step string) error {
-	c.path = append(c.path, step)
+func (c *keyChecker) descend(n *node, t reflect.Type, to step) error {
+	if n.kind != '{' && n.kind != '[' {
+		return nil
+	}
+	c.path = append(c.path, to)
 	err := c.check(n, t)
 	c.path = c.path[:len(c.path)-1]
 	return err
@@ -160,6 +173,13 @@ func knownFields(t reflect.Type) map[string]reflect.Type {
 // string: each letter becomes the smallest letter of its case-folding set, so
 // that U+017F is an S and the Kelvin sign U+212A a K.
 func foldKey(key string) string {
+	ascii := true
+	for i := range len(key) {
+		ascii = ascii && key[i] < utf8.RuneSelf
+	}
+	if ascii {
+		return strings.ToUpper(key) // capitals are the smallest of their sets
+	}
 	return strings.Map(func(r rune) rune {
 		smallest := r
 		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {

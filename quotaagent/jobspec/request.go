@@ -1,6 +1,7 @@
 package jobspec
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -70,11 +71,15 @@ func parseRequest(data []byte, into any) (*Document, error) {
 	if !doc.IsObject() {
 		return nil, errors.New("the request body must be a JSON object")
 	}
-	if err := doc.CheckKeys(reflect.TypeOf(into)); err != nil {
+	removed, err := doc.checkKeys(reflect.TypeOf(into))
+	if err != nil {
 		return nil, err
 	}
-	if err := doc.Decode(into); err != nil {
-		return nil, err
+	if removed {
+		return doc, doc.Decode(into)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return nil, fmt.Errorf("decode document: %w", err)
 	}
 	return doc, nil
 }

@@ -3,6 +3,7 @@ package jobspec
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 )
 
 // SpliceText changes one text of a JSON object and leaves every other byte as it is,
@@ -102,13 +103,20 @@ func (s *scanner) string() []byte {
 	}
 	begin := s.at
 	for !s.failed {
-		switch s.next() {
-		case '\\':
-			s.next()
-		case '"':
-			return s.text[begin : s.at-1]
+		rest := s.text[s.at:]
+		quote := bytes.IndexByte(rest, '"')
+		if quote < 0 {
+			break
 		}
+		if escape := bytes.IndexByte(rest[:quote], '\\'); escape >= 0 {
+			s.at += escape + 2 // what is escaped is part of the text
+			s.failed = s.at > len(s.text)
+			continue
+		}
+		s.at += quote + 1
+		return s.text[begin : s.at-1]
 	}
+	s.failed = true
 	return nil
 }
 
@@ -122,25 +130,45 @@ func (s *scanner) value() {
 	case '"':
 		s.string()
 	case '{', '[':
-		for depth := 0; !s.failed; {
-			switch s.text[s.at] {
-			case '"':
-				s.string()
-				s.failed = s.failed || s.at >= len(s.text)
-				continue
-			case '{', '[':
-				depth++
-			case '}', ']':
-				depth--
-			}
-			if s.at++; depth == 0 {
-				return
-			}
-			s.failed = s.at >= len(s.text)
-		}
+		s.nested()
 	default:
 		for s.at < len(s.text) && bytes.IndexByte([]byte(",]} \n\t\r"), s.text[s.at]) < 0 {
 			s.at++
 		}
 	}
+}
+
+// FindUint is the number that a JSON object has under a key, read as SpliceText reads
+// it. It returns false where the object does not have the key exactly once at its top,
+// as a whole number that is not negative.
+func FindUint(object []byte, key string) (uint64, bool) {
+	s := scanner{text: object}
+	begin, end, found := s.find(key)
+	if !found || s.failed {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(object[begin:end]), 10, 64)
+	return n, err == nil
+}
+
+// nested skips an object or an array.
+func (s *scanner) nested() {
+	depth := 0
+	for at := s.at; at < len(s.text); at++ {
+		switch s.text[at] {
+		case '"':
+			if s.at = at; s.string() == nil && s.failed {
+				return
+			}
+			at = s.at - 1
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth == 0 {
+				s.at = at + 1
+				return
+			}
+		}
+	}
+	s.failed = true
 }
