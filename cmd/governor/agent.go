@@ -261,15 +261,15 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	})
 	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// No ServeMux here: it would redirect job ids that look like unclean paths.
+		if !strings.HasPrefix(r.URL.Path, api.Prefix) {
+			g.ServeHTTP(w, r)
+			return
+		}
 		if hook := webhook(g, config.Gate.WebhookKey, r); hook != nil {
 			hook.ServeHTTP(w, r)
 			return
 		}
-		if strings.HasPrefix(r.URL.Path, api.Prefix) {
-			own.ServeHTTP(w, r)
-			return
-		}
-		g.ServeHTTP(w, r)
+		own.ServeHTTP(w, r)
 	})), nil
 }
 

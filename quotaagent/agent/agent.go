@@ -198,8 +198,9 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	server := gate.NewServer(requests)
 	server.BaseContext = func(net.Listener) context.Context { return connections }
 	server.ErrorLog = a.logger.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})
+	front := gate.NewFront(requests.reads(), server)
 	failed := make(chan error, 1)
-	running.Go(func() { failed <- server.Serve(listener) })
+	running.Go(func() { failed <- front.Serve(listener) })
 	a.logger.Info("serving", "address", listener.Addr().String())
 
 	var err error
@@ -208,7 +209,7 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	case err = <-failed:
 		err = fmt.Errorf("serve on %s: %w", listener.Addr(), err)
 	}
-	a.drain(server, requests, cut)
+	a.drain(front, requests, cut)
 	stop()
 	running.Wait()
 	a.logger.Info("stopped")
@@ -223,7 +224,7 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 // Reads are cut after drainWithin. What changes something is answered, for as long as
 // a submission may take; then it is cut too, and waited for until it has settled its
 // hold. One that takes longer is left to the next leader.
-func (a *Agent) drain(server *http.Server, requests *inFlight, cut context.CancelFunc) {
+func (a *Agent) drain(server *gate.Front, requests *inFlight, cut context.CancelFunc) {
 	shutdown := func(within time.Duration) error {
 		ctx, cancel := context.WithTimeout(context.Background(), within)
 		defer cancel()

@@ -45,7 +45,7 @@ func (f *inFlight) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.count--
 		f.signal()
 	}()
-	if onlyReads(r) {
+	if r.Context().Value(cutWithReads{}) == nil && onlyReads(r) {
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
 		defer context.AfterFunc(f.reading, cancel)()
@@ -53,6 +53,12 @@ func (f *inFlight) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	f.next.ServeHTTP(w, r)
 }
+
+// cutWithReads is in a context that ends with cut anyway.
+type cutWithReads struct{}
+
+// reads is the context of requests that only read.
+func (f *inFlight) reads() context.Context { return context.WithValue(f.reading, cutWithReads{}, true) }
 
 // onlyReads reports whether nothing is lost when a request is cut, also where it reads
 // with another method than GET, as the UI's blocking queries do.

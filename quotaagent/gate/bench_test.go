@@ -50,7 +50,7 @@ func serveGate(nomad string) error {
 		return err
 	}
 	fmt.Println("http://" + listener.Addr().String())
-	return NewServer(g).Serve(listener)
+	return NewFront(context.Background(), NewServer(g)).Serve(listener)
 }
 
 // raiseFiles lets the process have two sockets for each query.

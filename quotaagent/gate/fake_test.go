@@ -269,9 +269,31 @@ func newRig(t *testing.T, edits ...func(*Config)) *rig {
 	r := &rig{nomad: newFakeNomad(t), admitter: &fakeAdmitter{}}
 	r.gate = httptest.NewUnstartedServer(nil)
 	r.gate.Config = NewServer(r.newGate(t, edits...))
-	r.gate.Start()
+	behindFront(t, r.gate)
 	t.Cleanup(r.gate.Close)
 	return r
+}
+
+// behindFront starts a server as an agent does: its connections come from a Front.
+func behindFront(t *testing.T, s *httptest.Server) *Front {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	front, listener := NewFront(ctx, s.Config), s.Listener
+	front.handed.address, front.listener = listener.Addr(), listener
+	s.Listener = front.handed
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = front.accept(listener)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		front.stop(func(bool) bool { return true })
+		<-done
+		front.running.Wait()
+	})
+	s.Start()
+	return front
 }
 
 // newGate is a further gate before the same Nomad.

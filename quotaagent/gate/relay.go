@@ -70,8 +70,12 @@ func (l *relay) takes(r *http.Request) bool {
 // serve forwards a request. An error means that nothing was written to the client.
 func (l *relay) serve(w http.ResponseWriter, r *http.Request) error {
 	clean := false
-	err := l.do(r, nil, func(answer *http.Response) bool {
-		clean = pass(w, answer)
+	err := l.do(r, nil, func(answer *http.Response, more func() int) bool {
+		if front, ok := w.(*frontWriter); ok {
+			clean = front.pass(answer, more)
+		} else {
+			clean = pass(w, answer)
+		}
 		return clean
 	})
 	if err == nil && !clean {
@@ -85,7 +89,7 @@ func (l *relay) serve(w http.ResponseWriter, r *http.Request) error {
 func (l *relay) exchange(r *http.Request, body []byte, most int64) (*answer, error) {
 	var theirs *answer
 	var broken error
-	err := l.do(r, body, func(response *http.Response) bool {
+	err := l.do(r, body, func(response *http.Response, _ func() int) bool {
 		defer response.Body.Close()
 		theirs, broken = whole(response, most)
 		return broken == nil
@@ -97,8 +101,9 @@ func (l *relay) exchange(r *http.Request, body []byte, most int64) (*answer, err
 }
 
 // do sends a request that may be sent twice, and gives the answer to take, which reports
-// whether it has read all of it. An error means that it was not called.
-func (l *relay) do(r *http.Request, body []byte, take func(*http.Response) (clean bool)) error {
+// whether it has read all of it; more says how much of it is there already. An error
+// means that take was not called.
+func (l *relay) do(r *http.Request, body []byte, take func(answer *http.Response, more func() int) (clean bool)) error {
 	for {
 		u, err := l.take(r.Context())
 		if err != nil {
@@ -116,7 +121,7 @@ func (l *relay) do(r *http.Request, body []byte, take func(*http.Response) (clea
 			}
 			return cmp.Or(r.Context().Err(), err)
 		}
-		reusable := take(answer) && !answer.Close && u.reader.Buffered() == 0
+		reusable := take(answer, u.reader.Buffered) && !answer.Close && u.reader.Buffered() == 0
 		u.release()
 		if stop() && reusable {
 			l.keep(u)
@@ -268,14 +273,7 @@ var neverForwarded = map[string]bool{
 func pass(w http.ResponseWriter, answer *http.Response) (clean bool) {
 	defer answer.Body.Close()
 	h := w.Header()
-	for _, names := range answer.Header["Connection"] {
-		for name := range strings.SplitSeq(names, ",") {
-			answer.Header.Del(strings.TrimSpace(name))
-		}
-	}
-	for _, name := range hopByHop {
-		delete(answer.Header, name)
-	}
+	dropHopByHop(answer.Header)
 	for name, values := range answer.Header {
 		h[name] = append(h[name], values...)
 	}
@@ -296,6 +294,18 @@ func pass(w http.ResponseWriter, answer *http.Response) (clean bool) {
 		h[name] = values
 	}
 	return err == nil
+}
+
+// dropHopByHop removes from an answer what concerns its connection only.
+func dropHopByHop(h http.Header) {
+	for _, names := range h["Connection"] {
+		for name := range strings.SplitSeq(names, ",") {
+			h.Del(strings.TrimSpace(name))
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
 }
 
 // onlyWriter and onlyReader keep io.CopyBuffer from other ways than its buffer.

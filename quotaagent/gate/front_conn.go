@@ -1,0 +1,204 @@
+package gate
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// frontConn is one connection of Front. One goroutine has it, and while a blocking
+// query waits another one watches whether the client leaves.
+type frontConn struct {
+	front *Front
+	tcp   *net.TCPConn
+	// until is the deadline of reads; zero for none.
+	until  time.Time
+	remote string
+	// ahead is a byte that came while a request was served, if early.
+	ahead [1]byte
+	early bool
+}
+
+// frontHeads are buffers for the heads of requests.
+var frontHeads = sync.Pool{New: func() any { return new([frontHead]byte) }}
+
+// run serves requests until there is one that Front does not take.
+func (c *frontConn) run() {
+	defer c.front.gone(c)
+	c.remote = c.tcp.RemoteAddr().String()
+	wait := frontFirst
+	for {
+		buffer := frontHeads.Get().(*[frontHead]byte)
+		n, err := c.read(buffer[:], wait)
+		if err != nil {
+			frontHeads.Put(buffer)
+			_ = c.tcp.Close()
+			return
+		}
+		r := parsePlain(buffer[:n])
+		if r == nil {
+			rest := bytes.Clone(buffer[:n])
+			frontHeads.Put(buffer)
+			_ = c.tcp.SetReadDeadline(time.Time{})
+			c.front.handed.give(&replayed{c.tcp, rest})
+			return
+		}
+		frontHeads.Put(buffer)
+		if !c.front.busy(c, true) || !c.serve(r) || !c.front.busy(c, false) {
+			_ = c.tcp.Close()
+			return
+		}
+		wait = frontIdle
+	}
+}
+
+// read waits for a request, and reads what there is of it.
+func (c *frontConn) read(buffer []byte, wait time.Duration) (int, error) {
+	if until := time.Now().Add(wait); c.until.IsZero() || until.Sub(c.until) > frontSlack || c.until.After(until) {
+		if err := c.tcp.SetReadDeadline(until); err != nil {
+			return 0, err
+		}
+		c.until = until
+	}
+	if !c.early {
+		return c.tcp.Read(buffer)
+	}
+	buffer[0], c.early = c.ahead[0], false
+	n, err := c.tcp.Read(buffer[1:])
+	return n + 1, err
+}
+
+// serve answers one request, and reports whether another may follow.
+func (c *frontConn) serve(r *http.Request) (keep bool) {
+	ctx := c.front.base
+	if strings.Contains(r.URL.RawQuery, "index=") {
+		watched, stop := c.watch(ctx)
+		defer func() { keep = stop() && keep }()
+		ctx = watched
+	}
+	r.RemoteAddr = c.remote
+	w := &frontWriter{conn: c, header: make(http.Header, 16)}
+	defer w.release()
+	defer func() {
+		if cause := recover(); cause != nil { // http.ErrAbortHandler, or a bug that the gate has logged
+			keep = false
+		}
+	}()
+	c.front.handler.ServeHTTP(w, r.WithContext(ctx))
+	return w.finish()
+}
+
+// watch cancels a context when the client leaves, until stop is called; that reports
+// whether it is still there.
+func (c *frontConn) watch(parent context.Context) (_ context.Context, stop func() bool) {
+	ctx, cancel := context.WithCancel(parent)
+	_ = c.tcp.SetReadDeadline(time.Time{})
+	c.until = time.Time{}
+	there, done := true, make(chan struct{})
+	var mu sync.Mutex
+	stopped := false
+	go func() {
+		defer close(done)
+		n, err := c.tcp.Read(c.ahead[:])
+		mu.Lock()
+		defer mu.Unlock()
+		c.early = n == 1
+		if err != nil && !stopped {
+			there = false
+			cancel()
+		}
+	}()
+	return ctx, func() bool {
+		mu.Lock()
+		stopped = true
+		mu.Unlock()
+		_ = c.tcp.SetReadDeadline(time.Unix(1, 0)) // ends the read
+		<-done
+		cancel()
+		return there
+	}
+}
+
+// parsePlain reads a request that is nothing but a read: all of it, as the most usual
+// clients write it. Whatever else there is makes it nil: what is refused, and how, is
+// then net/http's word.
+func parsePlain(text []byte) *http.Request {
+	text, ok := bytes.CutSuffix(text, []byte("\r\n\r\n"))
+	if !ok || bytes.HasSuffix(text, []byte("\r\n")) {
+		return nil
+	}
+	first, rest, _ := strings.Cut(string(text), "\r\n")
+	target, ok := strings.CutPrefix(first, "GET ")
+	if !ok {
+		return nil
+	}
+	target, ok = strings.CutSuffix(target, " HTTP/1.1")
+	if !ok || !strings.HasPrefix(target, "/") || strings.ContainsFunc(target, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+		return nil
+	}
+	at, err := url.ParseRequestURI(target)
+	if err != nil || !frontTakes(at.Path) {
+		return nil
+	}
+	r := &http.Request{Method: http.MethodGet, URL: at, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header, 8),
+		Body: http.NoBody, RequestURI: target}
+	if !plainHeader(r, rest) {
+		return nil
+	}
+	return r
+}
+
+// notPlain are headers that mean more than a read on a connection that is kept.
+var notPlain = map[string]bool{
+	"Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Te": true, "Upgrade": true, "Expect": true, "Connection": true,
+	"Proxy-Connection": true, "Keep-Alive": true, "Http2-Settings": true, "Pragma": true,
+}
+
+func plainHeader(r *http.Request, lines string) bool {
+	hosts := 0
+	for lines != "" {
+		var line string
+		line, lines, _ = strings.Cut(lines, "\r\n")
+		name, value, ok := strings.Cut(line, ":")
+		value = strings.Trim(value, " \t")
+		if !ok || !only(name, isToken) || strings.ContainsFunc(value, func(c rune) bool { return c < ' ' || c >= 0x7f }) {
+			return false
+		}
+		switch name = http.CanonicalHeaderKey(name); {
+		case name == "Host":
+			r.Host, hosts = value, hosts+1
+		case name == "Connection" && strings.EqualFold(value, "keep-alive"):
+		case notPlain[name]:
+			return false
+		default:
+			r.Header[name] = append(r.Header[name], value)
+		}
+	}
+	return hosts == 1 && only(r.Host, isHost)
+}
+
+// only reports whether a text has some characters, and all of one kind.
+func only(text string, kind func(c byte) bool) bool {
+	for i := range len(text) {
+		if !kind(text[i]) {
+			return false
+		}
+	}
+	return text != ""
+}
+
+func isLetterOrDigit(c byte) bool {
+	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+}
+
+// isToken reports whether a character may be in the usual names of headers.
+func isToken(c byte) bool { return isLetterOrDigit(c) || c == '-' || c == '_' }
+
+func isHost(c byte) bool {
+	return isLetterOrDigit(c) || c == '.' || c == '-' || c == '_' || c == ':' || c == '[' || c == ']'
+}

@@ -1,0 +1,353 @@
+package gate
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+)
+
+const plainGet = "GET /v1/jobs?namespace=a HTTP/1.1\r\nHost: nomad:4646\r\nUser-Agent: x\r\nX-Nomad-Token: t\r\n\r\n"
+
+func TestParsePlain_takesReadsOnly(t *testing.T) {
+	t.Parallel()
+	with := func(line string) string { return strings.Replace(plainGet, "User-Agent: x", line, 1) }
+	at := func(target string) string { return strings.Replace(plainGet, "/v1/jobs?namespace=a", target, 1) }
+	for text, taken := range map[string]bool{
+		plainGet:                            true,
+		with("Connection: keep-alive"):      true,
+		with("connection: Keep-Alive"):      true,
+		at("/v1/job/a%2Fb?index=7&wait=5s"): true,
+		at("/v1/job/x/summary"):             true,
+		// What is, or may be, more than a read.
+		strings.Replace(plainGet, "GET", "PUT", 1):       false,
+		strings.Replace(plainGet, "GET", "HEAD", 1):      false,
+		strings.Replace(plainGet, "GET", "get", 1):       false,
+		strings.Replace(plainGet, "1.1", "1.0", 1):       false,
+		strings.Replace(plainGet, "\r\n\r\n", "\r\n", 1): false,
+		plainGet + "\r\n":                                 false,
+		plainGet + "x":                                    false,
+		plainGet + plainGet:                               false,
+		with("Content-Length: 0"):                         false,
+		with("Content-length: 5"):                         false,
+		with("Transfer-Encoding: chunked"):                false,
+		with("Upgrade: websocket"):                        false,
+		with("Expect: 100-continue"):                      false,
+		with("Connection: close"):                         false,
+		with("Connection: keep-alive, X-A"):               false,
+		with("Te: trailers"):                              false,
+		with("Host: other"):                               false,
+		with("User-Agent : x"):                            false,
+		with(" folded: x"):                                false,
+		with("A: x\r\n folded"):                           false,
+		with("A: x\ny"):                                   false,
+		with("A: x\x00y"):                                 false,
+		with("no colon"):                                  false,
+		with(""):                                          false,
+		strings.Replace(plainGet, "nomad:4646", "a/b", 1): false,
+		strings.Replace(plainGet, "Host: nomad:4646", "X: y", 1): false,
+		at("http://nomad/v1/jobs"):                               false,
+		at("*"):                                                  false,
+		at("/v1/jobs#x y"):                                       false,
+		at("/v1/%zz"):                                            false,
+		at("/ui/"):                                               false,
+		at("/governor/v1/status"):                                false,
+		at("/v1/client/fs/logs/a?follow=true"):                   false,
+		at("/v1/client/allocation/a/restart"):                    false,
+		at("/v1/event/stream"):                                   false,
+		at("/v1/agent/monitor"):                                  false,
+		"":                                                       false,
+	} {
+		must.EqOp(t, taken, parsePlain([]byte(text)) != nil, must.Sprintf("%q", text))
+	}
+}
+
+// FuzzParsePlain compares with what net/http reads.
+func FuzzParsePlain(f *testing.F) {
+	for _, line := range []string{"", "A: b", "a: B \t", "Host: x", "Content-Length: 1", "Connection: keep-alive", "X: \u00e9", "x_y: z", ": x", "A: x\n B: y"} {
+		f.Add("/v1/jobs?a=b", "nomad", line)
+		f.Add("/v1/job/%2e%2e/a;b", "[::1]:4646", line)
+	}
+	f.Fuzz(func(t *testing.T, target, host, line string) {
+		text := "GET " + target + " HTTP/1.1\r\nHost: " + host + "\r\n" + line + "\r\n\r\n"
+		ours := parsePlain([]byte(text))
+		if ours == nil {
+			return
+		}
+		reader := bufio.NewReader(strings.NewReader(text))
+		theirs, err := http.ReadRequest(reader)
+		must.NoError(t, err, must.Sprintf("%q", text))
+		must.EqOp(t, theirs.Method, ours.Method)
+		must.EqOp(t, theirs.URL.String(), ours.URL.String())
+		must.EqOp(t, theirs.RequestURI, ours.RequestURI)
+		must.EqOp(t, theirs.Host, ours.Host)
+		must.EqOp(t, 0, theirs.ContentLength)
+		must.False(t, theirs.Close)
+		theirs.Header.Del("Connection")
+		must.Eq(t, theirs.Header, ours.Header)
+		left, _ := io.ReadAll(reader)
+		must.EqOp(t, 0, len(left))
+	})
+}
+
+// answers are handlers whose answers differ in their framing.
+var answers = map[string]http.HandlerFunc{
+	"nothing": func(http.ResponseWriter, *http.Request) {},
+	"short":   func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"a":1}`) },
+	"typed": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "x/y")
+		_, _ = io.WriteString(w, "<html>")
+	},
+	"two pieces": func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "<html>")
+		_, _ = io.WriteString(w, "b")
+	},
+	"long":        func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(bytes.Repeat([]byte("long "), 10_000)) },
+	"many pieces": func(w http.ResponseWriter, _ *http.Request) { pieces(w, 3000) },
+	"status": func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+		w.WriteHeader(200)
+		_, _ = io.WriteString(w, "t")
+	},
+	"odd status": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(599) },
+	"no content": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) },
+	"not modified": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Etag", "e")
+		w.WriteHeader(http.StatusNotModified)
+	},
+	"length": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "3")
+		_, _ = io.WriteString(w, "abc")
+	},
+	"too short": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "9")
+		_, _ = io.WriteString(w, "abc")
+	},
+	"too long": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "2")
+		_, _ = io.WriteString(w, "abc")
+	},
+	"flushed": func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "a")
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, "b")
+	},
+	"cut": func(w http.ResponseWriter, _ *http.Request) { pieces(w, 2000); panic(http.ErrAbortHandler) },
+	"closes": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		_, _ = io.WriteString(w, "a")
+	},
+	"values": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["X-A"] = []string{"1", "2"}
+		w.Header().Set("X-B", "a\r\nInjected: b")
+		_, _ = io.WriteString(w, "a")
+	},
+	"trailer": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Trailer", "X-T")
+		pieces(w, 1000)
+		w.Header().Set("X-T", "end")
+	},
+}
+
+func pieces(w io.Writer, n int) {
+	for i := range n {
+		_, _ = fmt.Fprintf(w, "piece %d\n", i)
+	}
+}
+
+// What a handler answers arrives as from net/http.
+func TestFront_answersAsNetHTTP(t *testing.T) {
+	t.Parallel()
+	for name, handler := range answers {
+		type got struct {
+			status, length int
+			header         http.Header
+			trailer        http.Header
+			body           string
+			cut, reused    bool
+		}
+		ask := func(front bool) (out got) {
+			s := httptest.NewUnstartedServer(handler)
+			s.Config = NewServer(handler)
+			if front {
+				behindFront(t, s)
+			} else {
+				s.Start()
+			}
+			defer s.Close()
+			c, err := net.Dial("tcp", s.Listener.Addr().String())
+			must.NoError(t, err)
+			defer c.Close()
+			_, err = io.WriteString(c, plainGet)
+			must.NoError(t, err)
+			reader := bufio.NewReader(c)
+			response, err := http.ReadResponse(reader, nil)
+			if err != nil {
+				out.cut = true
+				return out
+			}
+			body, err := io.ReadAll(response.Body)
+			_ = response.Body.Close()
+			response.Header.Del("Date")
+			response.Header.Del("Content-Length") // as short answers have it
+			out = got{status: response.StatusCode, header: response.Header, trailer: response.Trailer, body: string(body), cut: err != nil}
+			if _, err = io.WriteString(c, plainGet); err == nil && !out.cut {
+				again, err := http.ReadResponse(reader, nil)
+				if out.reused = err == nil; out.reused {
+					_ = again.Body.Close()
+				}
+			}
+			return out
+		}
+		theirs, ours := ask(false), ask(true)
+		if theirs.cut && ours.cut {
+			continue // how much of it arrives is chance
+		}
+		must.Eq(t, theirs, ours, must.Sprint(name))
+	}
+}
+
+// On one connection, whatever the order.
+func TestFront_handsOverWhatItDoesNotTake(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.dial(t)
+	reader := bufio.NewReader(c)
+	ask := func(text, want string) {
+		_, err := io.WriteString(c, text)
+		must.NoError(t, err)
+		response, err := http.ReadResponse(reader, nil)
+		must.NoError(t, err, must.Sprint(text))
+		body, err := io.ReadAll(response.Body)
+		must.NoError(t, err)
+		_ = response.Body.Close()
+		must.StrContains(t, string(body), want)
+	}
+	for range 3 {
+		ask("GET /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n", "passed GET /v1/jobs")
+	}
+	ask("PUT /v1/namespace/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", "passed PUT /v1/namespace/a")
+	ask("GET /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n", "passed GET /v1/jobs")
+	ask("GET /ui/ HTTP/1.1\r\nHost: x\r\n\r\n", "passed GET /ui/")
+
+	// A head in two parts, and two requests at once.
+	c = r.dial(t)
+	reader = bufio.NewReader(c)
+	_, err := io.WriteString(c, "GET /v1/jo")
+	must.NoError(t, err)
+	time.Sleep(20 * time.Millisecond)
+	ask("bs HTTP/1.1\r\nHost: x\r\n\r\n", "passed GET /v1/jobs")
+	c = r.dial(t)
+	reader = bufio.NewReader(c)
+	ask("GET /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/nodes HTTP/1.1\r\nHost: x\r\n\r\n", "passed GET /v1/jobs")
+	ask("", "passed GET /v1/nodes")
+}
+
+func TestFront_aBlockingQueryEndsAtNomadWhenItsClientLeaves(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	asked, left := make(chan struct{}), make(chan struct{})
+	answer := make(chan struct{})
+	r.nomad.special = func(w http.ResponseWriter, q *http.Request) bool {
+		if q.URL.Query().Get("index") == "" {
+			return false
+		}
+		asked <- struct{}{}
+		select {
+		case <-q.Context().Done():
+			close(left)
+		case <-answer:
+			_, _ = io.WriteString(w, "changed")
+		}
+		return true
+	}
+	const query = "GET /v1/jobs?index=5 HTTP/1.1\r\nHost: x\r\n\r\n"
+	c := r.dial(t)
+	_, err := io.WriteString(c, query)
+	must.NoError(t, err)
+	<-asked
+	must.NoError(t, c.Close())
+	select {
+	case <-left:
+	case <-time.After(10 * time.Second):
+		t.Fatal("Nomad still waits for a client that has left")
+	}
+
+	// One that stays has its answer, and what it has sent meanwhile is not lost.
+	c = r.dial(t)
+	reader := bufio.NewReader(c)
+	for range 2 {
+		_, err = io.WriteString(c, query)
+		must.NoError(t, err)
+		<-asked
+		_, err = io.WriteString(c, "GET /v1/nodes HTTP/1.1\r\nHost: x\r\n\r\n")
+		must.NoError(t, err)
+		time.Sleep(10 * time.Millisecond)
+		answer <- struct{}{}
+		for _, want := range []string{"changed", "passed GET /v1/nodes"} {
+			response, err := http.ReadResponse(reader, nil)
+			must.NoError(t, err)
+			body, err := io.ReadAll(response.Body)
+			must.NoError(t, err)
+			must.EqOp(t, want, string(body))
+		}
+	}
+}
+
+func TestFront_shutdownWaitsForAnswersOnly(t *testing.T) {
+	t.Parallel()
+	entered, leave := make(chan struct{}), make(chan struct{})
+	server := NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/nodes" {
+			close(entered)
+			<-leave
+		}
+		_, _ = io.WriteString(w, "done")
+	}))
+	front := NewFront(context.Background(), server)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- front.Serve(listener) }()
+	dial := func(text string) (net.Conn, *bufio.Reader) {
+		c, err := net.Dial("tcp", listener.Addr().String())
+		must.NoError(t, err)
+		_, err = io.WriteString(c, text)
+		must.NoError(t, err)
+		return c, bufio.NewReader(c)
+	}
+	idle, idleReader := dial("GET /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n")
+	defer idle.Close()
+	response, err := http.ReadResponse(idleReader, nil)
+	must.NoError(t, err)
+	_, _ = io.ReadAll(response.Body)
+	busy, busyReader := dial("GET /v1/nodes HTTP/1.1\r\nHost: x\r\n\r\n")
+	defer busy.Close()
+	<-entered
+
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	must.ErrorIs(t, front.Shutdown(short), context.DeadlineExceeded)
+	must.ErrorIs(t, <-served, http.ErrServerClosed)
+	_, err = idleReader.ReadByte()
+	must.Error(t, err, must.Sprint("a connection that waits is closed"))
+	_, err = net.Dial("tcp", listener.Addr().String())
+	must.Error(t, err, must.Sprint("and nobody can connect"))
+	close(leave)
+	response, err = http.ReadResponse(busyReader, nil)
+	must.NoError(t, err)
+	body, err := io.ReadAll(response.Body)
+	must.NoError(t, err)
+	must.EqOp(t, "done", string(body))
+	must.NoError(t, front.Shutdown(t.Context()))
+	must.NoError(t, front.Close())
+}
