@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -190,13 +191,13 @@ type clientSettings struct {
 func governorConfig(g governorSettings) string {
 	text := fmt.Sprintf(`bind      = "127.0.0.1:%d"
 data_dir  = %q
-log_level = "debug"
+log_level = %q
 
 nomad {
   address = %q
   token   = %q
 }
-`, g.port, g.dir, g.nomadAddr, g.nomadToken)
+`, g.port, g.dir, cmp.Or(g.logLevel, "debug"), g.nomadAddr, g.nomadToken)
 	if g.consulAddr == "" {
 		return text + "\ndev = true\n" + g.extra
 	}
@@ -215,5 +216,5 @@ type governorSettings struct {
 	dir                   string
 	nomadAddr, nomadToken string
 	consulAddr            string
-	extra                 string
+	logLevel, extra       string
 }

@@ -13,6 +13,8 @@ type Options struct {
 	Governor bool
 	// GovernorConfig is HCL appended to the agent's generated configuration.
 	GovernorConfig string
+	// GovernorLogLevel is how much the agent logs; empty means "debug".
+	GovernorLogLevel string
 	// GovernorEnv is added to the environment of the agent and of the governor CLI,
 	// NAME=VALUE.
 	GovernorEnv []string

@@ -186,7 +186,7 @@ func (c *Cluster) startGovernor(ctx context.Context) error {
 	}
 	config, err := c.writeConfig("governor", governorConfig(governorSettings{
 		port: port, dir: c.dataDir("governor"), nomadAddr: c.NomadAddr, nomadToken: c.GovernorToken,
-		consulAddr: c.ConsulAddr, extra: c.opts.GovernorConfig,
+		consulAddr: c.ConsulAddr, logLevel: c.opts.GovernorLogLevel, extra: c.opts.GovernorConfig,
 	}))
 	if err != nil {
 		return err

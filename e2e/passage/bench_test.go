@@ -64,7 +64,7 @@ func benchJob(id string, gpus int) string {
 // registrations, which nginx does not decide, it tells what the gate adds: to jobs
 // without GPUs, and to those that are held.
 func BenchmarkBesideNginxOnNomad(b *testing.B) {
-	c := clustertest.Start(b, cluster.Options{Consul: true, Governor: true, GovernorConfig: "gate {\n  infeasible = \"allow\"\n}\n",
+	c := clustertest.Start(b, cluster.Options{Consul: true, Governor: true, GovernorLogLevel: "info", GovernorConfig: "gate {\n  infeasible = \"allow\"\n}\n",
 		Clients: []cluster.ClientOptions{{Name: "client1", Fixture: "dgx1v"}}})
 	file, err := c.WriteFile("bench.hcl", benchBudgets)
 	must.NoError(b, err)
@@ -87,6 +87,10 @@ func BenchmarkBesideNginxOnNomad(b *testing.B) {
 		{"plan", 8, 400, func(string) load.Request {
 			return load.Request{Method: "PUT", Path: "/v1/job/train/plan", Body: benchJob("train", 2)}
 		}},
+		{"planNew", 8, 400, func(side string) load.Request {
+			id := fmt.Sprintf("%s-%d", side, ids.Add(1))
+			return load.Request{Method: "PUT", Path: "/v1/job/" + id + "/plan", Body: benchJob(id, 2)}
+		}},
 		{"register", 1, 100, func(side string) load.Request {
 			id := ids.Add(1)
 			return load.Request{Method: "PUT", Path: "/v1/jobs", Body: benchJob(fmt.Sprintf("%s-%d", side, id), 0)}
@@ -107,13 +111,13 @@ func BenchmarkBesideNginxOnNomad(b *testing.B) {
 			var slow, fast, middle, before []time.Duration
 			spent := map[string]time.Duration{}
 			for b.Loop() {
-				direct0 := spending(b, c)
+				until := spending(b, c)
 				d := measure(c.NomadAddr, "direct")
-				direct0(spent, "direct-")
+				until(spent, "directly")
 				t := measure(nginx, "nginx")
-				gate0 := spending(b, c)
+				until = spending(b, c)
 				o := measure(c.GovernorAddr, "gate")
-				gate0(spent, "gate-")
+				until(spent, "gate")
 				ours, theirs, direct = append(ours, o.PerSecond), append(theirs, t.PerSecond), append(direct, d.PerSecond)
 				slow, fast = append(slow, o.P99), append(fast, d.P99)
 				middle, before = append(middle, o.P50), append(before, d.P50)
@@ -125,7 +129,7 @@ func BenchmarkBesideNginxOnNomad(b *testing.B) {
 				b.ReportMetric(load.Median(ours)/load.Median(theirs), "of-nginx")
 			}
 			for part, took := range spent {
-				b.ReportMetric(float64(took.Microseconds())/float64(len(ours)*c1.n), part+"-cpu-µs")
+				b.ReportMetric(float64(took.Microseconds())/float64(len(ours)*c1.n), part+"-µs")
 			}
 			b.ReportMetric(float64(load.Median(middle)-load.Median(before))/1e6, "ms-p50-added")
 			b.ReportMetric(float64(load.Median(slow)-load.Median(fast))/1e6, "ms-p99-added")
@@ -134,8 +138,8 @@ func BenchmarkBesideNginxOnNomad(b *testing.B) {
 	}
 }
 
-// spending begins to count the CPU time of the gate, of Nomad's server and of Consul. Both machines'
-// cores are shared by all of them, so that this is what a request costs whatever else runs.
+// spending begins to count the CPU time of the gate, of Nomad's server and of Consul,
+// which share the machine's cores.
 func spending(b *testing.B, c *cluster.Cluster) func(sum map[string]time.Duration, side string) {
 	b.Helper()
 	parts := []*cluster.Process{c.Governor, c.Server, c.Consul}
@@ -145,7 +149,7 @@ func spending(b *testing.B, c *cluster.Cluster) func(sum map[string]time.Duratio
 	}
 	return func(sum map[string]time.Duration, side string) {
 		for i, p := range parts {
-			sum[side+p.Name] += cpuTime(b, p.PID()) - before[i]
+			sum[side+"-"+p.Name] += cpuTime(b, p.PID()) - before[i]
 		}
 	}
 }

@@ -64,6 +64,18 @@ func TestAPlanSeesWithinASecondWhatOthersHold(t *testing.T) {
 	must.True(t, r.plan("b", 1, 4).Denied)
 }
 
+// What somebody else carries out is decided by what the store has now.
+func TestAFreshDecisionRestsOnNothingRemembered(t *testing.T) {
+	t.Parallel()
+	r := newRigOn(t, newMemStore(), testPolicy(8, "1000"))
+	other := r.beside()
+	must.False(t, r.plan("b", 1, 4).Denied)
+	other.run(r.job("a", 1, 6))
+	s := r.job("b", 1, 4)
+	s.Kind, s.Fresh = gate.Plan, true
+	must.True(t, r.admit(s).Denied)
+}
+
 // A registration rests on nothing that was remembered for plans.
 func TestARegistrationAfterAPlanReadsAnew(t *testing.T) {
 	t.Parallel()

@@ -255,8 +255,15 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 		}
 		return e.queued(p, b, s, v, at, d), nil
 	}
+	look := e.books.glance
+	if s.Fresh {
+		look = func(ctx context.Context, t target) (view, bool, error) {
+			v, err := e.books.look(ctx, t)
+			return v, true, err
+		}
+	}
 	t.novel = s.Stored == nil
-	v, certain, err := e.books.glance(ctx, t)
+	v, certain, err := look(ctx, t)
 	if err != nil {
 		return gate.Verdict{}, err
 	}

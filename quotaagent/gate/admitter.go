@@ -50,6 +50,9 @@ type Submission struct {
 	KeepsResources bool
 	// PolicyOverride is the flag of `nomad job run -policy-override`.
 	PolicyOverride bool
+	// Fresh says that a decision without effect may rest on nothing that is remembered:
+	// somebody else carries it out. What commits never does.
+	Fresh bool
 	// LaunchToken names a dispatch: the child carries it, so that it is found when
 	// Nomad's answer is lost.
 	LaunchToken string

@@ -115,7 +115,7 @@ var answers = map[string]http.HandlerFunc{
 	"many pieces": func(w http.ResponseWriter, _ *http.Request) { pieces(w, 3000) },
 	"status": func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusTeapot)
-		w.WriteHeader(200)
+		w.WriteHeader(http.StatusOK)
 		_, _ = io.WriteString(w, "t")
 	},
 	"odd status": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(599) },
@@ -169,11 +169,11 @@ func TestFront_answersAsNetHTTP(t *testing.T) {
 	t.Parallel()
 	for name, handler := range answers {
 		type got struct {
-			status, length int
-			header         http.Header
-			trailer        http.Header
-			body           string
-			cut, reused    bool
+			status      int
+			header      http.Header
+			trailer     http.Header
+			body        string
+			cut, reused bool
 		}
 		ask := func(front bool) (out got) {
 			s := httptest.NewUnstartedServer(handler)
@@ -298,6 +298,7 @@ func TestFront_aBlockingQueryEndsAtNomadWhenItsClientLeaves(t *testing.T) {
 			must.NoError(t, err)
 			body, err := io.ReadAll(response.Body)
 			must.NoError(t, err)
+			must.NoError(t, response.Body.Close())
 			must.EqOp(t, want, string(body))
 		}
 	}
@@ -330,6 +331,7 @@ func TestFront_shutdownWaitsForAnswersOnly(t *testing.T) {
 	response, err := http.ReadResponse(idleReader, nil)
 	must.NoError(t, err)
 	_, _ = io.ReadAll(response.Body)
+	must.NoError(t, response.Body.Close())
 	busy, busyReader := dial("GET /v1/nodes HTTP/1.1\r\nHost: x\r\n\r\n")
 	defer busy.Close()
 	<-entered
@@ -347,6 +349,7 @@ func TestFront_shutdownWaitsForAnswersOnly(t *testing.T) {
 	must.NoError(t, err)
 	body, err := io.ReadAll(response.Body)
 	must.NoError(t, err)
+	must.NoError(t, response.Body.Close())
 	must.EqOp(t, "done", string(body))
 	must.NoError(t, front.Shutdown(t.Context()))
 	must.NoError(t, front.Close())

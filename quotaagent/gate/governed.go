@@ -23,7 +23,8 @@ type submission struct {
 	// lent is the gate's own token, where it is used instead of the user's.
 	lent   string
 	stored *api.Job
-	// fresh says that the stored job must be read, and recalled that it was not.
+	// fresh says that nothing may be remembered, as Submission.Fresh, and recalled that
+	// the stored job was.
 	fresh, recalled bool
 	// raw is the body where it is no document.
 	raw []byte
@@ -115,6 +116,7 @@ func (g *Gate) decideFor(ctx context.Context, s *submission, identify func(conte
 	verdict, err := g.config.Admitter.Admit(ctx, Submission{
 		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: stored, Identity: identity,
 		KeepsResources: s.request.PreserveResources, PolicyOverride: s.request.PolicyOverride, LaunchToken: s.launch,
+		Fresh: s.fresh,
 	})
 	if err == nil {
 		return verdict, nil
@@ -136,7 +138,7 @@ func (g *Gate) lookUp(ctx context.Context, s *submission) (*api.Job, error) {
 	if s.kind != Plan || s.scope.region != g.config.Region || jobSuffix(id) != "" {
 		return g.nomad.job(ctx, id, s.scope, s.token)
 	}
-	key := jobKey{s.scope.namespace, id}
+	key := s.key()
 	if job, known := g.known.recall(key); known && !s.fresh {
 		s.recalled = true
 		return job, nil
@@ -261,7 +263,9 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	}
 	theirs, err := g.send(r.WithContext(ctx), s)
 	if s.kind.Commits() {
-		g.known.forget(jobKey{s.ask.Namespace, s.ask.JobID})
+		if s.kind == Register {
+			g.known.forget(s.key())
+		}
 		outcome = g.judged(ctx, s, theirs, err)
 	}
 	if err == nil && s.recalled && !s.stillStored(theirs) {

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"crypto/sha256"
 	"maps"
 	"net/http"
 	"sync"
@@ -36,7 +37,16 @@ type knownJobs struct {
 	bytes int
 }
 
-type jobKey struct{ namespace, id string }
+// jobKey is a job as one token sees it: who may not read it is told so every time.
+type jobKey struct {
+	namespace, id string
+	token         [sha256.Size]byte
+}
+
+// key is that of the job of a submission.
+func (s *submission) key() jobKey {
+	return jobKey{s.scope.namespace, *s.job.ID, sha256.Sum256([]byte(s.token))}
+}
 
 // knownJob is one of them; job is nil where Nomad has none.
 type knownJob struct {
@@ -58,7 +68,7 @@ func (k *knownJobs) recall(key jobKey) (job *api.Job, known bool) {
 
 // keep remembers what Nomad has said after begin, size being the bytes of it.
 func (k *knownJobs) keep(key jobKey, job *api.Job, size int, begin time.Time) {
-	one := knownJob{job: job, size: size + len(key.namespace) + len(key.id), until: begin.Add(knownFor)}
+	one := knownJob{job: job, size: size + len(key.namespace) + len(key.id) + len(key.token), until: begin.Add(knownFor)}
 	if job == nil {
 		one.until = begin.Add(absentFor)
 	}

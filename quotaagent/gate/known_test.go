@@ -92,7 +92,7 @@ func otherGate(t *testing.T, r *rig, body string) {
 	other := &rig{nomad: r.nomad, admitter: &fakeAdmitter{}}
 	g := other.newGate(t)
 	w := httptest.NewRecorder()
-	g.ServeHTTP(w, httptest.NewRequest("PUT", "/v1/jobs", strings.NewReader(body)))
+	g.ServeHTTP(w, httptest.NewRequest(http.MethodPut, "/v1/jobs", strings.NewReader(body)))
 	must.EqOp(t, http.StatusOK, w.Code, must.Sprint(w.Body))
 }
 
@@ -118,7 +118,7 @@ func TestKnownJobs_forgets(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	k := newKnownJobs(func() time.Time { return now })
-	there, gone := jobKey{"default", "there"}, jobKey{"default", "gone"}
+	there, gone := jobKey{namespace: "default", id: "there"}, jobKey{namespace: "default", id: "gone"}
 	k.keep(there, &api.Job{}, 100, now)
 	k.keep(gone, nil, 0, now)
 	for _, c := range []struct {
@@ -143,7 +143,7 @@ func TestKnownJobs_isBounded(t *testing.T) {
 	now := time.Now()
 	k := newKnownJobs(func() time.Time { return now })
 	for i := range 3 * knownMost {
-		key := jobKey{"default", fmt.Sprint(i % (2 * knownMost))}
+		key := jobKey{namespace: "default", id: fmt.Sprint(i % (2 * knownMost))}
 		var job *api.Job
 		if i%2 == 0 {
 			job = &api.Job{}
@@ -161,8 +161,24 @@ func TestKnownJobs_isBounded(t *testing.T) {
 		sum += one.size
 	}
 	must.EqOp(t, sum, k.bytes)
-	k.keep(jobKey{"default", "large"}, &api.Job{}, knownBytes+1, now)
-	_, known := k.recall(jobKey{"default", "large"})
+	k.keep(jobKey{namespace: "default", id: "large"}, &api.Job{}, knownBytes+1, now)
+	_, known := k.recall(jobKey{namespace: "default", id: "large"})
 	must.False(t, known, must.Sprint("one that is larger than all may be is not kept"))
 	must.LessEq(t, knownBytes, k.bytes)
+}
+
+// Who may not read a job is told so, whoever else has read it a moment ago.
+func TestGate_whatOneTokenHasReadIsNotKnownToAnother(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.nomad.acl = true
+	r.nomad.tokens["s"] = api.ACLToken{AccessorID: "a", Type: "management"}
+	ask := func(token string) int {
+		return r.do(t, "PUT", "/v1/job/train/plan", trainPlan, "X-Nomad-Token", token).status
+	}
+	must.EqOp(t, http.StatusOK, ask("s"))
+	must.EqOp(t, http.StatusOK, ask("s"))
+	must.EqOp(t, 1, r.nomad.asked("GET", "/v1/job/train"))
+	must.EqOp(t, http.StatusForbidden, ask("unknown"))
+	must.EqOp(t, 2, r.nomad.asked("GET", "/v1/job/train"))
 }

@@ -111,7 +111,7 @@ func (l *relay) do(r *http.Request, body []byte, take func(answer *http.Response
 		}
 		// A client that leaves ends the request at Nomad too.
 		stop := context.AfterFunc(r.Context(), func() { _ = u.conn.Close() })
-		answer, err := u.ask(r, l.host, body)
+		answer, err := u.ask(r, l.host, body) //nolint:bodyclose // take closes it
 		if err != nil {
 			stop()
 			_ = u.conn.Close()

@@ -92,7 +92,7 @@ func (g *Gate) webhook(ctx context.Context, kind WebhookKind, body []byte) (webh
 		return webhookAnswer{}, refuseBody(err)
 	}
 	// The proxy does not pass the token on: the stored job is read with the agent's own.
-	s := &submission{kind: Plan, request: jobspec.Request{Job: submitted.Job}, token: g.config.ReadToken}
+	s := &submission{kind: Plan, fresh: true, request: jobspec.Request{Job: submitted.Job}, token: g.config.ReadToken}
 	s.scope = registerScope(submitted.Job, scope{}, api.WriteRequest{}, g.config.Region)
 	if s.job, err = jobspec.Canonicalize(submitted.Job); err != nil {
 		return webhookAnswer{}, refuseBody(err)

@@ -95,3 +95,18 @@ func TestWebhook_readsWithTheAgentsToken(t *testing.T) {
 	must.Len(t, 1, r.admitter.asked)
 	must.Eq(t, Identity{Accessor: "acc-a"}, r.admitter.asked[0].Identity)
 }
+
+// What a webhook says is carried out without the gate: it reads the stored job each time.
+func TestWebhook_remembersNoStoredJob(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	hook := r.gate.Config.Handler.(*Gate).Webhook(WebhookValidator)
+	r.plan(t)
+	for i := range 2 {
+		w := httptest.NewRecorder()
+		hook.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/", strings.NewReader(`{"job":`+gpuJob+`}`)))
+		must.EqOp(t, http.StatusOK, w.Code, must.Sprint(w.Body))
+		must.EqOp(t, i+2, r.nomad.asked("GET", "/v1/job/train"))
+		must.True(t, r.admitter.asked[i+1].Fresh)
+	}
+}
