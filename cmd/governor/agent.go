@@ -111,6 +111,7 @@ func agentFlags(env environment, args []string) (agentconfig.Config, error) {
 }
 
 func runAgent(env environment, config agentconfig.Config) error {
+	roomyHeap()
 	logger := hclog.New(&hclog.LoggerOptions{Name: "governor", Level: hclog.LevelFromString(config.LogLevel),
 		Output: env.stderr, JSONFormat: config.LogJSON})
 	clock := nomadevents.NewClock(time.Now)
