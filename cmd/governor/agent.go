@@ -158,7 +158,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
-	placement := newPlacer(nomadstate.New(client.Raw()), time.Now, config.Placement.Mode, config.Gate.Infeasible == "allow")
+	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, config.Gate.Infeasible == "allow")
 	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client),
 		Placer: placement, Logger: logger, Now: time.Now,
 		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers,
@@ -168,7 +168,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 		options.Archive = archive
 	}
 	a := agent.New(options)
-	handler, err := newHandler(env.ctx, config, client, a, placement.routes(), logger)
+	handler, err := newHandler(env.ctx, config, client, a, placement.routes(a.Engine.PlacingOf), logger)
 	if err != nil && env.ctx.Err() != nil {
 		logger.Info("stopped before it served", "error", err)
 		return closeAll(nil)
@@ -257,7 +257,7 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, err
 	}
-	own := api.Handler(slices.Concat(a.Routes(), placement), authorize(g), func(r *http.Request, err error) {
+	own := api.Handler(slices.Concat(a.Routes(), placement, []api.Route{estimateRoute(g)}), authorize(g), func(r *http.Request, err error) {
 		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	})
 	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

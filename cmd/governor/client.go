@@ -127,7 +127,11 @@ func explainFlag(fs *flag.FlagSet, err error) error {
 	return fmt.Errorf("there is no option %s; there are: %s", name, strings.Join(known, ", "))
 }
 
-// call makes one request and decodes the JSON answer into out.
+// answerMax bounds an answer, in bytes.
+const answerMax = 256 << 20
+
+// call makes one request and decodes the JSON answer into out; a *[]byte takes it as it
+// is.
 func (c *client) call(method, path string, body, out any) error {
 	var reader io.Reader
 	if body != nil {
@@ -164,14 +168,24 @@ func (c *client) call(method, path string, body, out any) error {
 		return fmt.Errorf("no governor agent answers at %s: %w\nSet its address with -address or %s", c.address, err, envAddress)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, answerMax+1))
+	if err == nil && len(answer) > answerMax {
+		err = fmt.Errorf("it has more than %d bytes", answerMax)
+	}
 	if err != nil {
 		return fmt.Errorf("read the agent's answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
+		if text := strings.TrimSpace(string(answer)); text != "" && strings.HasPrefix(path, "/v1/") {
+			return fmt.Errorf("Nomad answered %q: %s", resp.Status, text)
+		}
 		return c.refusal(resp.Status, answer)
 	}
 	if out == nil {
+		return nil
+	}
+	if text, asItIs := out.(*[]byte); asItIs {
+		*text = answer
 		return nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {

@@ -48,7 +48,8 @@ func TestScripts(t *testing.T) {
 			// reads. With the argument -jobs two jobs hold budget, with -queue three wait,
 			// with -usage some have used it, and with -no-history the agent keeps none. With
 			// -open there are ways around the gate, with -closed the agent has found none. With
-			// -gpus there are nodes and allocations, as a real Nomad has once answered.
+			// -gpus there are nodes and allocations, as a real Nomad has once answered, and
+			// with -capacity also ten days of usage, and jobs that wait.
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv("GOVERNOR_ADDR", startAgent(t, ts, strings.Join(args, " ")))
 			},
@@ -70,7 +71,7 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	switch with {
 	case "-open", "-closed":
 		handle = wardNomad(with == "-open")
-	case "-gpus":
+	case "-gpus", "-capacity":
 		handle = recordedNomad
 	}
 	nomadServer := httptest.NewServer(handle)
@@ -83,10 +84,17 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	ts.Check(err)
 	var past *history.Store
 	if with != "-no-history" {
-		past, err = history.Open(filepath.Join(t.TempDir(), "history.db"), func() time.Time { return now })
+		began := now
+		if with == "-capacity" {
+			began = now.AddDate(0, -1, 0)
+		}
+		past, err = history.Open(filepath.Join(t.TempDir(), "history.db"), func() time.Time { return began })
 		ts.Check(err)
+		began = now
 	}
-	placement := newPlacer(nomadstate.New(client.Raw()), time.Now, config.Placement.Mode, true)
+	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, true)
+	placement.now = func() time.Time { return now }
+	placement.assets.now = placement.now
 	options := agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
 		Placer: placement, Now: func() time.Time { return now }, NewID: serial(),
 		History: past}
@@ -95,7 +103,7 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	}
 	a := agent.New(options)
 	ctx, cancel := context.WithCancel(context.Background())
-	handler, err := newHandler(ctx, config, client, a, placement.routes(), hclog.NewNullLogger())
+	handler, err := newHandler(ctx, config, client, a, placement.routes(a.Engine.PlacingOf), hclog.NewNullLogger())
 	ts.Check(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)
@@ -115,6 +123,9 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 		holdJobs(ts, store)
 	case "-usage":
 		use(ts, store, past)
+	case "-capacity":
+		grow(ts, store, past)
+		awaitSupply(ts, a)
 	case "-queue":
 		queueJobs(ts, store)
 	}
@@ -174,14 +185,14 @@ func use(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
 		Estimate: ledger.Usage{GPUTime: map[string]quantity.Amount{"h100": 40 * quantity.GPUHour}, Cost: 116_000_000},
 		Posted:   ledger.Usage{GPUTime: map[string]quantity.Amount{"h100": train.GPUTime}, Cost: train.Cost, Energy: train.Energy}}, at(6))
 	ts.Check(past.Record(context.Background(), []ledger.Entry{train, eval, over, idle, free, closed}))
-	balances := map[string]ledger.Vector{"acme": {}, "acme/research": {}, "acme/serving": {}}
+	balances := map[string]ledger.Vector{"acme": ledger.NewVector(), "acme/research": ledger.NewVector(), "acme/serving": ledger.NewVector()}
 	for _, e := range []ledger.Entry{train, eval} {
 		for _, path := range ledger.Ancestors(e.Budget) {
 			balances[path].AddAll(e.PostedVector(time.UTC, []budget.Window{budget.Day, budget.Week, budget.Month, budget.Quarter, budget.Year, budget.Total}), 1)
 		}
 	}
 	for path, posted := range balances {
-		value, err := ledger.Balance{SinceMS: now.UnixMilli(), Posted: posted, Held: ledger.Vector{}}.Encode()
+		value, err := ledger.Balance{SinceMS: now.UnixMilli(), Posted: posted, Held: ledger.NewVector()}.Encode()
 		ts.Check(err)
 		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "balance/" + path, Value: value}}))
 	}
@@ -190,7 +201,7 @@ func use(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
 // queueJobs writes three waiting jobs into the store, and what their budget has
 // used of its month.
 func queueJobs(ts *testscript.TestScript, store *sqlite.Store) {
-	used := ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+	used := ledger.Balance{Posted: ledger.NewVector(), Held: ledger.NewVector()}
 	used.Posted.Add(budget.PeriodAt(budget.Month, now, time.UTC).Key(), budget.Cost, 90_000_000)
 	value, err := used.Encode()
 	ts.Check(err)
@@ -228,6 +239,8 @@ func stubNomad(w http.ResponseWriter, r *http.Request) {
 		default:
 			http.Error(w, "ACL token not found", http.StatusForbidden)
 		}
+	case "/v1/jobs/parse":
+		parseJob(w, r)
 	case "/v1/allocations", "/v1/nodes", "/v1/jobs":
 		_, _ = w.Write([]byte(`[]`))
 	case "/v1/event/stream":

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nomad-governor/governor/hcl/agentconfig"
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/gate"
@@ -27,25 +28,33 @@ const spareFor = 10 * time.Second
 // read after it was submitted.
 const planAge = time.Second
 
+// lookAge is the same for those who only want to look.
+const lookAge = 2 * time.Second
+
 // placer joins the placement service to the quota agent: it is the only place
 // where the two meet.
 type placer struct {
-	state    *nomadstate.Shared
-	sets     *place.Placer
-	spared   *cluster.Reservations
-	now      func() time.Time
-	mode     string // of jobs that do not say how they are placed
-	allowAny bool   // let jobs through that no node could serve now
+	state  *nomadstate.Shared
+	sets   *place.Placer
+	spared *cluster.Reservations
+	now    func() time.Time
+	// mode of jobs that do not say how they are placed, and in whose budgets nothing is
+	// said of it, where pools has none for their node pool.
+	mode     string
+	pools    map[string]string
+	assets   *assets
+	allowAny bool // let jobs through that no node could serve now
 }
 
-func newPlacer(state *nomadstate.Reader, now func() time.Time, mode string, allowInfeasible bool) *placer {
-	return &placer{mode: mode, state: nomadstate.NewShared(state, now), sets: place.New(), spared: cluster.NewReservations(spareFor), now: now, allowAny: allowInfeasible}
+func newPlacer(state *nomadstate.Reader, store records, now func() time.Time, how agentconfig.Placement, allowInfeasible bool) *placer {
+	return &placer{mode: how.Mode, pools: how.Pools(), state: nomadstate.NewShared(state, now), sets: place.New(), spared: cluster.NewReservations(spareFor),
+		assets: newAssets(store, now, how), now: now, allowAny: allowInfeasible}
 }
 
 // Place implements agent.Placer.
-func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (agent.Placement, error) {
+func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing) (agent.Placement, error) {
 	age := planAge
-	if commit {
+	if how.Commit {
 		age = 0
 	}
 	snapshot, err := p.state.Snapshot(ctx, age)
@@ -55,16 +64,23 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	ask := rewrite.AskOf(s.Job)
 	ask.Namespace, ask.JobID = s.Ask.Namespace, s.Ask.JobID
 	running := snapshot.Holds(ask.Namespace, ask.JobID)
-	offer, why := p.sets.Place(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask)
 	out := agent.Placement{Release: func() {}}
+	if ask.Loading, out.Unclear, err = p.assets.loading(ctx, s.Ask.Meta, snapshot); err != nil || out.Unclear != "" {
+		return out, err
+	}
+	offer, why := p.sets.Place(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask)
 	if s.Ask.EveryNode() {
 		out.Eligible = func(group string) (int, bool) { return p.sets.Eligible(snapshot, ask, group) }
 	}
 	if offer.Infeasible != nil && !p.allowAny {
 		out.Infeasible = offer.Infeasible.String()
-		return out, nil
+		out.Account, err = accountOf(s, why)
+		return out, err
 	}
-	offer, again := p.moderate(s, offer, &why)
+	offer, again := p.moderate(s, how, offer, &why)
+	if out.Account, err = accountOf(s, why); err != nil {
+		return agent.Placement{}, err
+	}
 	patch := rewrite.Rewrite(rewrite.Input{Submitted: s.Job, Stored: s.Stored, StoredRunning: running, Offer: offer, Again: again})
 	if s.KeepsResources {
 		for i := range patch.Groups {
@@ -73,7 +89,7 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	}
 	out.Patch = convert(patch)
 	out.Offered = offered(offer, patch, snapshot)
-	out.Notice = notice(patch, why)
+	out.Notice, out.Loads = notice(patch, why), loads(why.Without(patch.Kept))
 	offer = offer.Without(patch.Kept)
 	if len(patch.Kept) > 0 && len(offer.Groups) == 0 {
 		return out, nil // nothing new was offered: the record of the old offer stays
@@ -81,19 +97,62 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, commit bool) (age
 	if out.Record, err = json.Marshal(record{ask.Namespace, ask.JobID, offer}); err != nil {
 		return agent.Placement{}, fmt.Errorf("encode offer: %w", err)
 	}
-	if commit {
+	if how.Commit {
 		p.spared.Reserve(ask, offer, p.now())
 		out.Release = func() { p.spared.Release(ask.Namespace, ask.JobID) }
 	}
 	return out, nil
 }
 
+// loads is how long the groups of a job load state before they start, where they would
+// run first.
+func loads(why place.Explanation) map[string]time.Duration {
+	out := map[string]time.Duration{}
+	for _, g := range why.Groups {
+		if len(g.Choices) > 0 && g.Choices[0].LoadsMS > 0 {
+			out[g.Group] = time.Duration(g.Choices[0].LoadsMS) * time.Millisecond
+		}
+	}
+	return out
+}
+
+// accountOf is the explanation as JSON, for a submission that asks for it.
+func accountOf(s gate.Submission, why place.Explanation) (json.RawMessage, error) {
+	if !s.Explain {
+		return nil, nil
+	}
+	raw, err := json.Marshal(why)
+	if err != nil {
+		return nil, fmt.Errorf("encode explanation: %w", err)
+	}
+	return raw, nil
+}
+
+// modeOf is how a job is placed, and who says so: its author, else its budget, else what
+// is configured for its node pool, else for the agent.
+func (p *placer) modeOf(s gate.Submission, how agent.Placing) (mode, by string) {
+	if said, _ := admission.PlacementMode(s.Ask); said != "" { // a wrong one is refused
+		return said, "the job's meta"
+	}
+	if how.Mode != "" {
+		return how.Mode, "budget " + how.Budget
+	}
+	pool := "default"
+	if s.Job != nil && s.Job.NodePool != nil {
+		pool = cmp.Or(*s.Job.NodePool, pool)
+	}
+	if mode := p.pools[pool]; mode != "" {
+		return mode, "the agent's configuration for node pool " + pool
+	}
+	return p.mode, "the agent's configuration"
+}
+
 // moderate takes from an offer what the mode of a job's placement does not want. A job
 // whose author changes the mode gets all of it anew: the changed meta restarts it anyway.
-func (p *placer) moderate(s gate.Submission, offer cluster.Offer, why *place.Explanation) (_ cluster.Offer, again []string) {
-	mode, _ := admission.PlacementMode(s.Ask) // a wrong one is refused
+func (p *placer) moderate(s gate.Submission, how agent.Placing, offer cluster.Offer, why *place.Explanation) (_ cluster.Offer, again []string) {
+	mode, by := p.modeOf(s, how)
 	changed := s.Stored != nil && s.Stored.Meta[admission.PlacementMeta] != s.Ask.Meta[admission.PlacementMeta]
-	if mode = cmp.Or(mode, p.mode); mode == admission.PlacementRequire && !changed {
+	if mode == admission.PlacementRequire && !changed {
 		return offer, nil
 	}
 	offer.Groups = slices.Clone(offer.Groups)
@@ -117,7 +176,7 @@ func (p *placer) moderate(s gate.Submission, offer cluster.Offer, why *place.Exp
 			why.Groups[at].Preferred = ""
 		}
 		if why.Groups[at].Unpinned == "" {
-			why.Groups[at].Unpinned = fmt.Sprintf("the mode of placement is %q", mode)
+			why.Groups[at].Unpinned = fmt.Sprintf("the mode of placement is %q by %s", mode, by)
 		}
 	}
 	return offer, again

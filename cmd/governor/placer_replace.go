@@ -21,6 +21,9 @@ func (p *placer) Replace(ctx context.Context, s gate.Submission, groups []string
 	}
 	ask := rewrite.AskOf(s.Job)
 	ask.Namespace, ask.JobID = s.Ask.Namespace, s.Ask.JobID
+	if ask.Loading, _, err = p.assets.loading(ctx, s.Ask.Meta, snapshot); err != nil {
+		return out, nil, err
+	}
 	marked := p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now())
 	offer, why := p.sets.Place(marked, ask)
 	for _, group := range groups {

@@ -7,6 +7,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
+	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/scheduler/cluster"
@@ -44,6 +45,36 @@ func TestOffered_onlyAPinNarrowsWhatABlockCanEndUpWith(t *testing.T) {
 	}
 }
 
+func TestModeOf_theAuthorThenTheBudgetThenThePoolThenTheAgent(t *testing.T) {
+	t.Parallel()
+	p := &placer{mode: "require", pools: map[string]string{"batch": "off", "default": "prefer"}}
+	cases := map[string]struct {
+		says     string
+		how      agent.Placing
+		pool     *string
+		mode, by string
+	}{
+		"the author":         {says: "off", how: agent.Placing{Mode: "prefer", Budget: "acme"}, pool: new("batch"), mode: "off", by: "the job's meta"},
+		"the budget":         {how: agent.Placing{Mode: "prefer", Budget: "acme"}, pool: new("batch"), mode: "prefer", by: "budget acme"},
+		"the pool":           {pool: new("batch"), mode: "off", by: "the agent's configuration for node pool batch"},
+		"the default pool":   {mode: "prefer", by: "the agent's configuration for node pool default"},
+		"no name is default": {pool: new(""), mode: "prefer", by: "the agent's configuration for node pool default"},
+		"another pool":       {pool: new("all"), mode: "require", by: "the agent's configuration"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := gate.Submission{Job: &api.Job{NodePool: c.pool}}
+			if c.says != "" {
+				s.Ask.Meta = map[string]string{admission.PlacementMeta: c.says}
+			}
+			mode, by := p.modeOf(s, c.how)
+			must.Eq(t, c.mode, mode)
+			must.Eq(t, c.by, by)
+		})
+	}
+}
+
 func TestModerate_whatTheModeDoesNotWantIsNotOffered(t *testing.T) {
 	t.Parallel()
 	offered := func() (cluster.Offer, place.Explanation) {
@@ -76,7 +107,7 @@ func TestModerate_whatTheModeDoesNotWantIsNotOffered(t *testing.T) {
 				s.Ask.Meta = map[string]string{admission.PlacementMeta: c.says}
 			}
 			offer, why := offered()
-			got, again := (&placer{mode: c.agents}).moderate(s, offer, &why)
+			got, again := (&placer{mode: c.agents}).moderate(s, agent.Placing{}, offer, &why)
 			must.Eq(t, c.again, again)
 			must.Eq(t, c.preferred, got.Groups[0].Preferred)
 			must.Eq(t, c.nodes, len(got.Groups[0].Nodes))

@@ -10,15 +10,13 @@ import (
 	"github.com/nomad-governor/governor/scheduler/clustermap"
 )
 
-// routes are the placement service's endpoints.
-func (p *placer) routes() []api.Route {
-	return []api.Route{{Method: "GET", Path: "/governor/v1/topology", Right: api.Read, Serve: func(ctx context.Context, _ api.Call) (any, error) {
-		snapshot, err := p.state.Snapshot(ctx, planAge)
-		if err != nil {
-			return nil, fmt.Errorf("read cluster: %w", err)
-		}
-		return clustermap.Of(p.spared.Mark(snapshot, "", "", p.now()), p.sets), nil
-	}}}
+// topology serves the map of the cluster.
+func (p *placer) topology(ctx context.Context, _ api.Call) (any, error) {
+	snapshot, err := p.state.Snapshot(ctx, planAge)
+	if err != nil {
+		return nil, fmt.Errorf("read cluster: %w", err)
+	}
+	return clustermap.Of(p.spared.Mark(snapshot, "", "", p.now()), p.sets), nil
 }
 
 func topologyCommand(env environment) command {

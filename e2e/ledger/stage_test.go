@@ -98,6 +98,9 @@ func strike(failed bool) error {
 	return stage.cluster.Close()
 }
 
+// hostVolume is on hopper3 alone.
+const hostVolume = "llama-3-70b"
+
 // raise starts the cluster, once.
 func raise() (*cluster.Cluster, error) {
 	stage.Lock()
@@ -107,8 +110,13 @@ func raise() (*cluster.Cluster, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
+	weights, err := os.MkdirTemp("", "weights")
+	if stage.err = err; err != nil {
+		return nil, err
+	}
 	stage.cluster, stage.err = cluster.Start(ctx, cluster.Options{Consul: true, Governor: true, Clients: []cluster.ClientOptions{
-		{Name: "hopper1", Fixture: "dgxh100"}, {Name: "hopper2", Fixture: "dgxh100"}, {Name: "hopper3", Fixture: "dgxh100"}, {Name: "ada", Fixture: "l40s-x4"},
+		{Name: "hopper1", Fixture: "dgxh100"}, {Name: "hopper2", Fixture: "dgxh100"},
+		{Name: "hopper3", Fixture: "dgxh100", HostVolumes: map[string]string{hostVolume: weights}}, {Name: "ada", Fixture: "l40s-x4"},
 	}})
 	stage.policies = map[string]string{"common.hcl": common}
 	return stage.cluster, stage.err

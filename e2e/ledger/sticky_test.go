@@ -123,4 +123,17 @@ func TestTheModeOfPlacement(t *testing.T) {
 	second := s.settledOn("train", true, first.ID)
 	must.NotEq(t, first.ID, second.ID)
 	must.SliceLen(t, 1, pins())
+
+	// The budget says it for those who do not; what is pinned already stays so.
+	s.apply(strings.Replace(routesPolicy("mode", 4), "  match {", "  placement {\n    mode = \"off\"\n  }\n  match {", 1))
+	same := s.submit(train("require"))
+	must.Eq(t, 0, same.ExitCode, must.Sprint(same.Output()))
+	must.SliceLen(t, 1, pins())
+	must.Eq(t, 1, s.version("train"))
+	must.Eq(t, 0, s.nomad("job", "stop", "-detach", "train").ExitCode)
+	s.settled("train")
+	quiet := s.submit(job{id: "train", gpus: 2})
+	must.Eq(t, 0, quiet.ExitCode, must.Sprint(quiet.Output()))
+	s.says(quiet.Output(), `GPUs not pinned: the mode of placement is "off" by budget mode`)
+	must.SliceEmpty(t, pins())
 }

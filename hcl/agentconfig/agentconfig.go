@@ -70,6 +70,9 @@ type Consul struct {
 // capability is how Nomad's capabilities are written.
 var capability = regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
 
+// nodePool is what Nomad's node pools may be called.
+var nodePool = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+
 // webhookKeyMin keeps a webhook's key from being guessed.
 const webhookKeyMin = 20
 
@@ -91,13 +94,6 @@ type Gate struct {
 	// WebhookKey turns the webhooks for NACP on. Who has it says in whose name is
 	// asked; it stands in the address of the webhook.
 	WebhookKey string `hcl:"webhook_key,optional"`
-}
-
-// Placement says how jobs get their GPUs.
-type Placement struct {
-	// Mode is require (default: the best GPUs are pinned), prefer (only the node is
-	// preferred) or off. The author of a job may say otherwise.
-	Mode string `hcl:"mode,optional"`
 }
 
 // History says where the history of usage is kept, and for how long.
@@ -223,9 +219,7 @@ func (c *Config) merge(o Config) {
 		c.Gate = &g
 	}
 	if o.Placement != nil {
-		p := *c.Placement
-		override(&p.Mode, o.Placement.Mode)
-		c.Placement = &p
+		c.Placement = c.Placement.merge(*o.Placement)
 	}
 	if o.History != nil {
 		h := *c.History
@@ -293,9 +287,7 @@ func (c Config) Validate() error {
 	if !oneOf(c.Gate.Infeasible, "deny", "allow") {
 		complain("gate.infeasible is %q; it must be deny or allow", c.Gate.Infeasible)
 	}
-	if !oneOf(c.Placement.Mode, "require", "prefer", "off") {
-		complain("placement.mode is %q; it must be require, prefer or off", c.Placement.Mode)
-	}
+	c.Placement.validate(complain)
 	if len(problems) > 0 {
 		return fmt.Errorf("agent configuration:\n  - %s", strings.Join(problems, "\n  - "))
 	}

@@ -20,6 +20,36 @@ func TestTheDefaultsAreValid(t *testing.T) {
 	must.NoError(t, Default().Validate())
 }
 
+func TestNodePoolsHaveModesOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	first, diags := Parse("a.hcl", []byte("placement {\n  mode = \"prefer\"\n  node_pool \"gpu\" {\n    mode = \"off\"\n  }\n  node_pool \"batch\" {\n    mode = \"off\"\n  }\n}\n"), Default())
+	must.False(t, diags.HasErrors())
+	both, diags := Parse("b.hcl", []byte("placement {\n  node_pool \"gpu\" {\n    mode = \"require\"\n  }\n}\n"), first)
+	must.False(t, diags.HasErrors())
+	must.NoError(t, both.Validate())
+	must.Eq(t, "prefer", both.Placement.Mode)
+	must.Eq(t, map[string]string{"gpu": "require", "batch": "off"}, both.Placement.Pools())
+	must.Eq(t, map[string]string{"gpu": "off", "batch": "off"}, first.Placement.Pools(), must.Sprint("what was read before stays"))
+	must.Eq(t, map[string]string{}, Default().Placement.Pools())
+}
+
+func TestRatesOfLoading(t *testing.T) {
+	t.Parallel()
+	rates := func(c Config) []int64 {
+		fetch, disk, memory, err := c.Placement.Rates()
+		must.NoError(t, err)
+		return []int64{fetch, disk, memory}
+	}
+	must.Eq(t, []int64{1_250_000_000, 5_000_000_000, 25_000_000_000}, rates(Default()))
+	first, diags := Parse("a.hcl", []byte("placement {\n  loading {\n    fetch = \"1GiB\"\n    disk = \"2GB\"\n  }\n}\n"), Default())
+	must.False(t, diags.HasErrors())
+	both, diags := Parse("b.hcl", []byte("placement {\n  loading {\n    disk = \"3GB\"\n  }\n}\n"), first)
+	must.False(t, diags.HasErrors())
+	must.NoError(t, both.Validate())
+	must.Eq(t, []int64{1 << 30, 3_000_000_000, 25_000_000_000}, rates(both))
+	must.Eq(t, []int64{1 << 30, 2_000_000_000, 25_000_000_000}, rates(first), must.Sprint("what was read before stays"))
+}
+
 // Diagnostics that people read, one golden file for each mistake.
 func TestMistakesAreExplained(t *testing.T) {
 	t.Parallel()
@@ -30,6 +60,7 @@ func TestMistakesAreExplained(t *testing.T) {
 		"block_twice":       "gate {\n}\ngate {\n}\n",
 		"wrong_type":        "log_json = \"perhaps\"\n",
 		"missing_attribute": "tls {\n  cert_file = \"a.pem\"\n}\n",
+		"node_pool":         "placement {\n  node_pool \"gpu\" {\n  }\n}\n",
 		"variable":          "name = host\n",
 		"not_hcl":           "{ \"name\": \"x\" \n",
 		"user_token_names":  "identity {\n  user_token_names = [\n    \"okta-*\", \"okta\", \"*-*\",\n  ]\n}\n",
@@ -115,10 +146,17 @@ func TestValidateSaysAllThatIsWrong(t *testing.T) {
 		"a webhook's key":        {func(c *Config) { c.Gate.WebhookKey = "secret" }, "gate.webhook_key is too short"},
 		"a key with blanks":      {func(c *Config) { c.Gate.WebhookKey = "twenty characters & more" }, "letters, digits, dots"},
 		"placement":              {func(c *Config) { c.Placement.Mode = "best" }, `placement.mode is "best"; it must be require, prefer or off`},
-		"infeasible":             {func(c *Config) { c.Gate.Infeasible = "" }, `gate.infeasible is ""`},
-		"credentials":            {func(c *Config) { c.Gate.Credentials = "mine" }, `gate.credentials is "mine"; it must be passthrough or delegated`},
-		"no token to lend":       {func(c *Config) { c.Gate.Credentials = "delegated" }, "gate.credentials is delegated and nomad.token is not set"},
-		"a capability":           {func(c *Config) { c.Gate.SubmitCapability = "Plan Job" }, `gate.submit_capability is "Plan Job"`},
+		"a pool's placement": {func(c *Config) { c.Placement.NodePools = []NodePool{{"gpu", "on"}} },
+			`the mode of placement's node_pool "gpu" is "on"; it must be require, prefer or off`},
+		"a pool of no name": {func(c *Config) { c.Placement.NodePools = []NodePool{{"gpu pool", "off"}} }, `placement has a node_pool "gpu pool"; a name has letters`},
+		"a pool twice": {func(c *Config) { c.Placement.NodePools = []NodePool{{"gpu", "off"}, {"gpu", "off"}} },
+			`placement has two blocks for node_pool "gpu"; write one`},
+		"a rate of loading": {func(c *Config) { c.Placement.Loading = &Loading{Fetch: "fast", Disk: "0"} },
+			`placement.loading.fetch is "fast"; it must be a size per second, such as 2GB; placement.loading.disk is "0"`},
+		"infeasible":       {func(c *Config) { c.Gate.Infeasible = "" }, `gate.infeasible is ""`},
+		"credentials":      {func(c *Config) { c.Gate.Credentials = "mine" }, `gate.credentials is "mine"; it must be passthrough or delegated`},
+		"no token to lend": {func(c *Config) { c.Gate.Credentials = "delegated" }, "gate.credentials is delegated and nomad.token is not set"},
+		"a capability":     {func(c *Config) { c.Gate.SubmitCapability = "Plan Job" }, `gate.submit_capability is "Plan Job"`},
 	}
 	all := Default()
 	for name, c := range cases {

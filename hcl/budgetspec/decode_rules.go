@@ -16,7 +16,7 @@ func (d *decoder) rules(b *budget.Budget, blocks []*hclsyntax.Block) {
 		decode func(*budget.Budget, *hclsyntax.Block)
 	}{
 		{"over_budget", d.overBudgetBlock}, {"queue", d.queueBlock}, {"fair_share", d.fairShareBlock},
-		{"per_run", d.perRunBlock}, {"max_committed", d.committedBlock},
+		{"per_run", d.perRunBlock}, {"max_committed", d.committedBlock}, {"placement", d.placementBlock},
 	} {
 		if inner := d.only(rule.kind, blocks); inner != nil {
 			rule.decode(b, inner)
@@ -82,6 +82,24 @@ func (d *decoder) ruleAttributes(b *budget.Budget, attrs map[string]*hclsyntax.A
 		case "allow":
 			b.Undeclared = budget.UndeclaredAllow
 		}
+	}
+}
+
+func (d *decoder) placementBlock(b *budget.Budget, block *hclsyntax.Block) {
+	attr := d.rule(placementSpec(), block, "mode", `mode = "prefer"`).attributes["mode"]
+	if attr == nil {
+		if !empty(block) {
+			d.report(missing(block.DefRange(), "placement", "mode", `mode = "prefer"`))
+		}
+		return
+	}
+	switch word, _ := d.choice(attr, []string{"require", "prefer", "off"}); word {
+	case "require":
+		b.Placement = budget.PlacementRequire
+	case "prefer":
+		b.Placement = budget.PlacementPrefer
+	case "off":
+		b.Placement = budget.PlacementOff
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 func specs() map[string]blockSpec {
 	of := map[string]blockSpec{
 		"governor": governorSpec(), "meter": meterSpec(), "gpu_class": classSpec(), "rate_card": rateCardSpec(), "gpu": priceSpec(), "energy": energySpec(),
-		"tokens": tokensSpec(), "modifier": modifierSpec(), "schedule": scheduleSpec(), "notify": notifySpec(), "budget": budgetSpec(), "match": matchSpec(),
+		"tokens": tokensSpec(), "modifier": modifierSpec(), "schedule": scheduleSpec(), "notify": notifySpec(), "budget": budgetSpec(), "match": matchSpec(), "placement": placementSpec(),
 		"concurrent": concurrentSpec(), "reclaim": reclaimSpec(), "limit": limitSpec(), "rollover": rolloverSpec(), "max_committed": committedSpec(),
 		"per_job": perJobSpec(), "per_run": perRunSpec(), "over_budget": overBudgetSpec(), "throttle": throttleSpec(), "stop": stopSpec(), "queue": queueSpec(),
 		"fair_share": fairShareSpec(), "override": overrideSpec(), "alert": alertSpec(), "assert": assertSpec(), "moved": movedSpec(),

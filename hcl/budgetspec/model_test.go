@@ -327,6 +327,7 @@ func (m *model) perJob(b *budget.Budget) {
 func (m *model) rules(b *budget.Budget) {
 	b.Enforcement = pick(m, budget.LevelInherit, budget.Advisory, budget.SoftMandatory, budget.HardMandatory)
 	b.Undeclared = pick(m, budget.UndeclaredInherit, budget.UndeclaredDeny, budget.UndeclaredAllow)
+	b.Placement = pick(m, budget.PlacementInherit, budget.PlacementRequire, budget.PlacementPrefer, budget.PlacementOff)
 	b.Running = pick(m, budget.RunningInherit, budget.LetFinish, budget.ThrottleRunning, budget.StopRunning)
 	if !slices.ContainsFunc(b.Ancestry(), func(a *budget.Budget) bool { return a.Cohort != "" }) {
 		b.Cohort = pick(m, "", "pool", "other")

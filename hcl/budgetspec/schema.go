@@ -93,13 +93,17 @@ func budgetSpec() blockSpec {
 		kind: "budget", label: "name",
 		attributes: []string{"description", "owner", "enforcement", "priority", "cohort", "lease", "soft", "max_idle", "undeclared_gpus"},
 		blocks: []string{
-			"match", "concurrent", "limit", "max_committed", "per_job", "per_run", "over_budget", "queue", "fair_share", "override", "alert", "budget",
+			"match", "placement", "concurrent", "limit", "max_committed", "per_job", "per_run", "over_budget", "queue", "fair_share", "override", "alert", "budget",
 		},
 	}
 }
 
 func matchSpec() blockSpec {
 	return blockSpec{kind: "match", attributes: []string{"description", "namespaces", "identities", "node_pools", "when"}}
+}
+
+func placementSpec() blockSpec {
+	return blockSpec{kind: "placement", attributes: []string{"description", "mode"}}
 }
 
 func concurrentSpec() blockSpec {

@@ -334,6 +334,9 @@ func (w *writer) budget(b *budget.Budget) {
 		if b.Priority != nil {
 			w.set("priority", strconv.Itoa(*b.Priority))
 		}
+		if b.Placement != budget.PlacementInherit {
+			w.block("placement", func() { w.word("mode", int(b.Placement), "", "require", "prefer", "off") })
+		}
 		if m := b.Match; m != nil {
 			w.block("match", func() {
 				w.texts("namespaces", m.Namespaces)

@@ -48,10 +48,10 @@ func layerOf(dir string) layer {
 func purePackages() []string {
 	return []string{
 		"device/inventory", "device/occupancy", "device/exporter/metrics",
-		"scheduler/cluster", "scheduler/clustermap", "scheduler/sets", "scheduler/place", "scheduler/index", "scheduler/fleet", "scheduler/rewrite",
+		"scheduler/cluster", "scheduler/clustermap", "scheduler/sets", "scheduler/place", "scheduler/index", "scheduler/locality", "scheduler/fleet", "scheduler/rewrite", "scheduler/simulate", "scheduler/proposal",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
 		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce", "quotaagent/audit",
-		"quotaagent/report", "quotaagent/bypass", "quotaagent/acl",
+		"quotaagent/report", "quotaagent/forecast", "quotaagent/bypass", "quotaagent/acl",
 	}
 }
 
@@ -261,13 +261,16 @@ func impureCalls() map[string][]string {
 // nomadAPI is Nomad's API: its types of documents, and its client.
 const nomadAPI = "github.com/hashicorp/nomad/api"
 
+// sizes reads and writes numbers of bytes.
+const sizes = "github.com/dustin/go-humanize"
+
 // librariesInPure lists what packages without input and output may use. A
 // decision that needed any other library would not be ours to explain.
 func librariesInPure(l layer) []string {
 	if l == language {
-		return []string{"github.com/hashicorp/hcl/v2", "github.com/zclconf/go-cty", "golang.org/x/text"}
+		return []string{"github.com/hashicorp/hcl/v2", "github.com/zclconf/go-cty", "golang.org/x/text", sizes}
 	}
-	return []string{nomadAPI}
+	return []string{nomadAPI, sizes}
 }
 
 // Pure checks that pure packages take everything as arguments.

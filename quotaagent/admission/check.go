@@ -8,10 +8,11 @@ import (
 
 // Check is one inequality: posted + held + need <= limit.
 type Check struct {
-	Kind      CheckKind
-	Budget    *budget.Budget
-	Window    budget.Window
-	Period    budget.Period
+	Kind   CheckKind
+	Window budget.Window
+	Budget *budget.Budget
+	// Period without beginning and end for a check that is about none; never nil.
+	Period    *budget.Period
 	Dimension budget.Dimension
 	// Limit with all that was added to it: what earlier periods left over, grants,
 	// and what the cohort may lend.
@@ -47,26 +48,26 @@ const (
 )
 
 // ShortBy is how much is missing; zero or less when the check holds.
-func (c Check) ShortBy() quantity.Amount {
+func (c *Check) ShortBy() quantity.Amount {
 	return c.Posted.Add(c.Held).Add(c.Need).Sub(c.Limit)
 }
 
 // Available is what is left before the job, never negative.
-func (c Check) Available() quantity.Amount {
+func (c *Check) Available() quantity.Amount {
 	return max(0, c.Limit.Sub(c.Posted).Sub(c.Held))
 }
 
 // fails reports whether the job is too much. One that needs nothing more is not,
 // however the limit stands.
-func (c Check) fails() bool { return c.Need > 0 && c.ShortBy() > 0 }
+func (c *Check) fails() bool { return c.Need > 0 && c.ShortBy() > 0 }
 
 // pastSoft reports whether the job goes beyond the soft mark.
-func (c Check) pastSoft(mark quantity.Ratio) bool {
+func (c *Check) pastSoft(mark quantity.Ratio) bool {
 	return mark != 0 && c.Need > 0 && c.Kind == LimitCheck && c.Posted.Add(c.Held).Add(c.Need) > mark.Of(c.Limit)
 }
 
 // reason classifies a failed check.
-func (c Check) reason() Reason {
+func (c *Check) reason() Reason {
 	switch {
 	case c.Kind == JobCap:
 		return ExceedsJobCap
@@ -90,7 +91,7 @@ func (c Check) reason() Reason {
 
 // withinOwn reports whether the budget would stay within its own GPUs, without
 // what it may borrow.
-func (c Check) withinOwn() bool {
+func (c *Check) withinOwn() bool {
 	for _, l := range c.Budget.Limits {
 		if l.Window == c.Window && l.Dimension == c.Dimension {
 			return l.Ceiling.Allows(c.Held.Add(c.Need))
@@ -100,16 +101,16 @@ func (c Check) withinOwn() bool {
 }
 
 // everFits reports whether waiting can help.
-func (c Check) everFits() bool {
+func (c *Check) everFits() bool {
 	r := c.reason()
 	return r != ExceedsJobCap && r != ExceedsRunCap && r != ExceedsBudget && r != Frozen
 }
 
 // advisory reports whether the check never blocks.
-func (c Check) advisory() bool { return c.Budget.EffectiveLevel() == budget.Advisory }
+func (c *Check) advisory() bool { return c.Budget.EffectiveLevel() == budget.Advisory }
 
 // outcome is what a failed check makes of the job by itself.
-func (c Check) outcome() Outcome {
+func (c *Check) outcome() Outcome {
 	if c.Kind == JobCap || c.Kind == RunCap {
 		return Deny
 	}
@@ -126,7 +127,7 @@ func (c Check) outcome() Outcome {
 }
 
 // blocks reports whether a failed check keeps the job from running now.
-func (c Check) blocks() bool { return !c.advisory() && c.outcome() < Warn }
+func (c *Check) blocks() bool { return !c.advisory() && c.outcome() < Warn }
 
 // jobChecks are the bounds of one node on a single job.
 func (x *decider) jobChecks(node *budget.Budget) {
@@ -138,7 +139,9 @@ func (x *decider) jobChecks(node *budget.Budget) {
 			x.add(Check{Kind: JobCap, Budget: node, Dimension: d, Limit: limit, Most: limit, Need: need, Source: bound.Source})
 		}
 	}
-	add(node.PerJob.GPUs, anyGPUs, peak(x.d.Lines))
+	if node.PerJob.GPUs != nil {
+		add(node.PerJob.GPUs, anyGPUs, peak(x.d.Lines))
+	}
 	add(node.PerJob.GPUTime, anyTime, x.d.Estimate.GPUTime[budget.AnyClass])
 	add(node.PerJob.Cost, budget.Cost, x.d.Estimate.Cost)
 	add(node.PerJob.Energy, budget.Energy, x.d.Estimate.Energy)
@@ -192,7 +195,6 @@ func (x *decider) runChecks(b *budget.Budget) {
 		add(Check{Window: budget.Concurrent, Dimension: budget.Jobs, Limit: quantity.Amount(run.Concurrency), Held: quantity.Amount(run.Open),
 			Own: 1 - another, Need: another})
 	}
-	draws := ledger.Draws(x.hold, x.rules.Calendar)
 	for _, d := range run.Capped() {
 		c := Check{Window: budget.Total, Dimension: d, Limit: run.Caps[d]}
 		switch {
@@ -201,8 +203,8 @@ func (x *decider) runChecks(b *budget.Budget) {
 		case d.IsGPUs():
 			continue // charged to the budgets
 		default:
-			c.Posted, c.Held, c.Own = run.Posted[d], run.Held[d], x.hold.Drawn[d]
-			c.Need = draws[d].Sub(x.hold.Drawn[d])
+			c.Posted, c.Held, c.Own = run.Posted[d], run.Held[d], x.drawn[d]
+			c.Need = x.draws[d].Sub(x.drawn[d])
 		}
 		add(c)
 	}
@@ -211,7 +213,7 @@ func (x *decider) runChecks(b *budget.Budget) {
 // limitChecks are one limit of a node: in the current period, in every later one
 // that something is charged to, and in the first that is still free, for unplaced
 // work counts in all of them.
-func (x *decider) limitChecks(node *budget.Budget, book *ledger.Balance, l *budget.Limit, last *lasts) {
+func (x *decider) limitChecks(node *budget.Budget, book *ledger.Balance, l *budget.Limit) {
 	if _, finite := l.Ceiling.Finite(); !finite {
 		return
 	}
@@ -219,11 +221,10 @@ func (x *decider) limitChecks(node *budget.Budget, book *ledger.Balance, l *budg
 		x.gaugeChecks(node, book, l)
 		return
 	}
-	charged := last[l.Window]
 	for period := x.period(l.Window); ; period = x.after(period) {
-		c := x.checkIn(node, book, l, period)
-		free := period.key > charged && period.start.After(x.now)
-		if l.Window == budget.Total || free || period.key >= charged && x.coversFree(c, period) {
+		job, at := x.wantedIn(period), x.amountsIn(node, book, period)
+		c := x.checkIn(node, book, l, job, at)
+		if l.Window == budget.Total || !job.later && !at.later && (period.start.After(x.now) && job.free() && at.free() || coversFree(c, job)) {
 			return
 		}
 	}
@@ -232,31 +233,75 @@ func (x *decider) limitChecks(node *budget.Budget, book *ledger.Balance, l *budg
 // coversFree reports whether a check that holds says that the same limit holds in
 // a period that nothing is charged to yet: it is no lower there, and nothing that
 // counts here is negative.
-func (x *decider) coversFree(c *Check, period *period) bool {
-	return !c.fails() && c.Carry == 0 && x.growth.At(period.key, c.Dimension) >= 0 && c.Posted >= 0
+func coversFree(c *Check, job *wanted) bool {
+	return !c.fails() && c.Carry == 0 && job.growth.At(c.Dimension) >= 0 && c.Posted >= 0
 }
 
 // checkIn adds the check of a limit in one period.
-func (x *decider) checkIn(node *budget.Budget, book *ledger.Balance, l *budget.Limit, period *period) *Check {
-	at := x.amountsIn(node, book, period)
-	c := x.add(x.limited(node, book, l, period.Period))
-	c.Posted = at.posted[l.Dimension]
-	c.Held = at.held[l.Dimension].Add(at.heldAny[l.Dimension])
-	c.Own = at.charged[l.Dimension].Add(at.chargedAny[l.Dimension])
-	c.Need = at.growth[l.Dimension].Add(at.growthAny[l.Dimension])
+func (x *decider) checkIn(node *budget.Budget, book *ledger.Balance, l *budget.Limit, job *wanted, at *amounts) *Check {
+	c := x.limited(node, book, l, &at.period.Period)
+	c.Posted = at.posted.At(l.Dimension)
+	c.Held = at.held.At(l.Dimension).Add(at.heldAny.At(l.Dimension))
+	c.Own = job.charged.At(l.Dimension).Add(job.chargedAny.At(l.Dimension))
+	c.Need = job.growth.At(l.Dimension).Add(job.growthAny.At(l.Dimension))
 	return c
 }
 
-// amounts are those of one node in one period, by dimension: what is posted, held,
-// charged by the job before and more now; and the last three of what may fall
-// into any period.
+// wanted is what the job charged before in one period and charges more now, and the
+// same of what may fall into any period: the same for all budgets.
+type wanted struct {
+	period *period
+
+	charged, chargedAny, growth, growthAny ledger.Row
+	// later says that it charges more in a later period of the window. So may what is
+	// posted: clocks step back.
+	later bool
+}
+
+// free reports whether nothing more is charged to this period alone.
+func (w *wanted) free() bool { return len(w.growth) == 0 }
+
+// wants remembers what is wanted in the periods that budgets share, and in the last
+// other one.
+type wants struct {
+	found [6]wanted
+	n     int
+	rare  wanted
+}
+
+// wantedIn finds what is wanted in a period; the result is good until the next call.
+func (x *decider) wantedIn(p *period) *wanted {
+	for i := range x.wants.found[:x.wants.n] {
+		if x.wants.found[i].period == p {
+			return &x.wants.found[i]
+		}
+	}
+	w := &x.wants.rare
+	if w.period == p {
+		return w
+	}
+	if p.shared && x.wants.n < len(x.wants.found) {
+		w = &x.wants.found[x.wants.n]
+		x.wants.n++
+	}
+	w.period, w.charged, w.chargedAny, w.growthAny = p, x.charged.Row(p.key), x.charged.Row(p.any), x.growth.Row(p.any)
+	w.growth, w.later = x.growth.RowOf(p.key)
+	return w
+}
+
+// amounts are those of one node in one period: what is posted and held, and what is
+// held and may fall into any period.
 type amounts struct {
 	node   *budget.Budget
 	period *period
 
-	posted, held, charged, growth  map[budget.Dimension]quantity.Amount
-	heldAny, chargedAny, growthAny map[budget.Dimension]quantity.Amount
+	posted, held, heldAny ledger.Row
+	// later says that something is posted or held in a later period of the window.
+	later bool
 }
+
+// free reports whether nothing is posted or held in this period alone.
+func (a *amounts) free() bool { return len(a.posted) == 0 && len(a.held) == 0 }
 
 // amountsIn finds the amounts of a node in a period. Limits of the same window
 // follow each other, so that the last ones are remembered.
@@ -264,38 +309,48 @@ func (x *decider) amountsIn(node *budget.Budget, book *ledger.Balance, p *period
 	if a := &x.amounts; a.node == node && a.period == p {
 		return a
 	}
-	x.amounts = amounts{node: node, period: p, posted: book.Posted[p.key], held: book.Held[p.key], heldAny: book.Held[p.any],
-		charged: x.hold.Charged[p.key], chargedAny: x.hold.Charged[p.any], growth: x.growth[p.key], growthAny: x.growth[p.any]}
-	return &x.amounts
+	a := &x.amounts
+	var posted, held bool
+	a.node, a.period, a.heldAny = node, p, book.Held.Row(p.any)
+	a.posted, posted = book.Posted.RowOf(p.key)
+	a.held, held = book.Held.RowOf(p.key)
+	a.later = posted || held
+	return a
 }
 
-// limited is a check with everything about its limit.
-func (x *decider) limited(node *budget.Budget, book *ledger.Balance, l *budget.Limit, period budget.Period) Check {
-	e := ledger.Effective(x.policy, node, *l, period, *book, x.state.Grants, x.now)
-	limit, _ := e.Total().Finite()
+// limited adds a check with everything about its limit.
+func (x *decider) limited(node *budget.Budget, book *ledger.Balance, l *budget.Limit, period *budget.Period) *Check {
 	ceiling, _ := l.Ceiling.Finite()
-	most := ceiling.Add(e.Granted)
-	if l.Window == budget.Concurrent {
-		most = most.Add(max(0, node.Borrow[l.Dimension.Class()]))
+	c := x.next()
+	c.Budget, c.Window, c.Period, c.Dimension, c.Source = node, l.Window, period, l.Dimension, l.Source
+	c.Carry, c.Granted, c.Borrow = ledger.Extras(x.policy, node, l, period, book, x.state.Grants, x.now)
+	c.Limit = ceiling.Add(c.Carry).Add(c.Granted).Add(c.Borrow)
+	c.Most = ceiling.Add(c.Granted)
+	if l.Window == budget.Concurrent && len(node.Borrow) > 0 {
+		c.Most = c.Most.Add(max(0, node.Borrow[l.Dimension.Class()]))
 	}
-	return Check{Budget: node, Window: l.Window, Period: period, Dimension: l.Dimension, Limit: limit, Carry: e.Carry, Granted: e.Granted,
-		Borrow: e.Borrow, Most: most, Source: l.Source}
+	return c
 }
 
 // gaugeChecks are a limit on what is held at once, and for a member of a cohort
 // what the others leave it.
 func (x *decider) gaugeChecks(node *budget.Budget, book *ledger.Balance, l *budget.Limit) {
-	c := x.limited(node, book, l, budget.Period{Window: l.Window})
-	key, free := ledger.ConcurrentKey, ""
+	c := x.limited(node, book, l, &gaugePeriods[l.Window])
+	gauge := &concurrent
 	if l.Window == budget.Committed {
-		key, free = budget.Committed.String(), anyCommitted
+		gauge = &committed
 	}
-	at := func(v ledger.Vector) quantity.Amount { return v.At(key, l.Dimension).Add(v.At(free, l.Dimension)) }
-	c.Held, c.Own, c.Need = at(book.Held), at(x.hold.Charged), at(x.growth)
-	pool := *x.add(c)
+	job := x.wantedIn(gauge)
+	c.Held = book.Held.At(gauge.key, l.Dimension)
+	c.Own = job.charged.At(l.Dimension).Add(job.chargedAny.At(l.Dimension))
+	c.Need = job.growth.At(l.Dimension).Add(job.growthAny.At(l.Dimension))
+	if gauge.any != "" {
+		c.Held = c.Held.Add(book.Held.At(gauge.any, l.Dimension))
+	}
 	if node.Cohort == "" || l.Window != budget.Concurrent {
 		return
 	}
+	pool := *c
 	cohort := x.rules.cohort(node, x.state.Balances)
 	pool.Kind, pool.Borrow = PoolCheck, 0
 	pool.Limit = cohort.Room(node, l.Dimension).Add(c.Granted)
@@ -303,18 +358,17 @@ func (x *decider) gaugeChecks(node *budget.Budget, book *ledger.Balance, l *budg
 	x.add(pool)
 }
 
-// anyCommitted is the key of what is committed and not placed.
-var anyCommitted = ledger.AnyPeriod(budget.Committed)
-
-// lasts are the keys of the latest periods that anything is charged to, by window.
-type lasts [budget.Committed + 1]string
-
-// lastCharged notes the latest periods of a vector. Usage may be posted ahead of
-// now: clocks step back.
-func (l *lasts) lastCharged(v ledger.Vector) {
-	for key := range v {
-		if w, ok := ledger.WindowOf(key); ok && key > l[w] {
-			l[w] = key
-		}
+// gaugePeriods are the periods of gauges, by window: without beginning or end.
+var gaugePeriods = func() (p [budget.Committed + 1]budget.Period) {
+	for w := range p {
+		p[w].Window = budget.Window(w)
 	}
-}
+	return p
+}()
+
+// concurrent and committed are the keys of the gauges. What is committed and not placed
+// has its own.
+var (
+	concurrent = period{key: ledger.ConcurrentKey, shared: true}
+	committed  = period{key: budget.Committed.String(), any: ledger.AnyPeriod(budget.Committed), shared: true}
+)

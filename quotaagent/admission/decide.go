@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
@@ -106,17 +107,30 @@ type decider struct {
 	policy  *budget.Policy
 	state   State
 	rules   *Rules
-	hold    ledger.Hold
-	growth  ledger.Vector
+	charged ledger.Vector // by the job before
+	growth  ledger.Vector // on top of it
+	// drawn is what the job drew from its run before, draws what it draws now.
+	drawn, draws ledger.Amounts
+
 	now     time.Time
 	moment  *moment
 	amounts amounts
+	wants   wants
 	d       Decision
 }
 
-// add adds a check; the result is good until the next one is added.
-func (x *decider) add(c Check) *Check {
-	x.d.Checks = append(x.d.Checks, c)
+// add adds a check.
+func (x *decider) add(c Check) {
+	if c.Period == nil {
+		c.Period = &gaugePeriods[c.Window]
+	}
+	*x.next() = c
+}
+
+// next adds an empty check, which is filled in where it is; the result is good until
+// the next one is added.
+func (x *decider) next() *Check {
+	x.d.Checks = append(x.d.Checks, Check{})
 	return &x.d.Checks[len(x.d.Checks)-1]
 }
 
@@ -132,34 +146,35 @@ func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, line
 		return d
 	}
 	x := newDecider(p, state, now)
-	x.hold, x.d = h, Decision{Budget: b, Lines: lines, Estimate: x.rules.estimate(lines), Run: state.Run}
+	x.charged, x.drawn, x.d = h.Charged, h.Drawn, Decision{Budget: b, Lines: lines, Estimate: x.rules.estimate(lines), Run: state.Run}
+	if state.Run != nil {
+		x.draws = ledger.Draws(h, x.rules.Calendar)
+	}
 	x.growth = ledger.Charges(h, x.rules.Calendar)
-	if len(h.Charged) > 0 {
+	if !h.Charged.IsZero() {
 		x.growth.AddAll(h.Charged, -1)
 	}
 	return x.decide(b)
 }
 
-func newDecider(p *budget.Policy, state State, now time.Time) *decider {
+func newDecider(p *budget.Policy, state State, now time.Time) decider {
 	rules := state.Rules
 	if rules == nil {
 		rules = RulesOf(p)
 	}
-	return &decider{policy: p, state: state, rules: rules, now: now, moment: rules.at(now)}
+	return decider{policy: p, state: state, rules: rules, now: now, moment: rules.at(now)}
 }
 
 // decide makes the checks of the growth and derives the decision from them.
 func (x *decider) decide(b *budget.Budget) Decision {
-	var growing lasts
-	growing.lastCharged(x.growth)
 	nodes := 0
 	for node := b; node != nil; node = node.Parent {
-		nodes += len(node.Limits) + len(node.Committed) + 1
+		nodes += len(node.Limits) + len(node.Committed)
 	}
 	x.d.Checks = make([]Check, 0, nodes)
 	x.runChecks(b)
 	for node := b; node != nil; node = node.Parent {
-		x.nodeChecks(node, growing)
+		x.nodeChecks(node)
 	}
 	x.d.settle(x.policy)
 	x.d.Overrides = x.leansOn()
@@ -179,19 +194,15 @@ func (x *decider) leansOn() []ledger.Grant {
 	return out
 }
 
-func (x *decider) nodeChecks(node *budget.Budget, last lasts) {
+func (x *decider) nodeChecks(node *budget.Budget) {
 	x.jobChecks(node)
 	found := x.state.Balances[node.Path]
 	book := &found
-	if len(node.Limits) > 0 {
-		last.lastCharged(book.Held)
-		last.lastCharged(book.Posted)
-	}
 	for i := range node.Limits {
-		x.limitChecks(node, book, &node.Limits[i], &last)
+		x.limitChecks(node, book, &node.Limits[i])
 	}
 	for i := range node.Committed {
-		x.limitChecks(node, book, &node.Committed[i], &last)
+		x.limitChecks(node, book, &node.Committed[i])
 	}
 }
 
@@ -224,13 +235,18 @@ const RunMeta = "governor_run"
 // settle derives outcome and reason from the checks.
 func (d *Decision) settle(p *budget.Policy) {
 	d.Outcome, d.Reason = Admit, Fits
+	var of *budget.Budget
+	var mark quantity.Ratio
 	for i := range d.Checks {
 		c := &d.Checks[i]
 		if c.fails() {
 			d.Failed = append(d.Failed, *c)
 			continue
 		}
-		if mark := c.Budget.EffectiveSoft(); c.pastSoft(mark) && (d.Soft == nil || softer(*c, *d.Soft)) {
+		if c.Budget != of {
+			of, mark = c.Budget, c.Budget.EffectiveSoft()
+		}
+		if c.pastSoft(mark) && (d.Soft == nil || softer(*c, *d.Soft)) {
 			d.Soft = c
 		}
 	}

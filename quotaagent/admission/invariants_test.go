@@ -240,7 +240,7 @@ func TestInvariantI9_MoreNeverDenies(t *testing.T) {
 		case "end a job":
 			for n := range 4 {
 				if job := fmt.Sprintf("job-%d", n); w.holds[job] != nil {
-					w.put(job, nil, nil)
+					w.put(job, nil, ledger.Vector{})
 				}
 			}
 		}
@@ -251,15 +251,13 @@ func TestInvariantI9_MoreNeverDenies(t *testing.T) {
 
 // anywhere counts what falls into one period as what may fall into any.
 func anywhere(v ledger.Vector) ledger.Vector {
-	out := ledger.Vector{}
-	for period, dims := range v {
-		window, _, _ := strings.Cut(period, "/")
-		if period != ledger.ConcurrentKey {
-			period = window + "/any"
+	out := ledger.NewVector()
+	for c := range v.All() {
+		window, _, _ := strings.Cut(c.Period, "/")
+		if c.Period != ledger.ConcurrentKey {
+			c.Period = window + "/any"
 		}
-		for d, a := range dims {
-			out.Add(period, d, a)
-		}
+		out.Add(c.Period, c.Dimension, c.Amount)
 	}
 	return out
 }
@@ -288,7 +286,7 @@ func TestSameSubmissionTwice(t *testing.T) {
 			short[i].Starts, short[i].OnceMS, short[i].Overlap = 1, short[i].RuntimeMS, 0
 		}
 		until := ledger.Charges(ledger.Submit(ledger.Hold{State: ledger.Held}, short, 0), w.calendar())
-		delete(until, ledger.ConcurrentKey)
+		until.Drop(func(c ledger.Cell) bool { return c.Period == ledger.ConcurrentKey })
 		until.AddAll(once, 1)
 		must.Eq(t, anywhere(until), anywhere(twice))
 

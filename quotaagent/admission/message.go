@@ -109,7 +109,7 @@ func (d Decision) headline(p *budget.Policy) string {
 }
 
 // atOnce marks a cap on jobs at the same time.
-func (c Check) atOnce() string {
+func (c *Check) atOnce() string {
 	if c.Window == budget.Concurrent {
 		return " at the same time"
 	}
@@ -118,7 +118,7 @@ func (c Check) atOnce() string {
 
 // periodText says which period a check is about: " for the month until
 // 2026-12-01 00:00 CET".
-func (c Check) periodText(p *budget.Policy) string {
+func (c *Check) periodText(p *budget.Policy) string {
 	if c.Period.End.IsZero() {
 		return ""
 	}
@@ -128,7 +128,7 @@ func (c Check) periodText(p *budget.Policy) string {
 // timeLayout is how instants are shown, in the policy's zone.
 const timeLayout = "2006-01-02 15:04 MST"
 
-func (c Check) usedText(p *budget.Policy) string {
+func (c *Check) usedText(p *budget.Policy) string {
 	held := format(p, c.Dimension, c.Held) + " held"
 	if c.Own > 0 {
 		held += fmt.Sprintf(" (%s of it by this job)", format(p, c.Dimension, c.Own))
@@ -150,7 +150,7 @@ func (c Check) usedText(p *budget.Policy) string {
 }
 
 // neededText is the need of one period; of a longer job only a part falls there.
-func (c Check) neededText(p *budget.Policy) string {
+func (c *Check) neededText(p *budget.Policy) string {
 	text := format(p, c.Dimension, c.Need)
 	if c.Own > 0 {
 		text += " on top of what it holds"
@@ -184,8 +184,9 @@ func (d Decision) alsoOver(p *budget.Policy) []string {
 	}
 	texts := make([]string, 0, len(order))
 	for _, k := range order[1:] {
-		text := fmt.Sprintf("%s (short by %s", worst[k].limitText(p), worst[k].short(p))
-		switch c := worst[k]; {
+		c := worst[k]
+		text := fmt.Sprintf("%s (short by %s", c.limitText(p), c.short(p))
+		switch {
 		case c.advisory():
 			text += ", advisory"
 		case !c.blocks():
@@ -262,7 +263,7 @@ func format(p *budget.Policy, d budget.Dimension, a quantity.Amount) string {
 }
 
 // short prints a shortfall, also one that rounds to nothing in format.
-func (c Check) short(p *budget.Policy) string {
+func (c *Check) short(p *budget.Policy) string {
 	a := c.ShortBy()
 	switch {
 	case c.Dimension == budget.Cost && a < quantity.CurrencyUnit/100:
@@ -282,7 +283,7 @@ func ofClass(d budget.Dimension) string {
 	return ""
 }
 
-func (c Check) limitText(p *budget.Policy) string {
+func (c *Check) limitText(p *budget.Policy) string {
 	text := fmt.Sprintf("%s %s in budget %s", format(p, c.Dimension, c.Limit), c.scope(), c.Budget.Path)
 	if c.Kind == PoolCheck {
 		text = fmt.Sprintf("%s at the same time for budget %s in cohort %q", format(p, c.Dimension, c.Limit), c.Budget.Path, c.Budget.Cohort)
@@ -297,7 +298,7 @@ func (c Check) limitText(p *budget.Policy) string {
 }
 
 // addedText says what was added to the limit as written.
-func (c Check) addedText(p *budget.Policy) string {
+func (c *Check) addedText(p *budget.Policy) string {
 	var parts []string
 	for _, part := range []struct {
 		amount quantity.Amount
@@ -311,7 +312,7 @@ func (c Check) addedText(p *budget.Policy) string {
 }
 
 // scope says over what a limit counts.
-func (c Check) scope() string {
+func (c *Check) scope() string {
 	switch {
 	case c.Kind == JobCap && c.Dimension == runtimeDimension:
 		return "for one run"

@@ -56,12 +56,12 @@ func TestMessages(t *testing.T) {
 	berlin := mustZone(t, "Europe/Berlin")
 	month, day := budget.PeriodAt(budget.Month, noon, berlin), budget.PeriodAt(budget.Day, noon, berlin)
 	posted := func(p budget.Period, d budget.Dimension, a quantity.Amount) ledger.Vector {
-		v := ledger.Vector{}
+		v := ledger.NewVector()
 		v.Add(p.Key(), d, a)
 		return v
 	}
 	held := func(key string, d budget.Dimension, a quantity.Amount) ledger.Vector {
-		v := ledger.Vector{}
+		v := ledger.NewVector()
 		v.Add(key, d, a)
 		return v
 	}

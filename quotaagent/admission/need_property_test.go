@@ -86,10 +86,8 @@ func TestMoreNeverNeedsLess(t *testing.T) {
 		more, refusal := admission.Need(p, b, after, admission.Cluster{Eligible: nodes(count, true), Replaces: replaces}, noon)
 		must.Nil(t, refusal)
 		small, large := charge(p, before.JobID, less), charge(p, before.JobID, more)
-		for period, dims := range small {
-			for d, a := range dims {
-				must.LessEq(t, large.At(period, d), a, must.Sprint(period, d))
-			}
+		for c := range small.All() {
+			must.LessEq(t, large.At(c.Period, c.Dimension), c.Amount, must.Sprint(c.Period, c.Dimension))
 		}
 		a, c := admission.Estimate(p, less), admission.Estimate(p, more)
 		must.LessEq(t, c.Cost, a.Cost)
@@ -133,10 +131,8 @@ func FuzzNeed(f *testing.F) {
 			must.Between(t, 0, line.Count, admission.MaxAllocations)
 			must.Between(t, 0, quantity.Amount(line.RuntimeMS), 100*365*24*quantity.GPUHour)
 		}
-		for _, dims := range charge(p, ask.JobID, lines) {
-			for _, a := range dims {
-				must.GreaterEq(t, 0, a)
-			}
+		for c := range charge(p, ask.JobID, lines).All() {
+			must.GreaterEq(t, 0, c.Amount)
 		}
 	})
 }

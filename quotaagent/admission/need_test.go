@@ -176,13 +176,13 @@ func TestUsageAheadOfTheClockIsSeen(t *testing.T) {
 	p := acme(t)
 	b := p.Find("acme/nlp")
 	tomorrow := budget.PeriodAt(budget.Day, noon.Add(24*time.Hour), p.Location)
-	posted := ledger.Vector{}
+	posted := ledger.NewVector()
 	posted.Add(tomorrow.Key(), budget.GPUTime("any"), 39*quantity.GPUHour)
 	lines := []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 2 * 3_600_000, Needs: []ledger.Need{{Classes: []string{"v100"}, GPUs: 1}}}}
 	h := ledger.Submit(ledger.Hold{JobID: "train", Budget: b.Path, State: ledger.Held}, lines, 0)
 	d := admission.Decide(p, b, admission.State{Balances: admission.Books{b.Path: {Posted: posted}}}, h, lines, noon)
 	must.Eq(t, admission.Deny, d.Outcome)
-	must.Eq(t, tomorrow, d.Failed[0].Period)
+	must.Eq(t, tomorrow, *d.Failed[0].Period)
 }
 
 func BenchmarkDecide(b *testing.B) {
@@ -204,7 +204,7 @@ func BenchmarkDecide(b *testing.B) {
 		hundred = append(hundred, line(time.Duration(i).String(), 10))
 	}
 	books := admission.Books{}
-	placed := ledger.Vector{}
+	placed := ledger.NewVector()
 	for at := range 180 {
 		placed.Add(budget.PeriodAt(budget.Hour, noon.Add(time.Duration(at)*time.Hour), time.UTC).Key(), budget.GPUTime("any"), 1)
 	}

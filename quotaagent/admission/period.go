@@ -12,6 +12,8 @@ type period struct {
 	budget.Period
 	start    time.Time
 	key, any string
+	// shared says that it is of a moment, and the same for all decisions in it.
+	shared bool
 }
 
 func keyed(p budget.Period) *period {
@@ -36,6 +38,7 @@ func (r *Rules) at(now time.Time) *moment {
 	for _, w := range r.Calendar.Windows {
 		p := budget.PeriodAt(w, now, r.Calendar.Location)
 		m.periods[w], m.nexts[w] = keyed(p), keyed(p.Next(r.Calendar.Location))
+		m.periods[w].shared, m.nexts[w].shared = true, true
 		if p.Start.IsZero() {
 			continue
 		}

@@ -37,7 +37,7 @@ func (w *world) calendar() ledger.Calendar {
 
 func (w *world) book(path string) ledger.Balance {
 	if _, ok := w.books[path]; !ok {
-		w.books[path] = ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+		w.books[path] = ledger.Balance{Posted: ledger.NewVector(), Held: ledger.NewVector()}
 	}
 	return w.books[path]
 }
@@ -63,8 +63,8 @@ func (w *world) put(job string, next *ledger.Hold, posted ledger.Vector) {
 	for _, a := range ledger.Ancestors(path) {
 		w.book(a).Posted.AddAll(posted, 1)
 	}
-	if w.direct[path] == nil {
-		w.direct[path] = ledger.Vector{}
+	if _, known := w.direct[path]; !known {
+		w.direct[path] = ledger.NewVector()
 	}
 	w.direct[path].AddAll(posted, 1)
 }
@@ -78,7 +78,7 @@ func (w *world) submit(job, path string, lines []ledger.Line) admission.Decision
 	next = ledger.Submit(next, lines, w.now.Add(time.Minute).UnixMilli())
 	d := admission.Decide(w.policy, w.policy.Find(path), w.state(), next, lines, w.now)
 	if d.Outcome != admission.Deny {
-		w.put(job, &next, nil)
+		w.put(job, &next, ledger.Vector{})
 	}
 	return d
 }
@@ -86,7 +86,7 @@ func (w *world) submit(job, path string, lines []ledger.Line) admission.Decision
 func (w *world) confirm(job string) {
 	w.index++
 	next := ledger.Confirm(*w.holds[job], w.index)
-	w.put(job, &next, nil)
+	w.put(job, &next, ledger.Vector{})
 }
 
 // post posts all running work of one job.
@@ -158,8 +158,8 @@ func (w *world) checkFold(t must.T) {
 	held, posted := map[string]ledger.Vector{}, map[string]ledger.Vector{}
 	sum := func(into map[string]ledger.Vector, path string, v ledger.Vector) {
 		for _, a := range ledger.Ancestors(path) {
-			if into[a] == nil {
-				into[a] = ledger.Vector{}
+			if _, known := into[a]; !known {
+				into[a] = ledger.NewVector()
 			}
 			into[a].AddAll(v, 1)
 		}
@@ -171,8 +171,8 @@ func (w *world) checkFold(t must.T) {
 		sum(posted, path, v)
 	}
 	for path, book := range w.books {
-		must.Eq(t, 0, len(book.Held.Minus(held[path])), must.Sprintf("held of %s: %v, open holds charge %v", path, book.Held, held[path]))
-		must.Eq(t, 0, len(book.Posted.Minus(posted[path])), must.Sprintf("posted of %s", path))
+		must.True(t, book.Held.Equal(held[path]), must.Sprintf("held of %s: %v, open holds charge %v", path, book.Held, held[path]))
+		must.True(t, book.Posted.Equal(posted[path]), must.Sprintf("posted of %s", path))
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/audit"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -34,7 +33,7 @@ func (p *posting) derive(ctx context.Context) error {
 		return err
 	}
 	if p.old == nil && p.want.hold == nil {
-		if len(p.want.posted) > 0 || len(p.want.entries) > 0 {
+		if !p.want.posted.IsZero() || len(p.want.entries) > 0 {
 			return fmt.Errorf("usage of a job without a hold")
 		}
 	} else if err := p.hold(ctx); err != nil {
@@ -148,7 +147,7 @@ func (p *posting) end() {
 	p.want.entries = append(slices.Clone(p.want.entries), ledger.ReceiptOf(last, p.b.now().UnixMilli()))
 	last = last.PutOut(p.want.entries)
 	p.outbox, p.out = outboxName(last), last.Entries()
-	last.Charged, last.Drawn, last.Finished, last.Slots, last.Placement = nil, nil, nil, nil, nil
+	last.Charged, last.Drawn, last.Finished, last.Slots, last.Placement = ledger.Vector{}, nil, nil, nil, nil
 	key := settledPrefix + last.ID
 	p.s.docs[key] = document{fresh: true} // ids are unique, so that there is none
 	p.delta[key] = &ledger.Remains{Hold: last, EndedMS: p.b.now().UnixMilli()}
@@ -222,13 +221,15 @@ func (p *posting) draw(run *ledger.Run, id string) {
 		run.Jobs++
 	}
 	if is || was && p.want.hold == nil {
-		addAmounts(&run.Posted, p.want.posted[budget.Total.String()], 1)
+		for _, c := range p.want.posted.Row(budget.Total.String()) {
+			addAmounts(&run.Posted, ledger.Amounts{c.Dimension: c.Amount}, 1)
+		}
 	}
 }
 
 // addAmounts adds amounts times sign; what becomes nothing is left out, so that
 // equal sums are equal documents.
-func addAmounts(to *ledger.Amounts, amounts map[budget.Dimension]quantity.Amount, sign int64) {
+func addAmounts(to *ledger.Amounts, amounts ledger.Amounts, sign int64) {
 	for d, a := range amounts {
 		if *to == nil {
 			*to = ledger.Amounts{}
@@ -274,13 +275,13 @@ func (p *posting) balances(runs map[string]runDelta) error {
 	}
 	for _, id := range sortedKeys(runs) {
 		r := runs[id]
-		if r.old != nil && len(r.old.Charged) > 0 {
-			if err := move(r.old.Budget, r.old.Charged, -1, nil); err != nil {
+		if r.old != nil && !r.old.Charged.IsZero() {
+			if err := move(r.old.Budget, r.old.Charged, -1, ledger.Vector{}); err != nil {
 				return err
 			}
 		}
-		if len(r.next.Charged) > 0 {
-			if err := move(r.next.Budget, r.next.Charged, 1, nil); err != nil {
+		if !r.next.Charged.IsZero() {
+			if err := move(r.next.Budget, r.next.Charged, 1, ledger.Vector{}); err != nil {
 				return err
 			}
 		}
@@ -300,7 +301,7 @@ func (p *posting) moveHold(move func(leaf string, held ledger.Vector, sign int64
 		if err := move(next.Budget, next.Charged, 1, posted); err != nil {
 			return err
 		}
-		posted = nil
+		posted = ledger.Vector{}
 	}
 	if p.old != nil {
 		return move(p.old.Budget, p.old.Charged, -1, posted)

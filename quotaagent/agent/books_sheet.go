@@ -276,7 +276,7 @@ func balanceOf(d document) ledger.Balance {
 	if b, ok := d.value.(ledger.Balance); ok {
 		return b
 	}
-	return ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+	return ledger.Balance{Posted: ledger.NewVector(), Held: ledger.NewVector()}
 }
 
 // read puts the documents with these keys on the sheet, and the grants if they

@@ -45,29 +45,30 @@ func (c *chaos) check(b modelBooks) {
 	want := map[string]ledger.Vector{}
 	for _, h := range b.holds {
 		for _, path := range ledger.Ancestors(h.Budget) {
-			if want[path] == nil {
-				want[path] = ledger.Vector{}
+			if _, known := want[path]; !known {
+				want[path] = ledger.NewVector()
 			}
 			want[path].AddAll(h.Charged, 1)
 		}
 	}
 	for path, balance := range b.balances {
-		if off := balance.Held.Minus(want[path]); len(off) != 0 {
+		if !balance.Held.Equal(want[path]) {
 			c.t.Errorf("%s holds %v, its open holds charge %v", path, balance.Held, want[path])
 		}
 	}
 	root := b.balances["acme"]
-	children := ledger.Vector{}
+	children := ledger.NewVector()
 	for _, path := range []string{"acme/research", "acme/side"} {
 		children.AddAll(b.balances[path].Posted, 1)
 	}
-	if off := root.Posted.Minus(children); len(off) != 0 {
+	if off := root.Posted.Minus(children); !off.IsZero() {
 		c.t.Errorf("acme has posted %v more than its children", off)
 	}
 	for path, most := range map[string]int64{"acme": chaosGPUs, "acme/research": chaosResearch, "acme/side": chaosSide} {
 		held := b.balances[path].Held.At(ledger.ConcurrentKey, budget.GPUs(budget.AnyClass))
 		if held -= leaving(b.holds, path); held > quantity.GPU.Mul(most) {
 			c.t.Errorf("%s holds %d GPUs and may have %d", path, held/quantity.GPU, most)
+			c.explain.Do(func() { c.differ(b) })
 		}
 	}
 	defer func() { c.before = b }()
@@ -143,7 +144,7 @@ func (c *chaos) finish() {
 		c.t.Errorf("a hold is left: %+v", h)
 	}
 	for path, balance := range b.balances {
-		must.MapEmpty(c.t, balance.Held, must.Sprint(path))
+		must.Eq(c.t, 0, balance.Held.Len(), must.Sprint(path))
 	}
 	c.replay(b)
 	n := c.nomad
@@ -181,10 +182,10 @@ func (c *chaos) compare() {
 func (c *chaos) replay(b modelBooks) {
 	c.nomad.mu.Lock()
 	defer c.nomad.mu.Unlock()
-	replayed := map[string]ledger.Vector{"acme": {}, "acme/research": {}, "acme/side": {}}
+	replayed := map[string]ledger.Vector{"acme": ledger.NewVector(), "acme/research": ledger.NewVector(), "acme/side": ledger.NewVector()}
 	for _, e := range c.nomad.entries {
 		for _, path := range ledger.Ancestors(e.Budget) {
-			if replayed[path] != nil {
+			if _, known := replayed[path]; known {
 				replayed[path].AddAll(e.PostedVector(time.UTC, modelWindows), 1)
 			}
 		}
@@ -196,10 +197,8 @@ func (c *chaos) replay(b modelBooks) {
 	}
 	must.Eq(c.t, used, int64(b.balances["acme"].Posted.At(budget.Total.String(), budget.GPUTime(budget.AnyClass))), must.Sprint("the facts"))
 	for path, v := range replayed {
-		for period, dims := range b.balances[path].Posted {
-			for d, have := range dims {
-				must.Eq(c.t, v.At(period, d), have, must.Sprintf("%s of %s in %s", d, path, period))
-			}
+		for have := range b.balances[path].Posted.All() {
+			must.Eq(c.t, v.At(have.Period, have.Dimension), have.Amount, must.Sprintf("%s of %s in %s", have.Dimension, path, have.Period))
 		}
 	}
 }

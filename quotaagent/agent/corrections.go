@@ -66,24 +66,11 @@ func (a *Agent) correct(ctx context.Context, who api.Caller, r CorrectionRequest
 
 // changes are the amounts of a correction for people.
 func changes(p *budget.Policy, e ledger.Entry) []string {
-	v := e.PostedVector(time.UTC, []budget.Window{budget.Total})[budget.Total.String()]
 	var texts []string
-	for _, d := range sortedDimensions(v) {
-		texts = append(texts, d.Format(v[d], p.Currency))
+	for c := range e.PostedVector(time.UTC, []budget.Window{budget.Total}).All() {
+		texts = append(texts, c.Dimension.Format(c.Amount, p.Currency))
 	}
 	return texts
-}
-
-func sortedDimensions(amounts map[budget.Dimension]quantity.Amount) []budget.Dimension {
-	byName := make(map[string]bool, len(amounts))
-	for d := range amounts {
-		byName[string(d)] = true
-	}
-	var out []budget.Dimension
-	for _, name := range sortedKeys(byName) {
-		out = append(out, budget.Dimension(name))
-	}
-	return out
 }
 
 // correctionOf is the entry of a request.
@@ -220,8 +207,8 @@ func (b *books) aside(ctx context.Context, e ledger.Entry, cal ledger.Calendar) 
 	for _, path := range paths {
 		next := balances[path].Clone().Begun(now.UnixMilli())
 		next.Post(posted, now, cal.HalfLife(path))
-		for _, d := range sortedDimensions(posted[budget.Total.String()]) {
-			if next.Posted.At(budget.Total.String(), d) < 0 {
+		for _, c := range posted.Row(budget.Total.String()) {
+			if d := c.Dimension; next.Posted.At(budget.Total.String(), d) < 0 {
 				return nil, fmt.Errorf("%w to %s: only %s", errTakesMore, path, d.Format(balances[path].Posted.At(budget.Total.String(), d), ""))
 			}
 		}

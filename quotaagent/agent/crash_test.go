@@ -151,7 +151,7 @@ func TestKilledAtAnyWriteLosesAndDoublesNothing(t *testing.T) {
 				r.checkBooks()
 				must.Eq(t, r.facts(), r.posted("acme"), must.Sprintf("killed at commit %d", n))
 				must.SliceEmpty(t, r.open(), must.Sprintf("killed at commit %d", n))
-				must.Eq(t, 0, len(r.balance("acme").Held), must.Sprintf("killed at commit %d", n))
+				must.Eq(t, 0, r.balance("acme").Held.Len(), must.Sprintf("killed at commit %d", n))
 				if !died {
 					must.Greater(t, 10, n, must.Sprint("the story writes more often than that"))
 					return

@@ -88,6 +88,9 @@ func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, er
 	if gated {
 		verdict.Patch.Drop = jobspec.GateTarget
 	}
+	if s.Explain && err == nil {
+		verdict.Account, err = e.account(ctx, s, verdict)
+	}
 	return verdict, err
 }
 
@@ -151,7 +154,9 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 		s.Stored = nil // it never started: nothing of it needs to be kept
 	}
 	places := s.Kind != gate.Scale && !s.Kind.Launches()
-	placed, err := e.placer.Place(ctx, s, places && s.Kind.Commits())
+	how := e.PlacingOf(s)
+	how.Commit = places && s.Kind.Commits()
+	placed, err := e.placer.Place(ctx, s, how)
 	if err == nil && !places {
 		// Nomad makes the job itself, so that nothing can be written into it.
 		return Placement{Eligible: placed.Eligible, Infeasible: placed.Infeasible, Release: placed.Release}
@@ -161,6 +166,23 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 		return Placement{Notice: "governor: placement is not available now; Nomad picks the GPUs", Release: func() {}}
 	}
 	return placed
+}
+
+// PlacingOf is what the budget of a job says of its placement. A job that says so itself
+// needs none, and of one that no budget may claim nothing is written anyway.
+func (e *Engine) PlacingOf(s gate.Submission) Placing {
+	if _, says := s.Ask.Meta[admission.PlacementMeta]; says {
+		return Placing{}
+	}
+	b, _ := claim(e.policy.State().Policy, s, e.now())
+	if b == nil {
+		return Placing{}
+	}
+	mode, from := b.EffectivePlacement()
+	if from == nil {
+		return Placing{}
+	}
+	return Placing{Mode: mode, Budget: from.Path}
 }
 
 func (e *Engine) admitPlaced(ctx context.Context, p *budget.Policy, s gate.Submission, placed Placement) (gate.Verdict, error) {
@@ -217,6 +239,9 @@ func (e *Engine) appraiseIn(p *budget.Policy, b *budget.Budget, s gate.Submissio
 	if refusal == nil {
 		_, refusal = admission.PlacementMode(s.Ask)
 	}
+	if refusal == nil && placed.Unclear != "" {
+		refusal = &admission.Refusal{Reason: admission.PlacementUnknown, Fact: placed.Unclear, Remedy: "mend it, or leave it out"}
+	}
 	if refusal == nil {
 		refusal = e.asserted(p, s, lines)
 	}
@@ -238,50 +263,6 @@ func (e *Engine) admitUngoverned(s gate.Submission, placed Placement, p *budget.
 	d := admission.Decision{Outcome: admission.Admit, Reason: admission.Ungoverned}
 	e.log(s, d)
 	return e.verdict(p, s, d, placed)
-}
-
-// preview decides without holding anything, by what the store had within the last
-// second. A decision that blocks rests on what it has now.
-func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, placed Placement) (gate.Verdict, error) {
-	at, err := e.standingOf(ctx, p, b, s, lines)
-	if err != nil {
-		return gate.Verdict{}, err
-	}
-	t, same := e.targetOf(p, b, s), unchanged(s, placed.Patch)
-	decide := func(v view) (admission.Decision, error) {
-		d, _, err := e.decide(p, b, s, lines, same, v)
-		if err != nil {
-			return d, err
-		}
-		return e.queued(p, b, s, v, at, d), nil
-	}
-	look := e.books.glance
-	if s.Fresh {
-		look = func(ctx context.Context, t target) (view, bool, error) {
-			v, err := e.books.look(ctx, t)
-			return v, true, err
-		}
-	}
-	t.novel = s.Stored == nil
-	v, certain, err := look(ctx, t)
-	if err != nil {
-		return gate.Verdict{}, err
-	}
-	d, err := decide(v)
-	if err == nil && blocked(d) && !certain {
-		if v, err = e.books.look(ctx, t); err == nil {
-			d, err = decide(v)
-		}
-	}
-	if err != nil {
-		return gate.Verdict{}, err
-	}
-	if d.Outcome == admission.Queue {
-		return e.wouldWait(ctx, p, b, s, lines, v.queued, at, d), nil
-	}
-	d = e.advise(ctx, p, b, s, d)
-	e.log(s, d)
-	return e.verdict(p, s, d, placed), nil
 }
 
 // targetOf is what deciding about a submission needs of the books.
@@ -343,7 +324,7 @@ func (e *Engine) stateOf(p *budget.Policy, b *budget.Budget, next ledger.Hold, v
 	if next.Budget != b.Path {
 		// What it charged to ancestors that the two budgets share goes away.
 		state.Balances = without(v.balances, next)
-		next.Budget, next.Charged = b.Path, nil
+		next.Budget, next.Charged = b.Path, ledger.Vector{}
 	}
 	state = moving(p, state)
 	run, capped := "", []budget.Dimension(nil)
@@ -469,17 +450,24 @@ func blocked(d admission.Decision) bool {
 }
 
 func (e *Engine) verdict(p *budget.Policy, s gate.Submission, d admission.Decision, placed Placement) gate.Verdict {
+	account := accountOf(p, s, d, placed)
 	if blocked(d) {
-		return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.DenialOf(p, s.Ask, done[s.Kind])}
+		return gate.Verdict{Denied: true, Reason: string(d.Reason), Message: d.DenialOf(p, s.Ask, done[s.Kind]), Account: account}
 	}
-	v := gate.Verdict{Reason: string(d.Reason), Patch: placed.Patch, Warnings: []string{d.Notice(p)}}
-	if placed.Notice != "" {
-		v.Warnings = append(v.Warnings, placed.Notice)
+	v := gate.Verdict{Reason: string(d.Reason), Patch: placed.Patch, Warnings: []string{d.Notice(p)}, Account: account}
+	for _, text := range []string{placed.Notice, d.LoadingNotice(p, placed.Loads)} {
+		if text != "" {
+			v.Warnings = append(v.Warnings, text)
+		}
 	}
 	return v
 }
 
+// log tells the log and the history of a decision; a question about one is none.
 func (e *Engine) log(s gate.Submission, d admission.Decision) {
+	if s.Explain {
+		return
+	}
 	e.decided(s, d)
 	path := ""
 	if d.Budget != nil {

@@ -347,11 +347,9 @@ func grown(was, is []ledger.Line, cal ledger.Calendar) bool {
 	charges := func(lines []ledger.Line) ledger.Vector {
 		return ledger.Charges(queue.Hold(ledger.Queued{Lines: lines}), cal)
 	}
-	for _, dims := range charges(is).Minus(charges(was)) {
-		for _, more := range dims {
-			if more > 0 {
-				return true
-			}
+	for more := range charges(is).Minus(charges(was)).All() {
+		if more.Amount > 0 {
+			return true
 		}
 	}
 	return false
@@ -371,13 +369,13 @@ func (e *Engine) waits(ctx context.Context, p *budget.Policy, b *budget.Budget, 
 
 // wouldWait is the verdict for a submission without effect of a job that would be
 // queued.
-func (e *Engine) wouldWait(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, was *ledger.Queued, at *standing, d admission.Decision) gate.Verdict {
+func (e *Engine) wouldWait(ctx context.Context, p *budget.Policy, b *budget.Budget, s gate.Submission, lines []ledger.Line, was *ledger.Queued, at *standing, d admission.Decision, placed Placement) gate.Verdict {
 	d = e.advise(ctx, p, b, s, d)
 	if d.Turn = at.turn(); at == nil {
 		d.Turn = e.turnOf(ctx, p, e.queuedAs(p, b, s, lines, d, was))
 	}
 	e.log(s, d)
-	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b), Warnings: []string{d.WouldWait(p, s.Ask)}}
+	return gate.Verdict{Reason: string(d.Reason), Patch: gateOf(s, b), Warnings: []string{d.WouldWait(p, s.Ask)}, Account: accountOf(p, s, d, placed)}
 }
 
 // gateOf keeps a job from starting. The text depends on nothing but the budget, so

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -351,6 +353,23 @@ func TestUnmatchedWorkMayBeAllowed(t *testing.T) {
 	must.Nil(t, v.Settle)
 	must.SliceEmpty(t, r.open())
 	must.Eq(t, 0, r.placer.reserved)
+}
+
+func TestTheBudgetSaysHowItsJobsArePlaced(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	const owner, research = `owner = "finops@acme.example"`, `lease = "2h"`
+	policy := strings.Replace(testPolicy(8, "1000"), owner, owner+"\n  placement {\n    mode = \"prefer\"\n  }", 1)
+	r.edit(policy)
+	r.run(r.job("train", 1, 1))
+	must.Eq(t, Placing{Commit: true, Mode: "prefer", Budget: "acme"}, r.placer.how)
+	r.edit(strings.Replace(policy, research, research+"\n    placement {\n      mode = \"off\"\n    }", 1))
+	r.run(r.job("again", 1, 1))
+	must.Eq(t, Placing{Commit: true, Mode: "off", Budget: "acme/research"}, r.placer.how, must.Sprint("the innermost"))
+	s := r.job("other", 1, 1)
+	s.Ask.Meta = map[string]string{admission.PlacementMeta: "require"}
+	r.run(s)
+	must.Eq(t, Placing{Commit: true}, r.placer.how, must.Sprint("the job says so itself"))
 }
 
 func TestPlacementThatFailsCostsNoAdmission(t *testing.T) {

@@ -343,17 +343,19 @@ type fakePlacer struct {
 	reserved   int
 	better     jobspec.Patch // what Replace offers
 	replaced   []string      // for which groups it was asked
+	how        Placing       // of the last submission
 }
 
 // Place implements Placer.
-func (p *fakePlacer) Place(_ context.Context, _ gate.Submission, commit bool) (Placement, error) {
+func (p *fakePlacer) Place(_ context.Context, _ gate.Submission, how Placing) (Placement, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.how = how
 	if p.err != nil {
 		return Placement{}, p.err
 	}
 	release := func() {}
-	if commit {
+	if how.Commit {
 		p.reserved++
 		release = sync.OnceFunc(func() {
 			p.mu.Lock()
@@ -373,7 +375,7 @@ func (p *fakePlacer) Replace(ctx context.Context, s gate.Submission, groups []st
 	if len(patch.Groups) == 0 {
 		return Placement{}, nil, nil
 	}
-	placed, err := p.Place(ctx, s, true)
+	placed, err := p.Place(ctx, s, Placing{Commit: true})
 	placed.Patch = patch
 	return placed, groups, err
 }

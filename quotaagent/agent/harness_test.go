@@ -165,8 +165,8 @@ func (r *rig) checkBooks() {
 	want := map[string]ledger.Vector{}
 	for _, h := range r.open() {
 		for _, path := range ledger.Ancestors(h.Budget) {
-			if want[path] == nil {
-				want[path] = ledger.Vector{}
+			if _, known := want[path]; !known {
+				want[path] = ledger.NewVector()
 			}
 			want[path].AddAll(h.Charged, 1)
 		}
@@ -175,17 +175,18 @@ func (r *rig) checkBooks() {
 	must.NoError(r.t, err)
 	for _, run := range runs {
 		for _, path := range ledger.Ancestors(run.Budget) {
-			if want[path] == nil {
-				want[path] = ledger.Vector{}
+			if _, known := want[path]; !known {
+				want[path] = ledger.NewVector()
 			}
 			want[path].AddAll(run.Charged, 1)
 		}
 	}
 	for _, path := range []string{"acme", "acme/research", "acme/side"} {
 		b := r.balance(path)
-		must.Eq(r.t, 0, len(b.Held.Minus(want[path])), must.Sprintf("held of %s: have %v, want %v", path, b.Held, want[path]))
-		for period, dims := range b.Posted {
-			must.Eq(r.t, dims[budget.GPUTime(budget.AnyClass)], dims[budget.Cost], must.Sprintf("cost of %s in %s", path, period))
+		must.True(r.t, b.Held.Equal(want[path]), must.Sprintf("held of %s: have %v, want %v", path, b.Held, want[path]))
+		for _, period := range b.Posted.Periods() {
+			dims := b.Posted.Row(period)
+			must.Eq(r.t, dims.At(budget.GPUTime(budget.AnyClass)), dims.At(budget.Cost), must.Sprintf("cost of %s in %s", path, period))
 		}
 	}
 	must.Eq(r.t, r.posted("acme"), r.posted("acme/research")+r.posted("acme/side"))

@@ -51,14 +51,14 @@ func TestInvariantI2_AParentHasWhatItsChildrenHave(t *testing.T) {
 				r.clock.advance(time.Duration(rapid.IntRange(1, 5*3600).Draw(rt, "seconds")) * time.Second)
 				must.NoError(rt, r.settle())
 			}
-			posted, held := ledger.Vector{}, ledger.Vector{}
+			posted, held := ledger.NewVector(), ledger.NewVector()
 			for _, child := range []string{"acme/research", "acme/side"} {
 				posted.AddAll(r.balance(child).Posted, 1)
 				held.AddAll(r.balance(child).Held, 1)
 			}
 			parent := r.balance("acme")
-			must.Eq(rt, ledger.Vector{}, parent.Posted.Minus(posted), must.Sprint("posted"))
-			must.Eq(rt, ledger.Vector{}, parent.Held.Minus(held), must.Sprint("held"))
+			must.Eq(rt, ledger.NewVector(), parent.Posted.Minus(posted), must.Sprint("posted"))
+			must.Eq(rt, ledger.NewVector(), parent.Held.Minus(held), must.Sprint("held"))
 		}
 	})
 }

@@ -248,7 +248,7 @@ func (l *launcher) adopt(ctx context.Context, fence ledger.Fence, one launch) er
 	}
 	placed := Placement{Release: func() {}}
 	if s.Ask.EveryNode() {
-		if placed, err = l.e.placer.Place(ctx, *s, false); err != nil {
+		if placed, err = l.e.placer.Place(ctx, *s, Placing{}); err != nil {
 			return fmt.Errorf("count the nodes: %w", err)
 		}
 		defer placed.Release()

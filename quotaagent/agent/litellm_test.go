@@ -151,7 +151,7 @@ func TestLiteLLM27639NothingStaysHeldOnAnyPathThatFails(t *testing.T) {
 			must.NoError(t, r.settle())
 			must.NoError(t, r.settle())
 			must.SliceEmpty(t, r.open())
-			must.Eq(t, 0, len(r.balance("acme").Held))
+			must.Eq(t, 0, r.balance("acme").Held.Len())
 			must.Eq(t, 0, r.posted("acme"))
 			must.False(t, r.admit(r.job("whole", 1, 8)).Denied, must.Sprint("all of the limit is free"))
 		})
@@ -170,7 +170,7 @@ func TestLiteLLM28247ARebuildByManyAgentsCountsOnce(t *testing.T) {
 		must.NoError(t, err)
 		broken := r.balance("acme/research").Clone()
 		if damage == "nothing held" {
-			broken.Held = ledger.Vector{}
+			broken.Held = ledger.NewVector()
 		} else {
 			broken.Held.AddAll(want, 1)
 		}

@@ -77,8 +77,8 @@ func (m *model) enter(e ledger.Entry, recorded bool) {
 	}
 	a.entries[e.Key] = e
 	for _, path := range ledger.Ancestors(e.Budget) {
-		if a.posted[path] == nil {
-			a.posted[path] = ledger.Vector{}
+		if _, known := a.posted[path]; !known {
+			a.posted[path] = ledger.NewVector()
 		}
 		a.posted[path].AddAll(e.PostedVector(m.loc, modelWindows), 1)
 	}
@@ -173,19 +173,18 @@ func (m *model) checkHeld(b modelBooks) {
 	want := map[string]ledger.Vector{}
 	for _, h := range b.holds {
 		for _, path := range ledger.Ancestors(h.Budget) {
-			if want[path] == nil {
-				want[path] = ledger.Vector{}
+			if _, known := want[path]; !known {
+				want[path] = ledger.NewVector()
 			}
 			want[path].AddAll(h.Charged, 1)
 		}
 	}
 	for path, balance := range b.balances {
-		off := balance.Held.Minus(want[path])
-		m.require(len(off) == 0, "I3: %s holds %v, its open holds charge %v", path, balance.Held, want[path])
+		m.require(balance.Held.Equal(want[path]), "I3: %s holds %v, its open holds charge %v", path, balance.Held, want[path])
 	}
 	for path := range want {
 		_, there := b.balances[path]
-		m.require(there || len(want[path]) == 0, "I3: %s has holds and no balance", path)
+		m.require(there || want[path].IsZero(), "I3: %s has holds and no balance", path)
 	}
 }
 
@@ -194,14 +193,14 @@ func (m *model) checkHeld(b modelBooks) {
 func (m *model) checkPosted(b modelBooks) {
 	for path, balance := range b.balances {
 		replayed := m.account.posted[path]
-		for period, dims := range balance.Posted {
-			for d, have := range dims {
-				m.require(have == replayed.At(period, d), "I5: %s has %d of %s posted in %s, its entries say %d", path, have, d, period, replayed.At(period, d))
-			}
+		for c := range balance.Posted.All() {
+			entries := replayed.At(c.Period, c.Dimension)
+			m.require(c.Amount == entries, "I5: %s has %d of %s posted in %s, its entries say %d", path, c.Amount, c.Dimension, c.Period, entries)
 		}
 		for _, w := range modelWindows {
 			period := budget.PeriodAt(w, m.world.at, m.loc).Key()
-			for d, want := range replayed[period] {
+			for _, c := range replayed.Row(period) {
+				d, want := c.Dimension, c.Amount
 				have := balance.Posted.At(period, d)
 				m.require(have == want, "I5: entries of %s say %d of %s in %s, posted is %d", path, want, d, period, have)
 			}
@@ -433,7 +432,7 @@ func (m *model) checkFacts() {
 		m.require(false, "a hold is left: %s/%s %+v", h.Namespace, h.JobID, h)
 	}
 	for path, balance := range b.balances {
-		m.require(len(balance.Held) == 0, "%s holds %v", path, balance.Held)
+		m.require(balance.Held.IsZero(), "%s holds %v", path, balance.Held)
 	}
 	m.checkTimelines()
 	if m.strict {

@@ -211,7 +211,7 @@ func modelPeriods(w budget.Window, b ledger.Balance, now time.Time, loc *time.Lo
 	}
 	periods := []budget.Period{present, budget.PeriodAt(w, now.AddDate(3, 0, 0), loc)}
 	for _, v := range []ledger.Vector{b.Posted, b.Held} {
-		for key := range v {
+		for _, key := range v.Periods() {
 			of, ok := ledger.WindowOf(key)
 			if !ok || of != w {
 				continue

@@ -229,8 +229,8 @@ func (e *Engine) moveBalance(ctx context.Context, fence ledger.Fence, from, to s
 // movedBalances are the writes of moveBalance; none when there is nothing to move
 // and something is held yet.
 func (e *Engine) movedBalances(balances map[string]ledger.Balance, versions map[string]uint64, from, to string) ([]ledger.Write, []AuditEvent, error) {
-	last := len(balances[from].Held) == 0
-	if len(balances[from].Posted) == 0 && !last {
+	last := balances[from].Held.IsZero()
+	if balances[from].Posted.IsZero() && !last {
 		return nil, nil, nil
 	}
 	var writes []ledger.Write
@@ -241,7 +241,7 @@ func (e *Engine) movedBalances(balances map[string]ledger.Balance, versions map[
 			writes = append(writes, ledger.Write{Key: balancePrefix + path, Version: versions[path]})
 			continue
 		}
-		if versions[path] == 0 && len(b.Posted) == 0 && len(b.Held) == 0 {
+		if versions[path] == 0 && b.Posted.IsZero() && b.Held.IsZero() {
 			continue
 		}
 		value, err := b.Begun(e.now().UnixMilli()).Encode()

@@ -82,14 +82,14 @@ func (r *rig) fits(run string, gpus int, msg string) {
 
 // settledMove checks everything after a move.
 func (r *rig) settledMove(run, alloc string) {
-	must.MapEmpty(r.t, r.balance("acme/research").Posted)
-	must.MapEmpty(r.t, r.balance("acme/research").Held)
+	must.Eq(r.t, 0, r.balance("acme/research").Posted.Len())
+	must.Eq(r.t, 0, r.balance("acme/research").Held.Len())
 	balances, _, err := r.Engine.books.allBalances(r.ctx)
 	must.NoError(r.t, err)
 	must.MapNotContainsKey(r.t, balances, "acme/research")
 	for _, path := range []string{"acme/lab", "acme/lab/research"} {
 		must.Eq(r.t, r.posted("acme"), r.posted(path))
-		must.Eq(r.t, 0, len(r.balance("acme").Held.Minus(r.balance(path).Held)), must.Sprint(path))
+		must.True(r.t, r.balance("acme").Held.Equal(r.balance(path).Held), must.Sprint(path))
 	}
 	must.Eq(r.t, "acme/lab/research", r.holdOf("default", "runs").Budget)
 	must.Eq(r.t, "acme/lab/research", r.runNow(run).Budget)
@@ -113,8 +113,8 @@ func (r *rig) settledMove(run, alloc string) {
 	must.Eq(r.t, r.facts(), r.posted("acme"))
 	_, err = r.Engine.CloseRun(r.ctx, root, run)
 	must.NoError(r.t, err)
-	must.Eq(r.t, 0, len(r.balance("acme").Held))
-	must.Eq(r.t, 0, len(r.balance("acme/lab").Held))
+	must.Eq(r.t, 0, r.balance("acme").Held.Len())
+	must.Eq(r.t, 0, r.balance("acme/lab").Held.Len())
 }
 
 func TestAMoveTakesEverythingAlong(t *testing.T) {
@@ -170,7 +170,7 @@ func TestWhatComesLateIsMovedToo(t *testing.T) {
 	must.NoError(t, m.tick(r.ctx, ledger.Fence{}))
 	must.Eq(t, "acme/lab/research", r.holdOf("default", "late").Budget)
 	must.Eq(t, "acme/lab/research", r.runNow(late.ID).Budget)
-	must.Eq(t, 0, len(r.balance("acme").Held.Minus(r.balance("acme/lab").Held)))
+	must.True(t, r.balance("acme").Held.Equal(r.balance("acme/lab").Held))
 	r.nomad.finish(alloc)
 }
 

@@ -238,7 +238,7 @@ func (l *launcher) count(ctx context.Context, s gate.Submission) (Placement, err
 	if !s.Ask.EveryNode() {
 		return Placement{Release: func() {}}, nil
 	}
-	placed, err := l.e.placer.Place(ctx, s, false)
+	placed, err := l.e.placer.Place(ctx, s, Placing{})
 	if err != nil {
 		return Placement{}, fmt.Errorf("count the nodes: %w", err)
 	}

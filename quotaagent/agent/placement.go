@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/gate"
@@ -21,8 +22,16 @@ type Placement struct {
 	// Infeasible is the sentence that says why no node could ever serve the job;
 	// empty when one could.
 	Infeasible string
+	// Unclear says what of the job's meta placement does not understand; empty when it
+	// understands all.
+	Unclear string
+	// Loads is how long groups load state before they can start, by name.
+	Loads map[string]time.Duration
 	// Notice tells the author where the job will run and why.
 	Notice string
+	// Account says of every node why it would be chosen or not, as JSON; only for a
+	// submission that asks for it.
+	Account json.RawMessage
 	// Record is the offer for Placer.Verify.
 	Record json.RawMessage
 	// Release gives back what the offer reserved, for a job that is not
@@ -30,12 +39,23 @@ type Placement struct {
 	Release func()
 }
 
+// Placing is how a submission is placed.
+type Placing struct {
+	// Commit says that the job is about to be registered, so that its GPUs are spared
+	// until it runs.
+	Commit bool
+	// Mode is what the job's budget says, for a job that says nothing itself: one of
+	// admission's modes of placement; "" where no budget says any.
+	Mode string
+	// Budget is the path of the budget that says so.
+	Budget string
+}
+
 // Placer picks GPUs. The placement service implements it; cmd/governor joins
 // the two.
 type Placer interface {
-	// Place answers for one submission. commit says that the job is about to be
-	// registered, so that its GPUs are spared until it runs.
-	Place(ctx context.Context, s gate.Submission, commit bool) (Placement, error)
+	// Place answers for one submission.
+	Place(ctx context.Context, s gate.Submission, how Placing) (Placement, error)
 	// Replace answers for a registered job of which some groups wait: where they would
 	// be placed now, with everything else as it is. again are those of them that it
 	// places: none that Nomad could place as they are pinned, or that fit nowhere.

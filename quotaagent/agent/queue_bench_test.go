@@ -28,7 +28,7 @@ func BenchmarkPlacesOfALongQueue(b *testing.B) {
 		for _, path := range ledger.Ancestors(h.Budget) {
 			book, ok := in.Books[path]
 			if !ok {
-				book = ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+				book = ledger.Balance{Posted: ledger.NewVector(), Held: ledger.NewVector()}
 			}
 			book.Held.AddAll(h.Charged, 1)
 			in.Books[path] = book

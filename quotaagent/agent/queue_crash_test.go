@@ -84,7 +84,7 @@ func TestKilledAtAnyWriteTheQueueGoesOn(t *testing.T) {
 				endAll(r)
 				r.checkBooks()
 				must.SliceEmpty(t, r.open(), at)
-				must.Eq(t, 0, len(r.balance("acme").Held), at)
+				must.Eq(t, 0, r.balance("acme").Held.Len(), at)
 				must.Eq(t, r.facts(), r.posted("acme"), at)
 				if !died {
 					must.Greater(t, 12, n, must.Sprint("the story writes more often than that"))

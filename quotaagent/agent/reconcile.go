@@ -203,7 +203,7 @@ func (m *Meter) rechargeAll(ctx context.Context, fence ledger.Fence) error {
 }
 
 func charged(h ledger.Hold, cal ledger.Calendar) bool {
-	return len(ledger.Charges(h, cal).Minus(h.Charged)) == 0
+	return ledger.Charges(h, cal).Equal(h.Charged)
 }
 
 // change changes many holds by a function of each, together: those of one budget
@@ -314,7 +314,7 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 			return !slices.ContainsFunc(a.allocations, func(one nomadevents.Allocation) bool { return one.ID == id })
 		})
 	}
-	return change{hold: &posted, posted: usage, entries: entries}, moved || len(usage) > 0, again
+	return change{hold: &posted, posted: usage, entries: entries}, moved || !usage.IsZero(), again
 }
 
 // lastSign is until when an allocation ran that Nomad no longer knows. Purging a job

@@ -40,12 +40,12 @@ func (b *books) repair(ctx context.Context, fence ledger.Fence) (repaired []stri
 	slices.Sort(paths)
 	for _, path := range slices.Compact(paths) {
 		have := balances[path]
-		if len(have.Held.Minus(derived[path])) == 0 {
+		if have.Held.Equal(derived[path]) {
 			continue
 		}
 		next := ledger.Balance{SinceMS: have.SinceMS, Posted: have.Posted, Held: derived[path].Clone(), Use: have.Use}
-		if next.Posted == nil {
-			next.Posted = ledger.Vector{}
+		if next.Posted.IsZero() {
+			next.Posted = ledger.NewVector()
 		}
 		value, err := next.Begun(b.now().UnixMilli()).Encode()
 		if err != nil {
@@ -67,8 +67,8 @@ func heldBy(holds []heldAt, runs []runAt) map[string]ledger.Vector {
 	derived := make(map[string]ledger.Vector)
 	add := func(leaf string, charged ledger.Vector) {
 		for _, path := range ledger.Ancestors(leaf) {
-			if derived[path] == nil {
-				derived[path] = ledger.Vector{}
+			if _, known := derived[path]; !known {
+				derived[path] = ledger.NewVector()
 			}
 			derived[path].AddAll(charged, 1)
 		}

@@ -78,7 +78,7 @@ func fillForRSS(b *testing.B, dir string) {
 	allocs, err := nomad.list(everything)
 	must.NoError(b, err)
 	writes := []ledger.Write{{Key: policyPrefix + "budgets.hcl", Value: []byte(testPolicy(1_000_000, "1000000000"))}}
-	sum := ledger.Vector{}
+	sum := ledger.NewVector()
 	for n, a := range allocs {
 		h := one.Clone()
 		h.ID, h.JobID = fmt.Sprintf("%016x", n), a.JobID

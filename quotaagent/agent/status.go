@@ -225,7 +225,8 @@ func heldNow(h ledger.Hold) ledger.Usage {
 	v := ledger.Charges(h, cal)
 	u := ledger.Usage{GPUTime: map[string]quantity.Amount{}}
 	for _, period := range []string{budget.Total.String(), ledger.AnyPeriod(budget.Total)} {
-		for d, a := range v[period] {
+		for _, c := range v.Row(period) {
+			d, a := c.Dimension, c.Amount
 			switch {
 			case d == budget.Cost:
 				u.Cost = u.Cost.Add(a)

@@ -38,7 +38,7 @@ func (e *Engine) admitTemplate(ctx context.Context, p *budget.Policy, s gate.Sub
 		return e.verdict(p, s, d, placed)
 	}
 	verdict := e.keepTemplate(s, e.admitNothing(ctx, s))
-	verdict.Reason = string(d.Reason)
+	verdict.Reason, verdict.Account = string(d.Reason), accountOf(p, s, d, placed)
 	verdict.Warnings = []string{d.Notice(p)}
 	if d.Refusal == nil && !d.Shadow {
 		verdict.Warnings = []string{admission.TemplateNotice(p, d, s.Ask)}
@@ -52,7 +52,7 @@ func (e *Engine) clusterNow(ctx context.Context, s gate.Submission) admission.Cl
 	if !s.Ask.EveryNode() {
 		return admission.Cluster{}
 	}
-	placed, err := e.placer.Place(ctx, s, false)
+	placed, err := e.placer.Place(ctx, s, Placing{})
 	if err != nil {
 		e.logger.Warn("eligible nodes not counted", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "error", err)
 		return admission.Cluster{}

@@ -125,7 +125,7 @@ func (m *Meter) postAll(ctx context.Context, fence ledger.Fence, holds []heldAt)
 		next, renewed := ledger.Renew(*h.Hold, nowMS)
 		next, _ = metering.Count(p, next, readings)
 		next, posted, entries := metering.Post(p, next, proven)
-		if !renewed && len(posted) == 0 {
+		if !renewed && posted.IsZero() {
 			return change{}, errNoChange
 		}
 		next.SeenMS = max(next.SeenMS, milliOf(m.watchedTo))

@@ -47,9 +47,9 @@ func (e *Engine) endRuns(ctx context.Context, fence ledger.Fence) error {
 	var failed error
 	for _, r := range runs {
 		switch {
-		case r.ClosedMS == 0 && r.UntilMS != 0 && now >= r.UntilMS, len(ledger.RunCharges(r.Run, cal).Minus(r.Charged)) != 0:
+		case r.ClosedMS == 0 && r.UntilMS != 0 && now >= r.UntilMS, !ledger.RunCharges(r.Run, cal).Equal(r.Charged):
 			err = e.endRun(ctx, fence, r.ID, cal)
-		case r.ClosedMS != 0 && r.Open == 0 && len(r.Charged) == 0 && now-r.ClosedMS >= runsKept.Milliseconds():
+		case r.ClosedMS != 0 && r.Open == 0 && r.Charged.IsZero() && now-r.ClosedMS >= runsKept.Milliseconds():
 			err = e.books.commit(ctx, fence, []ledger.Write{{Key: runPrefix + r.ID, Version: r.version}})
 			err = ignore(err, ledger.ErrConflict)
 		default:

@@ -227,8 +227,8 @@ gpu_class "v100"`, 1)
 			v := r.admit(gate.Submission{Kind: gate.Register, Ask: ask, Identity: gate.Identity{Accessor: "a", Names: []string{"token:default"}}})
 			must.False(t, v.Denied, must.Sprint(v.Message))
 			got := map[string]int64{}
-			for d, a := range r.balance("acme").Held[ledger.ConcurrentKey] {
-				got[d.Class()] = int64(a)
+			for _, c := range r.balance("acme").Held.Row(ledger.ConcurrentKey) {
+				got[c.Dimension.Class()] = int64(c.Amount)
 			}
 			must.Eq(t, tc.want, got)
 		})

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/api"
+	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/history"
 	"github.com/nomad-governor/governor/quotaagent/report"
 )
@@ -184,4 +186,37 @@ func (a *Agent) serveLog(ctx context.Context, c api.Call) (any, error) {
 // reportTime reads one point in time, as statements do.
 func reportTime(text string, now time.Time, loc *time.Location) (begin, end time.Time, err error) {
 	return report.ParseTime(text, "", now.Add(time.Millisecond), loc)
+}
+
+// serveTrace answers what ran as a trace for governor simulate.
+func (a *Agent) serveTrace(ctx context.Context, c api.Call) (any, error) {
+	h, err := a.historyOf()
+	if err != nil {
+		return nil, err
+	}
+	from, to, err := report.ParseTime(c.Query("from"), c.Query("to"), h.now(), h.store.Location())
+	if err != nil {
+		return nil, refusal(http.StatusBadRequest, "%v", err)
+	}
+	p := a.Keeper.State().Policy
+	runs, err := h.store.Ran(ctx, from, to, strings.Trim(c.Query("budget"), "/"), p.Moved)
+	if errors.Is(err, history.ErrTooMuch) {
+		return nil, refusal(http.StatusBadRequest, "%v", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return api.Raw{Type: "text/csv; charset=utf-8", Write: func(w io.Writer) error { return report.WriteTrace(w, runs, tracedDevice(p)) }}, nil
+}
+
+// tracedDevice is the name of the GPUs of a class, "" where it has several.
+func tracedDevice(p *budget.Policy) func(class string) string {
+	return func(name string) string {
+		for _, class := range p.Classes {
+			if class.Name == name && len(class.Devices) == 1 {
+				return class.Devices[0]
+			}
+		}
+		return ""
+	}
 }

@@ -108,7 +108,7 @@ func (a *Agent) compare(ctx context.Context, h *historian) (UsageCheck, error) {
 			return c, err
 		}
 		for path, amounts := range posted {
-			addPosted(periods, path, ledger.Vector{period: amounts})
+			addPosted(periods, path, ledger.VectorOf(map[string]map[budget.Dimension]quantity.Amount{period: amounts}))
 		}
 	}
 	for _, e := range waiting {
@@ -156,8 +156,8 @@ func (a *Agent) waiting(ctx context.Context, h *historian) ([]ledger.Entry, erro
 // addPosted adds what is posted to a budget to it and all its ancestors.
 func addPosted(periods map[string]ledger.Vector, path string, v ledger.Vector) {
 	for _, ancestor := range ledger.Ancestors(path) {
-		if periods[ancestor] == nil {
-			periods[ancestor] = ledger.Vector{}
+		if _, known := periods[ancestor]; !known {
+			periods[ancestor] = ledger.NewVector()
 		}
 		periods[ancestor].AddAll(v, 1)
 	}
@@ -167,7 +167,7 @@ func addPosted(periods map[string]ledger.Vector, path string, v ledger.Vector) {
 func periodsOf(balances map[string]ledger.Balance) []string {
 	keys := make(map[string]bool)
 	for _, b := range balances {
-		for key := range b.Posted {
+		for _, key := range b.Posted.Periods() {
 			keys[key] = true
 		}
 	}
@@ -196,7 +196,7 @@ func bounds(key string, loc *time.Location) (from, to time.Time, known bool) {
 // before the history began cannot be in it.
 func (c *UsageCheck) compareBalance(path string, b ledger.Balance, want ledger.Vector, began time.Time, loc *time.Location) {
 	keys := make(map[string]bool)
-	for key := range b.Posted {
+	for _, key := range b.Posted.Periods() {
 		keys[key] = true
 	}
 	for _, key := range sortedKeys(keys) {
@@ -209,8 +209,11 @@ func (c *UsageCheck) compareBalance(path string, b ledger.Balance, want ledger.V
 			continue
 		}
 		c.Periods++
-		difference := ledger.Vector{key: b.Posted[key]}.Minus(ledger.Vector{key: want[key]})
-		for d := range difference[key] {
+		difference := ledger.NewVector()
+		difference.AddRow(key, b.Posted.Row(key), 1)
+		difference.AddRow(key, want.Row(key), -1)
+		for _, one := range difference.Row(key) {
+			d := one.Dimension
 			c.Differences = append(c.Differences, Difference{path, key, d, b.Posted.At(key, d), want.At(key, d)})
 		}
 	}

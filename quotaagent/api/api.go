@@ -64,6 +64,27 @@ func (c Call) Var(name string) string { return c.request.PathValue(name) }
 // Query is the first value of a query parameter, or "".
 func (c Call) Query(name string) string { return c.request.URL.Query().Get(name) }
 
+// Request is the request with its address and headers, for who acts with the caller's
+// token. Its body is read with Body.
+func (c Call) Request() *http.Request { return c.request }
+
+// Body reads the body of a call. Its errors are Problems.
+func (c Call) Body() ([]byte, error) {
+	body, err := io.ReadAll(c.body)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, tooMuch(tooLarge)
+	case err != nil:
+		return nil, &Problem{http.StatusBadRequest, "the body of the request cannot be read: " + err.Error()}
+	}
+	return body, nil
+}
+
+func tooMuch(e *http.MaxBytesError) *Problem {
+	return &Problem{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body of this request may have at most %d bytes", e.Limit)}
+}
+
 // Decode reads the body of a call as one JSON value without unknown fields. Its
 // errors are Problems.
 func Decode[T any](c Call) (T, error) {
@@ -82,7 +103,7 @@ func Decode[T any](c Call) (T, error) {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return v, &Problem{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body of this request may have at most %d bytes", tooLarge.Limit)}
+		return v, tooMuch(tooLarge)
 	case errors.Is(err, io.EOF):
 		return v, &Problem{http.StatusBadRequest, "the body of the request is empty; it must be JSON"}
 	case err != nil:

@@ -61,7 +61,8 @@ func inheritable(name string) (rule string, ok bool) {
 		return "per_run", true
 	}
 	return name, slices.Contains([]string{"lease", "per_job default_runtime", "per_job reschedules", "enforcement", "priority", "soft",
-		"over_budget admit", "over_budget running", "over_budget throttle", "over_budget stop", "queue", "reclaim", "max_idle", "undeclared_gpus"}, name)
+		"over_budget admit", "over_budget running", "over_budget throttle", "over_budget stop", "queue", "reclaim", "max_idle", "undeclared_gpus",
+		"placement mode"}, name)
 }
 
 // bounds reports whether a setting of an ancestor applies as well.
@@ -104,5 +105,7 @@ func (b *Budget) defaults() []EffectiveSetting {
 	slices.SortStableFunc(list, func(x, y EffectiveSetting) int { return cmp.Compare(x.Name, y.Name) })
 	return list
 }
+
+func (p Placement) word() string { return [...]string{"", "require", "prefer", "off"}[p] }
 
 func (u Undeclared) word() string { return [...]string{"", "deny", "allow"}[u] }

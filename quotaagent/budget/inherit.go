@@ -176,6 +176,17 @@ func (b *Budget) AllowsUndeclared() bool {
 	return inherited(b, func(n *Budget) (Undeclared, bool) { return n.Undeclared, n.Undeclared != UndeclaredInherit }, UndeclaredDeny) == UndeclaredAllow
 }
 
+// EffectivePlacement is the mode of the nearest budget up the tree that states one:
+// "require", "prefer" or "off", and which budget that is; "" and nil where none does.
+func (b *Budget) EffectivePlacement() (mode string, from *Budget) {
+	for n := b; n != nil; n = n.Parent {
+		if n.Placement != PlacementInherit {
+			return n.Placement.word(), n
+		}
+	}
+	return "", nil
+}
+
 // EffectiveLevel is how binding this budget's own limits are.
 func (b *Budget) EffectiveLevel() Level {
 	otherwise := HardMandatory

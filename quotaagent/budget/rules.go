@@ -48,6 +48,9 @@ type Rules struct {
 	// Undeclared allows jobs that can reach GPUs without asking for devices.
 	// Inherited; the zero value refuses them at the root.
 	Undeclared Undeclared
+	// Placement is how jobs get their GPUs that do not say so themselves. Inherited;
+	// without any the node pool and the agent's configuration decide.
+	Placement Placement
 }
 
 // Level is how binding a limit is, in Sentinel's words.
@@ -70,6 +73,17 @@ const (
 	UndeclaredInherit Undeclared = iota
 	UndeclaredDeny
 	UndeclaredAllow
+)
+
+// Placement is how jobs get their GPUs.
+type Placement uint8
+
+// The modes of placement.
+const (
+	PlacementInherit Placement = iota
+	PlacementRequire           // the best GPUs are pinned
+	PlacementPrefer            // their node is preferred
+	PlacementOff               // Nomad decides
 )
 
 // Reclaim is how GPUs that were lent come back.

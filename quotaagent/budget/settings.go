@@ -314,6 +314,7 @@ func (l *lister) rules(b *Budget) {
 	}
 	l.span("max_idle", b.MaxIdle)
 	l.set("undeclared_gpus", b.Undeclared.word())
+	l.set("placement mode", b.Placement.word())
 }
 
 func (l *lister) override(o Override) {

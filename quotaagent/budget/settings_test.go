@@ -65,7 +65,7 @@ func complete() *budget.Policy {
 				Caps: map[budget.Dimension]budget.JobLimit{budget.Jobs: *bound(12)}, Concurrency: 2, WallClock: 6 * time.Hour, Source: at,
 			},
 			Alerts:  []budget.Alert{{Name: "fast_burn", When: written(`burn_rate("1h") > 14`), Notify: []string{"webhook.finops"}, Source: at}},
-			MaxIdle: 30 * time.Minute, Undeclared: budget.UndeclaredDeny,
+			MaxIdle: 30 * time.Minute, Undeclared: budget.UndeclaredDeny, Placement: budget.PlacementPrefer,
 		},
 	}
 	return &budget.Policy{

@@ -78,13 +78,13 @@ func service(h *ledger.Hold) {
 func (w *world) input(now time.Time) enforce.Input {
 	books := map[string]ledger.Balance{}
 	w.policy.Walk(func(b *budget.Budget) {
-		books[b.Path] = ledger.Balance{Held: ledger.Vector{}, Posted: w.posted[b.Path].Clone()}
+		books[b.Path] = ledger.Balance{Held: ledger.NewVector(), Posted: w.posted[b.Path].Clone()}
 	})
 	for i := range w.holds {
 		w.holds[i].Charged = ledger.Charges(w.holds[i], ledger.CalendarOf(w.policy))
 		for _, path := range ledger.Ancestors(w.holds[i].Budget) {
 			if _, known := books[path]; !known {
-				books[path] = ledger.Balance{Held: ledger.Vector{}}
+				books[path] = ledger.Balance{Held: ledger.NewVector()}
 			}
 			books[path].Held.AddAll(w.holds[i].Charged, 1)
 		}
@@ -161,7 +161,7 @@ func TestNothingIsDoneWithoutARule(t *testing.T) {
 	overdrawn := func(w *world) {
 		w.root.Limits = []budget.Limit{gpuLimit(budget.Concurrent, 1), gpuLimit(budget.Month, 1)}
 		month := budget.PeriodAt(budget.Month, noon, time.UTC).Key()
-		w.posted["acme"] = ledger.Vector{month: {budget.GPUTime(budget.AnyClass): 2 * quantity.GPUHour}}
+		w.posted["acme"] = ledger.VectorOf(map[string]map[budget.Dimension]quantity.Amount{month: {budget.GPUTime(budget.AnyClass): 2 * quantity.GPUHour}})
 		w.job("x", "acme/a", 50, 4, noon)
 	}
 	cases := map[string]func(w *world){
@@ -289,7 +289,7 @@ func TestWhatUsesUpAPeriodIsStoppedAltogether(t *testing.T) {
 	w := newWorld()
 	w.a.Limits, w.a.Running = []budget.Limit{gpuLimit(budget.Day, 1)}, budget.StopRunning
 	day := budget.PeriodAt(budget.Day, noon, time.UTC)
-	w.posted["acme/a"] = ledger.Vector{day.Key(): {budget.GPUTime(budget.AnyClass): 3 * quantity.GPUHour / 2}}
+	w.posted["acme/a"] = ledger.VectorOf(map[string]map[budget.Dimension]quantity.Amount{day.Key(): {budget.GPUTime(budget.AnyClass): 3 * quantity.GPUHour / 2}})
 	w.job("x", "acme/a", 50, 1, noon, service)
 	w.job("y", "acme/a", 90, 1, noon, service)
 	w.job("other", "acme/b", 10, 1, noon, service)
@@ -333,7 +333,7 @@ func TestThrottleGoesDownInStepsAndNeverBelowItsMinimum(t *testing.T) {
 	w.root.Throttle = &budget.Throttle{MinCount: 2, Step: quantity.RatioOne / 4, Every: 10 * time.Minute}
 	w.root.Limits = []budget.Limit{gpuLimit(budget.Day, 1)}
 	day := budget.PeriodAt(budget.Day, noon, time.UTC)
-	w.posted["acme"] = ledger.Vector{day.Key(): {budget.GPUTime(budget.AnyClass): 2 * quantity.GPUHour}}
+	w.posted["acme"] = ledger.VectorOf(map[string]map[budget.Dimension]quantity.Amount{day.Key(): {budget.GPUTime(budget.AnyClass): 2 * quantity.GPUHour}})
 	w.job("web", "acme/a", 50, 8, noon, service)
 	w.job("train", "acme/a", 50, 2, noon)
 	var counts []int

@@ -25,9 +25,9 @@ func contribution(h ledger.Hold, l budget.Limit) quantity.Amount {
 		return h.Charged.At(ledger.ConcurrentKey, l.Dimension)
 	}
 	total := quantity.Amount(0)
-	for key, dims := range h.Charged {
-		if name, _, _ := strings.Cut(key, "/"); name == l.Window.String() {
-			total = total.Add(dims[l.Dimension])
+	for c := range h.Charged.All() {
+		if name, _, _ := strings.Cut(c.Period, "/"); c.Dimension == l.Dimension && name == l.Window.String() {
+			total = total.Add(c.Amount)
 		}
 	}
 	if h.Run != "" && !l.Window.Gauge() {
@@ -77,9 +77,9 @@ func (p *planner) borrows(h ledger.Hold) bool {
 	}
 	borrows, known := p.borrowing[member.Path]
 	if !known {
-		cohort, held := ledger.CohortOf(p.Policy, member, p.Books), p.Books[member.Path].Held[ledger.ConcurrentKey]
-		for d, a := range held {
-			borrows = borrows || cohort.Borrowed(member, d, a) > 0
+		cohort, held := ledger.CohortOf(p.Policy, member, p.Books), p.Books[member.Path].Held.Row(ledger.ConcurrentKey)
+		for _, c := range held {
+			borrows = borrows || cohort.Borrowed(member, c.Dimension, c.Amount) > 0
 		}
 		p.borrowing[member.Path] = borrows
 	}
@@ -146,8 +146,8 @@ func (p *planner) reclaim() {
 		if missing[member.Path] == nil {
 			missing[member.Path], lenders[member.Path] = make(map[budget.Dimension]quantity.Amount), member
 		}
-		for d, need := range needs(p.Policy, q) {
-			missing[member.Path][d] = missing[member.Path][d].Add(need)
+		for _, need := range needs(p.Policy, q) {
+			missing[member.Path][need.Dimension] = missing[member.Path][need.Dimension].Add(need.Amount)
 		}
 	}
 	for _, path := range sortedKeys(missing) {
@@ -156,9 +156,9 @@ func (p *planner) reclaim() {
 }
 
 // needs is how many GPUs a job that waits will hold at once.
-func needs(policy *budget.Policy, q ledger.Queued) map[budget.Dimension]quantity.Amount {
+func needs(policy *budget.Policy, q ledger.Queued) ledger.Row {
 	h := ledger.Submit(ledger.Hold{Namespace: q.Namespace, JobID: q.JobID, Budget: q.Budget, State: ledger.Held}, q.Lines, 0)
-	return ledger.Charges(h, ledger.CalendarOf(policy))[ledger.ConcurrentKey]
+	return ledger.Charges(h, ledger.CalendarOf(policy)).Row(ledger.ConcurrentKey)
 }
 
 func (p *planner) reclaimFor(lender *budget.Budget, missing map[budget.Dimension]quantity.Amount) {

@@ -56,6 +56,8 @@ type Submission struct {
 	// LaunchToken names a dispatch: the child carries it, so that it is found when
 	// Nomad's answer is lost.
 	LaunchToken string
+	// Explain asks for Verdict.Account. Nothing is on its way to Nomad then.
+	Explain bool
 }
 
 // Identity is who submits, as Nomad itself vouches for it or, where Nomad runs
@@ -94,6 +96,9 @@ type Verdict struct {
 	Message string
 	// Warnings are shown by the stock CLI, each may have several lines.
 	Warnings []string
+	// Account is all that the Admitter knows of the decision, for Governor's own API; nil
+	// unless the submission asks for it.
+	Account any
 	// Patch is what placement adds to the document. It is not used for submissions
 	// of which Nomad makes the job itself: Scale, Dispatch and PeriodicForce.
 	Patch jobspec.Patch

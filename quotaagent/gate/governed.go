@@ -37,6 +37,8 @@ type submission struct {
 	old      *jobspec.Stored
 	version  uint64
 	unpinned bool
+	// explain asks for the Admitter's account.
+	explain bool
 	// materialised says that a revert is sent as the registration.
 	materialised bool
 	registration []byte
@@ -116,7 +118,7 @@ func (g *Gate) decideFor(ctx context.Context, s *submission, identify func(conte
 	verdict, err := g.config.Admitter.Admit(ctx, Submission{
 		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: stored, Identity: identity,
 		KeepsResources: s.request.PreserveResources, PolicyOverride: s.request.PolicyOverride, LaunchToken: s.launch,
-		Fresh: s.fresh,
+		Fresh: s.fresh, Explain: s.explain,
 	})
 	if err == nil {
 		return verdict, nil

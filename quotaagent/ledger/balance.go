@@ -46,7 +46,7 @@ func (b Balance) HeldIn(p budget.Period, d budget.Dimension) quantity.Amount {
 // rollover can need any more. They stay readable in history; the balance only
 // carries what decisions need.
 func (b Balance) Prune(now time.Time, keep time.Duration, cal Calendar) {
-	for key := range b.Posted {
+	for _, key := range b.Posted.Periods() {
 		w, end, ok := periodEndAtMost(key)
 		if !ok {
 			continue
@@ -56,7 +56,7 @@ func (b Balance) Prune(now time.Time, keep time.Duration, cal Calendar) {
 			rollover = 0
 		}
 		if end.Before(now.Add(-max(keep, rollover))) {
-			delete(b.Posted, key)
+			b.Posted.Drop(func(c Cell) bool { return c.Period == key })
 		}
 	}
 }

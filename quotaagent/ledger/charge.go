@@ -28,7 +28,7 @@ const maxPlaced = 200
 func Charges(h Hold, cal Calendar) Vector {
 	v := wholeCharges(h, cal)
 	if h.Run != "" {
-		v.drop(func(d budget.Dimension) bool { return coveredBy(h.Capped, d) })
+		v.Drop(func(c Cell) bool { return c.Period != ConcurrentKey && coveredBy(h.Capped, c.Dimension) })
 	}
 	return v
 }
@@ -37,14 +37,16 @@ func Charges(h Hold, cal Calendar) Vector {
 // the job may have used before the next one replaced it, and nobody has seen, counts
 // beside all that came later.
 func wholeCharges(h Hold, cal Calendar) Vector {
-	v, before := Vector{}, unseen{}
+	v, before := Vector{}, unseen(nil)
 	var seen map[string]seenTo // not needed where all that is known is of one version
 	if h.Pending != nil || len(h.Former) > 0 || slices.ContainsFunc(h.Tracks, func(t Track) bool { return t.CreateIndex <= h.JobModifyIndex }) {
 		seen = h.seen()
 	}
 	version := func(r reading) {
 		charges := r.charges(cal)
-		charges.AddAll(before.charges(cal), 1)
+		if len(before) > 0 {
+			charges.AddAll(before.charges(cal), 1)
+		}
 		v = larger(v, charges)
 	}
 	for i, f := range h.Former {
@@ -55,20 +57,22 @@ func wholeCharges(h Hold, cal Calendar) Vector {
 		was.Slots, was.JobModifyIndex = f.Slots, f.JobModifyIndex
 		// What a later version started was not there yet.
 		was.Tracks = slices.DeleteFunc(slices.Clone(h.Tracks), func(t Track) bool { return t.CreateIndex > next })
-		r := reading{hold: was, lines: f.Lines, until: next, seen: seen}
+		r := reading{hold: &was, lines: f.Lines, until: next, seen: seen}
 		version(r)
-		before.add(r, f.FromMS, f.ToMS, 1)
+		before = before.add(r, f.FromMS, f.ToMS, 1)
 	}
-	present := reading{hold: h, lines: h.Lines, seen: seen}
-	version(present)
+	present := reading{hold: &h, lines: h.Lines, seen: seen}
+	if len(h.Lines) > 0 || len(h.Tracks) > 0 || h.Pending == nil {
+		version(present)
+	}
 	if h.Pending != nil {
-		if !h.Unchanged {
-			before.add(present, h.LinesMS, h.replacedBy(), 1)
+		if !h.Unchanged && len(h.Lines) > 0 {
+			before = before.add(present, h.LinesMS, h.replacedBy(), 1)
 		}
-		pending := reading{hold: h, lines: h.Pending, anew: !h.Unchanged, seen: seen}
+		pending := reading{hold: &h, lines: h.Pending, anew: !h.Unchanged, seen: seen}
 		if !h.Unchanged && h.InFlight > 1 {
 			// All but one of them may be replaced by the next.
-			before.add(pending, h.PendingMS, h.replacedBy(), int64(h.InFlight)-1)
+			before = before.add(pending, h.PendingMS, h.replacedBy(), int64(h.InFlight)-1)
 		}
 		version(pending)
 	}
@@ -77,7 +81,7 @@ func wholeCharges(h Hold, cal Calendar) Vector {
 
 // reading is one of the jobs that a hold may turn out to hold for.
 type reading struct {
-	hold  Hold
+	hold  *Hold
 	lines []Line
 	// anew: the job changes, so what finished starts again and what runs may be
 	// replaced.
@@ -88,7 +92,7 @@ type reading struct {
 }
 
 func (r reading) charges(cal Calendar) Vector {
-	v := Vector{}
+	v := newVector(2 + 4*len(cal.Windows)) // what GPUs of one class come to
 	for _, t := range r.hold.Tracks {
 		if t.EndMS != 0 {
 			chargePlaced(v, t.holding(), t.MarkMS, t.EndMS, cal)
@@ -180,9 +184,9 @@ func (r reading) remaining(line Line, name string) int64 {
 // HeldUntil is until when a running allocation's GPUs are held at the latest:
 // the end of its lease, or of the run that it is bounded to.
 func (h Hold) HeldUntil(t Track) int64 {
-	end := reading{hold: h, lines: h.Lines}.heldUntil(t)
+	end := reading{hold: &h, lines: h.Lines}.heldUntil(t)
 	if h.Pending != nil {
-		end = max(end, reading{hold: h, lines: h.Pending, anew: !h.Unchanged}.heldUntil(t))
+		end = max(end, reading{hold: &h, lines: h.Pending, anew: !h.Unchanged}.heldUntil(t))
 	}
 	return end
 }
@@ -255,10 +259,10 @@ func (r reading) updating(line Line) bool {
 // more than the slot did before it ran.
 func (r reading) chargeRunning(v Vector, line Line, t Track, cal Calendar) {
 	left := r.remaining(line, t.Name)
-	run, again, whole := Vector{}, Vector{}, Vector{}
+	run, again, whole := NewVector(), NewVector(), NewVector()
 	chargePlaced(run, t.holding(), t.MarkMS, r.heldUntil(t), cal)
 	chargeAny(again, line.Needs, 1, left-min(line.once(), left), cal)
-	if len(again) > 0 {
+	if !again.IsZero() {
 		chargeSuccessor(v, line.Needs, nil, t, cal) // it needs as much as it has now
 	}
 	chargeAny(whole, line.Needs, 1, left, cal)
@@ -275,7 +279,7 @@ func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
 	// What it uses until the job is registered anew is used up, whoever goes on.
 	since := r.hold.replaceableFrom(t)
 	chargePlaced(v, t.holding(), t.MarkMS, since, cal)
-	goesOn, startsAgain := Vector{}, Vector{}
+	goesOn, startsAgain := NewVector(), NewVector()
 	chargePlaced(goesOn, t.holding(), since, r.heldUntil(t), cal)
 	chargeAny(startsAgain, line.Needs, 1, r.remaining(line, t.Name), cal)
 	combine(v, goesOn, startsAgain, func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount {
@@ -288,11 +292,8 @@ func (r reading) chargeReplaceable(v Vector, line Line, t Track, cal Calendar) {
 // placed amount's window.
 func combine(v, placed, anywhere Vector, beside func(period string, d budget.Dimension, placed quantity.Amount) quantity.Amount) {
 	v.AddAll(anywhere, 1)
-	for period, dims := range placed {
-		window, _, _ := strings.Cut(period, "/")
-		for d, a := range dims {
-			v.Add(period, d, beside(window+"/"+anySuffix, d, a))
-		}
+	for c := range placed.All() {
+		v.Add(c.Period, c.Dimension, beside(anyOf(c.Period), c.Dimension, c.Amount))
 	}
 }
 
@@ -300,9 +301,12 @@ func combine(v, placed, anywhere Vector, beside func(period string, d budget.Dim
 // and without those beyond it (which a smaller count leaves to be stopped), in
 // the order of their index.
 func (r reading) slotNames(line Line) []string {
-	index := make(map[string]int)
+	var index map[string]int
 	know := func(name string) {
 		if n := indexOf(name); n < line.Count || n == noIndex {
+			if index == nil {
+				index = map[string]int{}
+			}
 			index[name] = n
 		}
 	}
@@ -311,7 +315,10 @@ func (r reading) slotNames(line Line) []string {
 			know(t.Name)
 		}
 	}
-	prefix := r.hold.JobID + "." + line.Group + "["
+	prefix := ""
+	if len(r.hold.Slots) > 0 {
+		prefix = r.hold.JobID + "." + line.Group + "["
+	}
 	for name := range r.hold.Slots {
 		if strings.HasPrefix(name, prefix) && r.slot(name) != (Slot{}) {
 			know(name)
@@ -387,18 +394,18 @@ func addTime(v Vector, period string, counts []counted, ms, perHour quantity.Amo
 	if ms <= 0 {
 		return
 	}
-	for _, c := range counts {
-		v.Add(period, c.time, c.timeOf(ms))
-	}
 	v.Add(period, budget.Cost, quantity.Cost(ms, perHour))
 	v.Add(period, budget.Energy, quantity.MulDivUp(ms, watts, millisPerSecond))
+	for i := range counts {
+		v.Add(period, counts[i].time, counts[i].timeOf(ms))
+	}
 }
 
 // millisPerSecond turns watts times milliseconds into joules.
 const millisPerSecond = 1000
 
 // timeOf is what ms GPU-milliseconds of the device count as, rounded up.
-func (c counted) timeOf(ms quantity.Amount) quantity.Amount {
+func (c *counted) timeOf(ms quantity.Amount) quantity.Amount {
 	if c.parts == quantity.GPU {
 		return ms
 	}
@@ -408,6 +415,9 @@ func (c counted) timeOf(ms quantity.Amount) quantity.Amount {
 // chargeAny charges the time of count allocations that may start whenever they
 // like: each counts min(its time, the period's length) in every period.
 func chargeAny(v Vector, needs []Need, count, runtimeMS int64, cal Calendar) {
+	if count == 0 {
+		return
+	}
 	for _, n := range needs {
 		gpus, counts := quantity.Amount(n.GPUs).Mul(count), cal.countsOfAny(n.Classes)
 		for _, w := range cal.Windows {
@@ -429,18 +439,21 @@ func chargeSuccessor(v Vector, needs, left []Need, t Track, cal Calendar) {
 		chargeGauge(v, left, 1, cal)
 		return
 	}
-	beside, next, own := Vector{}, Vector{}, Vector{}
+	beside, next, own := NewVector(), NewVector(), NewVector()
 	chargeGauge(beside, left, 1, cal)
 	chargeGauge(next, needs, 1, cal)
 	for _, g := range t.holding() {
 		addGauge(own, cal.countsOf(g.Class), int64(len(g.IDs)))
 	}
-	for d, n := range next[ConcurrentKey] {
-		v.Add(ConcurrentKey, d, max(beside.At(ConcurrentKey, d), n.Sub(own.At(ConcurrentKey, d))))
+	for _, c := range next.Row(ConcurrentKey) {
+		v.Add(ConcurrentKey, c.Dimension, max(beside.At(ConcurrentKey, c.Dimension), c.Amount.Sub(own.At(ConcurrentKey, c.Dimension))))
 	}
 }
 
 func chargeGauge(v Vector, needs []Need, count int64, cal Calendar) {
+	if count == 0 {
+		return
+	}
 	for _, n := range needs {
 		addGauge(v, cal.countsOfAny(n.Classes), n.GPUs*count)
 	}

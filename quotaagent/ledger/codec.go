@@ -118,18 +118,18 @@ func DecodeHold(value []byte) (Hold, error) {
 
 // DecodeBalance reads a balance document; no bytes are the empty account.
 func DecodeBalance(value []byte) (Balance, error) {
-	b := Balance{Posted: Vector{}, Held: Vector{}}
+	b := Balance{Posted: NewVector(), Held: NewVector()}
 	if len(value) == 0 {
 		return b, nil
 	}
 	if err := decode(value, &b); err != nil {
 		return Balance{}, fmt.Errorf("decode balance: %w", err)
 	}
-	if b.Posted == nil {
-		b.Posted = Vector{}
+	if b.Posted.cells == nil {
+		b.Posted = NewVector()
 	}
-	if b.Held == nil {
-		b.Held = Vector{}
+	if b.Held.cells == nil {
+		b.Held = NewVector()
 	}
 	return b, nil
 }

@@ -33,11 +33,11 @@ func TestUseDecaysHoweverOftenItIsPosted(t *testing.T) {
 func TestUseFollowsItsBudget(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
-	posted := ledger.Vector{}
+	posted := ledger.NewVector()
 	posted.Add(budget.Total.String(), budget.GPUTime(budget.AnyClass), 1000)
 	books := map[string]ledger.Balance{}
 	for _, path := range []string{"a/b", "a", "c"} {
-		b := ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+		b := ledger.Balance{Posted: ledger.NewVector(), Held: ledger.NewVector()}
 		if path != "c" {
 			b.Post(posted, now, time.Hour)
 		}

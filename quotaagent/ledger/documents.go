@@ -73,7 +73,7 @@ type Run struct {
 	Jobs   int     `json:"jobs"`
 	Open   int     `json:"open"`
 	// Charged is what the run now contributes to its budgets' held amounts.
-	Charged Vector `json:"charged,omitempty"`
+	Charged Vector `json:"charged,omitzero"`
 }
 
 // Queued is a job that is registered and waits for budget. It holds nothing.

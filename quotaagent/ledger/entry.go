@@ -90,7 +90,7 @@ func ReceiptOf(h Hold, endedMS int64) Entry {
 // balance, in every period of the windows that [FromMS, ToMS) overlaps. All
 // windows get the same hours, so that a month is always the sum of its days.
 func (e Entry) PostedVector(loc *time.Location, windows []budget.Window) Vector {
-	v := Vector{}
+	v := NewVector()
 	if !PostedKind(e.Kind) {
 		return v
 	}

@@ -103,7 +103,7 @@ type Hold struct {
 	// Slots is what ended allocations used, by allocation name.
 	Slots map[string]Slot `json:"slots,omitempty"`
 	// Charged is what this hold now contributes to its budgets' held amounts.
-	Charged Vector `json:"charged,omitempty"`
+	Charged Vector `json:"charged,omitzero"`
 	// Posted is all that was posted for it.
 	Posted Usage `json:"posted"`
 	// Estimate is the worst case as admitted, and Reason that of the decision, for

@@ -118,7 +118,7 @@ func fewer(former []Former) []Former {
 // group the present version does not have, they stay: only they say until when its
 // GPUs are held, and what it used since its watermark must not be given back.
 func Looked(h Hold) (Hold, bool) {
-	present := reading{hold: h, lines: h.Lines}
+	present := reading{hold: &h, lines: h.Lines}
 	removed := slices.ContainsFunc(h.Live(), func(t Track) bool {
 		_, ok := present.line(t.Group)
 		return !ok && t.LeaseMS == 0

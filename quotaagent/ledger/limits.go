@@ -33,19 +33,26 @@ func (l EffectiveLimit) Total() quantity.Limit {
 // soft mark. What the cohort can really lend is a second question: see Cohort.
 func Effective(p *budget.Policy, node *budget.Budget, limit budget.Limit, period budget.Period, book Balance, grants []Grant, now time.Time) EffectiveLimit {
 	e := EffectiveLimit{Limit: limit, Period: period}
-	nowMS := now.UnixMilli()
-	for _, g := range grants {
-		if g.Budget == node.Path && g.Active(nowMS) {
-			e.Granted = e.Granted.Add(max(0, g.Max[limit.Dimension]))
-		}
-	}
-	e.Carry = carryInto(p, limit, period, book, now)
-	if limit.Window == budget.Concurrent {
-		if most := node.Borrow[limit.Dimension.Class()]; most > 0 && !pastSoft(p, node, book, grants, now) {
-			e.Borrow = most
-		}
-	}
+	e.Carry, e.Granted, e.Borrow = Extras(p, node, &limit, &period, &book, grants, now)
 	return e
+}
+
+// Extras is what Effective adds to the ceiling of a limit.
+func Extras(p *budget.Policy, node *budget.Budget, limit *budget.Limit, period *budget.Period, book *Balance, grants []Grant, now time.Time) (carry, granted, borrow quantity.Amount) {
+	for i := range grants {
+		if g := &grants[i]; g.Budget == node.Path && g.Active(now.UnixMilli()) {
+			granted = granted.Add(max(0, g.Max[limit.Dimension]))
+		}
+	}
+	if limit.Rollover != nil {
+		carry = carryInto(p, *limit, *period, *book, now)
+	}
+	if limit.Window == budget.Concurrent && len(node.Borrow) > 0 {
+		if most := node.Borrow[limit.Dimension.Class()]; most > 0 && !pastSoft(p, node, *book, grants, now) {
+			borrow = most
+		}
+	}
+	return carry, granted, borrow
 }
 
 // pastSoft reports whether some limit of the node other than a gauge is used

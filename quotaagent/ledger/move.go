@@ -42,13 +42,7 @@ func earliest(a, b int64) int64 {
 }
 
 func (v Vector) dropNegative() {
-	for period, dims := range v {
-		for d, a := range dims {
-			if a < 0 {
-				v.Add(period, d, -a)
-			}
-		}
-	}
+	v.Drop(func(c Cell) bool { return c.Amount < 0 })
 }
 
 // MoveBalances is all balances after the moves, holds included: moved says where
@@ -63,7 +57,7 @@ func MoveBalances(balances map[string]Balance, moved func(path string) string) m
 		held := out[from].Held.Clone()
 		for _, path := range slices.Concat(Ancestors(from), Ancestors(to)) {
 			if _, ok := out[path]; !ok {
-				out[path] = Balance{Posted: Vector{}, Held: Vector{}}
+				out[path] = Balance{Posted: NewVector(), Held: NewVector()}
 			}
 		}
 		out = MovePosted(out, from, to)

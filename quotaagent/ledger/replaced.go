@@ -75,7 +75,7 @@ func (h Hold) ownEnd(t Track) (heldMS, tailMS int64) {
 			}
 		}
 	}
-	own := reading{hold: h, lines: h.Lines}
+	own := reading{hold: &h, lines: h.Lines}
 	if line, ok := own.line(t.Group); ok {
 		tailMS = line.tail()
 	}

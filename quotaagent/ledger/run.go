@@ -13,12 +13,9 @@ import (
 func Draws(h Hold, cal Calendar) Amounts {
 	cal.Windows = []budget.Window{budget.Total}
 	drawn := Amounts{}
-	for period, dims := range wholeCharges(h, cal) {
-		if period == ConcurrentKey {
-			continue
-		}
-		for d, a := range dims {
-			drawn[d] = drawn[d].Add(a)
+	for c := range wholeCharges(h, cal).All() {
+		if c.Period != ConcurrentKey {
+			drawn[c.Dimension] = drawn[c.Dimension].Add(c.Amount)
 		}
 	}
 	return drawn
@@ -29,7 +26,7 @@ func Draws(h Hold, cal Calendar) Amounts {
 // it may be used, hence in any period. A run that was closed only keeps what its
 // open jobs may still use.
 func RunCharges(run Run, cal Calendar) Vector {
-	v := Vector{}
+	v := NewVector()
 	if run.ClosedMS != 0 && run.Open == 0 {
 		return v
 	}

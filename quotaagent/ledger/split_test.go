@@ -61,7 +61,7 @@ func TestWhatAnEntryPosts(t *testing.T) {
 	at := time.Date(2026, 10, 31, 23, 30, 0, 0, berlin).UnixMilli() // the last half hour of October
 	e := Entry{Key: "k", Kind: UsageEntry, Class: "h100", FromMS: at, ToMS: at + 3_600_000, GPUTime: 7_200_001, Cost: 5_800_001}
 	got := e.PostedVector(berlin, []budget.Window{budget.Month, budget.Total})
-	want := Vector{}
+	want := NewVector()
 	for period, a := range map[string][2]quantity.Amount{"month/2026-09-30T22:00Z": {3_600_001, 2_900_001}, "month/2026-10-31T23:00Z": {3_600_000, 2_900_000},
 		"total": {7_200_001, 5_800_001}} {
 		want.Add(period, budget.GPUTime("h100"), a[0])
@@ -70,7 +70,7 @@ func TestWhatAnEntryPosts(t *testing.T) {
 	}
 	must.Eq(t, want, got)
 	e.Kind = OverdraftEntry
-	must.Eq(t, Vector{}, e.PostedVector(berlin, []budget.Window{budget.Month}), must.Sprint("usage says it already"))
+	must.Eq(t, NewVector(), e.PostedVector(berlin, []budget.Window{budget.Month}), must.Sprint("usage says it already"))
 }
 
 func TestAnEntryThatCannotBeKeptSaysWhy(t *testing.T) {

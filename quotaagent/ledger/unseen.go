@@ -42,6 +42,9 @@ type seenTo struct {
 
 // seen is that by name: one of a name that is not known yet began later.
 func (h Hold) seen() map[string]seenTo {
+	if len(h.Slots) == 0 && len(h.Former) == 0 && len(h.Tracks) == 0 {
+		return nil
+	}
 	seen := map[string]seenTo{}
 	note := func(name string, ms int64, index uint64, startMS int64) {
 		s := seen[name]
@@ -72,10 +75,13 @@ func (h Hold) seen() map[string]seenTo {
 // add notes what a version of the job may have used between two moments: the
 // allocations that have not ended for good. Until seen, all of a name are known; what
 // one that runs uses is charged with it, and only its end may lap over.
-func (u unseen) add(r reading, fromMS, toMS, versions int64) {
+func (u unseen) add(r reading, fromMS, toMS, versions int64) unseen {
 	fromMS = max(fromMS, r.hold.CreatedMS, r.hold.SeenMS)
 	if toMS <= fromMS {
-		return
+		return u
+	}
+	if u == nil {
+		u = unseen{}
 	}
 	for _, line := range r.lines {
 		span := unseenSpan{fromMS: fromMS, toMS: toMS, line: line, tailMS: line.tail(), versions: versions}
@@ -104,6 +110,7 @@ func (u unseen) add(r reading, fromMS, toMS, versions int64) {
 			u[name] = append(u[name], next)
 		}
 	}
+	return u
 }
 
 // unknownNames are those that the further allocations of a line have which are not
@@ -124,7 +131,7 @@ func (r reading) unknownNames(line Line, known []string) []string {
 }
 
 func (u unseen) charges(cal Calendar) Vector {
-	v := Vector{}
+	v := NewVector()
 	names := slices.Sorted(maps.Keys(u))
 	for i := 0; i < len(names); {
 		s := together(u[names[i]])

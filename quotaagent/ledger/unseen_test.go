@@ -87,7 +87,7 @@ func seenToEnd(h ledger.Hold, track ledger.Track, endMS int64) ledger.Hold {
 // being replaced counts until its end is seen.
 func mustCoverPeriods(t must.T, covers, v ledger.Vector, dims ...budget.Dimension) {
 	t.Helper()
-	for period := range v {
+	for _, period := range v.Periods() {
 		if period == ledger.ConcurrentKey {
 			continue
 		}

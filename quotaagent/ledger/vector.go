@@ -1,9 +1,14 @@
 package ledger
 
 import (
+	"encoding/json"
+	"fmt"
+	"iter"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"unique"
 
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
@@ -14,8 +19,12 @@ import (
 // for gauges and AnyPeriod(w) for work that may still fall into any period of w.
 // The gauge Committed is charged like a window without an end: read it, as all
 // windows, with Balance.HeldIn.
-// Zero amounts are not stored, so equal vectors are equal maps.
-type Vector map[string]map[budget.Dimension]quantity.Amount
+//
+// It is a reference, like a map: copies share the amounts, the zero value can be
+// read and not written. A hold has some dozen amounts and few have more than a
+// hundred, which a sorted array holds in less space than maps, and finds sooner.
+// Zero amounts are not stored, so equal vectors have equal amounts.
+type Vector struct{ cells *[]Cell }
 
 // ConcurrentKey is the key of the gauges.
 const ConcurrentKey = "concurrent"
@@ -57,80 +66,213 @@ var windowNames = func() (names [budget.Committed + 1]string) {
 	return names
 }()
 
+// anyOf is the key of AnyPeriod for the window of a period's key.
+func anyOf(period string) string {
+	name, _, _ := strings.Cut(period, "/")
+	for w, known := range windowNames {
+		if known == name {
+			return anyPeriods[w]
+		}
+	}
+	return name + "/" + anySuffix
+}
+
+// Cell is one amount of a Vector.
+type Cell struct {
+	Period    string
+	Dimension budget.Dimension
+	Amount    quantity.Amount
+}
+
+// Row are the amounts of one period, in the order of their dimensions.
+type Row []Cell
+
+// NewVector is an empty vector that can be written.
+func NewVector() Vector { return Vector{cells: new([]Cell)} }
+
+// newVector is NewVector with room for n amounts.
+func newVector(n int) Vector {
+	v := NewVector()
+	*v.cells = make([]Cell, 0, n)
+	return v
+}
+
+// VectorOf is the vector with these amounts, by period and dimension.
+func VectorOf(amounts map[string]map[budget.Dimension]quantity.Amount) Vector {
+	v := NewVector()
+	for period, dims := range amounts {
+		for d, a := range dims {
+			v.Add(period, d, a)
+		}
+	}
+	return v
+}
+
+// all are the amounts in order.
+func (v Vector) all() []Cell {
+	if v.cells == nil {
+		return nil
+	}
+	return *v.cells
+}
+
+// All are the amounts by period and dimension, in order. The vector must not be
+// written meanwhile.
+func (v Vector) All() iter.Seq[Cell] { return slices.Values(v.all()) }
+
+// Len is how many amounts are not zero.
+func (v Vector) Len() int { return len(v.all()) }
+
+// IsZero reports whether there are none.
+func (v Vector) IsZero() bool { return v.Len() == 0 }
+
+// Equal reports whether two vectors have the same amounts.
+func (v Vector) Equal(w Vector) bool { return slices.Equal(v.all(), w.all()) }
+
+// linear is up to how many cells are looked at one by one.
+const linear = 24
+
+// start is the index of the first cell of a period, or where it would be.
+func (v Vector) start(period string) int {
+	cells := v.all()
+	if len(cells) > linear {
+		at, _ := slices.BinarySearchFunc(cells, period, func(c Cell, period string) int { return strings.Compare(c.Period, period) })
+		return at
+	}
+	for i := range cells { // most are there, and to be equal is known sooner than an order
+		if cells[i].Period == period {
+			return i
+		}
+	}
+	for i := range cells {
+		if cells[i].Period > period {
+			return i
+		}
+	}
+	return len(cells)
+}
+
+// find is the index of an amount, or where it would be.
+func (v Vector) find(period string, d budget.Dimension) (at int, found bool) {
+	cells := v.all()
+	for at = v.start(period); at < len(cells) && cells[at].Period == period; at++ {
+		if cells[at].Dimension >= d {
+			return at, cells[at].Dimension == d
+		}
+	}
+	return at, false
+}
+
+// Row are the amounts of one period. They are those of the vector, not a copy: it
+// must not be written while they are read.
+func (v Vector) Row(period string) Row {
+	from, to := v.span(period)
+	return v.all()[from:to]
+}
+
+// RowOf is Row for a period that begins at a time, and whether there are amounts of
+// later periods of its window. Keys of those have the same length, the keys of other
+// windows begin with another letter, and what may fall into any period is another
+// length: so are gauges.
+func (v Vector) RowOf(period string) (_ Row, later bool) {
+	cells := v.all()
+	from, to := v.span(period)
+	later = to < len(cells) && len(cells[to].Period) == len(period) && cells[to].Period[0] == period[0]
+	return cells[from:to], later
+}
+
+// span are the indexes of the first amount of a period and of the first behind it, both
+// where it would be for none.
+func (v Vector) span(period string) (from, to int) {
+	cells := v.all()
+	from = v.start(period)
+	for to = from; to < len(cells) && cells[to].Period == period; {
+		to++
+	}
+	return from, to
+}
+
+// At is the amount of one dimension.
+func (r Row) At(d budget.Dimension) quantity.Amount {
+	for i := range r {
+		if r[i].Dimension == d {
+			return r[i].Amount
+		}
+	}
+	return 0
+}
+
+// At is the amount of one period and dimension.
+func (v Vector) At(period string, d budget.Dimension) quantity.Amount { return v.Row(period).At(d) }
+
 // Add adds an amount in place.
 func (v Vector) Add(period string, d budget.Dimension, a quantity.Amount) {
 	if a == 0 {
 		return
 	}
-	dims := v[period]
-	if dims == nil {
-		dims = make(map[budget.Dimension]quantity.Amount)
-		v[period] = dims
-	}
-	dims[d] = dims[d].Add(a)
-	if dims[d] == 0 {
-		delete(dims, d)
-		if len(dims) == 0 {
-			delete(v, period)
+	cells := *v.cells
+	if n := len(cells); n == 0 || period > cells[n-1].Period || period == cells[n-1].Period && d > cells[n-1].Dimension {
+		if cap(cells) == 0 {
+			cells = make([]Cell, 0, 8)
 		}
+		*v.cells = append(cells, Cell{Period: period, Dimension: d, Amount: a})
+		return
+	}
+	at, found := v.find(period, d)
+	if !found {
+		*v.cells = slices.Insert(cells, at, Cell{Period: period, Dimension: d, Amount: a})
+		return
+	}
+	if cells[at].Amount = cells[at].Amount.Add(a); cells[at].Amount == 0 {
+		*v.cells = slices.Delete(cells, at, at+1)
 	}
 }
 
 // AddAll adds every amount of w times sign (1 or -1) in place.
 func (v Vector) AddAll(w Vector, sign int64) {
-	for period, dims := range w {
-		for d, a := range dims {
-			v.Add(period, d, a.Mul(sign))
-		}
+	if v.cells != nil && v.cells == w.cells {
+		w = w.Clone()
+	}
+	for _, c := range w.all() {
+		v.Add(c.Period, c.Dimension, c.Amount.Mul(sign))
 	}
 }
 
-// drop removes the dimensions that gone names, from all periods but the gauge of
-// GPUs held at once.
-func (v Vector) drop(gone func(d budget.Dimension) bool) {
-	for period, dims := range v {
-		if period == ConcurrentKey {
-			continue
-		}
-		for d := range dims {
-			if gone(d) {
-				delete(dims, d)
-			}
-		}
-		if len(dims) == 0 {
-			delete(v, period)
-		}
+// AddRow adds the amounts of a row to a period in place.
+func (v Vector) AddRow(period string, r Row, sign int64) {
+	for _, c := range r {
+		v.Add(period, c.Dimension, c.Amount.Mul(sign))
 	}
 }
 
-// At is the amount of one period and dimension.
-func (v Vector) At(period string, d budget.Dimension) quantity.Amount { return v[period][d] }
+// Drop removes the amounts that gone names, in place.
+func (v Vector) Drop(gone func(c Cell) bool) {
+	if v.cells != nil {
+		*v.cells = slices.DeleteFunc(*v.cells, gone)
+	}
+}
 
-// Clone is a deep copy.
+// Clone is a deep copy, which can be written.
 func (v Vector) Clone() Vector {
-	c := make(Vector, len(v))
-	for period, dims := range v {
-		c[period] = maps.Clone(dims)
-	}
-	return c
+	cells := slices.Clone(v.all())
+	return Vector{cells: &cells}
 }
 
 // larger is the least vector by which every period and dimension holds as much
 // as by either, what may fall into any period included.
 func larger(v, w Vector) Vector {
 	switch { // nothing that is charged is negative, whatever else counts beside it
-	case len(v) == 0:
+	case v.IsZero():
 		return w
-	case len(w) == 0:
+	case w.IsZero():
 		return v
 	}
-	out := Vector{}
+	out := NewVector()
 	for _, either := range []Vector{v, w} {
-		for period, dims := range either {
-			for d := range dims {
-				if _, done := out[period][d]; !done {
-					out.Add(period, d, max(v.heldIn(period, d), w.heldIn(period, d)).Sub(max(v.anywhere(period, d), w.anywhere(period, d))))
-				}
+		for c := range either.All() {
+			period, d := c.Period, c.Dimension
+			if _, done := out.find(period, d); !done {
+				out.Add(period, d, max(v.heldIn(period, d), w.heldIn(period, d)).Sub(max(v.anywhere(period, d), w.anywhere(period, d))))
 			}
 		}
 	}
@@ -140,8 +282,7 @@ func larger(v, w Vector) Vector {
 // anywhere is what may fall into any period of the window that a key belongs to;
 // nothing for the key of any period itself and for gauges.
 func (v Vector) anywhere(period string, d budget.Dimension) quantity.Amount {
-	window, _, _ := strings.Cut(period, "/")
-	if key := window + "/" + anySuffix; key != period {
+	if key := anyOf(period); key != period {
 		return v.At(key, d)
 	}
 	return 0
@@ -160,4 +301,85 @@ func (v Vector) Minus(w Vector) Vector {
 }
 
 // Periods returns the keys in order.
-func (v Vector) Periods() []string { return slices.Sorted(maps.Keys(v)) }
+func (v Vector) Periods() []string {
+	var keys []string
+	for c := range v.All() {
+		if len(keys) == 0 || keys[len(keys)-1] != c.Period {
+			keys = append(keys, c.Period)
+		}
+	}
+	return keys
+}
+
+// String is the vector as it is stored.
+func (v Vector) String() string {
+	text, _ := v.MarshalJSON()
+	return string(text)
+}
+
+// MarshalJSON implements json.Marshaler: an object of periods with an object of
+// dimensions each, both in order.
+func (v Vector) MarshalJSON() ([]byte, error) {
+	if v.cells == nil {
+		return []byte("null"), nil
+	}
+	out := make([]byte, 0, 16+48*v.Len())
+	out = append(out, '{')
+	period := ""
+	for i, c := range v.all() {
+		switch {
+		case i == 0 || c.Period != period:
+			if i > 0 {
+				out = append(out, '}', ',')
+			}
+			period = c.Period
+			out = append(appendText(out, period), ':', '{')
+		default:
+			out = append(out, ',')
+		}
+		out = append(appendText(out, string(c.Dimension)), ':')
+		out = strconv.AppendInt(out, int64(c.Amount), 10)
+	}
+	if v.Len() > 0 {
+		out = append(out, '}')
+	}
+	return append(out, '}'), nil
+}
+
+// appendText appends a JSON string.
+func appendText(out []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
+			text, _ := json.Marshal(s) // a string cannot fail
+			return append(out, text...)
+		}
+	}
+	return append(append(append(out, '"'), s...), '"')
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (v *Vector) UnmarshalJSON(text []byte) error {
+	var amounts map[string]map[budget.Dimension]quantity.Amount
+	if err := json.Unmarshal(text, &amounts); err != nil {
+		return fmt.Errorf("amounts by period and dimension: %w", err)
+	}
+	if amounts == nil {
+		*v = Vector{}
+		return nil
+	}
+	n := 0
+	for _, dims := range amounts {
+		n += len(dims)
+	}
+	cells := make([]Cell, 0, n)
+	for _, period := range slices.Sorted(maps.Keys(amounts)) {
+		dims := amounts[period]
+		for _, d := range slices.Sorted(maps.Keys(dims)) {
+			if dims[d] != 0 {
+				cells = append(cells, Cell{Period: unique.Make(period).Value(), Dimension: unique.Make(d).Value(), Amount: dims[d]})
+			}
+		}
+	}
+	*v = Vector{cells: &cells}
+	return nil
+}

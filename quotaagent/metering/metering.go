@@ -23,7 +23,7 @@ var windows = []budget.Window{budget.Hour, budget.Day, budget.Week, budget.Month
 // posting falls between an end and the news of it.
 func Post(p *budget.Policy, h ledger.Hold, now time.Time) (ledger.Hold, ledger.Vector, []ledger.Entry) {
 	next := h.Clone()
-	b := bill{policy: p, hold: &next, who: payerOf(h), posted: ledger.Vector{}, counts: map[string][]budget.Share{}}
+	b := bill{policy: p, hold: &next, who: payerOf(h), posted: ledger.NewVector(), counts: map[string][]budget.Share{}}
 	kept := next.Tracks[:0]
 	for _, t := range next.Tracks {
 		held := h.HeldUntil(t)

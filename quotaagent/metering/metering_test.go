@@ -184,7 +184,7 @@ func TestInvariantI8_PostedAndReleasedIsWhatWasHeld(t *testing.T) {
 		posted := func() quantity.Amount { return h.Posted.Total() }
 		held := func() quantity.Amount { return ledger.Charges(h, cal).At("total", budget.GPUTime(budget.AnyClass)) }
 		length := rapid.Int64Range(1, bound*hour).Draw(t, "length")
-		total := ledger.Vector{}
+		total := ledger.NewVector()
 		for _, ms := range rapid.SliceOfN(rapid.Int64Range(0, length), 0, 20).Draw(t, "instants") {
 			next, more, _ := metering.Post(p, h, time.UnixMilli(o.StartMS+ms))
 			h = next
@@ -196,6 +196,6 @@ func TestInvariantI8_PostedAndReleasedIsWhatWasHeld(t *testing.T) {
 		h, _ = ledger.Observe(h, o, 0)
 		h, _, _ = metering.Post(p, h, time.UnixMilli(o.EndMS+hour))
 		must.Eq(t, quantity.Amount(2*length), posted())
-		must.Eq(t, 0, len(ledger.Charges(h, cal)), must.Sprint("what was not used is released"))
+		must.Eq(t, 0, ledger.Charges(h, cal).Len(), must.Sprint("what was not used is released"))
 	})
 }

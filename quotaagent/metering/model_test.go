@@ -205,15 +205,15 @@ func (m *model) post(t *rapid.T) {
 		}
 	}
 	again, nothing, _ := metering.Post(m.policy, m.hold, time.UnixMilli(m.clock))
-	must.Eq(t, 0, len(nothing), must.Sprint("posting to the same instant twice"))
+	must.Eq(t, 0, nothing.Len(), must.Sprint("posting to the same instant twice"))
 	must.Eq(t, m.hold, again)
 	_, nothing, _ = metering.Post(m.policy, m.hold, time.UnixMilli(m.clock-hour))
-	must.Eq(t, 0, len(nothing), must.Sprint("posting after the clock stepped back"))
+	must.Eq(t, 0, nothing.Len(), must.Sprint("posting after the clock stepped back"))
 }
 
 // replay is what entries add to balances.
 func replay(t must.T, p *budget.Policy, entries []ledger.Entry) ledger.Vector {
-	v := ledger.Vector{}
+	v := ledger.NewVector()
 	for _, e := range entries {
 		must.NoError(t, e.Validate())
 		v.AddAll(e.PostedVector(p.Location, []budget.Window{budget.Hour, budget.Day, budget.Week, budget.Month, budget.Quarter, budget.Year, budget.Total}), 1)
@@ -231,7 +231,7 @@ func (m *model) renew(t *rapid.T) {
 // check compares with the reference: every period's GPU time by overlap, every
 // cost by exact fractions.
 func (m *model) check(t must.T) {
-	want := ledger.Vector{}
+	want := ledger.NewVector()
 	used := ledger.Usage{GPUTime: map[string]quantity.Amount{}}
 	for _, a := range m.allocs {
 		for _, g := range a.GPUs {
@@ -305,7 +305,7 @@ func roundHalfEven(ms, rate int64) int64 {
 func TestInvariantI4_EveryMillisecondIsPostedOnce(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{policy: anyPolicy(t), posted: ledger.Vector{}, clock: base, index: 10,
+		m := &model{policy: anyPolicy(t), posted: ledger.NewVector(), clock: base, index: 10,
 			hold: ledger.Hold{ID: "h", Namespace: "default", JobID: "job", Budget: "org/x", State: ledger.Held}}
 		m.lease = rapid.Bool().Draw(t, "service")
 		m.submit(t)
@@ -354,7 +354,7 @@ func TestManyPostingsAreOne(t *testing.T) {
 		h := ledger.Hold{State: ledger.Active, Tracks: []ledger.Track{{Alloc: "1", Name: "job.g[0]", Group: "g", StartMS: start, MarkMS: start,
 			GPUs: []ledger.TrackGPUs{{Class: "a", IDs: []string{"1", "2", "3"}}, {Class: "b", IDs: []string{"4"}}}}}}
 		whole, once, _ := metering.Post(p, h, time.UnixMilli(start+length))
-		sum := ledger.Vector{}
+		sum := ledger.NewVector()
 		for _, at := range rapid.SliceOfN(rapid.Int64Range(0, length), 0, 30).Draw(t, "instants") {
 			next, posted, entries := metering.Post(p, h, time.UnixMilli(start+at))
 			must.Eq(t, posted, replay(t, p, entries))

@@ -38,7 +38,7 @@ func TestTrap5WindowsOfEveryLengthAndAPriceThatChanges(t *testing.T) {
 				{Name: "before", EffectiveFrom: at(t, "2026-01-01T00:00:00Z"), PerGPUHour: map[string]quantity.Amount{"a": 1_000_003}},
 				{Name: "after", EffectiveFrom: change, PerGPUHour: map[string]quantity.Amount{"a": 2_500_001}}}
 			h, o := running(t, tc.begin, 2000, 1)
-			posted, entries := ledger.Vector{}, []ledger.Entry(nil)
+			posted, entries := ledger.NewVector(), []ledger.Entry(nil)
 			for now := begin; now.Before(until); now = now.Add(7*time.Hour + 11*time.Minute + 13*time.Millisecond) {
 				next, add, more := metering.Post(p, h, now)
 				h, entries = next, append(entries, more...)

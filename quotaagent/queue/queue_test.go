@@ -74,7 +74,7 @@ func books(holds []ledger.Hold) queue.Books {
 		for _, path := range ledger.Ancestors(h.Budget) {
 			b, ok := out[path]
 			if !ok {
-				b = ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+				b = ledger.Balance{Posted: ledger.NewVector(), Held: ledger.NewVector()}
 			}
 			b.Held.AddAll(h.Charged, 1)
 			out[path] = b
@@ -210,7 +210,7 @@ func TestANewWindowMakesRoom(t *testing.T) {
 		root.Limits = append(root.Limits, budget.Limit{Window: budget.Day, Dimension: budget.GPUTime(budget.AnyClass), Ceiling: quantity.LimitOf(quantity.GPUHour)})
 	})
 	day := budget.PeriodAt(budget.Day, noon, time.UTC)
-	spent := queue.Books{"acme": {Held: ledger.Vector{}, Posted: ledger.Vector{day.Key(): {budget.GPUTime(budget.AnyClass): quantity.GPUHour}}}}
+	spent := queue.Books{"acme": {Held: ledger.NewVector(), Posted: ledger.VectorOf(map[string]map[budget.Dimension]quantity.Amount{day.Key(): {budget.GPUTime(budget.AnyClass): quantity.GPUHour}})}}
 	places := queue.Plan(queue.Input{Policy: p, Waiting: []ledger.Queued{waiting("x", "acme/a", 1, time.Hour, noon)}, Books: spent, Now: noon,
 		Fits: func(_ ledger.Queued, b queue.Books, at time.Time) bool {
 			return b["acme"].Posted.At(budget.PeriodAt(budget.Day, at, time.UTC).Key(), budget.GPUTime(budget.AnyClass)) == 0

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
@@ -159,31 +158,25 @@ func (t *timeline) end(books Books, c charge, from, to time.Time) {
 
 // used is what a charge comes to when it is used up between two instants.
 func (t *timeline) used(v ledger.Vector, from, to time.Time) ledger.Vector {
-	out := ledger.Vector{}
-	for key, dims := range v {
+	out := ledger.NewVector()
+	for _, key := range v.Periods() {
 		name, _, _ := strings.Cut(key, "/")
 		window, calendar := budget.ParseWindow(name)
 		switch {
 		case !calendar:
 			continue // a gauge
 		case key != ledger.AnyPeriod(window):
-			addAll(out, key, dims)
+			out.AddRow(key, v.Row(key), 1)
 			continue
 		}
-		for p := budget.PeriodAt(window, from, t.calendar.Location); ; p = p.Next(t.calendar.Location) {
-			addAll(out, p.Key(), dims)
-			if window == budget.Total || !p.End.Before(to) || len(out) > pointsMax {
+		for p, n := budget.PeriodAt(window, from, t.calendar.Location), 0; ; p, n = p.Next(t.calendar.Location), n+1 {
+			out.AddRow(p.Key(), v.Row(key), 1)
+			if window == budget.Total || !p.End.Before(to) || n >= pointsMax {
 				break
 			}
 		}
 	}
 	return out
-}
-
-func addAll(v ledger.Vector, key string, dims map[budget.Dimension]quantity.Amount) {
-	for d, a := range dims {
-		v.Add(key, d, a)
-	}
 }
 
 // schedule finds the earliest time from which on the job fits beside everything
@@ -282,7 +275,7 @@ func hold(books Books, c charge) {
 func copyOf(books Books, path string) ledger.Balance {
 	b, ok := books[path]
 	if !ok {
-		return ledger.Balance{Posted: ledger.Vector{}, Held: ledger.Vector{}}
+		return ledger.Balance{Posted: ledger.NewVector(), Held: ledger.NewVector()}
 	}
 	return b.Clone()
 }

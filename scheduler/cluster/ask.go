@@ -1,5 +1,7 @@
 package cluster
 
+import "time"
+
 // Ask is what one job requests, as far as placement cares.
 type Ask struct {
 	Namespace string
@@ -11,8 +13,18 @@ type Ask struct {
 	Template    bool
 	Datacenters []string
 	Pool        string
+	// Loading is what each node would load before the job can start, by node id; nil for
+	// a job that names no state.
+	Loading map[string]Loading
 	// Groups that ask for GPUs, in the order of the job.
 	Groups []GroupAsk
+}
+
+// Loading is how long a node loads the state that a job wants.
+type Loading struct {
+	Takes time.Duration
+	// Text says what is loaded from where.
+	Text string
 }
 
 // GroupAsk is what each allocation of one task group requests.

@@ -234,6 +234,32 @@ func TestReservationsLiveUntilTheAllocationOrTheirEnd(t *testing.T) {
 	must.False(t, placed.Holds("default", "other"))
 }
 
+func TestTheSameMarksAreMadeOnce(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s, other := twoNodes(), twoNodes()
+	r := cluster.NewReservations(10 * time.Second)
+	ask := cluster.Ask{Namespace: "default", JobID: "train"}
+	offer := cluster.Offer{Groups: []cluster.GroupOffer{{Group: "g", Nodes: []cluster.NodeOffer{{NodeID: "n1", Sets: []cluster.Set{{IDs: []string{"GPU-1"}}}}}}}}
+	mark := func(s cluster.Snapshot, job string, at time.Duration) cluster.Snapshot {
+		return r.Mark(s, "default", job, start.Add(at))
+	}
+	same := func(a, b cluster.Snapshot) bool { return a.Same(&b) }
+	must.True(t, same(s, mark(s, "a", 0)), must.Sprint("nothing is reserved"))
+	r.Reserve(ask, offer, start)
+	first := mark(s, "a", 0)
+	must.False(t, same(s, first))
+	must.True(t, same(first, mark(s, "b", time.Second)))
+	must.False(t, same(first, mark(s, "train", time.Second)), must.Sprint("its own do not count"))
+	must.True(t, same(first, mark(s, "b", time.Second)))
+	must.False(t, same(first, mark(other, "b", time.Second)), must.Sprint("another reading"))
+	must.True(t, same(s, mark(s, "b", 10*time.Second)), must.Sprint("they have ended"))
+	r.Reserve(ask, offer, start)
+	again := mark(s, "a", 0)
+	r.Release("default", "train")
+	must.False(t, same(again, mark(s, "a", 0)))
+}
+
 func TestParseValueNeverTakesAGPUIDForANumber(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -15,6 +15,9 @@ type Reservations struct {
 
 	mu      sync.Mutex
 	entries map[reservationKey]reservation
+	// marked is what Mark returned last for a job without reservations of its own, and
+	// unmarked what it was made of; empty once entries have changed.
+	unmarked, marked Snapshot
 }
 
 type reservationKey struct{ namespace, job, group string }
@@ -38,6 +41,7 @@ func (r *Reservations) Reserve(ask Ask, offer Offer, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.release(ask.Namespace, ask.JobID)
+	r.changed()
 	for _, group := range offer.Groups {
 		if len(group.Nodes) == 0 {
 			continue
@@ -64,7 +68,11 @@ func (r *Reservations) Release(namespace, jobID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.release(namespace, jobID)
+	r.changed()
 }
+
+// changed forgets the snapshot that was marked. The caller holds the lock.
+func (r *Reservations) changed() { r.unmarked, r.marked = Snapshot{}, Snapshot{} }
 
 // Placed forgets what was reserved for one group of the job: an allocation of
 // it is there, and holds its devices by itself.
@@ -72,6 +80,7 @@ func (r *Reservations) Placed(namespace, jobID, group string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.entries, reservationKey{namespace, jobID, group})
+	r.changed()
 }
 
 func (r *Reservations) release(namespace, jobID string) {
@@ -85,11 +94,23 @@ func (r *Reservations) release(namespace, jobID string) {
 // Mark returns a copy of the snapshot with the reserved devices marked, for
 // placing the given job: its own reservations do not count. Entries that have
 // ended, and those whose group already holds devices in the snapshot, are
-// forgotten.
+// forgotten. Jobs without reservations get the same copy (Snapshot.Same) until
+// these change.
 func (r *Reservations) Mark(s Snapshot, namespace, jobID string, now time.Time) Snapshot {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.forget(s, now)
+	own := false
+	for key, entry := range r.entries {
+		if !now.Before(entry.until) {
+			delete(r.entries, key)
+			r.changed()
+		}
+		own = own || key.namespace == namespace && key.job == jobID
+	}
+	if !own && r.unmarked.Same(&s) {
+		return r.marked
+	}
+	r.forgetHolders(s)
 	if len(r.entries) == 0 {
 		return s
 	}
@@ -101,23 +122,24 @@ func (r *Reservations) Mark(s Snapshot, namespace, jobID string, now time.Time) 
 			marked.Nodes[i].Groups = markGroups(marked.Nodes[i].Groups, reserved)
 		}
 	}
+	if !own {
+		r.unmarked, r.marked = s, marked
+	}
 	return marked
 }
 
-func (r *Reservations) forget(s Snapshot, now time.Time) {
-	for key, entry := range r.entries {
-		if !now.Before(entry.until) {
-			delete(r.entries, key)
-		}
-	}
+// forgetHolders forgets the groups that hold devices.
+func (r *Reservations) forgetHolders(s Snapshot) {
 	if len(r.entries) == 0 {
 		return
 	}
 	for i := range s.Nodes {
 		for _, group := range s.Nodes[i].Groups {
 			for _, device := range group.Devices {
-				if device.Use.Held() && !device.Use.Stopping {
-					delete(r.entries, reservationKey{device.Use.Namespace, device.Use.JobID, device.Use.Group})
+				key := reservationKey{device.Use.Namespace, device.Use.JobID, device.Use.Group}
+				if _, ok := r.entries[key]; ok && device.Use.Held() && !device.Use.Stopping {
+					delete(r.entries, key)
+					r.changed()
 				}
 			}
 		}

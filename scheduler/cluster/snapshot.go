@@ -35,6 +35,9 @@ type Node struct {
 	// on unknown attributes are taken to hold, and Nomad decides.
 	Attributes map[string]string
 	Meta       map[string]string
+	// Volumes are the names of the node's host volumes, sorted; nil when they were not
+	// read.
+	Volumes []string
 	// Drivers that are detected and healthy, sorted; nil when not known.
 	Drivers []string
 	// CPU in MHz and memory in MiB.
@@ -104,6 +107,12 @@ type Use struct {
 
 // Held reports whether somebody holds the device.
 func (u Use) Held() bool { return u.AllocID != "" }
+
+// Same reports whether both are one reading of the cluster: the same nodes in memory,
+// which nobody changes. Two readings are never the same, even if they are equal.
+func (s *Snapshot) Same(o *Snapshot) bool {
+	return len(s.Nodes) > 0 && len(s.Nodes) == len(o.Nodes) && &s.Nodes[0] == &o.Nodes[0]
+}
 
 // Holds reports whether an allocation of the job holds a device that it is not
 // about to give back.

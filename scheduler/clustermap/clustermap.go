@@ -18,8 +18,11 @@ type Node struct {
 	Pool       string `json:"node_pool"`
 	Class      string `json:"node_class,omitempty"`
 	// Ready says that Nomad may place new work here.
-	Ready  bool    `json:"ready"`
-	Groups []Group `json:"groups"`
+	Ready bool `json:"ready"`
+	// CPUMHz and MemoryMiB are all that jobs may have of it; 0 where not known.
+	CPUMHz    int     `json:"cpu_mhz,omitempty"`
+	MemoryMiB int     `json:"memory_mib,omitempty"`
+	Groups    []Group `json:"groups"`
 }
 
 // Group is all instances of one device name on a node.
@@ -34,6 +37,9 @@ type Group struct {
 	// Links is what connects each pair as nvidia-smi topo -m names it (NV18, PIX, SYS);
 	// nil where the node publishes no topology.
 	Links [][]string `json:"links,omitempty"`
+	// Topology is the matrix behind them as the node publishes it (internal/gpu/topology);
+	// "" where it publishes none.
+	Topology string `json:"topology,omitempty"`
 	// Sets are the best sets of 2, 4, 8, ... GPUs that are free now.
 	Sets []Set `json:"sets,omitempty"`
 }

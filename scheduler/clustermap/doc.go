@@ -3,5 +3,6 @@
 // is free now beside the best that an idle node would give, and how many allocations of
 // each size there is room for.
 //
-// It is pure. What it says of sets is what placement would choose (place.Placer.Best).
+// It is pure. The sets that it tells of are those with the best links (place.Placer.Best), which
+// placement may leave to later jobs.
 package clustermap

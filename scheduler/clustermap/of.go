@@ -12,7 +12,7 @@ import (
 	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
-// setFinder is what placement says of sets: place.Placer.
+// setFinder finds the sets with the best links: place.Placer.
 type setFinder interface {
 	Best(m *topology.Matrix, free uint64, k int) (set uint64, q sets.Quality, ok bool)
 }
@@ -37,7 +37,7 @@ func Of(s cluster.Snapshot, finder setFinder) Map {
 
 func nodeOf(n *cluster.Node, finder setFinder) Node {
 	out := Node{ID: n.ID, Name: n.Name, Datacenter: n.Datacenter, Pool: cmp.Or(n.Pool, "default"), Class: n.Class, Ready: n.Ready,
-		Groups: make([]Group, 0, len(n.Groups))}
+		CPUMHz: n.CPU.Total, MemoryMiB: n.MemoryMiB.Total, Groups: make([]Group, 0, len(n.Groups))}
 	for i := range n.Groups {
 		out.Groups = append(out.Groups, groupOf(&n.Groups[i], finder))
 	}
@@ -67,7 +67,7 @@ func groupOf(g *cluster.Group, finder setFinder) Group {
 		out.GPUs = append(out.GPUs, gpu)
 	}
 	if topo != nil {
-		out.Islands, out.Links, out.Sets = topo.Islands(), linksOf(topo), setsOf(topo, free, finder)
+		out.Islands, out.Links, out.Sets, out.Topology = topo.Islands(), linksOf(topo), setsOf(topo, free, finder), topo.Encode()
 	}
 	return out
 }

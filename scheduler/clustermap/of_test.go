@@ -67,6 +67,8 @@ func TestStatesAndSets(t *testing.T) {
 	}
 	must.Eq(t, []clustermap.State{clustermap.Unhealthy, clustermap.Freeing, clustermap.Reserved, clustermap.Held}, states)
 	must.Nil(t, b.Links)
+	must.Eq(t, "", b.Topology)
+	must.Eq(t, pairs().Encode(), a.Topology)
 	must.Eq(t, []clustermap.Room{{Device: "nvidia/gpu/A", Total: 8, Free: 3, Fits: []clustermap.Fits{{GPUs: 1, Allocations: 3}, {GPUs: 2, Allocations: 1}, {GPUs: 4, Allocations: 0}}}}, m.Room)
 }
 

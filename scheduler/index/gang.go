@@ -1,6 +1,9 @@
 package index
 
-import "cmp"
+import (
+	"cmp"
+	"slices"
+)
 
 // racks are the racks of a class, by how many of their nodes have all GPUs free.
 type racks struct {
@@ -202,17 +205,44 @@ func (x *Index) takeGang(g *gang, a *Ask, n int) []Offer {
 		if count < 0 {
 			count = g.racks.some.last()
 		}
-		nodes := &g.racks.full[g.racks.byCount[count][0].item]
-		for range min(n, count) {
-			at := (*nodes)[0].item
-			if g.racks != &g.class.racks { // a copy, which take does not know
-				g.racks.remove(g.places, at, &x.nodes[at])
-			}
-			o := x.offer(at, a)
-			x.take(&o)
-			offers = append(offers, o)
-			n--
+		rack := g.racks.byCount[count][0].item
+		taken := g.racks.takeFirst(g.places, rack, min(n, count))
+		for _, e := range taken {
+			offers = append(offers, x.takeWhole(g, e.item, a))
 		}
+		n -= len(taken)
 	}
 	return offers
+}
+
+// takeFirst takes the first nodes out of a rack, all at once: whole racks are what gangs
+// mostly get.
+func (r *racks) takeFirst(s *items, rack int32, n int) []entry {
+	nodes := &r.full[rack]
+	r.recount(rack, len(*nodes)-n)
+	if n == len(*nodes) {
+		taken := *nodes
+		*nodes = taken[:0] // nothing is added to it before taken is read
+		slices.SortFunc(taken, s.compare)
+		return taken
+	}
+	taken := make([]entry, n)
+	for i := range taken {
+		taken[i] = (*nodes)[0]
+		nodes.remove(s, taken[i].item)
+	}
+	return taken
+}
+
+// takeWhole takes all GPUs of a node that is not in the racks of the gang any more.
+func (x *Index) takeWhole(g *gang, at int32, a *Ask) Offer {
+	o, n := x.offer(at, a), &x.nodes[at]
+	if g.racks != &g.class.racks { // they are a copy
+		g.class.racks.remove(&x.inRack, at, n)
+	}
+	n.class.atLevel[n.level]--
+	x.unfile(at, n)
+	n.free, n.cpu, n.memoryMiB = 0, n.cpu-a.CPU, n.memoryMiB-a.MemoryMiB
+	x.file(at, n)
+	return o
 }

@@ -120,6 +120,9 @@ func Build(classes []Class, nodes []Node) (*Index, error) {
 		}
 		n := &x.nodes[at]
 		n.level = n.class.levelOf(n.cpu, n.memoryMiB)
+		if n.free == 0 {
+			continue
+		}
 		n.class.bucketsOf(n.free)[n.level].nodes.add(&x.inBucket, entry{n.key, at})
 		n.class.present[n.free] |= 1 << n.level
 		if n.free == n.class.all {
@@ -241,17 +244,26 @@ func (x *Index) Node(id string) (Node, bool) {
 // insert files a node under what it has free.
 func (x *Index) insert(at int32) {
 	n := &x.nodes[at]
+	x.file(at, n)
+	if n.free == n.class.all {
+		n.class.atLevel[n.level]++
+		n.class.racks.push(&x.inRack, at, n)
+	}
+}
+
+// file puts a node into its bucket. One without free GPUs serves nobody, so that it has
+// none.
+func (x *Index) file(at int32, n *node) {
 	c := n.class
 	n.level = c.levelOf(n.cpu, n.memoryMiB)
+	if n.free == 0 {
+		return
+	}
 	if c.present[n.free] == 0 {
 		c.appear(n.free)
 	}
 	c.present[n.free] |= 1 << n.level
 	c.bucketsOf(n.free)[n.level].push(&x.inBucket, at, n)
-	if n.free == c.all {
-		c.atLevel[n.level]++
-		c.racks.push(&x.inRack, at, n)
-	}
 }
 
 // bucketsOf are those of a set of free GPUs, new ones where there are none.
@@ -267,6 +279,18 @@ func (c *class) bucketsOf(free uint16) *buckets {
 // extract is the inverse of insert.
 func (x *Index) extract(at int32) {
 	n := &x.nodes[at]
+	x.unfile(at, n)
+	if n.free == n.class.all {
+		n.class.atLevel[n.level]--
+		n.class.racks.remove(&x.inRack, at, n)
+	}
+}
+
+// unfile is the inverse of file.
+func (x *Index) unfile(at int32, n *node) {
+	if n.free == 0 {
+		return
+	}
 	c := n.class
 	b := &c.byMask[n.free][n.level]
 	b.nodes.remove(&x.inBucket, at)
@@ -275,10 +299,6 @@ func (x *Index) extract(at int32) {
 		if c.present[n.free] == 0 {
 			c.vanish(n.free)
 		}
-	}
-	if n.free == c.all {
-		c.atLevel[n.level]--
-		c.racks.remove(&x.inRack, at, n)
 	}
 }
 

@@ -71,8 +71,8 @@ func fits(a Ask, n Node) bool {
 	return accepts(a, n.Class) && bits.OnesCount64(n.Free) >= a.GPUs && n.CPU >= a.CPU && n.MemoryMiB >= a.MemoryMiB
 }
 
-// scan is what Find must answer, by comparing all nodes.
-func scan(nodes []Node, a Ask) (Node, bool) {
+// scan is all that List may answer, in order, by comparing all nodes.
+func scan(nodes []Node, a Ask) []Node {
 	classOf := map[string]Class{}
 	for _, c := range classes() {
 		classOf[c.ID] = c
@@ -83,28 +83,21 @@ func scan(nodes []Node, a Ask) (Node, bool) {
 		}
 		return min(7, have*8/usual)
 	}
-	var fitting []Node
-	for _, n := range nodes {
-		if fits(a, n) {
-			fitting = append(fitting, n)
-		}
-	}
-	if len(fitting) == 0 {
-		return Node{}, false
-	}
-	return slices.MinFunc(fitting, func(p, q Node) int {
+	fitting := slices.DeleteFunc(slices.Clone(nodes), func(n Node) bool { return !fits(a, n) })
+	slices.SortFunc(fitting, func(p, q Node) int {
 		c, d := classOf[p.Class], classOf[q.Class]
 		return cmp.Or(
 			cmp.Compare(c.Joint.Cost(p.Free, a.GPUs), d.Joint.Cost(q.Free, a.GPUs)),
-			cmp.Compare(p.Class, q.Class),
 			cmp.Compare(c.Joint.Value(p.Free)-c.Joint.Value(p.Free&^c.Joint.Set(p.Free, a.GPUs)), d.Joint.Value(q.Free)-d.Joint.Value(q.Free&^d.Joint.Set(q.Free, a.GPUs))),
 			cmp.Compare(bits.OnesCount64(p.Free), bits.OnesCount64(q.Free)),
 			cmp.Compare(p.Free, q.Free),
+			cmp.Compare(p.Class, q.Class),
 			cmp.Compare(eighths(p.CPU, c.CPU), eighths(q.CPU, c.CPU)),
 			cmp.Compare(eighths(p.MemoryMiB, c.MemoryMiB), eighths(q.MemoryMiB, c.MemoryMiB)),
 			cmp.Compare(keyOf(p.ID), keyOf(q.ID)),
 		)
-	}), true
+	})
+	return fitting
 }
 
 // state is all that an index knows, sorted.
@@ -141,17 +134,78 @@ func TestFindEqualsAScanOfAllNodes(t *testing.T) {
 		x := indexOf(t, nodes)
 		for range 4 {
 			a := someAsk(t)
+			order := scan(nodes, a)
 			got, ok := x.Find(a)
-			want, wantOK := scan(nodes, a)
-			must.Eq(t, wantOK, ok)
-			must.Eq(t, want.ID, got.Node)
+			must.Eq(t, len(order) > 0, ok)
 			if !ok {
+				must.SliceEmpty(t, x.List(a, 3))
 				continue
 			}
+			want := order[0]
+			must.Eq(t, want.ID, got.Node)
+			most := rapid.IntRange(1, len(order)+1).Draw(t, "most")
+			list := x.List(a, most)
+			must.Len(t, min(most, len(order)), list)
+			for i, o := range list {
+				must.Eq(t, order[i].ID, o.Node)
+			}
+			must.Eq(t, sorted(order, a), namesOf(order), must.Sprint("Sort and List have one order"))
 			must.True(t, fits(a, want))
 			must.Eq(t, a.GPUs, bits.OnesCount64(got.Set))
 			must.Eq(t, 0, got.Set&^want.Free)
 			must.Eq(t, x.byClass[want.Class].Joint.Set(want.Free, a.GPUs), got.Set)
+		}
+	})
+}
+
+func namesOf(nodes []Node) []string {
+	var out []string
+	for _, n := range nodes {
+		out = append(out, n.ID)
+	}
+	return out
+}
+
+// sorted is the ids of nodes in the order of Sort.
+func sorted(nodes []Node, a Ask) []string {
+	var standings []Standing
+	for _, n := range slices.Backward(nodes) {
+		for _, c := range classes() {
+			if c.ID == n.Class {
+				standings = append(standings, StandingOf(n.ID, c, n.CPU, n.MemoryMiB).Of(c.Joint, n.Free, a.GPUs))
+			}
+		}
+	}
+	Sort(standings, func(s *Standing) *Standing { return s })
+	var out []string
+	for i := range standings {
+		out = append(out, standings[i].Node)
+	}
+	return out
+}
+
+// Another node changes the choice only when it is the better one itself.
+func TestAnotherNodeNeverMakesTheChoiceWorse(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		nodes, a := some(t), someAsk(t)
+		x := indexOf(t, nodes)
+		before, ok := x.Find(a)
+		if !ok {
+			t.Skip()
+		}
+		cost := func(o Offer) int32 {
+			n := x.nodes[o.at]
+			return n.class.Joint.Cost(uint64(n.free), a.GPUs)
+		}
+		c := rapid.SampledFrom(classes()).Draw(t, "its class")
+		must.NoError(t, x.Add(Node{ID: "another", Class: c.ID, CPU: 100, MemoryMiB: 500,
+			Free: rapid.Uint64Range(0, 1<<c.Joint.GPUs()-1).Draw(t, "its GPUs")}))
+		after, ok := x.Find(a)
+		must.True(t, ok)
+		must.LessEq(t, cost(before), cost(after))
+		if after.Node != "another" {
+			must.Eq(t, before, after)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 )
@@ -28,46 +29,79 @@ type Offer struct {
 	at int32 // the node's place in the index that made the offer
 }
 
-// Find returns the best node and the GPUs to take there, without taking them.
-// Nodes are compared by sets.Joint.Cost, then by their class, by how little of
-// their value the free GPUs lose, by how few these are and which, by how little
-// CPU and memory is free in eighths of the class's, and at last by a number
-// made of their id. ok is false when no node has enough.
+// Find returns the best node and the GPUs to take there, without taking them. What
+// the best is says Standing. ok is false when no node has enough.
 func (x *Index) Find(a Ask) (o Offer, ok bool) {
-	if a.GPUs < 1 || a.CPU < 0 || a.MemoryMiB < 0 {
+	if !a.possible() {
 		return Offer{}, false
 	}
-	best, bestCost := int32(-1), int32(0)
+	best := spot{at: -1}
 	for _, c := range x.classes {
-		if a.GPUs > c.Joint.GPUs() || a.Accepts != nil && !a.Accepts(c.ID) {
-			continue
-		}
-		if at, cost := x.findIn(c, &a, best >= 0, bestCost); at >= 0 {
-			best, bestCost = at, cost
+		if a.takes(c) {
+			best = x.findIn(c, &a, best)
 		}
 	}
-	if best < 0 {
+	if best.at < 0 {
 		return Offer{}, false
 	}
-	return x.offer(best, &a), true
+	return x.offer(best.at, &a), true
 }
 
-// findIn finds the best node of a class, or -1 when there is none or, limited,
-// none that costs less than the limit.
-func (x *Index) findIn(c *class, a *Ask, limited bool, limit int32) (at, cost int32) {
+func (a *Ask) possible() bool { return a.GPUs >= 1 && a.CPU >= 0 && a.MemoryMiB >= 0 }
+
+func (a *Ask) takes(c *class) bool {
+	return a.GPUs <= c.Joint.GPUs() && (a.Accepts == nil || a.Accepts(c.ID))
+}
+
+// spot is a node, and where it comes by its free GPUs; of one class those come
+// first that have less CPU and memory, then those with a smaller key.
+type spot struct {
+	at    int32 // of the node, or -1
+	cost  int32
+	rank  int // of the free GPUs, for gpus of them
+	gpus  int
+	class *class
+}
+
+// spot is some node with the free GPUs of a rank.
+func (c *class) spot(rank, gpus int) spot {
+	return spot{at: -1, cost: c.Joint.Cost(uint64(c.ranks.at[gpus][rank]), gpus), rank: rank, gpus: gpus, class: c}
+}
+
+// free are the free GPUs.
+func (s *spot) free() uint16 { return s.class.ranks.at[s.gpus][s.rank] }
+
+// compare is negative when s comes first. Of one class both may come.
+func (s *spot) compare(o *spot) int {
+	if order := cmp.Compare(s.cost, o.cost); order != 0 {
+		return order
+	}
+	if s.class.ranks == o.class.ranks { // ranks are in this very order
+		return cmp.Or(cmp.Compare(s.rank, o.rank), cmp.Compare(s.class.ID, o.class.ID))
+	}
+	return cmp.Or(
+		cmp.Compare(loss(s.class.Joint, uint64(s.free()), s.gpus), loss(o.class.Joint, uint64(o.free()), o.gpus)),
+		cmp.Compare(bits.OnesCount16(s.free()), bits.OnesCount16(o.free())),
+		cmp.Compare(s.free(), o.free()),
+		cmp.Compare(s.class.ID, o.class.ID),
+	)
+}
+
+// findIn finds the best node of a class, and returns that one or another one that
+// is better.
+func (x *Index) findIn(c *class, a *Ask, best spot) spot {
 	enough, sure := c.enough(a)
 	some, masks := &c.some[a.GPUs], c.ranks.at[a.GPUs]
 	for rank := some.next(0); rank >= 0; rank = some.next(rank + 1) {
-		free := masks[rank]
-		cost = c.Joint.Cost(uint64(free), a.GPUs)
-		if limited && cost >= limit {
-			return -1, 0
+		s := c.spot(rank, a.GPUs)
+		if best.at >= 0 && s.compare(&best) > 0 {
+			break
 		}
-		if at = c.first(x, a, free, enough, sure); at >= 0 {
-			return at, cost
+		if s.at = c.first(x, a, masks[rank], enough, sure); s.at >= 0 {
+			return s
 		}
 	}
-	return -1, 0
+	return best
 }
 
 // offer is what the ask gets of a node that has enough.

@@ -1,5 +1,7 @@
 package index
 
+import "cmp"
+
 // entry is an item of a queue with the key that it is ordered by.
 type entry struct {
 	key  uint64
@@ -14,6 +16,11 @@ type items struct {
 
 func (s *items) less(a, b entry) bool {
 	return a.key < b.key || a.key == b.key && (*s.names)[a.item] < (*s.names)[b.item]
+}
+
+// compare is less for sorting.
+func (s *items) compare(a, b entry) int {
+	return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare((*s.names)[a.item], (*s.names)[b.item]))
 }
 
 // queue is a heap of items, the one with the least key first. Four children to

@@ -74,7 +74,7 @@ func (r *Reader) node(stub *api.NodeListStub, details nodeDetails, uses *nodeUse
 		ID: stub.ID, Name: stub.Name, Datacenter: stub.Datacenter, Pool: stub.NodePool, Class: stub.NodeClass,
 		Ready: stub.Status == api.NodeStatusReady && !stub.Drain &&
 			stub.SchedulingEligibility == api.NodeSchedulingEligible,
-		Attributes: details.attributes, Meta: details.meta, Drivers: drivers(stub.Drivers),
+		Attributes: details.attributes, Meta: details.meta, Volumes: details.volumes, Drivers: drivers(stub.Drivers),
 	}
 	n.CPU.Total = int(stub.NodeResources.Cpu.CpuShares)
 	n.MemoryMiB.Total = int(stub.NodeResources.Memory.MemoryMB)

@@ -2,7 +2,12 @@ package nomadstate
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +23,49 @@ import (
 // querier is the part of Nomad's API client that is used: (*api.Client).Raw().
 type querier interface {
 	Query(endpoint string, out any, q *api.QueryOptions) (*api.QueryMeta, error)
+	// Response is the body of the answer. The caller closes it.
+	Response(endpoint string, q *api.QueryOptions) (io.ReadCloser, error)
+}
+
+// elementsAtOnce is how many elements of a list are decoded before others may run: some
+// half a millisecond.
+const elementsAtOnce = 16
+
+// list reads a list element by element. That of a thousand nodes takes as long to decode as
+// some thousand requests to answer, which must not wait for all of it.
+func list[T any](nomad querier, endpoint string, q *api.QueryOptions) (all []*T, err error) {
+	body, err := nomad.Response(endpoint, q)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		_ = body.Close()            // all that is needed was read
+		if errors.Is(err, io.EOF) { // the list did not end, or did not begin
+			err = io.ErrUnexpectedEOF
+		}
+	}()
+	decoder := json.NewDecoder(body)
+	opened, err := decoder.Token()
+	if err != nil || opened == nil {
+		return nil, err
+	}
+	if opened != json.Delim('[') {
+		return nil, fmt.Errorf("the answer begins with %v and is no list", opened)
+	}
+	for decoder.More() {
+		var v *T
+		if err := decoder.Decode(&v); err != nil {
+			return nil, err
+		}
+		if v != nil {
+			all = append(all, v)
+		}
+		if len(all)%elementsAtOnce == 0 {
+			runtime.Gosched()
+		}
+	}
+	_, err = decoder.Token()
+	return all, err
 }
 
 // nodeReadsMax is how many single nodes are read at a time.
@@ -38,6 +86,7 @@ type Reader struct {
 type nodeDetails struct {
 	modifyIndex      uint64
 	attributes, meta map[string]string
+	volumes          []string
 }
 
 // New returns a Reader; pass client.Raw() of a client whose token may read
@@ -81,12 +130,12 @@ func (r *Reader) Snapshot(ctx context.Context) (cluster.Snapshot, error) {
 
 // readNodes lists the nodes with GPUs, by id.
 func (r *Reader) readNodes(ctx context.Context) ([]*api.NodeListStub, error) {
-	var nodes []*api.NodeListStub
 	q := &api.QueryOptions{Params: map[string]string{"resources": "true"}}
-	if _, err := r.nomad.Query("/v1/nodes", &nodes, q.WithContext(ctx)); err != nil {
+	nodes, err := list[api.NodeListStub](r.nomad, "/v1/nodes", q.WithContext(ctx))
+	if err != nil {
 		return nil, fmt.Errorf("read nodes: %w", err)
 	}
-	nodes = slices.DeleteFunc(nodes, func(n *api.NodeListStub) bool { return n == nil || !hasGPUs(n) })
+	nodes = slices.DeleteFunc(nodes, func(n *api.NodeListStub) bool { return !hasGPUs(n) })
 	slices.SortFunc(nodes, func(a, b *api.NodeListStub) int { return strings.Compare(a.ID, b.ID) })
 	return nodes, nil
 }
@@ -120,13 +169,9 @@ func (r *Reader) Allocations(ctx context.Context, namespace, jobID string, after
 }
 
 func (r *Reader) listAllocations(ctx context.Context, namespace, filter string) ([]*api.AllocationListStub, error) {
-	var stubs []*api.AllocationListStub
 	q := &api.QueryOptions{Namespace: namespace, Filter: filter,
 		Params: map[string]string{"resources": "true", "task_states": "false"}}
-	if _, err := r.nomad.Query("/v1/allocations", &stubs, q.WithContext(ctx)); err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(stubs, func(a *api.AllocationListStub) bool { return a == nil }), nil
+	return list[api.AllocationListStub](r.nomad, "/v1/allocations", q.WithContext(ctx))
 }
 
 // clientTerminal are the states in which a client has let go of the devices
@@ -163,7 +208,7 @@ func (r *Reader) readDetails(ctx context.Context, nodes []*api.NodeListStub) ([]
 			var node api.Node
 			_, err := r.nomad.Query("/v1/node/"+stub.ID, &node, new(api.QueryOptions).WithContext(groupCtx))
 			if err == nil {
-				details[i] = nodeDetails{stub.ModifyIndex, orEmpty(node.Attributes), orEmpty(node.Meta)}
+				details[i] = nodeDetails{stub.ModifyIndex, orEmpty(node.Attributes), orEmpty(node.Meta), slices.Sorted(maps.Keys(node.HostVolumes))}
 				return nil
 			}
 			notes[i] = fmt.Sprintf("node %s: attributes not read, constraints on them are left to Nomad: %v", stub.Name, err)

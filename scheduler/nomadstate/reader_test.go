@@ -1,10 +1,12 @@
 package nomadstate_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +29,7 @@ type fakeNomad struct {
 	nodes  []*api.NodeListStub
 	allocs []*api.AllocationListStub
 	broken map[string]error // by path
+	cut    int              // so many bytes of an answer come, unless it is 0
 
 	mu    sync.Mutex
 	reads map[string]int
@@ -80,6 +83,30 @@ func (f *fakeNomad) Query(path string, out any, q *api.QueryOptions) (*api.Query
 		return nil, err
 	}
 	return &api.QueryMeta{}, json.Unmarshal(raw, out)
+}
+
+// Response is Query as bytes.
+func (f *fakeNomad) Response(path string, q *api.QueryOptions) (io.ReadCloser, error) {
+	var raw json.RawMessage
+	if _, err := f.Query(path, &raw, q); err != nil {
+		return nil, err
+	}
+	if f.cut > 0 {
+		raw = raw[:f.cut]
+	}
+	return io.NopCloser(bytes.NewReader(raw)), nil
+}
+
+func TestAListThatEndsTooEarlyIsAnError(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	_, err := nomadstate.New(f).Snapshot(t.Context())
+	must.NoError(t, err)
+	for _, cut := range []int{1, 5, 500} {
+		f.cut = cut
+		_, err := nomadstate.New(f).Snapshot(t.Context())
+		must.ErrorIs(t, err, io.ErrUnexpectedEOF, must.Sprint(cut))
+	}
 }
 
 func (f *fakeNomad) node(name string) *api.NodeListStub {

@@ -22,6 +22,8 @@ type Shared struct {
 	// last is the latest that was read, running the one that is being read, and next
 	// the one that is read after it, for those who came in between.
 	last, running, next *reading
+	// ahead is when one was begun that nobody waited for.
+	ahead time.Time
 }
 
 // reading is one snapshot for whoever waits for it.
@@ -37,6 +39,8 @@ func NewShared(r *Reader, now func() time.Time) *Shared { return &Shared{read: r
 
 // Snapshot returns what Nomad said at most maxAge before the call, or after it. An
 // error means that Nomad could not be read. The snapshot is shared: do not change it.
+// Once it is half as old as that the next one is read, so that those who come again and
+// again need not wait.
 func (s *Shared) Snapshot(ctx context.Context, maxAge time.Duration) (cluster.Snapshot, error) {
 	r := s.join(maxAge)
 	select {
@@ -56,6 +60,10 @@ func (s *Shared) join(maxAge time.Duration) *reading {
 	}
 	switch {
 	case fresh(s.last):
+		if s.running == nil && now.Sub(s.last.began) > maxAge/2 && now.Sub(s.ahead).Abs() > maxAge/2 {
+			s.ahead = now
+			s.start(&reading{done: make(chan struct{})})
+		}
 		return s.last
 	case fresh(s.running):
 		return s.running

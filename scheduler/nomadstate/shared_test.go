@@ -99,6 +99,40 @@ func TestASnapshotThatIsYoungEnoughIsNotReadAgain(t *testing.T) {
 	must.EqOp(t, 4, nomad.began.Load())
 }
 
+func TestTheNextSnapshotIsReadBeforeItIsNeeded(t *testing.T) {
+	t.Parallel()
+	s, nomad, clock := newShared(t)
+	clock.Store(100)
+	young := func() {
+		_, err := s.Snapshot(t.Context(), 4*time.Second)
+		must.NoError(t, err)
+	}
+	nomad.letGo = make(chan struct{}, 1)
+	nomad.letGo <- struct{}{}
+	young()
+	clock.Store(102)
+	young()
+	must.EqOp(t, 1, nomad.began.Load(), must.Sprint("half as old"))
+	clock.Store(103)
+	for range 3 {
+		young() // nobody waits, although the second reading has not ended
+	}
+	eventually(t, "one is read", func() bool { return nomad.began.Load() == 2 })
+	s.mu.Lock()
+	nomad.failed = errors.New("no leader") // the reading sees it once it is let go
+	s.mu.Unlock()
+	nomad.letGo <- struct{}{}
+	eventually(t, "it has failed", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.running == nil
+	})
+	for range 3 {
+		young()
+	}
+	must.EqOp(t, 2, nomad.began.Load(), must.Sprint("not again and again"))
+}
+
 func TestAFailedReadingIsToldToThoseWhoWaitAndIsNotKept(t *testing.T) {
 	t.Parallel()
 	s, nomad, _ := newShared(t)

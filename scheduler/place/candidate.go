@@ -9,7 +9,7 @@ import (
 
 	"github.com/nomad-governor/governor/internal/gpu"
 	"github.com/nomad-governor/governor/scheduler/cluster"
-	"github.com/nomad-governor/governor/scheduler/sets"
+	"github.com/nomad-governor/governor/scheduler/index"
 )
 
 // candidate is one node that can run one allocation of a group now.
@@ -19,29 +19,69 @@ type candidate struct {
 	reserved bool
 	// choices, one for each device ask, in the order of the ask.
 	choices []choice
-	// quality over all asks: rings, sums and NUMA nodes added up.
-	quality sets.Quality
+	// standing over all asks: what they cost is added up.
+	standing index.Standing
 	// freeLeft counts the devices of the node that stay free.
 	freeLeft int
-	damage   int64
 	// fits is how many allocations the node could run, at most as many as asked.
 	fits int
-	// uncertain says that some constraint could not be evaluated.
-	uncertain bool
+	// loading is what the node loads first, where the job names state; weighs says that
+	// it does.
+	loading cluster.Loading
+	weighs  bool
 }
 
-// compare orders candidates; positive when c is better. It does not look at
-// names, so 0 means equally good.
+// newCandidate adds the choices up; free are the devices of the node that they leave.
+func newCandidate(n *cluster.Node, choices []choice, free []uint64) candidate {
+	c := candidate{node: n, choices: choices, standing: choices[0].standing, fits: 1}
+	for _, ch := range choices[1:] {
+		c.standing.Cost += ch.standing.Cost
+		c.standing.Loss += ch.standing.Loss
+		c.standing.FreeGPUs += ch.standing.FreeGPUs
+		c.standing.Class += "," + ch.standing.Class
+	}
+	for _, left := range free {
+		c.freeLeft += bits.OnesCount64(left)
+	}
+	return c
+}
+
+// ringMBps is that of all its sets together.
+func (c *candidate) ringMBps() int {
+	total := 0
+	for _, ch := range c.choices {
+		total += ch.quality.RingMBps
+	}
+	return total
+}
+
+// compare orders candidates; negative when c is better: one that takes nothing from
+// other jobs, one that can run more of the allocations, for a job that names state the
+// one with the faster ring and then the one that loads it sooner, then by the policy of
+// index.Standing.
 func (c *candidate) compare(o *candidate) int {
 	return cmp.Or(
-		falseFirst(o.reserved, c.reserved),
-		cmp.Compare(c.fits, o.fits),
-		cmp.Compare(c.quality.RingMBps, o.quality.RingMBps),
-		cmp.Compare(c.quality.SumMBps, o.quality.SumMBps),
-		cmp.Compare(o.quality.NUMANodes, c.quality.NUMANodes),
-		cmp.Compare(o.freeLeft, c.freeLeft),
-		cmp.Compare(o.damage, c.damage),
+		falseFirst(c.reserved, o.reserved),
+		cmp.Compare(o.fits, c.fits),
+		c.compareLoading(o),
+		c.standing.Compare(&o.standing),
 	)
+}
+
+// compareLoading is about jobs that name state: they wait for it once, and have the ring
+// for as long as they run.
+func (c *candidate) compareLoading(o *candidate) int {
+	if !c.weighs {
+		return 0
+	}
+	return cmp.Or(cmp.Compare(o.ringMBps(), c.ringMBps()), cmp.Compare(c.loading.Takes, o.loading.Takes))
+}
+
+// equal reports whether nothing but the names of the nodes tells two apart.
+func (c *candidate) equal(o *candidate) bool {
+	other := o.standing
+	other.Key, other.Node = c.standing.Key, c.standing.Node
+	return c.reserved == o.reserved && c.fits == o.fits && c.compareLoading(o) == 0 && c.standing.Compare(&other) == 0
 }
 
 // falseFirst compares as cmp.Compare would if it knew false < true.
@@ -55,11 +95,9 @@ func falseFirst(a, b bool) int {
 	return 1
 }
 
-// sortCandidates puts the best first and ends every tie by name and id.
+// sortCandidates puts the best first.
 func sortCandidates(cs []candidate) {
-	slices.SortFunc(cs, func(a, b candidate) int {
-		return cmp.Or(b.compare(&a), cmp.Compare(a.node.Name, b.node.Name), cmp.Compare(a.node.ID, b.node.ID))
-	})
+	slices.SortFunc(cs, func(a, b candidate) int { return a.compare(&b) })
 }
 
 // taken is what earlier groups of the same job were given: masks by node id
@@ -80,6 +118,14 @@ func (t taken) add(c *candidate) {
 // unsuitable says why Nomad would not consider the node for the group at all,
 // GPUs aside; empty when it would.
 func unsuitable(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk) (reason string, uncertain bool) {
+	if reason, uncertain = unfit(n, a, g); reason == "" {
+		reason = tooLittle(n, g)
+	}
+	return reason, uncertain
+}
+
+// unfit is unsuitable whatever CPU and memory is free.
+func unfit(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk) (reason string, uncertain bool) {
 	switch {
 	case !n.InDatacenter(a.Datacenters):
 		return "another datacenter", false
@@ -104,13 +150,25 @@ func unsuitable(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk) (reason st
 		case cluster.Holds:
 		}
 	}
-	if n.CPU.Free < g.CPU {
-		return "too little free CPU", false
-	}
-	if n.MemoryMiB.Free < g.MemoryMiB {
-		return "too little free memory", false
-	}
 	return "", uncertain
+}
+
+// What a node has too little of.
+const (
+	littleCPU    = "too little free CPU"
+	littleMemory = "too little free memory"
+)
+
+// tooLittle says which of CPU and memory a node has too little of; empty when it has
+// enough.
+func tooLittle(n *cluster.Node, g *cluster.GroupAsk) string {
+	switch {
+	case n.CPU.Free < g.CPU:
+		return littleCPU
+	case n.MemoryMiB.Free < g.MemoryMiB:
+		return littleMemory
+	}
+	return ""
 }
 
 // matching lists the device groups of the node that can serve the ask.
@@ -227,10 +285,11 @@ func (p *Placer) options(n *cluster.Node, ask *cluster.DeviceAsk, free []uint64)
 	var options []choice
 	for _, group := range matching(n, ask) {
 		if ask.Count > 0 && bits.OnesCount64(free[group]) >= ask.Count {
-			options = append(options, p.bestOf(&n.Groups[group], group, free[group], ask.Count))
+			m := p.machineOf(n, &n.Groups[group])
+			options = append(options, m.choose(n, group, free[group], ask.Count))
 		}
 	}
-	slices.SortStableFunc(options, func(a, b choice) int { return b.quality.Compare(a.quality) })
+	slices.SortStableFunc(options, func(a, b choice) int { return a.standing.Compare(&b.standing) })
 	return options
 }
 
@@ -244,21 +303,12 @@ func (p *Placer) evaluate(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk, 
 		for group, mask := range t[n.ID] {
 			free[group] &^= mask
 		}
-		before := slices.Clone(free)
 		choices, outcome := p.assign(n, g.Devices, order, free)
 		if outcome != serves {
 			continue
 		}
-		c := candidate{node: n, reserved: reserved, choices: choices}
-		for _, ch := range choices {
-			c.quality.RingMBps += ch.quality.RingMBps
-			c.quality.SumMBps += ch.quality.SumMBps
-			c.quality.NUMANodes += ch.quality.NUMANodes
-		}
-		for i := range free {
-			c.freeLeft += bits.OnesCount64(free[i])
-			c.damage += p.damage(&n.Groups[i], before[i], free[i])
-		}
+		c := newCandidate(n, choices, free)
+		c.reserved = reserved
 		c.fits = p.fits(n, g, order, free)
 		return c, true
 	}

@@ -1,10 +1,12 @@
 // Package place chooses, for each task group of a job, the exact GPUs to use on
 // every node that could run it, and the node to prefer.
 //
-// The set of GPUs is the best there is, not a good one: for up to 16 GPUs in a
-// group every subset is compared (Placer.Best). The node follows from the
-// quality of its set, then from best fit. The same input gives the same output,
-// whatever the order of nodes.
+// On a node every subset of up to 16 GPUs is compared, by its links and by what the
+// GPUs that stay free are worth to later jobs (sets.Joint): a set with a slower ring
+// than the best one is taken only where that one is worth more to those. The
+// node follows by the one policy of index.Standing. The same input gives the same
+// output, whatever the order of nodes. Asks for GPUs of one device block are answered
+// from an index of the snapshot, all others by comparing its nodes.
 //
 // Place never says no to work that is merely too early: when nothing fits now
 // it pins nothing and Nomad queues the job. Explanation tells people what was

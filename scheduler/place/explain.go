@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 	"strings"
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/cluster"
+	"github.com/nomad-governor/governor/scheduler/locality"
 	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
@@ -16,60 +18,73 @@ import (
 type Explanation struct {
 	// Infeasible is the sentence that says why no node can ever run the job;
 	// Groups is then empty.
-	Infeasible string
-	Groups     []GroupExplanation
+	Infeasible string             `json:"infeasible,omitempty"`
+	Groups     []GroupExplanation `json:"groups"`
 }
 
 // GroupExplanation is the part of an Explanation about one task group.
 type GroupExplanation struct {
-	Group string
-	// Choices by node, best first; empty when nothing is free now.
-	Choices []NodeChoice
+	Group string `json:"group"`
+	// Choices by node, the best ones first; empty when nothing is free now. Candidates
+	// is how many nodes there are to choose from.
+	Choices    []NodeChoice `json:"choices"`
+	Candidates int          `json:"candidates"`
 	// Preferred says why the first node comes before the second; empty when no
 	// node is preferred.
-	Preferred string
+	Preferred string `json:"preferred,omitempty"`
 	// Unpinned says why the devices are left to Nomad; empty when they are pinned.
-	Unpinned string
+	Unpinned string `json:"unpinned,omitempty"`
 	// Rejected nodes by reason, in the order of the reasons.
-	Rejected []Rejection
+	Rejected []Rejection `json:"rejected"`
 	// UsesReserved says that part of the first choice was promised to another job
 	// seconds ago, because too few other GPUs are free.
-	UsesReserved bool
+	UsesReserved bool `json:"uses_reserved,omitempty"`
 }
 
 // NodeChoice is the best choice of GPUs on one node.
 type NodeChoice struct {
-	NodeID string
-	Node   string
-	Sets   []SetChoice
+	NodeID string      `json:"node_id"`
+	Node   string      `json:"node"`
+	Sets   []SetChoice `json:"sets"`
 	// FreeLeft is how many GPUs of the node stay free.
-	FreeLeft int
+	FreeLeft int `json:"free_left"`
+	// Loading says what the node loads before the job can start, and LoadsMS for how
+	// many milliseconds; empty for a job that names no state.
+	Loading string `json:"loading,omitempty"`
+	LoadsMS int64  `json:"loads_ms,omitempty"`
 }
 
 // SetChoice is the choice for one device block.
 type SetChoice struct {
-	Task   string
-	Device string
-	IDs    []string
+	Task   string   `json:"task"`
+	Device string   `json:"device"`
+	IDs    []string `json:"ids"`
 	// Link names what connects the GPUs: "NV2 pair", "fully NVLinked set of 4".
-	Link string
-	// RingMBps is as in sets.Quality; 0 for one GPU or without a topology.
-	RingMBps int
+	Link string `json:"link"`
+	// RingMBps is as in sets.Quality; 0 for one GPU or without a topology. BestMBps is
+	// that of the set with the fastest ring, which is left to later jobs where it is not
+	// the one that was chosen.
+	RingMBps int `json:"ring_mbps"`
+	BestMBps int `json:"best_mbps"`
+	// Tied says that another set has as fast a ring and better links in all, and that this
+	// one leaves more to later jobs.
+	Tied bool `json:"tied,omitempty"`
 	// Free GPUs that there were to choose from, and the number of sets among them.
-	Free int
-	Sets int64
+	Free int   `json:"free"`
+	Sets int64 `json:"possible_sets"`
 }
 
 // Rejection is why some nodes were passed over.
 type Rejection struct {
-	Reason string
-	// Nodes by name, sorted.
-	Nodes []string
+	Reason string `json:"reason"`
+	// Count of the nodes, and Nodes the first of their names, sorted.
+	Count int      `json:"count"`
+	Nodes []string `json:"nodes"`
 }
 
-func explainGroup(g *cluster.GroupAsk, r *result, o *cluster.GroupOffer, unpinned string) GroupExplanation {
-	e := GroupExplanation{Group: g.Name, Unpinned: unpinned}
-	for i := range r.candidates {
+func explainGroup(g *cluster.GroupAsk, r *result, o *cluster.GroupOffer, unpinned string, most int) GroupExplanation {
+	e := GroupExplanation{Group: g.Name, Unpinned: unpinned, Candidates: r.count}
+	for i := range min(len(r.candidates), most) {
 		e.Choices = append(e.Choices, explainChoice(g, &r.candidates[i]))
 	}
 	if o.Preferred != "" {
@@ -77,50 +92,104 @@ func explainGroup(g *cluster.GroupAsk, r *result, o *cluster.GroupOffer, unpinne
 	}
 	e.UsesReserved = len(r.candidates) > 0 && r.candidates[0].reserved
 	for _, reason := range slices.Sorted(maps.Keys(r.rejected)) {
-		nodes := slices.Clone(r.rejected[reason])
-		slices.Sort(nodes)
-		e.Rejected = append(e.Rejected, Rejection{Reason: reason, Nodes: nodes})
+		e.Rejected = append(e.Rejected, Rejection{Reason: reason, Count: r.rejected[reason].count, Nodes: r.rejected[reason].first})
 	}
 	return e
 }
 
 func explainChoice(g *cluster.GroupAsk, c *candidate) NodeChoice {
-	n := NodeChoice{NodeID: c.node.ID, Node: c.node.Name, FreeLeft: c.freeLeft}
+	n := NodeChoice{NodeID: c.node.ID, Node: c.node.Name, FreeLeft: c.freeLeft, Loading: c.loading.Text, LoadsMS: c.loading.Takes.Milliseconds()}
 	offered := nodeOffer(g, c)
 	for i, ch := range c.choices {
 		group := &c.node.Groups[ch.group]
 		free := len(sets.Members(ch.free))
 		n.Sets = append(n.Sets, SetChoice{
 			Task: g.Devices[i].Task, Device: group.Name(), IDs: offered.Sets[i].IDs,
-			Link: linkName(group.Topology, ch.set), RingMBps: ch.quality.RingMBps,
+			Link: linkName(group.Topology, ch.set), RingMBps: ch.quality.RingMBps, BestMBps: ch.best.RingMBps, Tied: tied(ch.quality, ch.best),
 			Free: free, Sets: chooseCount(free, g.Devices[i].Count),
 		})
 	}
 	return n
 }
 
+// tied reports whether a set has the ring of the best one, but fewer links.
+func tied(q, best sets.Quality) bool {
+	best.LeftMBps = q.LeftMBps
+	return q.RingMBps == best.RingMBps && q.Compare(best) < 0
+}
+
 // advantage says in which respect the first candidate is better; they are in
 // the order of candidate.compare.
 func advantage(a, b *candidate) string {
 	before := fmt.Sprintf("%s before %s: ", a.node.Name, b.node.Name)
-	switch {
+	fuller := fmt.Sprintf("best fit, free GPUs left there: %d against %d", a.freeLeft, b.freeLeft)
+	switch s, o := &a.standing, &b.standing; {
 	case a.reserved != b.reserved:
 		return fmt.Sprintf("%sGPUs of %s are promised to another job", before, b.node.Name)
 	case a.fits != b.fits:
 		return fmt.Sprintf("%sit can run %d of the allocations, not %d", before, a.fits, b.fits)
-	case a.quality.RingMBps != b.quality.RingMBps:
-		return fmt.Sprintf("%sring %s against %s", before, gigabytes(a.quality.RingMBps), gigabytes(b.quality.RingMBps))
-	case a.quality.SumMBps != b.quality.SumMBps:
-		return before + "more bandwidth between the GPUs"
-	case a.quality.NUMANodes != b.quality.NUMANodes:
-		return before + "fewer NUMA nodes"
-	case a.freeLeft != b.freeLeft:
-		return fmt.Sprintf("%sbest fit, free GPUs left there: %d against %d", before, a.freeLeft, b.freeLeft)
-	case a.damage != b.damage:
+	case a.weighs && a.ringMBps() != b.ringMBps():
+		return fmt.Sprintf("%sring %s against %s", before, gigabytes(a.ringMBps()), gigabytes(b.ringMBps()))
+	case a.loading.Takes != b.loading.Takes:
+		return fmt.Sprintf("%sits state is loaded in %s, not in %s", before, locality.About(a.loading.Takes), locality.About(b.loading.Takes))
+	case s.Cost != o.Cost:
+		return before + cheaper(a, b, fuller)
+	case s.Loss != o.Loss:
 		return before + "what stays free is worth more"
+	case s.FreeGPUs != o.FreeGPUs:
+		return before + fuller
+	case s.Level != o.Level && s.Class == o.Class:
+		return before + "less CPU and memory left unused there"
 	}
-	return before + "equally good, first by name"
+	return before + "equally good"
 }
+
+// cheaper says why a costs less than b: by its links, because it is fuller, or by one of
+// them although the other speaks against it.
+func cheaper(a, b *candidate, fuller string) string {
+	links, other := a.linkCost(), b.linkCost()
+	packing, otherPacking := a.standing.Cost-links, b.standing.Cost-other
+	faster := linkAdvantage(a, b)
+	switch {
+	case links == other:
+		return fuller
+	case links < other && packing < otherPacking && faster == worthMore:
+		return fuller
+	case links < other && packing <= otherPacking:
+		return faster
+	case links < other:
+		return fmt.Sprintf("%s, which counts more than that %s is fuller", faster, b.node.Name)
+	case packing < otherPacking && linkAdvantage(b, a) == worthMore:
+		return fuller
+	}
+	return fmt.Sprintf("%s, which counts more than %s there", fuller, linkAdvantage(b, a))
+}
+
+// worthMore is what speaks for a single GPU, which has no links to others of its job.
+const worthMore = "what stays free is worth more"
+
+// linkAdvantage says how the sets of a are better than those of b.
+func linkAdvantage(a, b *candidate) string {
+	switch ring, other := a.ringMBps(), b.ringMBps(); {
+	case ring > other:
+		return fmt.Sprintf("ring %s against %s", gigabytes(ring), gigabytes(other))
+	case ring == 0:
+		return worthMore
+	}
+	return "more bandwidth over all rings side by side"
+}
+
+// linkCost is the part of what a candidate costs that is not about how full it is.
+func (c *candidate) linkCost() int32 {
+	cost := c.standing.Cost
+	for _, ch := range c.choices {
+		cost -= weights().CostUntabled(1, 0, bits.OnesCount64(ch.free&^ch.set), len(c.node.Groups[ch.group].Devices))
+	}
+	return cost
+}
+
+// linksUnknown is what is said of a node without a topology.
+const linksUnknown = "links not known"
 
 // linkName says in a few words what connects the GPUs of a set.
 func linkName(m *topology.Matrix, set uint64) string {
@@ -129,7 +198,7 @@ func linkName(m *topology.Matrix, set uint64) string {
 		return "GPU"
 	}
 	if m == nil {
-		return fmt.Sprintf("set of %d, links not known", len(at))
+		return fmt.Sprintf("set of %d, %s", len(at), linksUnknown)
 	}
 	linked, worst := true, topology.PathUnknown
 	anyLink := false
@@ -189,6 +258,9 @@ func (g GroupExplanation) String() string {
 	if g.Preferred != "" {
 		sentences = append(sentences, g.Preferred)
 	}
+	if len(g.Choices) > 0 && g.Choices[0].Loading != "" {
+		sentences = append(sentences, "state there: "+g.Choices[0].Loading)
+	}
 	if g.UsesReserved {
 		sentences = append(sentences, "some of these GPUs were promised to another job seconds ago, because too few others are free")
 	}
@@ -217,7 +289,7 @@ func (g GroupExplanation) alternatives() string {
 		texts = append(texts, strings.Join(links, " and ")+" on "+c.Node)
 	}
 	text := strings.Join(texts, ", ")
-	if more := len(g.Choices) - 1 - shown; more > 0 {
+	if more := g.Candidates - 1 - shown; more > 0 {
 		text += fmt.Sprintf(" and %d more nodes", more)
 	}
 	return text
@@ -242,10 +314,18 @@ func (s SetChoice) text(node string) string {
 	if s.RingMBps > 0 {
 		text += fmt.Sprintf("ring %s per direction; ", gigabytes(s.RingMBps))
 	}
-	if s.Sets == 1 {
+	free := fmt.Sprintf("%d free %s", s.Sets, setNoun(len(s.IDs)))
+	switch {
+	case s.Sets == 1:
 		return text + "the only free choice)"
+	case s.RingMBps < s.BestMBps:
+		return text + fmt.Sprintf("the best of %s, with %s, is left to later jobs)", free, gigabytes(s.BestMBps))
+	case s.Tied:
+		return text + fmt.Sprintf("no faster one among %s, and this one leaves the most to later jobs)", free)
+	case strings.HasSuffix(s.Link, linksUnknown):
+		return text + fmt.Sprintf("first of %s by PCI address)", free)
 	}
-	return text + fmt.Sprintf("best of %d free %s)", s.Sets, setNoun(len(s.IDs)))
+	return text + fmt.Sprintf("best of %s)", free)
 }
 
 func setNoun(size int) string {
@@ -260,11 +340,11 @@ func setNoun(size int) string {
 
 func rejections(rs []Rejection) string {
 	rs = slices.Clone(rs)
-	slices.SortStableFunc(rs, func(a, b Rejection) int { return cmp.Compare(len(a.Nodes), len(b.Nodes)) })
+	slices.SortStableFunc(rs, func(a, b Rejection) int { return cmp.Compare(a.Count, b.Count) })
 	texts := make([]string, len(rs))
 	for i, r := range rs {
-		nodes := strings.Join(r.Nodes[:min(len(r.Nodes), shown)], ", ")
-		if more := len(r.Nodes) - shown; more > 0 {
+		nodes := strings.Join(r.Nodes, ", ")
+		if more := r.Count - len(r.Nodes); more > 0 {
 			nodes += fmt.Sprintf(" and %d more", more)
 		}
 		texts[i] = fmt.Sprintf("%s (%s)", nodes, r.Reason)

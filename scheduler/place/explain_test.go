@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/nomad-governor/governor/scheduler/cluster"
 	"github.com/nomad-governor/governor/scheduler/place"
@@ -26,12 +27,18 @@ func TestExplanationsReadWell(t *testing.T) {
 	}
 	many := jobOf(2)
 	many.Groups[0].Count = 3
+	stateful := jobOf(2)
+	stateful.Loading = map[string]cluster.Loading{"id-v1": {Takes: 112 * time.Second, Text: "weights (140 GiB) is fetched in about 1m52s"},
+		"id-v2": {Takes: 28 * time.Second, Text: "weights (140 GiB) is read from disk in about 28s"}, "id-l40s": {Text: "weights (140 GiB) is in its GPUs"}}
 	cases := map[string]struct {
 		s   cluster.Snapshot
 		ask cluster.Ask
 	}{
 		"pair":        {snapshot(v1, v2, l40s, drained, busy), jobOf(2)},
 		"quad":        {snapshot(v2), jobOf(4)},
+		"later-jobs":  {snapshot(node("v1", modelV100, dgx1v(), 1, 3)), jobOf(2)},
+		"as-fast":     {snapshot(node("v1", modelV100, dgx1v(), 2)), jobOf(3)},
+		"fuller":      {snapshot(node("box", "A100", pcieBox8()), node("half", "L40S", l40sx4(), 2, 3)), jobOf(2)},
 		"switch":      {snapshot(h100, v2), jobOf(4)},
 		"one-gpu":     {snapshot(v2, l40s), jobOf(1)},
 		"two-tasks":   {snapshot(v2), jobOf(2, 4)},
@@ -39,6 +46,7 @@ func TestExplanationsReadWell(t *testing.T) {
 		"queued":      {snapshot(busy, drained), jobOf(4)},
 		"three-times": {snapshot(v1, v2), many},
 		"reserved":    {snapshot(reserved), jobOf(8)},
+		"state":       {snapshot(v1, v2, l40s), stateful},
 		"infeasible":  {snapshot(v1, l40s), jobOf(9)},
 	}
 	for name, c := range cases {

@@ -7,49 +7,45 @@ import (
 	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
-// offer turns the candidates into the offer and its explanation.
-func (p *Placer) offer(a *cluster.Ask, groups []cluster.GroupAsk, results []result, why string) (cluster.Offer, Explanation) {
-	offer := cluster.Offer{Groups: make([]cluster.GroupOffer, len(groups))}
+// offer turns the candidates into the offer, of so many nodes at most, and its
+// explanation.
+func offer(a *cluster.Ask, groups []cluster.GroupAsk, results []result, why string, most int) (cluster.Offer, Explanation) {
+	out := cluster.Offer{Groups: make([]cluster.GroupOffer, len(groups))}
 	explanation := Explanation{Groups: make([]GroupExplanation, len(groups))}
 	for i := range groups {
-		g, cs := &groups[i], results[i].candidates
+		g, r := &groups[i], &results[i]
 		unpinned := why
 		if unpinned == "" {
-			unpinned = unpinnedNow(g, cs)
+			unpinned = unpinnedNow(g, r)
 		}
-		o := cluster.GroupOffer{Group: g.Name, Preferred: preferred(a, g, cs, unpinned == "")}
+		o := cluster.GroupOffer{Group: g.Name, Preferred: preferred(a, g, r.candidates, unpinned == "")}
 		if unpinned == "" {
-			for j := range min(len(cs), pinnedNodesMax) {
-				o.Nodes = append(o.Nodes, nodeOffer(g, &cs[j]))
+			for j := range min(len(r.candidates), most) {
+				o.Nodes = append(o.Nodes, nodeOffer(g, &r.candidates[j]))
 			}
 		}
-		offer.Groups[i] = o
-		explanation.Groups[i] = explainGroup(g, &results[i], &o, unpinned)
+		out.Groups[i] = o
+		explanation.Groups[i] = explainGroup(g, r, &o, unpinned, listed(most))
 	}
-	return offer, explanation
+	return out, explanation
 }
+
+// listed is how many candidates are listed where so many nodes are offered: the
+// explanation names some alternatives.
+func listed(most int) int { return max(most, 1+shown) }
 
 // unpinnedNow says why this group cannot be pinned in the state of the
 // cluster; empty when it can.
-func unpinnedNow(g *cluster.GroupAsk, cs []candidate) string {
+func unpinnedNow(g *cluster.GroupAsk, r *result) string {
 	switch {
-	case len(cs) == 0:
+	case r.count == 0:
 		return "no node has the GPUs free now; Nomad queues the job until they are"
-	case len(cs) < g.Allocations():
+	case r.count < g.Allocations():
 		return "fewer nodes than allocations are free now; Nomad queues the rest"
-	case len(cs) > pinnedNodesMax && uncertain(cs):
+	case r.count > pinnedNodesMax && r.uncertain:
 		return "too many nodes to list, and some constraint of the job only Nomad can evaluate"
 	}
 	return ""
-}
-
-func uncertain(cs []candidate) bool {
-	for i := range cs {
-		if cs[i].uncertain {
-			return true
-		}
-	}
-	return false
 }
 
 // preferred is the node to attract the group to: the best one. A pinned group
@@ -62,7 +58,7 @@ func preferred(a *cluster.Ask, g *cluster.GroupAsk, cs []candidate, pinned bool)
 	if len(cs) < 2 || a.Template || a.Type == "system" || a.Type == "sysbatch" || spreads {
 		return ""
 	}
-	if !pinned && cs[0].compare(&cs[1]) <= 0 {
+	if !pinned && cs[0].equal(&cs[1]) {
 		return ""
 	}
 	return cs[0].node.ID

@@ -17,25 +17,50 @@ const pinnedNodesMax = 64
 // pinned, and the explanation says so, when that could not be exact: several
 // allocations on one node, system jobs, templates, devices pinned by the user.
 func (p *Placer) Place(s cluster.Snapshot, a cluster.Ask) (cluster.Offer, Explanation) {
+	return p.Choose(s, a, pinnedNodesMax)
+}
+
+// Choose is Place for those who want to know of fewer nodes: the best ones, one at
+// least, as many as most. The answer takes less time to make and to send.
+func (p *Placer) Choose(s cluster.Snapshot, a cluster.Ask, most int) (cluster.Offer, Explanation) {
+	most = max(1, min(most, pinnedNodesMax))
+	groups := asking(a)
+	why := unpinnable(&a, groups)
+	results, inf := p.find(&s, &a, groups, why, most)
+	if inf != nil {
+		return cluster.Offer{Infeasible: inf}, Explanation{Infeasible: inf.String()}
+	}
+	return offer(&a, groups, results, why, most)
+}
+
+// find finds the candidates of all groups, or says why there can be none.
+func (p *Placer) find(s *cluster.Snapshot, a *cluster.Ask, groups []cluster.GroupAsk, why string, most int) ([]result, *cluster.Infeasible) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-
-	groups := asking(a)
-	for i := range groups {
-		if inf := p.infeasible(&s, &a, &groups[i]); inf != nil {
-			return cluster.Offer{Infeasible: inf}, Explanation{Infeasible: inf.String()}
+	if why == "" && len(groups) == 1 && a.Loading == nil {
+		if r, ok := p.lookUp(s, a, &groups[0], listed(most)); ok {
+			return []result{r}, nil
 		}
 	}
-	why := unpinnable(&a, groups)
-	best := p.placeAll(&s, &a, groups, why, false)
+	return p.compareAll(s, a, groups, why)
+}
+
+// compareAll is find by looking at every node.
+func (p *Placer) compareAll(s *cluster.Snapshot, a *cluster.Ask, groups []cluster.GroupAsk, why string) ([]result, *cluster.Infeasible) {
+	for i := range groups {
+		if inf := p.infeasible(s, a, &groups[i]); inf != nil {
+			return nil, inf
+		}
+	}
+	best := p.placeAll(s, a, groups, why, false)
 	if placedGroups(best) < len(groups) && len(groups) > 1 {
 		// Offering every group its set on every node may leave the last ones
 		// nothing although a division of the nodes would serve all.
-		if divided := p.placeAll(&s, &a, groups, why, true); placedGroups(divided) > placedGroups(best) {
+		if divided := p.placeAll(s, a, groups, why, true); placedGroups(divided) > placedGroups(best) {
 			best = divided
 		}
 	}
-	return p.offer(&a, groups, best, why)
+	return best, nil
 }
 
 // asking lists the groups that will run something.
@@ -70,8 +95,13 @@ func unpinnable(a *cluster.Ask, groups []cluster.GroupAsk) string {
 
 // result is what was found for one group.
 type result struct {
+	// candidates, the best first: all of them, or as many as are listed.
 	candidates []candidate
-	rejected   map[string][]string
+	// count is how many there are, uncertain whether of one of them a constraint could
+	// not be evaluated.
+	count     int
+	uncertain bool
+	rejected  map[string]tally
 }
 
 func placedGroups(results []result) int {
@@ -98,7 +128,8 @@ func (p *Placer) placeAll(s *cluster.Snapshot, a *cluster.Ask, groups []cluster.
 	for _, i := range order {
 		r := p.placeGroup(s, a, &groups[i], given)
 		if divide && len(r.candidates) > groups[i].Allocations() {
-			r.candidates = r.candidates[:groups[i].Allocations()]
+			r.count = groups[i].Allocations()
+			r.candidates = r.candidates[:r.count]
 		}
 		if why == "" {
 			for j := range r.candidates {
@@ -111,23 +142,37 @@ func (p *Placer) placeAll(s *cluster.Snapshot, a *cluster.Ask, groups []cluster.
 }
 
 func (p *Placer) placeGroup(s *cluster.Snapshot, a *cluster.Ask, g *cluster.GroupAsk, given taken) result {
-	r := result{rejected: map[string][]string{}}
+	r := result{}
+	rejected := map[string][]string{}
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
 		reason, uncertain := unsuitable(n, a, g)
 		if reason == "" {
 			c, ok := p.evaluate(n, a, g, given)
 			if ok {
-				c.uncertain = uncertain
+				c.loading, c.weighs = a.Loading[n.ID], a.Loading != nil
+				r.uncertain = r.uncertain || uncertain
 				r.candidates = append(r.candidates, c)
 				continue
 			}
 			reason = shortage(n, a, g)
 		}
-		r.rejected[reason] = append(r.rejected[reason], n.Name)
+		rejected[reason] = append(rejected[reason], n.Name)
 	}
+	r.rejected = tallies(rejected)
 	sortCandidates(r.candidates)
+	r.count = len(r.candidates)
 	return r
+}
+
+// tallies counts the nodes of each reason.
+func tallies(rejected map[string][]string) map[string]tally {
+	out := make(map[string]tally, len(rejected))
+	for reason, nodes := range rejected {
+		slices.Sort(nodes)
+		out[reason] = tally{count: len(nodes), first: slices.Clone(nodes[:min(len(nodes), shown)])}
+	}
+	return out
 }
 
 // shortage says why a suitable node cannot serve the devices.
@@ -136,7 +181,7 @@ func shortage(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk) string {
 		d := &g.Devices[i]
 		groups := matching(n, d)
 		if len(groups) == 0 {
-			return "no " + d.Name + " that the job accepts"
+			return notAccepted(d)
 		}
 		most := -1
 		all := 0
@@ -147,11 +192,15 @@ func shortage(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk) string {
 			}
 		}
 		if most < d.Count {
-			return fmt.Sprintf("%d of %d GPUs free", most, all)
+			return tooFew(most, all)
 		}
 	}
 	return "too few free GPUs for all tasks and groups of the job"
 }
+
+func notAccepted(d *cluster.DeviceAsk) string { return "no " + d.Name + " that the job accepts" }
+
+func tooFew(free, all int) string { return fmt.Sprintf("%d of %d GPUs free", free, all) }
 
 // infeasible reports whether no node that the job may use has enough devices,
 // busy or not, healthy or not, ready or not.

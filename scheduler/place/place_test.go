@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/cluster"
@@ -36,8 +37,9 @@ func TestAmongEquallyGoodNodesOnlyAPinnedGroupPrefersOne(t *testing.T) {
 	t.Parallel()
 	s := snapshot(node("b", modelV100, dgx1v()), node("a", modelV100, dgx1v()))
 	offer, _ := place.New().Place(s, jobOf(2))
-	must.Eq(t, "id-a", offer.Groups[0].Preferred)
-	must.Eq(t, "a", offer.Groups[0].Nodes[0].NodeName)
+	must.Eq(t, offer.Groups[0].Nodes[0].NodeID, offer.Groups[0].Preferred)
+	other, _ := place.New().Place(snapshot(s.Nodes[1], s.Nodes[0]), jobOf(2))
+	must.Eq(t, offer, other)
 
 	ask := jobOf(2)
 	ask.Groups[0].Count = 2
@@ -79,12 +81,40 @@ func TestANodeWithoutPromisesComesBeforeABetterOneWith(t *testing.T) {
 	must.Eq(t, "b before a: GPUs of a are promised to another job", explanation.Groups[0].Preferred)
 }
 
-func TestBestFitComesBeforeTheValueOfWhatStaysFree(t *testing.T) {
+func TestASingleGPUIsTakenFromTheMachineWhereItBreaksNoPair(t *testing.T) {
 	t.Parallel()
 	// The seventh GPU of a is spare, the sixth of b breaks up a pair.
 	s := snapshot(node("a", "H100", dgxh100(), 0), node("b", "H100", dgxh100(), 0, 1))
-	offer, _ := place.New().Place(s, jobOf(1))
-	must.Eq(t, "id-b", offer.Groups[0].Preferred)
+	offer, explanation := place.New().Place(s, jobOf(1))
+	must.Eq(t, "id-a", offer.Groups[0].Preferred)
+	must.Eq(t, "a before b: what stays free is worth more, which counts more than that b is fuller", explanation.Groups[0].Preferred)
+}
+
+func TestNodesAreComparedByBandwidthAndByHowFullTheyAre(t *testing.T) {
+	t.Parallel()
+	idle, box, half := node("idle", modelV100, dgx1v()), node("box", "A", pcieBox8()), node("half", "L40S", l40sx4(), 2, 3)
+	cases := map[string]struct {
+		s    cluster.Snapshot
+		k    int
+		want string
+	}{
+		"half the bandwidth is too little": {snapshot(idle, node("a", modelV100, dgx1v(), 1, 3, 4, 6)), 2,
+			"idle before a: ring 40.0 GB/s against 20.0 GB/s, which counts more than that a is fuller"},
+		"two thirds of it may be enough": {snapshot(half, box), 2,
+			"half before box: best fit, free GPUs left there: 0 against 6, which counts more than ring 29.9 GB/s against 18.9 GB/s there"},
+		"scattered GPUs come after ones on a switch": {snapshot(node("a", modelV100, dgx1v(), 1, 3, 4, 6), box), 4,
+			"box before a: ring 26.8 GB/s against 6.3 GB/s, which counts more than that a is fuller"},
+		"faster and fuller": {snapshot(half, node("a", modelV100, dgx1v(), 0, 1, 2, 3, 5, 6)), 2,
+			"a before half: ring 40.0 GB/s against 18.9 GB/s"},
+		"one GPU": {snapshot(box, half), 1, "half before box: best fit, free GPUs left there: 1 against 7"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, explanation := place.New().Place(c.s, jobOf(c.k))
+			must.Eq(t, c.want, explanation.Groups[0].Preferred)
+		})
+	}
 }
 
 func TestAmongEqualSetsTheNodeThatLosesLeastIsTaken(t *testing.T) {
@@ -95,6 +125,31 @@ func TestAmongEqualSetsTheNodeThatLosesLeastIsTaken(t *testing.T) {
 	offer, explanation := place.New().Place(s, jobOf(1))
 	must.Eq(t, "id-b", offer.Groups[0].Preferred)
 	must.Eq(t, "b before a: what stays free is worth more", explanation.Groups[0].Preferred)
+}
+
+func TestStateDecidesBetweenNodesWithEqualRings(t *testing.T) {
+	t.Parallel()
+	s := snapshot(node("v1", modelV100, dgx1v(), 0, 3), node("v2", modelV100, dgx1v()), node("l40s", "L40S", l40sx4()))
+	ask := jobOf(2)
+	ask.Loading = map[string]cluster.Loading{"id-v1": {Takes: 2 * time.Second}, "id-v2": {Takes: time.Second}, "id-l40s": {}}
+	offer, _ := place.New().Place(s, ask)
+	// v1 would be the better fit, and l40s has it already, with half the ring.
+	must.Eq(t, []string{"v2", "v1", "l40s"}, nodeNames(offer))
+	ask.Loading["id-v2"] = ask.Loading["id-v1"]
+	offer, _ = place.New().Place(s, ask)
+	must.Eq(t, []string{"v1", "v2", "l40s"}, nodeNames(offer))
+	one := jobOf(1)
+	one.Loading = ask.Loading
+	offer, _ = place.New().Place(s, one)
+	must.Eq(t, "l40s", nodeNames(offer)[0], must.Sprint("one GPU has no ring"))
+}
+
+func nodeNames(o cluster.Offer) []string {
+	var names []string
+	for _, n := range o.Groups[0].Nodes {
+		names = append(names, n.NodeName)
+	}
+	return names
 }
 
 func TestNodesThatNomadWouldNotUseAreNotOffered(t *testing.T) {

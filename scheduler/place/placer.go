@@ -2,91 +2,146 @@ package place
 
 import (
 	"math/bits"
+	"strconv"
 	"sync"
 
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/cluster"
+	"github.com/nomad-governor/governor/scheduler/index"
 	"github.com/nomad-governor/governor/scheduler/sets"
 )
 
-// topologiesMax bounds the memory of a Placer to some 300 MB even when every
+// topologiesMax bounds the memory of a Placer to some 400 MB even when every
 // host has 16 GPUs and its own topology. Real clusters have a handful.
-const topologiesMax = 64
+const topologiesMax = 32
 
-// Placer places jobs and remembers the tables of the topologies it has seen.
-// The memory only saves time: answers do not depend on it. Methods may be
-// called from several goroutines.
+// weights are those of the cluster's machines: no job should wait longer than with
+// best fit. docs/performance.md has what they are worth.
+func weights() sets.Weights { return sets.Packed() }
+
+// Placer places jobs and remembers the tables of the topologies it has seen, and what
+// it has prepared of the latest snapshots. The memory only saves time: answers do not
+// depend on it. Methods may be called from several goroutines.
 type Placer struct {
 	mu     sync.Mutex
-	tables map[string]*sets.Table
+	tables map[string]*tables
+	// views are of the latest snapshots, the one that was used last first.
+	views []*views
+	key   []byte // of a view, to be looked up
+}
+
+// tables are those of one topology.
+type tables struct {
+	table *sets.Table
+	joint *sets.Joint // nil until a job is placed by it
 }
 
 // New returns a Placer with an empty memory.
-func New() *Placer { return &Placer{tables: map[string]*sets.Table{}} }
+func New() *Placer { return &Placer{tables: map[string]*tables{}} }
 
-// Best returns the best k GPUs out of the free ones as a mask over the indexes
-// of the topology, and how good they are. It is exact for up to 16 GPUs. ok is
-// false when k is not positive or fewer than k are free.
+// Best returns the k GPUs out of the free ones that have the best links as a mask
+// over the indexes of the topology, and how good they are. It is exact for up to 16
+// GPUs. ok is false when k is not positive or fewer than k are free. Place may
+// leave that set to later jobs.
 func (p *Placer) Best(m *topology.Matrix, free uint64, k int) (set uint64, q sets.Quality, ok bool) {
 	if k <= 0 || bits.OnesCount64(free) < k || bits.Len64(free) > m.Size() {
 		return 0, sets.Quality{}, false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	set, q = p.best(m, m.Encode(), free, k)
-	return set, q, true
-}
-
-// best does the work of Best for a topology with the given encoding.
-func (p *Placer) best(m *topology.Matrix, text string, free uint64, k int) (uint64, sets.Quality) {
 	if m.Size() > sets.MaxGPUs {
-		return sets.Large(m, free, k)
+		set, q = sets.Large(m, free, k)
+		return set, q, true
 	}
-	t := p.table(m, text)
-	set := t.Best(free, k)
-	return set, t.Quality(set, free)
+	t := p.tablesOf(m, m.Encode()).table
+	set = t.Best(free, k)
+	return set, t.Quality(set, free), true
 }
 
-func (p *Placer) table(m *topology.Matrix, text string) *sets.Table {
+// tablesOf are the tables of a topology with the given encoding.
+func (p *Placer) tablesOf(m *topology.Matrix, text string) *tables {
 	if t := p.tables[text]; t != nil {
 		return t
 	}
 	if len(p.tables) >= topologiesMax {
 		clear(p.tables)
 	}
-	t := sets.New(m)
+	t := &tables{table: sets.New(m)}
 	p.tables[text] = t
 	return t
 }
 
+// machine is what all nodes of a class have in common.
+type machine struct {
+	class index.Class
+	// tables by which sets of the GPUs are chosen; nil where they are too many for
+	// that, or their links not known.
+	tables *tables
+}
+
+// machineOf is that of a node, for one group of its devices.
+func (p *Placer) machineOf(n *cluster.Node, g *cluster.Group) machine {
+	m := machine{class: classOf(n, g)}
+	if joint(g) {
+		m.tables = p.tablesOf(g.Topology, g.TopologyText)
+		if m.tables.joint == nil {
+			m.tables.joint = sets.NewJoint(m.tables.table, weights())
+		}
+		m.class.Joint = m.tables.joint
+	}
+	return m
+}
+
 // choice is a set of devices of one group of a node.
 type choice struct {
-	group   int
-	set     uint64
-	free    uint64
+	group int
+	set   uint64
+	free  uint64
+	// quality of the set, and that of the set with the best links.
 	quality sets.Quality
+	best    sets.Quality
+	// standing of the node if only this was asked for.
+	standing index.Standing
 }
 
-// bestOf chooses k devices of a group; without a topology the first in PCI
-// order.
-func (p *Placer) bestOf(g *cluster.Group, group int, free uint64, k int) choice {
-	if !tabulated(g) {
-		return choice{group: group, set: sets.First(free, k), free: free}
+// choose chooses k devices of a group of a node that is such a machine; without a
+// topology the first in PCI order.
+func (m *machine) choose(n *cluster.Node, group int, free uint64, k int) choice {
+	g := &n.Groups[group]
+	c := choice{group: group, free: free, standing: index.StandingOf(n.ID, m.class, n.CPU.Free, n.MemoryMiB.Free)}
+	switch {
+	case m.tables != nil:
+		j, t := m.tables.joint, m.tables.table
+		c.set, c.standing = j.Set(free, k), c.standing.Of(j, free, k)
+		c.quality, c.best = t.Quality(c.set, free), t.Quality(t.Best(free, k), free)
+		return c
+	case tabulated(g):
+		c.set, c.quality = sets.Large(g.Topology, free, k)
+		c.best = c.quality
+	default:
+		c.set = sets.First(free, k)
 	}
-	set, q := p.best(g.Topology, g.TopologyText, free, k)
-	return choice{group: group, set: set, free: free, quality: q}
+	c.standing.FreeGPUs, c.standing.Free = bits.OnesCount64(free), free
+	c.standing.Cost = weights().CostUntabled(k, c.quality.RingMBps, c.standing.FreeGPUs-k, len(g.Devices))
+	return c
 }
 
-// damage is how much the choice takes from what the free devices are worth.
-func (p *Placer) damage(g *cluster.Group, before, after uint64) int64 {
-	if !tabulated(g) || g.Topology.Size() > sets.MaxGPUs {
-		return 0
+// classOf is the class of a node among those with such GPUs: machines that are alike.
+func classOf(n *cluster.Node, g *cluster.Group) index.Class {
+	id := make([]byte, 0, len(g.TopologyText)+32)
+	id = append(id, g.TopologyText...)
+	for _, amount := range []int{len(g.Devices), n.CPU.Total, n.MemoryMiB.Total} {
+		id = strconv.AppendInt(append(id, ' '), int64(amount), 10)
 	}
-	t := p.table(g.Topology, g.TopologyText)
-	return t.Left(before) - t.Left(after)
+	return index.Class{ID: string(id), CPU: max(0, n.CPU.Total), MemoryMiB: max(0, n.MemoryMiB.Total)}
 }
 
 // tabulated reports whether the group's topology describes its devices.
 func tabulated(g *cluster.Group) bool {
 	return g.Topology != nil && g.Topology.Size() == len(g.Devices)
+}
+
+// joint reports whether sets of the group are chosen by a sets.Joint.
+func joint(g *cluster.Group) bool {
+	return tabulated(g) && len(g.Devices) > 0 && len(g.Devices) <= sets.MaxGPUs
 }

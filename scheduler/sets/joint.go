@@ -19,9 +19,10 @@ const preserve = 4
 // Weights say what taking GPUs of a machine costs, to compare machines, in
 // thousandths. Which GPUs of the machine are taken does not depend on them.
 type Weights struct {
-	// Rate is for the bandwidth that the rings of the set lack, against the best
-	// of its size on an empty machine. One GPU has no rings: for it, it is for what
-	// later jobs lose, a fourth as within the machine.
+	// Rate is for the bandwidth of all rings of the set: half the bandwidth costs half of
+	// Rate, and so does every further halving, on one machine as between machines of
+	// several topologies. One GPU has no rings: for it, Rate is for what later jobs
+	// lose, a fourth as within the machine.
 	Rate int
 	// Packing is for the share of the machine's GPUs that stay free: with it,
 	// machines that are nearly full are filled first.
@@ -50,6 +51,40 @@ func (w Weights) Valid() bool {
 	return true
 }
 
+// packing is what it costs that some of a machine's GPUs stay free.
+func (w Weights) packing(left, gpus int) int64 {
+	return int64(w.Packing) * int64(left) * Unit / int64(gpus)
+}
+
+// rateMBpsMax is more than any machine's rings have, in MB/s, as a power of two.
+const rateMBpsMax = 30
+
+// slower is what it costs that a set has no more than that bandwidth.
+func (w Weights) slower(mbps int) int64 {
+	if mbps < 1 {
+		return int64(w.Rate) * Unit / 2 * rateMBpsMax
+	}
+	return int64(w.Rate) * (rateMBpsMax*Unit - log2(mbps)) / 2
+}
+
+// log2 is the logarithm in Units, rounded down between powers of two by a straight
+// line: it is the same on every machine.
+func log2(n int) int64 {
+	whole := bits.Len(uint(n)) - 1
+	return int64(whole)*Unit + int64(n-1<<whole)*Unit>>whole
+}
+
+// CostUntabled is Joint.Cost for a machine that is too large for a Joint, or whose
+// links are not known: k GPUs are taken whose ring has some MB/s (0: not known), and some
+// of all GPUs of the machine, one at least, stay free.
+func (w Weights) CostUntabled(k, ringMBps, left, gpus int) int32 {
+	cost := w.packing(left, gpus)
+	if k > 1 {
+		cost += w.slower(ringMBps)
+	}
+	return int32(cost >> 10)
+}
+
 // Joint tabulates for one topology which GPUs to take out of every set of free
 // ones, and what that costs under the weights, so that machines can be compared.
 // It is complete once made, does not change, and may be used by several
@@ -57,8 +92,10 @@ func (w Weights) Valid() bool {
 type Joint struct {
 	gpus    int
 	weights Weights
-	rate    []int32 // by set, in Units; 0 for one GPU
-	value   []int32 // by set of free GPUs, in Units
+	ring    []int32            // by set, as in the Table
+	rate    []int32            // by set, in Units; 0 for one GPU
+	ideal   [MaxGPUs + 1]int32 // by size, the best rate on an empty machine, in MB/s
+	value   []int32            // by set of free GPUs, in Units
 	// chosen[k][free] and cost[k][free], for k up to the number of free GPUs.
 	chosen [][]uint16
 	cost   [][]int32
@@ -69,7 +106,8 @@ func NewJoint(t *Table, w Weights) *Joint {
 	if !w.Valid() {
 		panic(fmt.Sprintf("sets: weights %+v are outside 0..2000", w))
 	}
-	j := &Joint{gpus: t.gpus, weights: w, rate: unitRates(t)}
+	j := &Joint{gpus: t.gpus, weights: w, ring: t.ring}
+	j.rate, j.ideal = unitRates(t)
 	j.value = make([]int32, len(j.rate))
 	for free, value := range packings(t.gpus, j.rate) {
 		j.value[free] = int32(value)
@@ -83,9 +121,8 @@ func NewJoint(t *Table, w Weights) *Joint {
 }
 
 // unitRates are the ring rates of all sets, against the best of their size.
-func unitRates(t *Table) []int32 {
-	rates := ringRates(t.matrix, t.ring)
-	var ideal [MaxGPUs + 1]int32
+func unitRates(t *Table) (rates []int32, ideal [MaxGPUs + 1]int32) {
+	rates = ringRates(t.matrix, t.ring)
 	for set, rate := range rates {
 		size := bits.OnesCount(uint(set))
 		ideal[size] = max(ideal[size], rate)
@@ -96,7 +133,7 @@ func unitRates(t *Table) []int32 {
 			rates[set] = int32(int64(rate) * Unit / int64(ideal[size]))
 		}
 	}
-	return rates
+	return rates, ideal
 }
 
 // choose compares, for every set of free GPUs, all sets out of it. What they are
@@ -167,12 +204,11 @@ func setOrder(t *Table) order {
 func (j *Joint) costOf(set, free uint64) int32 {
 	left := free &^ set
 	loss := int64(j.value[free] - j.value[left])
-	cost := int64(j.weights.Preserve) * loss
-	cost += int64(j.weights.Packing) * int64(bits.OnesCount64(left)) * Unit / int64(j.gpus)
+	cost := int64(j.weights.Preserve)*loss + j.weights.packing(bits.OnesCount64(left), j.gpus)
 	if set&(set-1) == 0 {
 		cost += int64(j.weights.Rate) * loss / preserve
 	} else {
-		cost += int64(j.weights.Rate) * int64(Unit-j.rate[set])
+		cost += j.weights.slower(int(int64(j.rate[set]) * int64(j.ideal[bits.OnesCount64(set)]) / Unit))
 	}
 	return int32(cost >> 10)
 }
@@ -190,9 +226,16 @@ func (j *Joint) Set(free uint64, k int) uint64 { return uint64(j.chosen[k][free]
 // machines under the same weights; the least is the best.
 func (j *Joint) Cost(free uint64, k int) int32 { return j.cost[k][free] }
 
+// Ring is the bottleneck of the best ring through a set, as Quality.RingMBps.
+func (j *Joint) Ring(set uint64) int { return int(j.ring[set]) }
+
 // Rate is the bandwidth of all rings of a set against the best of its size on an
 // empty machine, in Units; 0 for one GPU.
 func (j *Joint) Rate(set uint64) int { return int(j.rate[set]) }
+
+// IdealMBps is the bandwidth of all rings of the best set of k GPUs on an empty
+// machine, per direction; 0 for one GPU.
+func (j *Joint) IdealMBps(k int) int { return int(j.ideal[k]) }
 
 // Value is what free GPUs are worth to jobs of 2, 4 and 8 GPUs, in Units.
 func (j *Joint) Value(free uint64) int { return int(j.value[free]) }

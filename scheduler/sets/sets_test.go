@@ -1,6 +1,7 @@
 package sets_test
 
 import (
+	"math"
 	"math/bits"
 	"math/rand"
 	"path/filepath"
@@ -83,7 +84,10 @@ func checkAll(t must.T, m *topology.Matrix) (answers int) {
 			loss := value[free] - value[free&^want]
 			cost := 100*loss + 1000*bits.OnesCount64(free&^want)*sets.Unit/m.Size()
 			if k > 1 {
-				cost += 1000 * (sets.Unit - rate[want])
+				mbps := rate[want] * o.Ideal[k] / sets.Unit
+				whole := math.Ilogb(float64(mbps))
+				halvings := whole*sets.Unit + (mbps-1<<whole)*sets.Unit>>whole
+				cost += 500*30*sets.Unit - 500*halvings
 			} else {
 				cost += 1000 * loss / 4
 			}
@@ -92,6 +96,27 @@ func checkAll(t must.T, m *topology.Matrix) (answers int) {
 		}
 	}
 	return answers
+}
+
+// Half the bandwidth costs the same, whether it is that a machine has no better set
+// free or that it has no better one at all.
+func TestMachinesOfSeveralTopologiesAreComparedByTheirBandwidth(t *testing.T) {
+	t.Parallel()
+	pairs := func(links, other int) *topology.Matrix {
+		m := topology.New(4, 25781, 15750)
+		m.Set(0, 1, links, topology.PathNode)
+		m.Set(2, 3, other, topology.PathNode)
+		return m
+	}
+	fast, slow := sets.NewJoint(sets.New(pairs(4, 2)), sets.Packed()), sets.NewJoint(sets.New(pairs(2, 2)), sets.Packed())
+	must.Eq(t, 2*slow.IdealMBps(2), fast.IdealMBps(2))
+	must.Eq(t, fast.Ring(0b1100), slow.Ring(0b1100))
+	half := int32(sets.Packed().Rate * sets.Unit / 2 >> 10)
+	must.Eq(t, fast.Cost(0b1111, 2)+half, slow.Cost(0b1111, 2))
+	// The same pair, in a machine that could have a better one.
+	must.Eq(t, slow.Cost(0b1100, 2), fast.Cost(0b1100, 2))
+	must.Eq(t, sets.Packed().CostUntabled(2, slow.IdealMBps(2), 0, 4), slow.Cost(0b1100, 2))
+	must.Less(t, sets.Packed().CostUntabled(2, 0, 0, 4), slow.Cost(0b1111, 2), must.Sprint("links that are not known are the worst"))
 }
 
 func TestEveryAnswerOnTheShippedTopologiesIsTheBest(t *testing.T) {

@@ -15,6 +15,10 @@ budget "a" {
   max_idle        = "never"
   undeclared_gpus = true
 
+  placement {
+    mode = "prefered"
+  }
+
   concurrent {
     gpus   = { h100 = 8 }
     borrow = { h100 = "unlimited" }
@@ -66,4 +70,7 @@ budget "empty" {
   queue {}
   fair_share {}
   per_run {}
+  placement {
+    description = "as the agent says"
+  }
 }

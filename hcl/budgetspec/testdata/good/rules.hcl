@@ -41,6 +41,10 @@ budget "acme" {
   undeclared_gpus = "deny"
   max_idle        = "2h"
 
+  placement {
+    mode = "prefer"
+  }
+
   limit "month" {
     energy = 180000
     tokens = { input = 1000000, output = "unlimited" }
@@ -58,6 +62,11 @@ budget "acme" {
     soft            = "82.5%"
     enforcement     = "soft-mandatory"
     undeclared_gpus = "allow"
+
+    placement {
+      description = "many small jobs, placed by Nomad"
+      mode        = "off"
+    }
 
     match {
       namespaces = ["a"]
