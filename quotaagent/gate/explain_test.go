@@ -39,7 +39,7 @@ func TestExplainDecidesAsAPlanAndSendsNothing(t *testing.T) {
 	plan := r.do(t, "PUT", "/v1/job/train/plan?namespace=research", explained)
 	must.Eq(t, 200, plan.status)
 	must.Len(t, 2, r.admitter.asked)
-	s.Explain = false
+	s.Explain, s.Fresh = false, false
 	must.Eq(t, s, r.admitter.asked[1], must.Sprint("the gate decides about the same"))
 }
 

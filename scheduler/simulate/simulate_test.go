@@ -169,7 +169,7 @@ func TestWrongOptions(t *testing.T) {
 	jobs := traced(t, "submit_time,duration,gpus", "5,10,1", "6,10,1")
 	for want, o := range map[string]simulate.Options{
 		`there is no policy "best": the policies are governor, best-set, best-fit, spread, nomad`: {Policy: "best"},
-		"backfill is -1: it must be 1 to 10000 waiting jobs that are looked at":                {Backfill: -1},
+		"backfill is -1: it must be 1 to 10000 waiting jobs that are looked at":                   {Backfill: -1},
 		"budget a has two limits":                        {Limits: []simulate.Limit{{Budget: "a"}, {Budget: "a"}}},
 		"the limit =1 names no budget, or is negative":   {Limits: []simulate.Limit{{GPUs: 1}}},
 		"the limit a=-1 names no budget, or is negative": {Limits: []simulate.Limit{{Budget: "a", GPUs: -1}}},
