@@ -15,7 +15,7 @@ func (g *Gate) Explain(r *http.Request, body []byte) (Verdict, error) {
 	if err != nil {
 		return Verdict{}, refuseBody(err)
 	}
-	s.explain, s.fresh = true, true // no answer of Nomad will say that what is remembered is old
+	s.explain, s.fresh = true, true // no answer of Nomad follows that would tell what was remembered wrongly
 	if _, err := g.resolve(r.Context(), s); err != nil {
 		return Verdict{}, err
 	}

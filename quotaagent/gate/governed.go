@@ -117,8 +117,8 @@ func (g *Gate) decideFor(ctx context.Context, s *submission, identify func(conte
 	}
 	verdict, err := g.config.Admitter.Admit(ctx, Submission{
 		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: stored, Identity: identity,
-		KeepsResources: s.request.PreserveResources, PolicyOverride: s.request.PolicyOverride, LaunchToken: s.launch, Explain: s.explain,
-		Fresh: s.fresh,
+		KeepsResources: s.request.PreserveResources, PolicyOverride: s.request.PolicyOverride, LaunchToken: s.launch,
+		Fresh: s.fresh, Explain: s.explain,
 	})
 	if err == nil {
 		return verdict, nil

@@ -182,3 +182,18 @@ func TestGate_whatOneTokenHasReadIsNotKnownToAnother(t *testing.T) {
 	must.EqOp(t, http.StatusForbidden, ask("unknown"))
 	must.EqOp(t, 2, r.nomad.asked("GET", "/v1/job/train"))
 }
+
+// An account has no answer of Nomad to be compared with, and shows no job to who may not
+// read it any more.
+func TestGate_anAccountRemembersNoStoredJob(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.plan(t)
+	g := r.gate.Config.Handler.(*Gate)
+	for i := range 2 {
+		_, err := g.Explain(httptest.NewRequest(http.MethodPost, "/", nil), []byte(trainPlan))
+		must.NoError(t, err)
+		must.EqOp(t, i+2, r.nomad.asked("GET", "/v1/job/train"))
+		must.True(t, r.admitter.asked[i+1].Fresh)
+	}
+}
