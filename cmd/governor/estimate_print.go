@@ -91,7 +91,10 @@ func printExplanation(w io.Writer, e agent.Estimate) error {
 		fmt.Fprintf(w, "\n%s\n", why.Infeasible)
 		return nil
 	}
-	if len(why.Groups) == 0 {
+	if why.Gang != "" {
+		fmt.Fprintf(w, "\n%s\n", why.Gang)
+	}
+	if len(why.Groups) == 0 && why.Gang == "" {
 		return errors.New("the agent says nothing of its groups")
 	}
 	for i := range why.Groups {
@@ -106,7 +109,7 @@ func printGroupPlacement(w io.Writer, g *place.GroupExplanation) {
 	if len(g.Choices) == 0 {
 		fmt.Fprintln(w, "  No node has the GPUs free now.")
 	} else {
-		columns := []string{">RANK", "NODE", "DEVICE", "GPUS ARE", ">RING GB/s", ">OUT OF", ">LEFT", "GPUS"}
+		columns := []string{map[bool]string{false: ">RANK", true: ">OF ALL"}[g.Members], "NODE", "DEVICE", "GPUS ARE", ">RING GB/s", ">OUT OF", ">LEFT", "GPUS"}
 		stateful := g.Choices[0].Loading != ""
 		if stateful {
 			columns = append(columns, ">LOADS IN")

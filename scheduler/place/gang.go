@@ -26,7 +26,7 @@ func (g Gang) Fits() bool { return g.Placed == g.Allocations }
 // PlaceGang decides which GPUs every allocation of the job gets, all or none of
 // them, out of those that are free and promised to nobody. It prefers nodes of one
 // NVLink domain, then of one rack, then of one block, then as few of these as
-// possible; among several that can hold the gang the one with the best sets, then the
+// possible, all of it with GPUs of one model where that can be; among several that can hold the gang the one with the best sets, then the
 // one with the fewest GPUs left over.
 //
 // The offer names exactly the nodes that were chosen, so that Nomad cannot take
@@ -44,12 +44,9 @@ func (p *Placer) PlaceGang(s cluster.Snapshot, a cluster.Ask) (cluster.Offer, Ex
 		}
 	}
 	m := muster{placer: p, ask: &a, groups: groups, exact: true, free: freeByNode(s.Nodes)}
-	best := m.anywhere(s.Nodes)
-	if !best.full() {
-		m.exact = false
-		if loose := m.anywhere(s.Nodes); loose.placed > best.placed {
-			best = loose
-		}
+	best, found := m.ofOneModel(s.Nodes)
+	if !found {
+		best = m.best(s.Nodes)
 	}
 	gang := Gang{Allocations: best.wanted, Placed: best.placed}
 	if gang.Fits() {
@@ -165,6 +162,19 @@ func (t tier) domains(nodes []cluster.Node) (names []string, members map[string]
 	}
 	slices.Sort(names)
 	return names, members
+}
+
+// best places the gang exactly, or else as much of it as fits.
+func (m *muster) best(nodes []cluster.Node) lineup {
+	m.exact = true
+	best := m.anywhere(nodes)
+	if !best.full() {
+		m.exact = false
+		if loose := m.anywhere(nodes); loose.placed > best.placed {
+			best = loose
+		}
+	}
+	return best
 }
 
 // anywhere places the gang in one domain of the closest tier that can hold it, or

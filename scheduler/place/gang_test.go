@@ -91,6 +91,30 @@ func TestAGangStaysTogether(t *testing.T) {
 }
 
 // Where no domain can hold all of it, it is spread over as few as possible.
+func TestAGangIsOfOneModel(t *testing.T) {
+	t.Parallel()
+	// Nomad divides the pairs of v1, of which one is slower: better than another model.
+	s := snapshot(node("v1", modelV100, dgx1v(), 0, 1, 2, 3), node("l1", "L40S", l40sx4()))
+	offer, _, gang := place.New().PlaceGang(s, gangOf(2, 2))
+	must.True(t, gang.Fits())
+	must.Eq(t, []string{"v1", "v1"}, nodesOf(offer))
+	// Two models hold it, the one with the faster rings is taken.
+	s = snapshot(node("v1", modelV100, dgx1v()), node("v2", modelV100, dgx1v()), node("l1", "L40S", l40sx4()), node("l2", "L40S", l40sx4()))
+	offer, _, _ = place.New().PlaceGang(s, gangOf(4, 2))
+	must.Eq(t, []string{"v1", "v2"}, nodesOf(offer))
+	// No model holds it alone.
+	offer, _, gang = place.New().PlaceGang(s, gangOf(4, 5))
+	must.True(t, gang.Fits())
+	must.Len(t, 5, nodesOf(offer))
+	// Groups that ask for different models get them.
+	ask := gangOf(4, 1, 1)
+	ask.Groups[1].Devices = slices.Clone(ask.Groups[1].Devices)
+	ask.Groups[1].Devices[0].Name = "nvidia/gpu/L40S"
+	offer, _, gang = place.New().PlaceGang(s, ask)
+	must.True(t, gang.Fits())
+	must.Eq(t, []string{"l1", "l2"}, nodesOf(offer), must.Sprint("L40S serve both"))
+}
+
 func TestAGangIsSpreadOverFewRacks(t *testing.T) {
 	t.Parallel()
 	s := racked(map[string][]string{"1a": {"a1"}, "2b": {"b1", "b2", "b3"}, "3c": {"c1", "c2"}, "4d": {"d1", "d2", "d3"}})
