@@ -143,13 +143,14 @@ func (r reading) line(group string) (Line, bool) {
 	return r.lines[i], true
 }
 
-// slot is what ended allocations of a name used of its time.
+// slot is what ended allocations of a name used of its time. What began before the last
+// of the submissions on their way is of none that is still to come.
 func (r reading) slot(name string) Slot {
 	s := r.hold.Slots[name]
 	switch {
 	case !r.anew:
 		return s
-	case s.Again && s.StartMS >= r.hold.PendingMS:
+	case s.Again && s.StartMS >= r.hold.SubmittedMS:
 		return s.youngest()
 	}
 	return Slot{}

@@ -24,11 +24,12 @@ func (r reading) replacedUnknown(line Line, known []string) int {
 	return n
 }
 
-// ofPending reports whether an allocation is of a submission that is not confirmed yet:
-// it has come although the one before it had ended for good, or runs and was not lost.
+// ofPending reports whether an allocation is of the last submission that is not confirmed
+// yet: it has come after that, although the one before it had ended for good, or runs and
+// was not lost.
 func (r reading) ofPending(t Track) bool {
 	line, ok := r.line(t.Group)
-	if !ok || line.Lease || t.StartMS < r.hold.PendingMS || t.CreateIndex <= r.hold.JobModifyIndex {
+	if !ok || line.Lease || t.StartMS < r.hold.SubmittedMS || t.CreateIndex <= r.hold.JobModifyIndex {
 		return false
 	}
 	if before, known := r.hold.Slots[t.Name]; known && before.Done && before.Index < t.CreateIndex {
