@@ -203,7 +203,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.proxyError(w, r, err)
 		}
 	default:
-		g.proxy.ServeHTTP(w, r)
+		g.proxy.ServeHTTP(tellOnce(w, r))
 	}
 }
 
