@@ -2,11 +2,13 @@ package ledger_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -137,17 +139,27 @@ func (s *scene) endings() func(a *api.Allocation) int64 {
 	}
 }
 
-// paidUntil is paid by other times of the ends, in ns.
+// paidUntil is paid by other times of the ends, in ns. Nomad gives GPUs to the next
+// allocation as soon as it tells the last one to stop: from then on they are the next
+// one's.
 func (s *scene) paidUntil(end func(a *api.Allocation) int64, jobIDs ...string) {
 	s.t.Helper()
-	ms := int64(0)
+	had := map[string][][2]int64{} // by GPU: from and to, in ms
 	for _, id := range jobIDs {
 		for _, a := range s.allocations(id) {
-			for _, task := range a.AllocatedResources.Tasks {
-				for _, d := range task.Devices {
-					ms += int64(len(d.DeviceIDs)) * (end(a)/1_000_000 - a.CreateTime/1_000_000)
-				}
+			for _, gpu := range gpusOf(a) {
+				had[gpu] = append(had[gpu], [2]int64{a.CreateTime / 1_000_000, end(a) / 1_000_000})
 			}
+		}
+	}
+	ms := int64(0)
+	for _, times := range had {
+		slices.SortFunc(times, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
+		for i, t := range times {
+			if i+1 < len(times) {
+				t[1] = min(t[1], times[i+1][0])
+			}
+			ms += t[1] - t[0]
 		}
 	}
 	must.Positive(s.t, ms)

@@ -11,7 +11,7 @@ import (
 // A job that names the state that it loads is drawn to the node that has it: in a host
 // volume, or as somebody says who put it there, until that runs out.
 func TestJobsAreDrawnToTheirState(t *testing.T) {
-	s := play(t, "state")
+	s := alone(t, "state") // others would take the GPUs beside it
 	s.apply(routesPolicy("state", 4))
 	on := func(id, state string) (node, told string) {
 		sent := s.submit(job{id: id, gpus: 1, meta: map[string]string{"governor_state": state}})
