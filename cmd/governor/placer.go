@@ -67,8 +67,12 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing
 	ask.Namespace, ask.JobID = s.Ask.Namespace, s.Ask.JobID
 	running := snapshot.Holds(ask.Namespace, ask.JobID)
 	out := agent.Placement{Release: func() {}}
-	if ask.Loading, out.Unclear, err = p.assets.loading(ctx, s.Ask.Meta, snapshot); err != nil || out.Unclear != "" {
+	if ask.Loading, out.Unclear, err = p.assets.loading(ctx, s.Ask.Meta, snapshot); err != nil {
 		return out, err
+	}
+	if out.Unclear != "" {
+		out.Notice = "governor: placement: not placed: " + out.Unclear
+		return out, nil
 	}
 	if how.Commit {
 		// What is decided about GPUs is reserved before anybody else decides.

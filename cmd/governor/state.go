@@ -28,6 +28,8 @@ const (
 	// stateTTLMax for how long at most: what nobody renews is gone.
 	stateTTL    = 24 * time.Hour
 	stateTTLMax = 30 * 24 * time.Hour
+	// stateMost bounds what is registered at the same time: anybody may.
+	stateMost = 4096
 	// stateRetries is how often a write is tried that others overtake.
 	stateRetries = 5
 )
@@ -87,6 +89,9 @@ func (a *assets) put(ctx context.Context, one locality.Asset, value []byte) erro
 				writes = append(writes, ledger.Write{Key: r.Key, Version: r.Version})
 			}
 		}
+		if value != nil && write.Version == 0 && len(found)-len(writes) >= stateMost {
+			return &api.Problem{Status: http.StatusInsufficientStorage, Text: fmt.Sprintf("%d pieces of state are registered, the most that are possible: forget some, or wait until some run out", stateMost)}
+		}
 		if value != nil || write.Version != 0 {
 			writes = append(writes, write)
 		}
@@ -119,9 +124,9 @@ func (a *assets) loading(ctx context.Context, meta map[string]string, s cluster.
 			known = append(known, locality.Asset{Name: volume, Node: s.Nodes[i].ID, Tier: locality.Disk})
 		}
 	}
-	out := make(map[string]cluster.Loading, len(s.Nodes))
+	out, where := make(map[string]cluster.Loading, len(s.Nodes)), locality.Know(known, a.now())
 	for i := range s.Nodes {
-		l := locality.Of(wants, s.Nodes[i].ID, known, a.rates, a.now())
+		l := where.Loading(wants, s.Nodes[i].ID, a.rates)
 		out[s.Nodes[i].ID] = cluster.Loading{Takes: l.Takes, Text: l.String()}
 	}
 	return out, "", nil

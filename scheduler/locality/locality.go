@@ -2,7 +2,6 @@ package locality
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"math"
 	"math/bits"
@@ -114,14 +113,6 @@ type Rates struct {
 	Fetch, Disk, Memory int64
 }
 
-// Check says what is wrong with the rates.
-func (r Rates) Check() error {
-	if r.Fetch < 1 || r.Disk < 1 || r.Memory < 1 {
-		return errors.New("a rate is at least one byte per second")
-	}
-	return nil
-}
-
 // Part is how one piece of state gets into the GPUs of a node.
 type Part struct {
 	Name string
@@ -141,23 +132,39 @@ type Loading struct {
 	Parts []Part
 }
 
-// Of is what a node would load of what a job wants. Several assets of a name on the node
-// count as the one that is loaded soonest. A size that the job does not say is the
-// largest that is known of the name anywhere.
-func Of(wants []Want, node string, assets []Asset, rates Rates, now time.Time) Loading {
+// Known is what is known of where state lies, to be asked for one node after the other.
+type Known struct {
+	nearest map[place]Tier
+	bytes   map[string]int64
+}
+
+type place struct{ name, node string }
+
+// Know makes it of assets; those that have run out do not count. Of several of a name on
+// one node the one counts that is loaded soonest.
+func Know(assets []Asset, now time.Time) Known {
+	k := Known{nearest: make(map[place]Tier, len(assets)), bytes: map[string]int64{}}
+	for _, a := range assets {
+		if !a.Live(now) {
+			continue
+		}
+		at := place{a.Name, a.Node}
+		if have, known := k.nearest[at]; !known || nearness(a.Tier) < nearness(have) {
+			k.nearest[at] = a.Tier
+		}
+		k.bytes[a.Name] = max(k.bytes[a.Name], a.Bytes)
+	}
+	return k
+}
+
+// Loading is what a node would load of what a job wants. A size that the job does not say
+// is the largest that is known of the name anywhere.
+func (k Known) Loading(wants []Want, node string, rates Rates) Loading {
 	var l Loading
 	for _, w := range wants {
-		part := Part{Name: w.Name, Bytes: w.Bytes}
-		for _, a := range assets {
-			if a.Name != w.Name || !a.Live(now) {
-				continue
-			}
-			if w.Bytes == 0 {
-				part.Bytes = max(part.Bytes, a.Bytes)
-			}
-			if a.Node == node && (part.Tier == "" || nearness(a.Tier) < nearness(part.Tier)) {
-				part.Tier = a.Tier
-			}
+		part := Part{Name: w.Name, Bytes: w.Bytes, Tier: k.nearest[place{w.Name, node}]}
+		if part.Bytes == 0 {
+			part.Bytes = k.bytes[w.Name]
 		}
 		part.Takes = rates.takes(part)
 		l.Takes += part.Takes
@@ -191,17 +198,6 @@ func (r Rates) takes(p Part) time.Duration {
 
 // longest is what loading counts as at most: nobody waits longer, and sums stay in range.
 const longest = 30 * 24 * time.Hour
-
-// Missing is how many bytes are fetched from elsewhere.
-func (l Loading) Missing() int64 {
-	total := int64(0)
-	for _, p := range l.Parts {
-		if p.Tier == "" {
-			total += p.Bytes
-		}
-	}
-	return total
-}
 
 // String is the loading for people, what takes longest first: "llama-3-70b (140 GiB) is
 // fetched in about 2m0s, kv-chat (8.0 GiB) is read from disk in about 3s".

@@ -44,7 +44,7 @@ func FuzzParseWants(f *testing.F) {
 		if err != nil {
 			return
 		}
-		l := locality.Of(wants, "n", nil, locality.Rates{Fetch: 1, Disk: 1, Memory: 1}, now)
+		l := locality.Know(nil, now).Loading(wants, "n", locality.Rates{Fetch: 1, Disk: 1, Memory: 1})
 		must.Len(t, len(wants), l.Parts)
 		must.GreaterEq(t, 0, l.Takes)
 	})
@@ -60,7 +60,8 @@ func TestWhatANodeLoads(t *testing.T) {
 		{Name: "kv", Node: "b", Bytes: 8 * gib, Tier: locality.GPU},
 	}
 	wants := []locality.Want{{Name: "kv"}, {Name: "other"}, {Name: "weights"}}
-	on := func(node string) locality.Loading { return locality.Of(wants, node, assets, rates, now) }
+	known := locality.Know(assets, now)
+	on := func(node string) locality.Loading { return known.Loading(wants, node, rates) }
 	for node, want := range map[string]string{
 		"a": "weights (140 GiB) is read from disk in about 35s, kv (8.0 GiB) is read from memory in about 1s, other (size not known) is fetched",
 		"b": "weights (140 GiB) is fetched in about 2m20s, kv (8.0 GiB) is in its GPUs, other (size not known) is fetched",
@@ -69,7 +70,6 @@ func TestWhatANodeLoads(t *testing.T) {
 		must.Eq(t, want, on(node).String())
 	}
 	must.Eq(t, 35*time.Second+400*time.Millisecond, on("a").Takes)
-	must.Eq(t, 140*gib, on("b").Missing())
 	must.Eq(t, "0s", locality.About(0))
 	must.Eq(t, "1s", locality.About(time.Millisecond))
 	must.Eq(t, "11m", locality.About(10*time.Minute+40*time.Second))
@@ -88,11 +88,10 @@ func TestNearerIsNeverSlower(t *testing.T) {
 		assets := rapid.SliceOfN(asset, 0, 6).Draw(t, "assets")
 		r := locality.Rates{Fetch: rapid.Int64Range(1, gib).Draw(t, "fetch"), Disk: gib, Memory: 2 * gib}
 		wants := []locality.Want{{Name: "kv", Bytes: 3 * gib}, {Name: "w", Bytes: rapid.Int64Range(1, 1<<60).Draw(t, "bytes")}}
-		before := locality.Of(wants, "a", assets, r, now)
+		before := locality.Know(assets, now).Loading(wants, "a", r)
 		more := append([]locality.Asset{asset.Draw(t, "one more")}, assets...)
-		after := locality.Of(wants, "a", more, r, now)
+		after := locality.Know(more, now).Loading(wants, "a", r)
 		must.LessEq(t, before.Takes, after.Takes)
-		must.LessEq(t, before.Missing(), after.Missing())
-		must.Eq(t, after, locality.Of(wants, "a", append(assets, more[0]), r, now))
+		must.Eq(t, after, locality.Know(append(assets, more[0]), now).Loading(wants, "a", r))
 	})
 }
