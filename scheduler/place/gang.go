@@ -285,13 +285,10 @@ func (m *muster) on(nodes []cluster.Node, rank map[string]int) lineup {
 	room := &cluster.Snapshot{Nodes: slices.Clone(nodes)}
 	l := lineup{members: make([][]candidate, len(m.groups)), exact: m.exact, worst: -1}
 	given := taken{}
-	order := make([]int, len(m.groups))
-	for i := range order {
-		order[i] = i
+	for i := range m.groups {
 		l.wanted += m.groups[i].Count
 	}
-	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(m.groups[j].GPUs(), m.groups[i].GPUs()) })
-	for _, i := range order {
+	for _, i := range m.order(nodes) {
 		l.members[i] = m.group(room, &m.groups[i], given, rank)
 		l.placed += len(l.members[i])
 		for j := range l.members[i] {
@@ -425,7 +422,7 @@ func (m *muster) offer(l lineup) (cluster.Offer, Explanation) {
 	for i := range m.groups {
 		g := &m.groups[i]
 		offer.Groups[i] = cluster.GroupOffer{Group: g.Name}
-		why.Groups[i] = GroupExplanation{Group: g.Name, Unpinned: unpinned, Members: true}
+		why.Groups[i] = GroupExplanation{Group: g.Name, Unpinned: unpinned, Members: true, Candidates: len(l.members[i])}
 		for j := range l.members[i] {
 			c := &l.members[i][j]
 			offer.Groups[i].Nodes = append(offer.Groups[i].Nodes, nodeOffer(g, c))
@@ -460,7 +457,7 @@ func (m *muster) never(nodes []cluster.Node) *cluster.Infeasible {
 		all[i].CPU.Free, all[i].MemoryMiB.Free = all[i].CPU.Total, all[i].MemoryMiB.Total
 	}
 	l := idle.on(all, nil)
-	if l.full() {
+	if l.full() || !idle.certain(all) {
 		return nil
 	}
 	return &cluster.Infeasible{Gang: fmt.Sprintf("the cluster can never run this %s at once: %d of %d fit when it is idle", gangText(m.groups), l.placed, l.wanted)}

@@ -1,6 +1,7 @@
 package place
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -51,6 +52,27 @@ func (m *muster) models(nodes []cluster.Node) (names []string, one bool) {
 	return slices.Sorted(maps.Keys(serves)), one
 }
 
+// order is that in which groups are given GPUs: those with most in an allocation first, and
+// of equal ones those that fewest nodes would do for.
+func (m *muster) order(nodes []cluster.Node) []int {
+	order, choices := make([]int, len(m.groups)), make([]int, len(m.groups))
+	for i := range order {
+		order[i] = i
+		for at := range nodes {
+			if len(m.groups) == 1 {
+				break
+			}
+			if reason, _ := unfit(&nodes[at], m.ask, &m.groups[i]); reason == "" {
+				choices[i]++
+			}
+		}
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		return cmp.Or(cmp.Compare(m.groups[j].GPUs(), m.groups[i].GPUs()), cmp.Compare(choices[i], choices[j]))
+	})
+	return order
+}
+
 // only are the nodes with devices of a model, without their others.
 func only(nodes []cluster.Node, model string) []cluster.Node {
 	var out []cluster.Node
@@ -61,4 +83,27 @@ func only(nodes []cluster.Node, model string) []cluster.Node {
 		}
 	}
 	return out
+}
+
+// certain reports whether a gang that could not be placed on idle nodes fits them in no
+// other way either. One group is counted exactly; of several only that one of them alone,
+// or all their GPUs, are too many.
+func (m *muster) certain(nodes []cluster.Node) bool {
+	if len(m.groups) == 1 {
+		return true
+	}
+	need := 0
+	for i := range m.groups {
+		need += m.groups[i].Count * m.groups[i].GPUs()
+	}
+	for i := range nodes {
+		for j := range nodes[i].Groups {
+			need -= len(nodes[i].Groups[j].Devices)
+		}
+	}
+	return need > 0 || slices.ContainsFunc(m.groups, func(g cluster.GroupAsk) bool {
+		alone := muster{placer: m.placer, ask: m.ask, groups: []cluster.GroupAsk{g}, idle: m.idle}
+		l := alone.on(nodes, nil)
+		return !l.full()
+	})
 }

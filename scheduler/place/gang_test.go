@@ -115,6 +115,72 @@ func TestAGangIsOfOneModel(t *testing.T) {
 	must.Eq(t, []string{"l1", "l2"}, nodesOf(offer), must.Sprint("L40S serve both"))
 }
 
+// Of two equal groups the one that fewer nodes would do for chooses first; and that no
+// place was found is no proof that there is none.
+func TestAGangOfSeveralGroupsIsNotRefusedForTheOrderOfThem(t *testing.T) {
+	t.Parallel()
+	s := snapshot(node("a", "H100", dgxh100()), node("b", "H100", dgxh100()))
+	ask := gangOf(8, 1, 1)
+	ask.Groups[1].Constraints = []cluster.Constraint{{LTarget: "${node.unique.name}", Operand: "=", RTarget: "a"}}
+	offer, _, gang := place.New().PlaceGang(s, ask)
+	must.True(t, gang.Fits())
+	must.Eq(t, "b", offer.Groups[0].Nodes[0].NodeName)
+	must.Eq(t, "a", offer.Groups[1].Nodes[0].NodeName)
+}
+
+// packs reports whether sizes fit two machines of eight GPUs, by trying all ways.
+func packs(sizes []int, a, b int) bool {
+	if len(sizes) == 0 {
+		return true
+	}
+	k := sizes[0]
+	return a >= k && packs(sizes[1:], a-k, b) || b >= k && packs(sizes[1:], a, b-k)
+}
+
+// What fits in some way is never called infeasible, though placing the largest first may
+// not find how; and what fits in none is never placed.
+func TestAGangOfSeveralSizesIsOnlyInfeasibleWhereItIs(t *testing.T) {
+	t.Parallel()
+	s := snapshot(node("a", "H100", dgxh100()), node("b", "H100", dgxh100()))
+	add := func(ask *cluster.Ask, count, k int) {
+		g := jobOf(k).Groups[0]
+		g.Name, g.Count = fmt.Sprintf("g%d", len(ask.Groups)), count
+		ask.Groups = append(ask.Groups, g)
+	}
+	missed := gangOf(1)
+	add(&missed, 1, 3)
+	add(&missed, 1, 3)
+	add(&missed, 3, 2)
+	add(&missed, 1, 4) // 4+2+2 and 3+3+2, where 4 and 3 were put together
+	offer, _, gang := place.New().PlaceGang(s, missed)
+	must.Nil(t, offer.Infeasible)
+	must.Eq(t, "gang of 6 allocations with 16 GPUs in all: 5 of 6 fit now", gang.Waits)
+	rapid.Check(t, func(t *rapid.T) {
+		var sizes []int
+		ask := gangOf(1)
+		for range rapid.IntRange(1, 4).Draw(t, "groups") {
+			count, k := rapid.IntRange(1, 3).Draw(t, "count"), rapid.IntRange(1, 5).Draw(t, "gpus")
+			add(&ask, count, k)
+			for range count {
+				sizes = append(sizes, k)
+			}
+		}
+		offer, _, gang := place.New().PlaceGang(s, ask)
+		switch fits := packs(sizes, 8, 8); {
+		case fits:
+			must.Nil(t, offer.Infeasible)
+		case offer.Infeasible == nil:
+			must.NotEq(t, "", gang.Waits)
+		}
+		if total := 0; offer.Infeasible == nil {
+			for _, k := range sizes {
+				total += k
+			}
+			must.LessEq(t, 16, total, must.Sprint("more GPUs than there are"))
+		}
+	})
+}
+
 func TestAGangIsSpreadOverFewRacks(t *testing.T) {
 	t.Parallel()
 	s := racked(map[string][]string{"1a": {"a1"}, "2b": {"b1", "b2", "b3"}, "3c": {"c1", "c2"}, "4d": {"d1", "d2", "d3"}})
