@@ -80,7 +80,12 @@ func (p *placer) choose(ctx context.Context, ask cluster.Ask, meta map[string]st
 		return cluster.Offer{}, place.Explanation{}, &api.Problem{Status: http.StatusBadRequest, Text: unclear}
 	}
 	ask.Loading = loading
-	offer, why := p.sets.Choose(p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now()), ask, most)
+	marked := p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now())
+	if ask.Gang {
+		offer, why, _ := p.sets.PlaceGang(marked, ask)
+		return offer, why, nil
+	}
+	offer, why := p.sets.Choose(marked, ask, most)
 	return offer, why, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,6 +86,8 @@ func TestProposalsReadWell(t *testing.T) {
 		"job-of-a-budget": {jobIn("quiet", "default", "{}"), 200},
 		"job-of-a-pool":   {jobIn("default", "batch", "{}"), 200},
 		"job-says-itself": {jobIn("quiet", "default", `{"governor_placement": "require"}`), 200},
+		"gang":            {strings.Replace(jobIn("default", "default", `{"governor_gang": "true"}`), `"Name": "g", `, `"Name": "g", "Count": 2, `, 1), 200},
+		"bad-state":       {jobIn("default", "default", `{"governor_state": "a=lots"}`), 400},
 		"bad-mode":        {jobIn("default", "default", `{"governor_placement": "best"}`), 400},
 		"bad-nothing":     {`{}`, 400},
 		"bad-both":        {`{"gpus": 1, ` + jobIn("default", "default", "{}")[1:], 400},

@@ -33,7 +33,8 @@ type Group struct {
 	Unpinned string `json:"unpinned,omitempty"`
 	// Candidates is how many nodes could run an allocation now.
 	Candidates int `json:"candidates"`
-	// Nodes with the GPUs of an allocation on each, the best first.
+	// Nodes with the GPUs of an allocation on each, the best first. Of a gang there is one
+	// for each allocation.
 	Nodes []Node `json:"nodes"`
 }
 
@@ -90,11 +91,15 @@ func AnswerOf(offer cluster.Offer, why place.Explanation, most int) Answer {
 	}
 	for i := range why.Groups {
 		e := &why.Groups[i]
-		g := Group{Group: e.Group, Unpinned: e.Unpinned, Candidates: e.Candidates, Nodes: make([]Node, 0, min(most, len(e.Choices)))}
+		told := e.Choices
+		if !e.Members {
+			told = told[:min(most, len(told))]
+		}
+		g := Group{Group: e.Group, Unpinned: e.Unpinned, Candidates: e.Candidates, Nodes: make([]Node, 0, len(told))}
 		if o := offer.Find(e.Group); o != nil {
 			g.Preferred = o.Preferred
 		}
-		for _, c := range e.Choices[:min(most, len(e.Choices))] {
+		for _, c := range told {
 			n := Node{ID: c.NodeID, Name: c.Node, Sets: make([]Set, len(c.Sets))}
 			for j, s := range c.Sets {
 				n.Sets[j] = Set{Task: s.Task, Device: s.Device, IDs: s.IDs, RingMBps: s.RingMBps, BestMBps: s.BestMBps}
