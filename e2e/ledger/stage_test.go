@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -62,6 +63,7 @@ var stage struct {
 	sync.Mutex
 	cluster *cluster.Cluster
 	err     error
+	weights string // the directory of hostVolume
 	// policies are the files in force, by name.
 	policies map[string]string
 }
@@ -95,7 +97,7 @@ func strike(failed bool) error {
 		}
 		fmt.Fprintf(os.Stderr, "all logs: %s\n%s\n", dir, stage.cluster.LogTails(8))
 	}
-	return stage.cluster.Close()
+	return errors.Join(stage.cluster.Close(), os.RemoveAll(stage.weights))
 }
 
 // hostVolume is on hopper3 alone.
@@ -110,13 +112,12 @@ func raise() (*cluster.Cluster, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	weights, err := os.MkdirTemp("", "weights")
-	if stage.err = err; err != nil {
-		return nil, err
+	if stage.weights, stage.err = os.MkdirTemp("", "weights"); stage.err != nil {
+		return nil, stage.err
 	}
 	stage.cluster, stage.err = cluster.Start(ctx, cluster.Options{Consul: true, Governor: true, Clients: []cluster.ClientOptions{
 		{Name: "hopper1", Fixture: "dgxh100"}, {Name: "hopper2", Fixture: "dgxh100"},
-		{Name: "hopper3", Fixture: "dgxh100", HostVolumes: map[string]string{hostVolume: weights}}, {Name: "ada", Fixture: "l40s-x4"},
+		{Name: "hopper3", Fixture: "dgxh100", HostVolumes: map[string]string{hostVolume: stage.weights}}, {Name: "ada", Fixture: "l40s-x4"},
 	}})
 	stage.policies = map[string]string{"common.hcl": common}
 	return stage.cluster, stage.err

@@ -65,13 +65,9 @@ func (r *releaser) stopGang(ctx context.Context, fence ledger.Fence, q ledger.Qu
 	if err != nil {
 		return err
 	}
-	index, err := r.put(ctx, nomadctl.Registration{Namespace: q.Namespace, JobID: q.JobID, Job: raw, Index: spec.Index, Submission: spec.Submission})
-	switch {
-	case errors.Is(err, nomadctl.ErrConflict), errors.Is(err, nomadctl.ErrNotFound):
-		return nil
-	case err != nil:
-		r.pause(keyOf(q))
-		return fmt.Errorf("stop a gang that runs in part: %w", err)
+	index, done, err := r.putGang(ctx, q, spec, raw)
+	if !done {
+		return err
 	}
 	r.logger.Info("gang stopped, because only a part of it ran", "namespace", q.Namespace, "job_id", q.JobID, "rollbacks", q.Rollbacks)
 	r.e.settled(q.Namespace, q.JobID)
@@ -93,15 +89,25 @@ func (r *releaser) gateGang(ctx context.Context, fence ledger.Fence, q ledger.Qu
 	if err != nil {
 		return err
 	}
-	index, err := r.put(ctx, nomadctl.Registration{Namespace: q.Namespace, JobID: q.JobID, Job: raw, Index: spec.Index, Submission: spec.Submission})
-	switch {
-	case errors.Is(err, nomadctl.ErrConflict), errors.Is(err, nomadctl.ErrNotFound):
-		return nil
-	case err != nil:
-		r.pause(keyOf(q))
-		return fmt.Errorf("register a gang that waits again: %w", err)
+	index, done, err := r.putGang(ctx, q, spec, raw)
+	if !done {
+		return err
 	}
 	return r.gangWaits(ctx, fence, q, index)
+}
+
+// putGang registers a step of a rollback, bound to the job that was looked at. It is not
+// done where somebody was faster.
+func (r *releaser) putGang(ctx context.Context, q ledger.Queued, spec nomadctl.Spec, raw []byte) (index uint64, done bool, err error) {
+	index, err = r.put(ctx, nomadctl.Registration{Namespace: q.Namespace, JobID: q.JobID, Job: raw, Index: spec.Index, Submission: spec.Submission})
+	switch {
+	case errors.Is(err, nomadctl.ErrConflict), errors.Is(err, nomadctl.ErrNotFound):
+		return 0, false, nil
+	case err != nil:
+		r.pause(keyOf(q))
+		return 0, false, fmt.Errorf("take a gang back: %w", err)
+	}
+	return index, true, nil
 }
 
 // gangWaits notes that a gang is registered and waits.
