@@ -1,6 +1,7 @@
 package admission_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"runtime"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/shoenig/test/must"
 )
 
 // organisation is a chain of budgets as deep as depth, each with the limits that
@@ -64,6 +66,9 @@ func BenchmarkDecideDepth4(b *testing.B) {
 			inUse.Add(key, budget.Cost, 1<<40)
 		}
 	}
+	stored, err := json.Marshal(inUse)
+	must.NoError(b, err)
+	must.NoError(b, json.Unmarshal(stored, &inUse)) // as agents have it
 	books := admission.Books{}
 	for _, path := range ledger.Ancestors(leaf.Path) {
 		books[path] = ledger.Balance{Held: inUse, Posted: inUse}

@@ -142,7 +142,9 @@ func (x *decider) jobChecks(node *budget.Budget) {
 	if node.PerJob.GPUs != nil {
 		add(node.PerJob.GPUs, anyGPUs, peak(x.d.Lines))
 	}
-	add(node.PerJob.GPUTime, anyTime, x.d.Estimate.GPUTime[budget.AnyClass])
+	if node.PerJob.GPUTime != nil {
+		add(node.PerJob.GPUTime, anyTime, x.d.Estimate.GPUTime[budget.AnyClass])
+	}
 	add(node.PerJob.Cost, budget.Cost, x.d.Estimate.Cost)
 	add(node.PerJob.Energy, budget.Energy, x.d.Estimate.Energy)
 	if limit := node.PerJob.MaxRuntime; limit > 0 {
@@ -284,8 +286,9 @@ func (x *decider) wantedIn(p *period) *wanted {
 		w = &x.wants.found[x.wants.n]
 		x.wants.n++
 	}
-	w.period, w.charged, w.chargedAny, w.growthAny = p, x.charged.Row(p.key), x.charged.Row(p.any), x.growth.Row(p.any)
-	w.growth, w.later = x.growth.RowOf(p.key)
+	w.period = p
+	w.charged, w.chargedAny, _ = x.charged.RowsOf(p.key, p.any)
+	w.growth, w.growthAny, w.later = x.growth.RowsOf(p.key, p.any)
 	return w
 }
 
@@ -311,9 +314,9 @@ func (x *decider) amountsIn(node *budget.Budget, book *ledger.Balance, p *period
 	}
 	a := &x.amounts
 	var posted, held bool
-	a.node, a.period, a.heldAny = node, p, book.Held.Row(p.any)
-	a.posted, posted = book.Posted.RowOf(p.key)
-	a.held, held = book.Held.RowOf(p.key)
+	a.node, a.period = node, p
+	a.posted, _, posted = book.Posted.RowsOf(p.key, "")
+	a.held, a.heldAny, held = book.Held.RowsOf(p.key, p.any)
 	a.later = posted || held
 	return a
 }
@@ -323,6 +326,10 @@ func (x *decider) limited(node *budget.Budget, book *ledger.Balance, l *budget.L
 	ceiling, _ := l.Ceiling.Finite()
 	c := x.next()
 	c.Budget, c.Window, c.Period, c.Dimension, c.Source = node, l.Window, period, l.Dimension, l.Source
+	c.Limit, c.Most = ceiling, ceiling
+	if len(x.state.Grants) == 0 && l.Rollover == nil && len(node.Borrow) == 0 {
+		return c // as most are: nothing is added to the limit
+	}
 	c.Carry, c.Granted, c.Borrow = ledger.Extras(x.policy, node, l, period, book, x.state.Grants, x.now)
 	c.Limit = ceiling.Add(c.Carry).Add(c.Granted).Add(c.Borrow)
 	c.Most = ceiling.Add(c.Granted)

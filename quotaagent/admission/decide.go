@@ -130,8 +130,12 @@ func (x *decider) add(c Check) {
 // next adds an empty check, which is filled in where it is; the result is good until
 // the next one is added.
 func (x *decider) next() *Check {
-	x.d.Checks = append(x.d.Checks, Check{})
-	return &x.d.Checks[len(x.d.Checks)-1]
+	n := len(x.d.Checks)
+	if n == cap(x.d.Checks) {
+		x.d.Checks = slices.Grow(x.d.Checks, 1)
+	}
+	x.d.Checks = x.d.Checks[:n+1] // what lies beyond the end was never written
+	return &x.d.Checks[n]
 }
 
 // Decide checks lines, to be held for a job that draws from b, against every
@@ -145,8 +149,9 @@ func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, line
 		d.Lines, d.Estimate = lines, Estimate(p, lines)
 		return d
 	}
-	x := newDecider(p, state, now)
-	x.charged, x.drawn, x.d = h.Charged, h.Drawn, Decision{Budget: b, Lines: lines, Estimate: x.rules.estimate(lines), Run: state.Run}
+	x := decider{policy: p, state: state, now: now, charged: h.Charged, drawn: h.Drawn}
+	x.prepare()
+	x.d.Budget, x.d.Lines, x.d.Estimate, x.d.Run = b, lines, ledger.MostOf(lines, x.rules.Calendar), state.Run
 	if state.Run != nil {
 		x.draws = ledger.Draws(h, x.rules.Calendar)
 	}
@@ -157,12 +162,12 @@ func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, line
 	return x.decide(b)
 }
 
-func newDecider(p *budget.Policy, state State, now time.Time) decider {
-	rules := state.Rules
-	if rules == nil {
-		rules = RulesOf(p)
+// prepare looks up what the policy's decisions have in common.
+func (x *decider) prepare() {
+	if x.rules = x.state.Rules; x.rules == nil {
+		x.rules = RulesOf(x.policy)
 	}
-	return decider{policy: p, state: state, rules: rules, now: now, moment: rules.at(now)}
+	x.moment = x.rules.at(x.now)
 }
 
 // decide makes the checks of the growth and derives the decision from them.
@@ -239,7 +244,10 @@ func (d *Decision) settle(p *budget.Policy) {
 	var mark quantity.Ratio
 	for i := range d.Checks {
 		c := &d.Checks[i]
-		if c.fails() {
+		switch {
+		case c.Need <= 0: // nothing more than before, which neither fails nor is warned of
+			continue
+		case c.fails():
 			d.Failed = append(d.Failed, *c)
 			continue
 		}

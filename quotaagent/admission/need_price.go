@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nomad-governor/governor/internal/gpu"
-	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -113,23 +112,5 @@ func limits(b *budget.Budget, d budget.Dimension) bool {
 // could serve it, as it counts for itself and for those that it is a share of),
 // cost and energy. For a lease it is one lease's worth.
 func Estimate(p *budget.Policy, lines []ledger.Line) ledger.Usage {
-	return estimate(ledger.CalendarOf(p), lines)
-}
-
-func (r *Rules) estimate(lines []ledger.Line) ledger.Usage { return estimate(r.Calendar, lines) }
-
-func estimate(cal ledger.Calendar, lines []ledger.Line) ledger.Usage {
-	u := ledger.Usage{GPUTime: map[string]quantity.Amount{}}
-	for _, line := range lines {
-		for _, n := range line.Needs {
-			ms := quantity.Amount(line.RuntimeMS).Mul(n.GPUs).Mul(int64(line.Count))
-			ms = ms.Add(quantity.Amount(line.OverlapMS).Mul(n.GPUs).Mul(int64(line.Overlap)))
-			for class, parts := range cal.CountsOfAny(n.Classes) {
-				u.GPUTime[class] = u.GPUTime[class].Add(quantity.MulDivUp(ms, int64(parts), int64(quantity.GPU)))
-			}
-			u.Cost = u.Cost.Add(quantity.Cost(ms, n.PerGPUHour))
-			u.Energy = u.Energy.Add(quantity.MulDivUp(ms, n.Watts, 1000)) // watts x ms are millijoules
-		}
-	}
-	return u
+	return ledger.MostOf(lines, ledger.CalendarOf(p))
 }

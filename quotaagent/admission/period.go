@@ -2,6 +2,7 @@ package admission
 
 import (
 	"time"
+	"unique"
 
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -16,8 +17,10 @@ type period struct {
 	shared bool
 }
 
+// keyed has keys that are the very strings of vectors which were read from a store, so
+// that to compare them takes no look at what they say.
 func keyed(p budget.Period) *period {
-	return &period{Period: p, start: p.Start, key: p.Key(), any: ledger.AnyPeriod(p.Window)}
+	return &period{Period: p, start: p.Start, key: unique.Make(p.Key()).Value(), any: ledger.AnyPeriod(p.Window)}
 }
 
 // moment are the periods that contain a time, and those that follow: the same

@@ -15,7 +15,8 @@ import (
 // of Queue says that it may fit later.
 func OpenRun(p *budget.Policy, b *budget.Budget, state State, run ledger.Run, now time.Time) Decision {
 	state.Run = nil
-	x := newDecider(p, state, now)
+	x := decider{policy: p, state: state, now: now}
+	x.prepare()
 	x.d = Decision{Budget: b}
 	x.growth = ledger.RunCharges(run, x.rules.Calendar)
 	d := x.decide(b)

@@ -1,6 +1,9 @@
 package budget
 
-import "strings"
+import (
+	"strings"
+	"unique"
+)
 
 // Dimension is what a limit counts: "gpus/h100", "gpu_ms/h100", "gpu_ms/any",
 // "cost", "energy_j", "tokens/output" or "jobs".
@@ -44,10 +47,14 @@ func Tokens(kind TokenKind) Dimension { return Dimension(tokensPrefix + string(k
 func (d Dimension) IsTokens() bool { return strings.HasPrefix(string(d), tokensPrefix) }
 
 // GPUs is the GPUs of a class held at the same time, in parts of quantity.GPU.
-func GPUs(class string) Dimension { return Dimension(gpusPrefix + class) }
+func GPUs(class string) Dimension { return one(gpusPrefix + class) }
 
 // GPUTime is the time for which GPUs of a class are held, in GPU-milliseconds.
-func GPUTime(class string) Dimension { return Dimension(gpuTimePrefix + class) }
+func GPUTime(class string) Dimension { return one(gpuTimePrefix + class) }
+
+// one is the only string with these letters, as those of vectors are: equal ones are
+// told by their address.
+func one(name string) Dimension { return unique.Make(Dimension(name)).Value() }
 
 // Class is the GPU class that the dimension counts, or "" for one that
 // counts none; of tokens it is the kind.

@@ -3,6 +3,7 @@ package ledger
 import (
 	"iter"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nomad-governor/governor/internal/quantity"
@@ -15,7 +16,8 @@ import (
 type Calendar struct {
 	Location *time.Location
 	// Windows in which some budget has a limit, Committed included; without
-	// Concurrent, which is always charged.
+	// Concurrent, which is always charged. In the order of their names, which is that
+	// of a Vector.
 	Windows []budget.Window
 	// counts says what a device of a class counts as.
 	counts map[string][]counted
@@ -54,6 +56,7 @@ func CalendarOf(p *budget.Policy) Calendar {
 	if committed {
 		cal.Windows = append(cal.Windows, budget.Committed)
 	}
+	slices.SortFunc(cal.Windows, func(a, b budget.Window) int { return strings.Compare(a.String(), b.String()) })
 	return cal
 }
 

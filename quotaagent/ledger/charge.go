@@ -92,7 +92,7 @@ type reading struct {
 }
 
 func (r reading) charges(cal Calendar) Vector {
-	v := newVector(2 + 4*len(cal.Windows)) // what GPUs of one class come to
+	v := smallVector()
 	for _, t := range r.hold.Tracks {
 		if t.EndMS != 0 {
 			chargePlaced(v, t.holding(), t.MarkMS, t.EndMS, cal)
@@ -449,6 +449,29 @@ func chargeSuccessor(v Vector, needs, left []Need, t Track, cal Calendar) {
 	for _, c := range next.Row(ConcurrentKey) {
 		v.Add(ConcurrentKey, c.Dimension, max(beside.At(ConcurrentKey, c.Dimension), c.Amount.Sub(own.At(ConcurrentKey, c.Dimension))))
 	}
+}
+
+// MostOf sums what lines can use at most: GPU time by class, as every class that could
+// serve a need counts for itself and for those that it is a share of, cost and energy. For
+// a lease it is one lease's worth.
+func MostOf(lines []Line, cal Calendar) Usage {
+	u := Usage{GPUTime: make(map[string]quantity.Amount, 2)}
+	for i := range lines {
+		line := &lines[i]
+		for j := range line.Needs {
+			n := &line.Needs[j]
+			ms := quantity.Amount(line.RuntimeMS).Mul(n.GPUs).Mul(int64(line.Count))
+			ms = ms.Add(quantity.Amount(line.OverlapMS).Mul(n.GPUs).Mul(int64(line.Overlap)))
+			counts := cal.countsOfAny(n.Classes)
+			for k := range counts {
+				c := &counts[k]
+				u.GPUTime[c.class] = u.GPUTime[c.class].Add(c.timeOf(ms))
+			}
+			u.Cost = u.Cost.Add(quantity.Cost(ms, n.PerGPUHour))
+			u.Energy = u.Energy.Add(quantity.MulDivUp(ms, n.Watts, millisPerSecond))
+		}
+	}
+	return u
 }
 
 func chargeGauge(v Vector, needs []Need, count int64, cal Calendar) {

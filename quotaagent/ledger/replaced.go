@@ -15,6 +15,9 @@ func (r reading) replaced(line Line, name string) bool {
 // replacedUnknown counts the replaced allocations of a line by whose names none of this
 // version is known.
 func (r reading) replacedUnknown(line Line, known []string) int {
+	if len(r.seen) == 0 {
+		return 0
+	}
 	n, prefix := 0, r.hold.JobID+"."+line.Group+"["
 	for name := range r.seen {
 		if strings.HasPrefix(name, prefix) && indexOf(name) < line.Count && r.replaced(line, name) && !slices.Contains(known, name) {

@@ -39,7 +39,7 @@ const anySuffix = "any"
 // anyPeriods are the keys of AnyPeriod by window.
 var anyPeriods = func() (keys [budget.Committed + 1]string) {
 	for w := range keys {
-		keys[w] = budget.Window(w).String() + "/" + anySuffix
+		keys[w] = unique.Make(budget.Window(w).String() + "/" + anySuffix).Value()
 	}
 	return keys
 }()
@@ -90,11 +90,15 @@ type Row []Cell
 // NewVector is an empty vector that can be written.
 func NewVector() Vector { return Vector{cells: new([]Cell)} }
 
-// newVector is NewVector with room for n amounts.
-func newVector(n int) Vector {
-	v := NewVector()
-	*v.cells = make([]Cell, 0, n)
-	return v
+// smallVector is NewVector with room for what GPUs of one class come to in the windows
+// that most policies have, all in one piece of memory.
+func smallVector() Vector {
+	v := new(struct {
+		cells []Cell
+		room  [10]Cell
+	})
+	v.cells = v.room[:0]
+	return Vector{cells: &v.cells}
 }
 
 // VectorOf is the vector with these amounts, by period and dimension.
@@ -139,13 +143,11 @@ func (v Vector) start(period string) int {
 		at, _ := slices.BinarySearchFunc(cells, period, func(c Cell, period string) int { return strings.Compare(c.Period, period) })
 		return at
 	}
-	for i := range cells { // most are there, and to be equal is known sooner than an order
-		if cells[i].Period == period {
-			return i
-		}
+	if period == "" {
+		return 0
 	}
-	for i := range cells {
-		if cells[i].Period > period {
+	for i := range cells { // the first letter tells most windows apart
+		if at := cells[i].Period; at != "" && at[0] >= period[0] && (at == period || at > period) {
 			return i
 		}
 	}
@@ -170,15 +172,27 @@ func (v Vector) Row(period string) Row {
 	return v.all()[from:to]
 }
 
-// RowOf is Row for a period that begins at a time, and whether there are amounts of
-// later periods of its window. Keys of those have the same length, the keys of other
-// windows begin with another letter, and what may fall into any period is another
-// length: so are gauges.
-func (v Vector) RowOf(period string) (_ Row, later bool) {
+// RowsOf are the rows of a period and of AnyPeriod of its window ("" for none), and
+// whether there are amounts of later periods of the window. All of these lie side by
+// side: keys of periods of one window have the same length and first letter, those of
+// other windows begin with another letter or are as long as none of them, and what may
+// fall into any period comes last.
+func (v Vector) RowsOf(period, anyPeriod string) (row, anywhere Row, later bool) {
 	cells := v.all()
 	from, to := v.span(period)
-	later = to < len(cells) && len(cells[to].Period) == len(period) && cells[to].Period[0] == period[0]
-	return cells[from:to], later
+	row = cells[from:to]
+	for to < len(cells) && len(cells[to].Period) == len(period) && cells[to].Period[0] == period[0] {
+		later = true
+		if anyPeriod == "" {
+			break
+		}
+		to++
+	}
+	from = to
+	for anyPeriod != "" && to < len(cells) && cells[to].Period == anyPeriod {
+		to++
+	}
+	return row, cells[from:to], later
 }
 
 // span are the indexes of the first amount of a period and of the first behind it, both

@@ -68,8 +68,9 @@ func TestAVectorIsItsAmounts(t *testing.T) {
 		must.Eq(t, slices.Sorted(maps.Keys(want)), v.Periods())
 		must.True(t, ledger.VectorOf(want).Equal(v))
 		for _, period := range append(v.Periods(), anyPeriodKey(t)) {
-			row, later := v.RowOf(period)
+			row, anywhere, later := v.RowsOf(period, "")
 			must.Len(t, len(want[period]), row)
+			must.Len(t, 0, anywhere)
 			for d, a := range want[period] {
 				must.Eq(t, a, row.At(d))
 				must.Eq(t, a, v.At(period, d))
@@ -79,6 +80,10 @@ func TestAVectorIsItsAmounts(t *testing.T) {
 					of, ok := ledger.WindowOf(key)
 					return ok && of == w && key > period
 				}), later, must.Sprint(period))
+				with, anywhere, still := v.RowsOf(period, ledger.AnyPeriod(w))
+				must.Eq(t, row, with)
+				must.Eq(t, v.Row(ledger.AnyPeriod(w)), anywhere)
+				must.Eq(t, later, still)
 			}
 		}
 		stored, err := json.Marshal(v)
