@@ -123,8 +123,8 @@ type Use struct {
 // Held reports whether somebody holds the device.
 func (u Use) Held() bool { return u.AllocID != "" }
 
-// Same reports whether both are one reading of the cluster: the same nodes in memory,
-// which nobody changes. Two readings are never the same, even if they are equal.
+// Same reports whether both are one picture of the cluster: the same nodes in memory,
+// which nobody changes. Two that are equal need not be the same.
 func (s *Snapshot) Same(o *Snapshot) bool {
 	return len(s.Nodes) > 0 && len(s.Nodes) == len(o.Nodes) && &s.Nodes[0] == &o.Nodes[0]
 }

@@ -2,12 +2,9 @@ package nomadstate
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,47 +24,6 @@ type querier interface {
 	Response(endpoint string, q *api.QueryOptions) (io.ReadCloser, error)
 }
 
-// elementsAtOnce is how many elements of a list are decoded before others may run: some
-// half a millisecond.
-const elementsAtOnce = 16
-
-// list reads a list element by element. That of a thousand nodes takes as long to decode as
-// some thousand requests to answer, which must not wait for all of it.
-func list[T any](nomad querier, endpoint string, q *api.QueryOptions) (all []*T, err error) {
-	body, err := nomad.Response(endpoint, q)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		_ = body.Close()            // all that is needed was read
-		if errors.Is(err, io.EOF) { // the list did not end, or did not begin
-			err = io.ErrUnexpectedEOF
-		}
-	}()
-	decoder := json.NewDecoder(body)
-	opened, err := decoder.Token()
-	if err != nil || opened == nil {
-		return nil, err
-	}
-	if opened != json.Delim('[') {
-		return nil, fmt.Errorf("the answer begins with %v and is no list", opened)
-	}
-	for decoder.More() {
-		var v *T
-		if err := decoder.Decode(&v); err != nil {
-			return nil, err
-		}
-		if v != nil {
-			all = append(all, v)
-		}
-		if len(all)%elementsAtOnce == 0 {
-			runtime.Gosched()
-		}
-	}
-	_, err = decoder.Token()
-	return all, err
-}
-
 // nodeReadsMax is how many single nodes are read at a time.
 const nodeReadsMax = 8
 
@@ -77,10 +33,20 @@ const nodeReadsMax = 8
 type Reader struct {
 	nomad  querier
 	fabric Fabric
+	nodes  *list[api.NodeListStub]
+	allocs *list[api.AllocationListStub]
 
 	mu       sync.Mutex
 	details  map[string]nodeDetails
 	matrices map[string]*topology.Matrix
+	last     made
+}
+
+// made is a snapshot and what it was made of.
+type made struct {
+	nodes    []*api.NodeListStub
+	allocs   []*api.AllocationListStub
+	snapshot cluster.Snapshot
 }
 
 // nodeDetails is what Nomad's node list leaves out.
@@ -104,11 +70,13 @@ func (r *Reader) WithFabric(f Fabric) *Reader {
 // New returns a Reader; pass client.Raw() of a client whose token may read
 // nodes and the jobs of all namespaces.
 func New(nomad querier) *Reader {
-	return &Reader{nomad: nomad, details: map[string]nodeDetails{}, matrices: map[string]*topology.Matrix{}}
+	return &Reader{nomad: nomad, nodes: newList[api.NodeListStub](), allocs: newList[api.AllocationListStub](),
+		details: map[string]nodeDetails{}, matrices: map[string]*topology.Matrix{}}
 }
 
 // Snapshot reads all nodes with GPUs and who holds them. An error means that
-// Nomad could not be read.
+// Nomad could not be read. Where nothing has changed since it was read last, it is the
+// same again (cluster.Snapshot.Same): do not change it.
 func (r *Reader) Snapshot(ctx context.Context) (cluster.Snapshot, error) {
 	var nodes []*api.NodeListStub
 	var details []nodeDetails
@@ -128,6 +96,10 @@ func (r *Reader) Snapshot(ctx context.Context) (cluster.Snapshot, error) {
 	if err := group.Wait(); err != nil {
 		return cluster.Snapshot{}, err
 	}
+	complete := len(warnings) == 0 // else it may become so while nothing changes
+	if s, same := r.unchanged(nodes, allocs); same && complete {
+		return s, nil
+	}
 	uses := indexUses(allocs)
 	s := cluster.Snapshot{Nodes: make([]cluster.Node, 0, len(nodes))}
 	for i, stub := range nodes {
@@ -137,13 +109,25 @@ func (r *Reader) Snapshot(ctx context.Context) (cluster.Snapshot, error) {
 	}
 	slices.Sort(warnings)
 	s.Warnings = warnings
+	if complete {
+		r.mu.Lock()
+		r.last = made{nodes, allocs, s}
+		r.mu.Unlock()
+	}
 	return s, nil
+}
+
+// unchanged is the last snapshot, if it was made of just this.
+func (r *Reader) unchanged(nodes []*api.NodeListStub, allocs []*api.AllocationListStub) (cluster.Snapshot, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last.snapshot, len(nodes) > 0 && slices.Equal(nodes, r.last.nodes) && slices.Equal(allocs, r.last.allocs)
 }
 
 // readNodes lists the nodes with GPUs, by id.
 func (r *Reader) readNodes(ctx context.Context) ([]*api.NodeListStub, error) {
 	q := &api.QueryOptions{Params: map[string]string{"resources": "true"}}
-	nodes, err := list[api.NodeListStub](r.nomad, "/v1/nodes", q.WithContext(ctx))
+	nodes, err := r.nodes.read(ctx, r.nomad, "/v1/nodes", q)
 	if err != nil {
 		return nil, fmt.Errorf("read nodes: %w", err)
 	}
@@ -155,7 +139,7 @@ func (r *Reader) readNodes(ctx context.Context) ([]*api.NodeListStub, error) {
 // Allocations reads the allocations of one job that were created after the
 // given Raft index, ended ones included, sorted by id: for cluster.Verify.
 func (r *Reader) Allocations(ctx context.Context, namespace, jobID string, after uint64) ([]cluster.Allocation, error) {
-	stubs, err := r.listAllocations(ctx, namespace, "JobID == "+strconv.Quote(jobID))
+	stubs, err := r.listAllocations(ctx, newList[api.AllocationListStub](), namespace, "JobID == "+strconv.Quote(jobID))
 	if err != nil {
 		return nil, fmt.Errorf("read allocations of job %q: %w", jobID, err)
 	}
@@ -180,10 +164,10 @@ func (r *Reader) Allocations(ctx context.Context, namespace, jobID string, after
 	return allocs, nil
 }
 
-func (r *Reader) listAllocations(ctx context.Context, namespace, filter string) ([]*api.AllocationListStub, error) {
+func (r *Reader) listAllocations(ctx context.Context, l *list[api.AllocationListStub], namespace, filter string) ([]*api.AllocationListStub, error) {
 	q := &api.QueryOptions{Namespace: namespace, Filter: filter,
 		Params: map[string]string{"resources": "true", "task_states": "false"}}
-	return list[api.AllocationListStub](r.nomad, "/v1/allocations", q.WithContext(ctx))
+	return l.read(ctx, r.nomad, "/v1/allocations", q)
 }
 
 // clientTerminal are the states in which a client has let go of the devices
@@ -195,7 +179,7 @@ func (r *Reader) liveAllocations(ctx context.Context) ([]*api.AllocationListStub
 	for i, status := range clientTerminal {
 		terms[i] = "ClientStatus != " + strconv.Quote(status)
 	}
-	stubs, err := r.listAllocations(ctx, api.AllNamespacesNamespace, strings.Join(terms, " and "))
+	stubs, err := r.listAllocations(ctx, r.allocs, api.AllNamespacesNamespace, strings.Join(terms, " and "))
 	if err != nil {
 		return nil, fmt.Errorf("read allocations: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
 	"github.com/nomad-governor/governor/scheduler/place"
 	"github.com/shoenig/test/must"
+	"pgregory.net/rapid"
 )
 
 // fakeNomad answers with what a real Nomad 1.11.3 answered: two clients with
@@ -353,4 +355,51 @@ func TestAnUnreadableClusterIsAnError(t *testing.T) {
 	cancel()
 	_, err := nomadstate.New(newFake(t)).Snapshot(cancelled)
 	must.ErrorIs(t, err, context.Canceled)
+}
+
+// A reader that has read before says what one says that never did, and the very same again
+// while nothing changes.
+func TestWhatWasReadBeforeChangesNothing(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		f := newFake(t)
+		r := nomadstate.New(f)
+		index := uint64(1_000_000)
+		for range 5 {
+			got := snapshotFrom(t, r)
+			must.Eq(t, snapshotOf(t, f), got)
+			again := snapshotFrom(t, r)
+			must.True(t, got.Same(&again))
+			index++
+			switch change := rapid.IntRange(0, 3).Draw(rt, "change"); {
+			case change == 0:
+				n := f.nodes[rapid.IntRange(0, len(f.nodes)-1).Draw(rt, "node")]
+				n.Drain, n.ModifyIndex = !n.Drain, index
+			case change == 1 && len(f.allocs) > 0:
+				at := rapid.IntRange(0, len(f.allocs)-1).Draw(rt, "gone")
+				f.allocs = slices.Delete(f.allocs, at, at+1)
+			case len(f.allocs) > 0:
+				a := f.allocs[rapid.IntRange(0, len(f.allocs)-1).Draw(rt, "allocation")]
+				a.DesiredStatus, a.ModifyIndex = rapid.SampledFrom([]string{"run", "stop"}).Draw(rt, "status"), index
+			}
+		}
+	})
+}
+
+func snapshotFrom(t testing.TB, r *nomadstate.Reader) cluster.Snapshot {
+	s, err := r.Snapshot(t.Context())
+	must.NoError(t, err)
+	return s
+}
+
+// While a node cannot be read, nothing is taken for unchanged.
+func TestANodeIsReadAgainUntilItCanBe(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	path := "/v1/node/" + f.nodes[0].ID
+	f.broken[path] = errors.New("no answer")
+	r := nomadstate.New(f)
+	must.Len(t, 1, snapshotFrom(t, r).Warnings)
+	delete(f.broken, path)
+	must.Len(t, 0, snapshotFrom(t, r).Warnings)
 }
