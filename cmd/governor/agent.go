@@ -27,6 +27,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/posture"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
+	"github.com/nomad-governor/governor/quotaagent/uipanel"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
 )
 
@@ -169,7 +170,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 		options.Archive = archive
 	}
 	a := agent.New(options)
-	handler, err := newHandler(env.ctx, config, client, a, placement.routes(a.Engine.PlacingOf), logger)
+	handler, err := newHandler(env.ctx, config, client, a, placement, logger)
 	if err != nil && env.ctx.Err() != nil {
 		logger.Info("stopped before it served", "error", err)
 		return closeAll(nil)
@@ -233,9 +234,18 @@ func delegated(config agentconfig.Config) string {
 	return config.Gate.SubmitCapability
 }
 
+// editPage is what the gate does with the pages of Nomad's UI; nil where they stay as they
+// are.
+func editPage(config agentconfig.Config) gate.EditPage {
+	if !*config.Gate.UIPanel {
+		return nil
+	}
+	return uipanel.Edit
+}
+
 // newHandler is everything that the address serves: Governor's own paths, those of the
 // placement service among them, and Nomad behind the gate.
-func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement []api.Route, logger hclog.Logger) (http.Handler, error) {
+func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement *placer, logger hclog.Logger) (http.Handler, error) {
 	region, err := awaitRegion(ctx, config.Nomad, client, logger)
 	if err != nil {
 		return nil, err
@@ -254,13 +264,14 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 		delegation = &gate.Delegation{Token: config.Nomad.Token, Capability: capability}
 	}
 	g, err := gate.New(gate.Config{Nomad: address, Transport: transport, Region: region, Admitter: a.Engine, ReadToken: config.Nomad.Token,
-		Delegation: delegation, UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", Logger: logger})
+		Delegation: delegation, UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", EditPage: editPage(config), Logger: logger})
 	if err != nil {
 		return nil, err
 	}
-	own := api.Handler(slices.Concat(a.Routes(), placement, []api.Route{estimateRoute(g)}), authorize(g), func(r *http.Request, err error) {
+	shown := panels{gate: g, agent: a, placement: placement, region: region}
+	own := quiet(api.Handler(slices.Concat(a.Routes(), placement.routes(a.Engine.PlacingOf), shown.routes(), []api.Route{estimateRoute(g)}), authorize(g), func(r *http.Request, err error) {
 		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	})
+	}))
 	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// No ServeMux here: it would redirect job ids that look like unclean paths.
 		if !strings.HasPrefix(r.URL.Path, api.Prefix) {
@@ -269,6 +280,10 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 		}
 		if hook := webhook(g, config.Gate.WebhookKey, r); hook != nil {
 			hook.ServeHTTP(w, r)
+			return
+		}
+		if file := uipanel.Handler(r.URL.Path); file != nil {
+			file.ServeHTTP(w, r)
 			return
 		}
 		own.ServeHTTP(w, r)

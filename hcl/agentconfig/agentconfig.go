@@ -94,6 +94,9 @@ type Gate struct {
 	// WebhookKey turns the webhooks for NACP on. Who has it says in whose name is
 	// asked; it stands in the address of the webhook.
 	WebhookKey string `hcl:"webhook_key,optional"`
+	// UIPanel shows Governor's panel on the job, allocation and task pages of Nomad's UI;
+	// true by default.
+	UIPanel *bool `hcl:"ui_panel,optional"`
 }
 
 // History says where the history of usage is kept, and for how long.
@@ -158,7 +161,7 @@ func Default() Config {
 		Bind: "127.0.0.1:4640", LogLevel: "info",
 		Nomad:   &Nomad{Address: "http://127.0.0.1:4646"},
 		Consul:  &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
-		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny", Credentials: "passthrough", SubmitCapability: "plan-job"},
+		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny", Credentials: "passthrough", SubmitCapability: "plan-job", UIPanel: new(true)},
 		History: &History{Retention: "90d"}, Placement: &Placement{Mode: "require", GangTimeout: "2m", Rack: "${meta.governor_rack}", Block: "${meta.governor_block}"},
 	}
 }
@@ -216,6 +219,9 @@ func (c *Config) merge(o Config) {
 		override(&g.WebhookKey, o.Gate.WebhookKey)
 		override(&g.Credentials, o.Gate.Credentials)
 		override(&g.SubmitCapability, o.Gate.SubmitCapability)
+		if o.Gate.UIPanel != nil {
+			g.UIPanel = o.Gate.UIPanel
+		}
 		c.Gate = &g
 	}
 	if o.Placement != nil {

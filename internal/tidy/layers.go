@@ -62,7 +62,7 @@ func adapterPackages() []string {
 		"scheduler/nomadstate",
 		"quotaagent/gate", "quotaagent/consulkv", "quotaagent/sqlite",
 		"quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/posture", "quotaagent/history", "quotaagent/auditfile",
-		"quotaagent/api", "quotaagent/web", "quotaagent/mcp",
+		"quotaagent/api", "quotaagent/web", "quotaagent/mcp", "quotaagent/uipanel",
 	}
 }
 

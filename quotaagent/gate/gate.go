@@ -40,7 +40,9 @@ type Config struct {
 	// AllowUnknownWrites lets writes pass that the gate does not know. Set it
 	// only until Governor knows the endpoints of a new Nomad version.
 	AllowUnknownWrites bool
-	Logger             hclog.Logger
+	// EditPage adds something to the pages of Nomad's UI; nil to pass them as they are.
+	EditPage EditPage
+	Logger   hclog.Logger
 
 	// BodyMax is the largest body on governed routes, in bytes (32 MiB).
 	BodyMax int64
@@ -198,6 +200,8 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.answer(w, r, g.stable(w, r, route))
 	case route.Kind == RouteUnknownWrite && !g.config.AllowUnknownWrites:
 		g.answer(w, r, refuseUnknown(r.Method, r.URL.Path))
+	case g.config.EditPage != nil && asksForPage(r):
+		g.page(w, r)
 	case g.relay.takes(r):
 		if err := g.relay.serve(w, r); err != nil {
 			g.proxyError(w, r, err)
