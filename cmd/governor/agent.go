@@ -159,13 +159,9 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
-	gangTimeout, _ := config.Placement.GangWithin() // a wrong one is refused
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, config.Gate.Infeasible == "allow")
-	options := agent.Options{Name: config.Name, Store: store, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client),
-		Placer: placement, GangTimeout: gangTimeout, Logger: logger, Now: time.Now,
-		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers,
-		Posture: posture.New(client, time.Now), UnknownWrites: config.Gate.UnknownWrites == "allow",
-		Delegated: delegated(config)}
+	options := agentOptions(config, client, clock, logger)
+	options.Store, options.Placer, options.History, options.Retention, options.Peers = store, placement, past, retention, peers
 	if archive != nil {
 		options.Archive = archive
 	}
@@ -178,8 +174,21 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
+	stopMetrics, err := serveMetrics(config.Telemetry.MetricsBind, a.MetricsHandler(), logger)
+	if err != nil {
+		return closeAll(err)
+	}
+	defer stopMetrics()
 	logger.Info("starting", "version", version.String(), "nomad", config.Nomad.Address, "embedded_store", config.Dev)
 	return a.Run(env.ctx, listener, handler)
+}
+
+// agentOptions are the parts of an agent that need nothing opened.
+func agentOptions(config agentconfig.Config, client *nomad.Client, clock *nomadevents.Clock, logger hclog.Logger) agent.Options {
+	gangTimeout, _ := config.Placement.GangWithin() // a wrong one is refused
+	return agent.Options{Name: config.Name, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client), Actor: nomadctl.New(client),
+		GangTimeout: gangTimeout, Logger: logger, Now: time.Now, Posture: posture.New(client, time.Now),
+		UnknownWrites: config.Gate.UnknownWrites == "allow", Delegated: delegated(config), OpenMetrics: config.Telemetry.MetricsAccess == "anyone"}
 }
 
 func openStore(config agentconfig.Config, logger hclog.Logger) (agent.Store, error) {

@@ -40,6 +40,8 @@ type Config struct {
 	TLS       *TLS       `hcl:"tls,block"`
 	// Identity says by what people are known besides their Nomad tokens.
 	Identity *Identity `hcl:"identity,block"`
+	// Telemetry says what the agent tells about itself.
+	Telemetry *Telemetry `hcl:"telemetry,block"`
 }
 
 // Nomad is how the agent reaches Nomad.
@@ -163,6 +165,7 @@ func Default() Config {
 		Consul:  &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
 		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny", Credentials: "passthrough", SubmitCapability: "plan-job", UIPanel: new(true)},
 		History: &History{Retention: "90d"}, Placement: &Placement{Mode: "require", GangTimeout: "2m", Rack: "${meta.governor_rack}", Block: "${meta.governor_block}"},
+		Telemetry: &Telemetry{MetricsAccess: "token", TraceRatio: "1"},
 	}
 }
 
@@ -239,6 +242,9 @@ func (c *Config) merge(o Config) {
 	if o.Identity != nil {
 		c.Identity = o.Identity
 	}
+	if o.Telemetry != nil {
+		c.Telemetry = c.Telemetry.merge(*o.Telemetry)
+	}
 }
 
 func override(to *string, from string) {
@@ -294,6 +300,7 @@ func (c Config) Validate() error {
 		complain("gate.infeasible is %q; it must be deny or allow", c.Gate.Infeasible)
 	}
 	c.Placement.validate(complain)
+	c.Telemetry.validate(complain)
 	if len(problems) > 0 {
 		return fmt.Errorf("agent configuration:\n  - %s", strings.Join(problems, "\n  - "))
 	}

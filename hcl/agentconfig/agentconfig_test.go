@@ -107,6 +107,7 @@ log_level = "debug"
 nomad { ca_file = "ca.pem" }
 consul { token = "t" }
 gate { infeasible = "allow" }
+telemetry { metrics_bind = "127.0.0.1:4641" }
 tls {
   cert_file = "c"
   key_file  = "k"
@@ -118,6 +119,7 @@ tls {
 	want.Name, want.LogLevel = "one", "debug"
 	want.Nomad = &Nomad{Address: "http://127.0.0.1:4646", Token: "from the environment", Region: "eu", CAFile: "ca.pem"}
 	want.Consul.Token, want.Gate.Infeasible = "t", "allow"
+	want.Telemetry.MetricsBind = "127.0.0.1:4641"
 	want.TLS = &TLS{CertFile: "c", KeyFile: "k"}
 	got.TLS.VerifyClientRange = hcl.Range{} // where something is that the file does not have
 	must.Eq(t, want, got)
@@ -146,6 +148,11 @@ func TestValidateSaysAllThatIsWrong(t *testing.T) {
 		"a webhook's key":        {func(c *Config) { c.Gate.WebhookKey = "secret" }, "gate.webhook_key is too short"},
 		"a key with blanks":      {func(c *Config) { c.Gate.WebhookKey = "twenty characters & more" }, "letters, digits, dots"},
 		"placement":              {func(c *Config) { c.Placement.Mode = "best" }, `placement.mode is "best"; it must be require, prefer or off`},
+		"who reads metrics":      {func(c *Config) { c.Telemetry.MetricsAccess = "all" }, `telemetry.metrics_access is "all"; it must be token or anyone`},
+		"metrics without a port": {func(c *Config) { c.Telemetry.MetricsBind = "localhost" }, `telemetry.metrics_bind is "localhost"; it must be host:port`},
+		"a collector's address":  {func(c *Config) { c.Telemetry.OTLPEndpoint = "localhost:4318" }, `telemetry.otlp_endpoint is "localhost:4318"; it must be a URL`},
+		"more than all traces":   {func(c *Config) { c.Telemetry.TraceRatio = "1.5" }, `telemetry.trace_ratio is "1.5"; it must be a number from 0 to 1`},
+		"no part of the traces":  {func(c *Config) { c.Telemetry.TraceRatio = "NaN" }, `telemetry.trace_ratio is "NaN"`},
 		"a gang's timeout":       {func(c *Config) { c.Placement.GangTimeout = "soon" }, `placement.gang_timeout is "soon"; it must be a duration of at least 1s`},
 		"a short timeout":        {func(c *Config) { c.Placement.GangTimeout = "10ms" }, `placement.gang_timeout is "10ms"`},
 		"a rack":                 {func(c *Config) { c.Placement.Rack = "rack" }, `placement.rack is "rack"; it must be what a node has, as in a constraint`},

@@ -13,6 +13,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/history"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/metrics"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
 
@@ -52,6 +53,10 @@ type Agent struct {
 	enforcer *enforcer
 	// bypasses is nil where nobody looks for ways around the gate.
 	bypasses *bypassWatch
+	metrics  *metrics.Metrics
+	board    *board
+	// openMetrics says that reading the metrics takes no token.
+	openMetrics bool
 }
 
 // Options are the parts that main composes.
@@ -89,6 +94,8 @@ type Options struct {
 	Posture       Posture
 	UnknownWrites bool
 	Delegated     string
+	// OpenMetrics lets everybody read the metrics, without a token.
+	OpenMetrics bool
 	// NewID makes the random part of ids, which is never the same twice; nil means
 	// 64 random bits.
 	NewID func() string
@@ -96,14 +103,14 @@ type Options struct {
 
 // New wires an agent; nothing runs yet.
 func New(o Options) *Agent {
-	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger}
+	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger, openMetrics: o.OpenMetrics}
 	b := newBooks(o.Store, o.Now)
 	if o.NewID != nil {
 		b.newID = o.NewID
 		b.mark.key = commitPrefix + o.NewID()
 	}
 	b.unrecorded = func(err error) { o.Logger.Warn("history delayed", "error", err) }
-	heard := auditors{logAuditor{o.Logger.Named("audit")}}
+	heard := auditors{logAuditor{o.Logger.Named("audit")}, countedAuditor{a}}
 	if o.Auditor != nil {
 		heard = append(heard, o.Auditor)
 	}
@@ -119,6 +126,7 @@ func New(o Options) *Agent {
 	a.Meter.duties.onTick("move budgets", (&mover{engine: a.Engine}).tick)
 	a.Meter.duties.onTick("end runs and overrides", (&tidier{engine: a.Engine}).tick)
 	a.keepHistory(b, o)
+	a.measure(b, o.Now)
 	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {
 		return a.chain.prune(ctx, fence)
 	})
@@ -191,6 +199,7 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	var running sync.WaitGroup
 	running.Go(func() { a.Keeper.Run(background) })
 	running.Go(func() { a.chain.Run(background) })
+	running.Go(func() { a.board.run(background) })
 	running.Go(func() { a.store.Lead(background, a.name, a.Meter.Lead) })
 	if a.history != nil {
 		running.Go(func() { a.history.run(background) })

@@ -92,6 +92,11 @@ type books struct {
 	wrote func(namespace, jobID string, h heldAt)
 	// audited hears of events after the commit that recorded them.
 	audited func([]AuditEvent)
+	// counted hears of every entry that this process has committed, once; committed of
+	// every transaction and how it ended, conflicted of those that are made again.
+	counted    func([]ledger.Entry)
+	committed  func(d time.Duration, err error)
+	conflicted func()
 	// wait is the pause between two attempts; it ends with the context.
 	wait func(ctx context.Context, d time.Duration)
 
@@ -121,6 +126,7 @@ type books struct {
 
 func newBooks(store Store, now func() time.Time) *books {
 	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {}, wait: pause,
+		counted: func([]ledger.Entry) {}, committed: func(time.Duration, error) {}, conflicted: func() {},
 		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), listed: make(map[string]listedHold), glances: newGlances(), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 

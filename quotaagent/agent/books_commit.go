@@ -255,7 +255,9 @@ func (b *books) send(ctx context.Context, fence ledger.Fence, writes []ledger.Wr
 	}
 }
 
-func (b *books) commitOnce(ctx context.Context, fence ledger.Fence, writes []ledger.Write) (uint64, error) {
+func (b *books) commitOnce(ctx context.Context, fence ledger.Fence, writes []ledger.Write) (version uint64, err error) {
+	begin := time.Now()
+	defer func() { b.committed(time.Since(begin), err) }()
 	if c, ok := b.store.(committer); ok {
 		return c.CommitVersion(ctx, fence, writes)
 	}

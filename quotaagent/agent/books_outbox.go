@@ -61,6 +61,7 @@ func (b *books) record(ctx context.Context, requests []*wish) {
 	if len(entries) == 0 {
 		return
 	}
+	b.counted(entries)
 	if err := b.recorder.Record(ctx, entries); err != nil {
 		b.unrecorded(fmt.Errorf("record history: %w", err))
 		return

@@ -195,6 +195,7 @@ func (b *books) commitGroup(fence ledger.Fence, group []*wish) {
 			finishAll(group, nil)
 			return
 		case errors.Is(err, ledger.ErrConflict) && attempt < commitAttempts:
+			b.conflicted()
 			b.memory.distrustAll()
 			b.wait(ctx, time.Duration(rand.Int64N(int64(min(attempt+1, 10))*int64(5*time.Millisecond))))
 		case errors.Is(err, ledger.ErrConflict), errors.Is(err, ledger.ErrUnavailable), len(group) == 1:

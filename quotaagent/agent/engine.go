@@ -31,6 +31,10 @@ type Engine struct {
 	settled func(namespace, jobID string)
 	// decided is told every decision.
 	decided func(s gate.Submission, d admission.Decision)
+	// took is told how long a submission was decided about, with the error if it was not
+	// and the id of its trace if that is kept; released how long a job had waited.
+	took     func(s gate.Submission, d time.Duration, err error, trace string)
+	released func(waited time.Duration)
 	// chain records what is done to overrides and runs.
 	chain *auditChain
 	// rules are those of the policy that was decided by last.
@@ -43,7 +47,7 @@ type Engine struct {
 
 func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, chain *auditChain, settled func(namespace, jobID string)) *Engine {
 	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled, chain: chain,
-		decided: func(gate.Submission, admission.Decision) {}}
+		decided: func(gate.Submission, admission.Decision) {}, took: func(gate.Submission, time.Duration, error, string) {}, released: func(time.Duration) {}}
 }
 
 // errNotLoaded means that the policy was never read: nothing can be decided.
@@ -74,17 +78,20 @@ func (u *undecided) Unwrap() error { return u.cause }
 
 // Admit implements gate.Admitter. A gate that the job brings along (its author may
 // have taken it from Nomad) is not its author's.
-func (e *Engine) Admit(ctx context.Context, s gate.Submission) (gate.Verdict, error) {
+func (e *Engine) Admit(ctx context.Context, s gate.Submission) (verdict gate.Verdict, err error) {
+	if !s.Explain {
+		begin := time.Now()
+		defer func() { e.took(s, time.Since(begin), err, "") }()
+	}
 	job, gated := jobspec.Ungated(s.Job)
 	s.Job = job
-	s, err := e.asLaunched(ctx, s)
-	if err != nil {
+	if s, err = e.asLaunched(ctx, s); err != nil {
 		return gate.Verdict{}, e.undecided(s, err)
 	}
 	if gated && s.Kind.Commits() && s.Kind != gate.Register {
 		return e.refuseHeld(s), nil
 	}
-	verdict, err := e.admit(ctx, s)
+	verdict, err = e.admit(ctx, s)
 	if gated {
 		verdict.Patch.Drop = jobspec.GateTarget
 	}

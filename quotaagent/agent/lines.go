@@ -95,6 +95,7 @@ func (l *lines) write(ctx context.Context, until time.Time) error {
 		return nil
 	}
 	slices.SortFunc(entries, func(a, b ledger.Entry) int { return strings.Compare(a.Key, b.Key) })
+	l.meter.books.counted(entries)
 	return l.meter.books.recorder.Record(ctx, entries)
 }
 
@@ -249,9 +250,14 @@ func (l *lines) status(out *Status, holds []heldAt) {
 	for _, r := range l.gauges.rogues(interval) {
 		out.Rogue = append(out.Rogue, RogueStatus{Node: r.nodeName, GPU: r.gauge.ID, Processes: r.gauge.Rogue})
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.now {
+	for _, c := range l.capacity() {
 		out.Capacity = append(out.Capacity, CapacityStatus{Pool: c.pool, Class: c.class, GPUs: c.all, Free: c.free})
 	}
+}
+
+// capacity is what there was at the last snapshot.
+func (l *lines) capacity() []capacity {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now
 }

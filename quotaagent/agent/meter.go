@@ -76,6 +76,9 @@ type Meter struct {
 	rebuild chan struct{}
 	// holdsChanged says that the store has newer holds than open.
 	holdsChanged atomic.Bool
+	// provenMS is proven for who asks from outside, drift how many sums the last
+	// comparison had to set right.
+	provenMS, drift atomic.Int64
 	// duties are what else the leader does.
 	duties duties
 	// gauges and lines are nil where nobody reads the clients' statistics.
@@ -204,6 +207,8 @@ func (m *Meter) begin() {
 	m.sights = sights{listed: make(map[string]bool), ended: make(map[string]bool)}
 	m.holdsChanged.Store(true)
 	m.missed.Store(true)
+	m.provenMS.Store(0)
+	m.drift.Store(0)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.leading, m.followed, m.written = true, make(map[string]bool), make(map[string]heldAt)

@@ -50,6 +50,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 		return fmt.Errorf("reconcile: %w", unreadable)
 	}
 	m.proven = proof(began)
+	m.provenMS.Store(m.proven.UnixMilli())
 	m.lookAround(began, allocations)
 	m.missed.Store(false) // what comes from here on is in order
 	byJob, listed := make(map[string][]nomadevents.Allocation), make(map[string]bool, len(allocations))
@@ -196,6 +197,7 @@ func (m *Meter) rechargeAll(ctx context.Context, fence ledger.Fence) error {
 	begin := time.Now()
 	repaired, err := m.books.repair(ctx, fence)
 	m.repairs = measure(begin)
+	m.drift.Store(int64(len(repaired)))
 	for _, path := range repaired {
 		m.logger.Error("balance differed from its open holds and was set right", "budget", path)
 	}

@@ -55,6 +55,7 @@ func (r *releaser) register(ctx context.Context, fence ledger.Fence, c candidate
 		var index uint64
 		index, err = r.put(ctx, nomadctl.Registration{Namespace: q.Namespace, JobID: q.JobID, Job: raw, Index: c.spec.Index, Submission: c.spec.Submission})
 		if err == nil {
+			r.e.released(r.now().Sub(time.UnixMilli(q.SinceMS)))
 			r.logger.Info("job released from the queue", "namespace", q.Namespace, "job_id", q.JobID, "budget", q.Budget, "hold_id", id,
 				"waited", r.now().Sub(time.UnixMilli(q.SinceMS)).Round(time.Second))
 			return r.landed(ctx, fence, q, index, placed.Record)

@@ -11,11 +11,15 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/budget"
 )
 
+// MetricsPath is where Prometheus finds the metrics.
+const MetricsPath = "/governor/v1/metrics"
+
 // Routes are the agent's endpoints. A new one is a line here and a method.
 func (a *Agent) Routes() []api.Route {
 	return []api.Route{
 		{Method: "GET", Path: "/governor/v1/health", Right: api.Anyone, Serve: a.serveHealth},
 		{Method: "GET", Path: "/governor/v1/status", Right: api.Read, Serve: a.serveStatus},
+		{Method: "GET", Path: MetricsPath, Right: a.metricsRight(), Serve: a.serveMetrics},
 		{Method: "GET", Path: "/governor/v1/policy", Right: api.Read, Serve: a.servePolicy},
 		{Method: "POST", Path: "/governor/v1/policy/plan", Right: api.Read, BodyMax: api.UploadMax, Serve: a.servePlan},
 		{Method: "PUT", Path: "/governor/v1/policy", Right: api.Write, BodyMax: api.UploadMax, Serve: a.serveApply},

@@ -46,8 +46,8 @@ type Route struct {
 	Right        Right
 	// BodyMax bounds the body, in bytes; 0 means 64 KiB.
 	BodyMax int64
-	// Serve answers with a value that encodes to JSON, or with a Raw. An error is
-	// a *Problem, or else the ledger's.
+	// Serve answers with a value that encodes to JSON, with a Raw, or with an
+	// http.Handler that writes the answer. An error is a *Problem, or else the ledger's.
 	Serve func(ctx context.Context, c Call) (any, error)
 }
 
@@ -242,6 +242,10 @@ func (h handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 func (h handler) answer(w http.ResponseWriter, r *http.Request, v any) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if through, ok := v.(http.Handler); ok {
+		through.ServeHTTP(w, r)
+		return
+	}
 	if raw, ok := v.(Raw); ok {
 		w.Header().Set("Content-Type", raw.Type)
 		if err := raw.Write(w); err != nil {
