@@ -66,6 +66,7 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"budget show":      showCommand(env),
 		"budget history":   historyCommand(env),
 		"budget status":    statusCommand(env),
+		"budget statement": statementCommand(env),
 		"capacity":         capacityCommand(env),
 		"doctor":           doctorCommand(env),
 		"job":              groupCommand(env, "job", "Estimate a job, or show what Governor knows about one"),

@@ -39,6 +39,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "POST", Path: "/governor/v1/runs/{id}/close", Right: api.Read, Serve: a.serveRunClose},
 		{Method: "GET", Path: "/governor/v1/audit", Right: api.Read, Serve: a.serveAudit},
 		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
+		{Method: "GET", Path: "/governor/v1/statements/{path...}", Right: api.Read, Serve: a.serveShowback},
 		{Method: "GET", Path: "/governor/v1/usage/trace", Right: api.Read, Serve: a.serveTrace},
 		{Method: "GET", Path: "/governor/v1/usage/verify", Right: api.Read, Serve: a.serveVerify},
 		{Method: "POST", Path: "/governor/v1/usage/corrections", Right: api.Write, Serve: a.serveCorrection},

@@ -102,6 +102,11 @@ func (e *Engine) endGrant(ctx context.Context, fence ledger.Fence, g grantKey) e
 	case g.Live(now):
 		return nil
 	case now-over >= grantsKept.Milliseconds():
+		if g.FromMS != 0 {
+			if err := e.books.recorder.Record(ctx, []ledger.Entry{ledger.GrantOf(g.Grant)}); err != nil {
+				return err // it stays in the store until the history has it
+			}
+		}
 		return e.books.commit(ctx, fence, []ledger.Write{write})
 	case g.EndTold || state != ledger.GrantEnded && state != ledger.GrantLapsed:
 		return nil

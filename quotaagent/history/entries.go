@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
@@ -67,6 +69,46 @@ func setExtra(e *ledger.Entry, text []byte) error {
 	if err := json.Unmarshal(text, &x); err != nil {
 		return fmt.Errorf("entry %q: %w", e.Key, err)
 	}
-	e.Shares, e.Tokens, e.Receipt = x.Shares, x.Tokens, x.Receipt
+	e.Shares, e.Tokens, e.Receipt, e.Grant = x.Shares, x.Tokens, x.Receipt, x.Grant
 	return nil
+}
+
+// Grants are the overrides that ended since a time and that the ledger does not keep any
+// more.
+func (s *Store) Grants(ctx context.Context, since time.Time) ([]ledger.Grant, error) {
+	var out []ledger.Grant
+	err := s.read(ctx, func(ctx context.Context, q querier) error {
+		out = nil
+		found, err := entries(ctx, q, `a.kind = ? AND e.to_ms >= ?`, `ORDER BY e.key`, ledger.GrantEntry, since.UnixMilli())
+		for _, l := range found {
+			if l.Entry.Grant != nil {
+				out = append(out, *l.Entry.Grant)
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
+// Corrections are the entries that people wrote about what a budget, or one below it,
+// used in [from, to), as far as single entries are kept. They have the paths that the
+// budgets have now.
+func (s *Store) Corrections(ctx context.Context, from, to time.Time, budget string, moved Moved) ([]ledger.Entry, error) {
+	var out []ledger.Entry
+	err := s.read(ctx, func(ctx context.Context, q querier) error {
+		out = nil
+		found, err := entries(ctx, q, `a.kind = ? AND e.to_ms >= ? AND e.from_ms < ?`, `ORDER BY e.from_ms, e.key`, ledger.CorrectionEntry, from.UnixMilli(), to.UnixMilli())
+		if err != nil {
+			return err
+		}
+		for _, l := range found {
+			e := l.Entry
+			e.Budget = moved(e.Budget)
+			if budget == "" || e.Budget == budget || strings.HasPrefix(e.Budget, budget+"/") {
+				out = append(out, e)
+			}
+		}
+		return nil
+	})
+	return out, err
 }

@@ -66,28 +66,48 @@ func table(unit budget.Window, byJob bool) (name string, series bool) {
 // Rows are the sums that a statement is made of, in no order. Budgets that have moved
 // since are found under their new paths.
 func (s *Store) Rows(ctx context.Context, q report.Query, moved Moved) ([]report.Row, error) {
-	loc := s.Location()
-	most := budget.Month
-	if slices.Contains(q.By, report.Day) {
-		most = budget.Day
+	all, err := s.RowsOf(ctx, []report.Query{q}, moved)
+	if err != nil {
+		return nil, err
 	}
-	var out []report.Row
+	return all[0], nil
+}
+
+// RowsOf are the Rows of several queries, all of the same moment.
+func (s *Store) RowsOf(ctx context.Context, queries []report.Query, moved Moved) ([][]report.Row, error) {
+	var out [][]report.Row
 	err := s.read(ctx, func(ctx context.Context, db querier) error {
 		out = nil
-		paths, err := budgetsBelow(ctx, db, q.Budget, moved)
-		if err != nil {
-			return err
-		}
-		for _, p := range pieces(q.From, q.To, loc, most) {
-			rows, err := sumPiece(ctx, db, q, p, paths, loc, moved)
+		for _, q := range queries {
+			rows, err := s.rows(ctx, db, q, moved)
 			if err != nil {
 				return err
 			}
-			out = append(out, rows...)
+			out = append(out, rows)
 		}
 		return nil
 	})
 	return out, err
+}
+
+func (s *Store) rows(ctx context.Context, db querier, q report.Query, moved Moved) ([]report.Row, error) {
+	loc, most := s.Location(), budget.Month
+	if slices.Contains(q.By, report.Day) {
+		most = budget.Day
+	}
+	paths, err := budgetsBelow(ctx, db, q.Budget, moved)
+	if err != nil {
+		return nil, err
+	}
+	var out []report.Row
+	for _, p := range pieces(q.From, q.To, loc, most) {
+		rows, err := sumPiece(ctx, db, q, p, paths, loc, moved)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, rows...)
+	}
+	return out, nil
 }
 
 // budgetsBelow are all paths in the file that are now a budget or below it; nil

@@ -208,13 +208,14 @@ type extra struct {
 	Shares  map[string]quantity.Amount           `json:"shares,omitempty"`
 	Tokens  map[budget.TokenKind]quantity.Amount `json:"tokens,omitempty"`
 	Receipt *ledger.Receipt                      `json:"receipt,omitempty"`
+	Grant   *ledger.Grant                        `json:"grant,omitempty"`
 }
 
 func extraOf(e ledger.Entry) (any, error) {
-	if e.Shares == nil && len(e.Tokens) == 0 && e.Receipt == nil {
+	if e.Shares == nil && len(e.Tokens) == 0 && e.Receipt == nil && e.Grant == nil {
 		return nil, nil
 	}
-	text, err := json.Marshal(extra{e.Shares, e.Tokens, e.Receipt})
+	text, err := json.Marshal(extra{e.Shares, e.Tokens, e.Receipt, e.Grant})
 	return string(text), err
 }
 

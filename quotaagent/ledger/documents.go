@@ -157,6 +157,8 @@ type Entry struct {
 	Author string `json:"author,omitempty"`
 	// Receipt is the account of a hold that ended; only with kind receipt.
 	Receipt *Receipt `json:"receipt,omitempty"`
+	// Grant is an override that is over; only with kind grant.
+	Grant *Grant `json:"grant,omitempty"`
 }
 
 // Template is a periodic or parameterized job, of which nothing runs: its launches

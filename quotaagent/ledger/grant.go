@@ -59,6 +59,20 @@ var (
 	ErrNotLive      = errors.New("the override is over already")
 )
 
+// End is when the grant stops counting, in Unix milliseconds; 0 if it never counted.
+func (g Grant) End() int64 {
+	if g.RevokedMS != 0 {
+		return min(g.UntilMS, g.RevokedMS)
+	}
+	return g.UntilMS
+}
+
+// GrantOf is the entry that keeps a grant which is over. It has no amounts: a grant
+// raises limits.
+func GrantOf(g Grant) Entry {
+	return Entry{Key: "grant/" + g.ID, Kind: GrantEntry, Budget: g.Budget, Submitter: g.Accessor, FromMS: g.FromMS, ToMS: max(g.FromMS, g.End()), Grant: &g}
+}
+
 // Approve counts one yes. The grant becomes active, for lasts, with the last
 // approval that it needs.
 func (g Grant) Approve(a Approval, lasts time.Duration) (Grant, error) {

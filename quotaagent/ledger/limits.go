@@ -92,6 +92,15 @@ func horizon(r *budget.Rollover) int {
 	return 2 * min(max(1, r.Periods), maxRollover)
 }
 
+// RolloverReach is how many periods before one count for what a limit carries into it;
+// 0 for a limit that carries nothing.
+func RolloverReach(l budget.Limit) int {
+	if l.Rollover == nil {
+		return 0
+	}
+	return horizon(l.Rollover)
+}
+
 // maxRollover bounds for how many periods a rest may be carried.
 const maxRollover = 50
 

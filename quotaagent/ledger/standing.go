@@ -94,7 +94,7 @@ func stand(p *budget.Policy, node *budget.Budget, l budget.Limit, book Balance, 
 		room = min(room, cohort.Room(node, l.Dimension).Add(s.Limit.Granted))
 	}
 	past := s
-	past.Limit.Granted = grantedDuring(node, l.Dimension, period, grants, now)
+	past.Limit.Granted = GrantedDuring(node, l.Dimension, period, grants, now)
 	past.Limit.Borrow = node.Borrow[l.Dimension.Class()]
 	if l.Window != budget.Concurrent {
 		past.Limit.Borrow = 0
@@ -111,10 +111,10 @@ func stand(p *budget.Policy, node *budget.Budget, l budget.Limit, book Balance, 
 	return s
 }
 
-// grantedDuring is what grants added to a limit at any time of a period up to now.
+// GrantedDuring is what grants added to a limit at any time of a period up to now.
 // A gauge and the window of all time have no period: there all count that ever
 // did.
-func grantedDuring(node *budget.Budget, d budget.Dimension, period budget.Period, grants []Grant, now time.Time) quantity.Amount {
+func GrantedDuring(node *budget.Budget, d budget.Dimension, period budget.Period, grants []Grant, now time.Time) quantity.Amount {
 	total := quantity.Amount(0)
 	for _, g := range grants {
 		if g.Budget != node.Path || g.FromMS == 0 || g.FromMS > now.UnixMilli() {

@@ -43,7 +43,7 @@ func (s Statement) WriteCSV(w io.Writer) error {
 func (s Statement) record(kind string, l Line) []string {
 	r := []string{s.From.Format(time.RFC3339), s.To.Format(time.RFC3339), kind}
 	for _, value := range l.Key {
-		r = append(r, plain(value))
+		r = append(r, Plain(value))
 	}
 	return append(r, whole(l.GPUTime), strings.ReplaceAll(quantity.FormatHours(l.GPUTime), ",", ""), Money(l.Cost), s.Currency, whole(l.Energy),
 		whole(l.InputTokens), whole(l.CachedTokens), whole(l.OutputTokens), Money(l.Corrected.Cost), whole(l.Overdraft.GPUTime), Money(l.Overdraft.Cost),
@@ -66,9 +66,9 @@ func Money(a quantity.Amount) string {
 	return text
 }
 
-// plain keeps a spreadsheet from taking a text for a formula: the names of jobs are
+// Plain keeps a spreadsheet from taking a text for a formula: the names of jobs are
 // their authors'.
-func plain(text string) string {
+func Plain(text string) string {
 	if text != "" && strings.ContainsRune("=+-@\t\r", rune(text[0])) {
 		return "'" + text
 	}
