@@ -27,6 +27,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/posture"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
+	"github.com/nomad-governor/governor/quotaagent/web"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
 )
 
@@ -169,7 +170,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 		options.Archive = archive
 	}
 	a := agent.New(options)
-	handler, err := newHandler(env.ctx, config, client, a, placement.routes(a.Engine.PlacingOf), logger)
+	handler, err := newHandler(env.ctx, config, client, a, placement, logger)
 	if err != nil && env.ctx.Err() != nil {
 		logger.Info("stopped before it served", "error", err)
 		return closeAll(nil)
@@ -235,7 +236,7 @@ func delegated(config agentconfig.Config) string {
 
 // newHandler is everything that the address serves: Governor's own paths, those of the
 // placement service among them, and Nomad behind the gate.
-func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement []api.Route, logger hclog.Logger) (http.Handler, error) {
+func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement *placer, logger hclog.Logger) (http.Handler, error) {
 	region, err := awaitRegion(ctx, config.Nomad, client, logger)
 	if err != nil {
 		return nil, err
@@ -258,11 +259,16 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	if err != nil {
 		return nil, err
 	}
-	own := api.Handler(slices.Concat(a.Routes(), placement, []api.Route{estimateRoute(g)}), authorize(g), func(r *http.Request, err error) {
+	own := api.Handler(slices.Concat(a.Routes(), placement.routes(a.Engine.PlacingOf), []api.Route{estimateRoute(g)}), authorize(g), func(r *http.Request, err error) {
 		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	})
+	pages := newPages(config, g, a, placement, logger)
 	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// No ServeMux here: it would redirect job ids that look like unclean paths.
+		if pages != nil && r.URL.Path == strings.TrimSuffix(api.Prefix, "/") {
+			http.Redirect(w, r, api.Prefix, http.StatusFound)
+			return
+		}
 		if !strings.HasPrefix(r.URL.Path, api.Prefix) {
 			g.ServeHTTP(w, r)
 			return
@@ -271,7 +277,11 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 			hook.ServeHTTP(w, r)
 			return
 		}
-		own.ServeHTTP(w, r)
+		if pages != nil && !strings.HasPrefix(r.URL.Path, api.Prefix+"v1/") {
+			pages.ServeHTTP(w, r)
+			return
+		}
+		own.ServeHTTP(w, web.ForReading(r))
 	})), nil
 }
 

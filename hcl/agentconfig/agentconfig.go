@@ -40,6 +40,8 @@ type Config struct {
 	TLS       *TLS       `hcl:"tls,block"`
 	// Identity says by what people are known besides their Nomad tokens.
 	Identity *Identity `hcl:"identity,block"`
+	// Web says whether pages are served.
+	Web *Web `hcl:"web,block"`
 }
 
 // Nomad is how the agent reaches Nomad.
@@ -232,6 +234,9 @@ func (c *Config) merge(o Config) {
 	}
 	if o.Identity != nil {
 		c.Identity = o.Identity
+	}
+	if o.Web != nil {
+		c.Web = o.Web
 	}
 }
 
