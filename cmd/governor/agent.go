@@ -28,6 +28,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/posture"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
 	"github.com/nomad-governor/governor/quotaagent/uipanel"
+	"github.com/nomad-governor/governor/quotaagent/web"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
 )
 
@@ -281,8 +282,13 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 	own := quiet(api.Handler(slices.Concat(a.Routes(), placement.routes(a.Engine.PlacingOf), shown.routes(), []api.Route{estimateRoute(g)}), authorize(g), func(r *http.Request, err error) {
 		logger.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}))
+	pages := newPages(config, g, a, placement, logger)
 	return senders.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// No ServeMux here: it would redirect job ids that look like unclean paths.
+		if pages != nil && r.URL.Path == strings.TrimSuffix(api.Prefix, "/") {
+			http.Redirect(w, r, api.Prefix, http.StatusFound)
+			return
+		}
 		if !strings.HasPrefix(r.URL.Path, api.Prefix) {
 			g.ServeHTTP(w, r)
 			return
@@ -295,7 +301,11 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 			file.ServeHTTP(w, r)
 			return
 		}
-		own.ServeHTTP(w, r)
+		if pages != nil && !strings.HasPrefix(r.URL.Path, api.Prefix+"v1/") {
+			pages.ServeHTTP(w, r)
+			return
+		}
+		own.ServeHTTP(w, web.ForReading(r))
 	})), nil
 }
 

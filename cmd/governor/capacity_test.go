@@ -5,8 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/rogpeppe/go-internal/testscript"
-
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/budget"
@@ -17,7 +15,7 @@ import (
 
 // grow writes the policy of the script, ten days of usage, each with a GPU more, a job
 // that has its budget and does not run, and one that waits for budget.
-func grow(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
+func grow(ts stage, store *sqlite.Store, past *history.Store) {
 	posted := map[string]ledger.Vector{"acme": ledger.NewVector(), "acme/research": ledger.NewVector(), "acme/serving": ledger.NewVector()}
 	var entries []ledger.Entry
 	for day := range 10 {
@@ -55,7 +53,7 @@ func grow(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
 
 // awaitSupply waits until the agent has seen which GPUs there are, by the classes of its
 // policy.
-func awaitSupply(ts *testscript.TestScript, a *agent.Agent) {
+func awaitSupply(ts stage, a *agent.Agent) {
 	for {
 		status, err := a.Engine.Status(context.Background(), a.Meter)
 		ts.Check(err)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"flag"
 	"fmt"
 	"net"
@@ -63,9 +65,17 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// stage is what a test or a script is set up on.
+type stage interface {
+	Check(err error)
+	Defer(f func())
+	Logf(format string, args ...any)
+	ReadFile(name string) string
+}
+
 // startAgent runs an agent on an embedded store in front of a Nomad that only
 // knows who its callers are.
-func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
+func startAgent(t *testing.T, ts stage, with string) string {
 	ts.Logf("starting an agent")
 	handle := http.HandlerFunc(stubNomad)
 	switch with {
@@ -120,7 +130,9 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	case "-open", "-closed":
 		awaitWatch(ts, store)
 	case "-jobs":
-		holdJobs(ts, store)
+		holdJobs(ts, store, func(h ledger.Hold) string { return "hold/" + h.ID })
+	case "-known-jobs":
+		holdJobs(ts, store, func(h ledger.Hold) string { return holdKey(h.Namespace, h.JobID) })
 	case "-usage":
 		use(ts, store, past)
 	case "-capacity":
@@ -133,7 +145,7 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 }
 
 // awaitWatch waits until the agent has looked for ways around the gate.
-func awaitWatch(ts *testscript.TestScript, store *sqlite.Store) {
+func awaitWatch(ts stage, store *sqlite.Store) {
 	for {
 		records, err := store.Read(context.Background(), "bypass/found")
 		ts.Check(err)
@@ -150,8 +162,14 @@ func serial() func() string {
 	return func() string { return fmt.Sprintf("%016d", n.Add(1)) }
 }
 
+// holdKey is where the agent looks for the hold of a job.
+func holdKey(namespace, jobID string) string {
+	sum := sha256.Sum256([]byte(namespace + "\x00" + jobID))
+	return "hold/" + hex.EncodeToString(sum[:16])
+}
+
 // holdJobs writes two holds into the store, as if their jobs had been admitted.
-func holdJobs(ts *testscript.TestScript, store *sqlite.Store) {
+func holdJobs(ts stage, store *sqlite.Store, key func(ledger.Hold) string) {
 	for _, h := range []ledger.Hold{
 		{ID: "h-2", Namespace: "research", JobID: "train", State: ledger.Active, Posted: ledger.Usage{GPUTime: map[string]quantity.Amount{"h100": 9_000_000}, Cost: 7_250_000}},
 		{ID: "h-1", Namespace: "default", JobID: "team/eval", State: ledger.Held},
@@ -161,12 +179,12 @@ func holdJobs(ts *testscript.TestScript, store *sqlite.Store) {
 		h.Pending = []ledger.Line{line}
 		value, err := ledger.EncodeHold(h)
 		ts.Check(err)
-		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "hold/" + h.ID, Value: value}}))
+		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: key(h), Value: value}}))
 	}
 }
 
 // use writes usage into the history and the balances, as if it had been metered.
-func use(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
+func use(ts stage, store *sqlite.Store, past *history.Store) {
 	at := func(hours int) int64 {
 		return time.Date(2026, 3, 9, 20, 0, 0, 0, time.UTC).Add(time.Duration(hours) * time.Hour).UnixMilli()
 	}
@@ -200,7 +218,7 @@ func use(ts *testscript.TestScript, store *sqlite.Store, past *history.Store) {
 
 // queueJobs writes three waiting jobs into the store, and what their budget has
 // used of its month.
-func queueJobs(ts *testscript.TestScript, store *sqlite.Store) {
+func queueJobs(ts stage, store *sqlite.Store) {
 	used := ledger.Balance{Posted: ledger.NewVector(), Held: ledger.NewVector()}
 	used.Posted.Add(budget.PeriodAt(budget.Month, now, time.UTC).Key(), budget.Cost, 90_000_000)
 	value, err := used.Encode()
@@ -247,6 +265,10 @@ func stubNomad(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
+	case "/v1/acl/policies":
+		_, _ = w.Write([]byte(`[{"Name":"research"}]`))
+	case "/v1/acl/policy/research":
+		_, _ = w.Write([]byte(`{"Name":"research","RulesJSON":{"Namespaces":[{"Name":"research","Capabilities":["read-job"]}]}}`))
 	default:
 		http.NotFound(w, r)
 	}

@@ -143,20 +143,7 @@ func limitRow(currency string, l agent.LimitStatus) []string {
 }
 
 // period names the present period of a limit: "month 2026-03".
-func period(l agent.LimitStatus) string {
-	if l.Start == nil {
-		return l.Window
-	}
-	layouts := map[string]string{budget.Hour.String(): "2006-01-02 15:04", budget.Month.String(): "2006-01", budget.Year.String(): "2006"}
-	layout, ok := layouts[l.Window]
-	switch {
-	case l.Window == budget.Quarter.String():
-		return fmt.Sprintf("%s %d-Q%d", l.Window, l.Start.Year(), (int(l.Start.Month())+2)/3)
-	case !ok:
-		layout = "2006-01-02"
-	}
-	return l.Window + " " + l.Start.Format(layout)
-}
+func period(l agent.LimitStatus) string { return budget.NamePeriod(l.Window, l.Start) }
 
 func printHolds(w io.Writer, s agent.Status, inside func(string) bool) {
 	t := newTable("JOB", "BUDGET", "STATE", ">ALLOCS", ">GPU-HOURS USED", ">HELD", ">"+s.Policy.Currency+" USED", ">HELD", "PLACEMENT")

@@ -11,10 +11,13 @@ import (
 )
 
 // topology serves the map of the cluster.
-func (p *placer) topology(ctx context.Context, _ api.Call) (any, error) {
+func (p *placer) topology(ctx context.Context, _ api.Call) (any, error) { return p.clusterMap(ctx) }
+
+// clusterMap is the map of the cluster, with what is promised to jobs.
+func (p *placer) clusterMap(ctx context.Context) (clustermap.Map, error) {
 	snapshot, err := p.state.Snapshot(ctx, planAge)
 	if err != nil {
-		return nil, fmt.Errorf("read cluster: %w", err)
+		return clustermap.Map{}, fmt.Errorf("read cluster: %w", err)
 	}
 	return clustermap.Of(p.spared.Mark(snapshot, "", "", p.now()), p.sets), nil
 }

@@ -33,13 +33,20 @@ type Page struct {
 	Selectors []string `json:"selectors"`
 	// Absent texts must not be there at the end.
 	Absent []string `json:"absent"`
+	// Axe fails a page of which axe-core finds serious or critical faults, and one that on
+	// a dark screen of 375 pixels has too little contrast or is wider than the screen. A
+	// picture of that is taken beside PNG.
+	Axe bool `json:"axe"`
 }
 
 // Step clicks on the first element that matches a CSS selector, and then inserts text
-// where the click has put the focus.
+// where the click has put the focus. Or it posts a JSON document to an address, while the
+// page stays open.
 type Step struct {
 	Click  string `json:"click"`
 	Insert string `json:"insert"`
+	Post   string `json:"post"`
+	Body   string `json:"body"`
 }
 
 // Plan is what to look at in one browser.

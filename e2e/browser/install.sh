@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what shot.mjs needs: Chromium from Debian's packages, and the pinned
-# playwright-core from the npm registry. Does nothing that is done already.
+# playwright-core and axe-core from the npm registry. Does nothing that is done already.
 set -eu
 cd "$(dirname "$0")"
 
@@ -22,7 +22,7 @@ fi
 
 # node_modules/.package-lock.json is what npm last installed.
 if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
-	echo "==> Installing playwright-core"
+	echo "==> Installing playwright-core and axe-core"
 	npm ci --no-audit --no-fund --loglevel=error
 	touch node_modules/.package-lock.json
 fi

@@ -42,6 +42,8 @@ type Config struct {
 	Identity *Identity `hcl:"identity,block"`
 	// Telemetry says what the agent tells about itself.
 	Telemetry *Telemetry `hcl:"telemetry,block"`
+	// Web says whether pages are served.
+	Web *Web `hcl:"web,block"`
 }
 
 // Nomad is how the agent reaches Nomad.
@@ -244,6 +246,9 @@ func (c *Config) merge(o Config) {
 	}
 	if o.Telemetry != nil {
 		c.Telemetry = c.Telemetry.merge(*o.Telemetry)
+	}
+	if o.Web != nil {
+		c.Web = o.Web
 	}
 }
 

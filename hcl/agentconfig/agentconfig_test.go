@@ -33,6 +33,16 @@ func TestNodePoolsHaveModesOfTheirOwn(t *testing.T) {
 	must.Eq(t, map[string]string{}, Default().Placement.Pools())
 }
 
+func TestPagesAreServedUnlessSwitchedOff(t *testing.T) {
+	t.Parallel()
+	must.True(t, Default().ServesPages())
+	for text, want := range map[string]bool{"web {\n  enabled = false\n}\n": false, "web {\n  enabled = true\n}\n": true, "web {}\n": true, "": true} {
+		config, diags := Parse("a.hcl", []byte(text), Default())
+		must.False(t, diags.HasErrors())
+		must.EqOp(t, want, config.ServesPages(), must.Sprint(text))
+	}
+}
+
 func TestRatesOfLoading(t *testing.T) {
 	t.Parallel()
 	rates := func(c Config) []int64 {

@@ -51,7 +51,7 @@ func purePackages() []string {
 		"scheduler/cluster", "scheduler/clustermap", "scheduler/sets", "scheduler/place", "scheduler/index", "scheduler/locality", "scheduler/fleet", "scheduler/rewrite", "scheduler/simulate", "scheduler/proposal",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
 		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce", "quotaagent/audit",
-		"quotaagent/report", "quotaagent/report/showback", "quotaagent/report/focus", "quotaagent/forecast", "quotaagent/bypass", "quotaagent/acl", "quotaagent/burn",
+		"quotaagent/report", "quotaagent/report/showback", "quotaagent/report/focus", "quotaagent/forecast", "quotaagent/bypass", "quotaagent/acl", "quotaagent/burn", "quotaagent/web/draw",
 	}
 }
 

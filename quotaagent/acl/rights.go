@@ -8,6 +8,9 @@ import (
 // deny is the capability, and the policy, that takes everything.
 const deny = "deny"
 
+// ReadJob is Nomad's capability to read the jobs of a namespace.
+const ReadJob = "read-job"
+
 // Rights are what somebody's policies allow together. The zero value allows nothing.
 type Rights struct {
 	everything bool

@@ -1,15 +1,18 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/nomad-governor/governor/quotaagent/admission"
+	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/history"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -89,7 +92,8 @@ func (h *historian) trouble() (time.Time, error) {
 // can be written, some are not kept.
 func (h *historian) decided(s gate.Submission, d admission.Decision) {
 	e := history.Decision{AtMS: h.now().UnixMilli(), Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, Outcome: d.Outcome.String(), Reason: string(d.Reason),
-		Submitter: s.Identity.Accessor, GPUs: int64(s.Ask.GPUs()), Plan: !s.Kind.Commits(), Shadow: d.Shadow}
+		Submitter: s.Identity.Accessor, GPUs: int64(s.Ask.GPUs()), Plan: !s.Kind.Commits(), Shadow: d.Shadow,
+		Text: toldOf(h.policy.State().Policy, s, d)}
 	if d.Budget != nil {
 		e.Budget = d.Budget.Path
 	}
@@ -100,6 +104,21 @@ func (h *historian) decided(s gate.Submission, d admission.Decision) {
 		defer h.mu.Unlock()
 		h.dropped++
 	}
+}
+
+// toldOf is what the author of a submission was told of its decision; "" for a plan.
+func toldOf(p *budget.Policy, s gate.Submission, d admission.Decision) string {
+	var text string
+	switch {
+	case !s.Kind.Commits():
+	case d.Outcome == admission.Deny:
+		text = d.DenialOf(p, s.Ask, cmp.Or(done[s.Kind], "registered"))
+	case d.Outcome == admission.Queue:
+		text = d.Waits(p, s.Ask)
+	default:
+		text = d.Notice(p)
+	}
+	return strings.TrimPrefix(text, "governor: ")
 }
 
 // run keeps the history until ctx ends.

@@ -55,6 +55,10 @@ type PolicyState struct {
 	// Broken holds the diagnostics of the files in the store when they are not
 	// in force; empty when they are.
 	Broken string
+	// BrokenFiles are those files, Faults what is wrong with them; nil when they are in
+	// force.
+	BrokenFiles []budgetspec.File
+	Faults      []Fault
 	// Loaded is false until the store was read once.
 	Loaded bool
 	Since  time.Time
@@ -148,7 +152,7 @@ func (k *PolicyKeeper) Load(ctx context.Context) error {
 		next.Policy = noPolicy()
 	case diags.HasErrors():
 		next.Policy, next.Files, next.Revision, next.Since = before.Policy, before.Files, before.Revision, before.Since
-		next.Broken = renderDiagnostics(files, diags)
+		next.Broken, next.BrokenFiles, next.Faults = renderDiagnostics(files, diags), files, faultsOf(diags)
 	case policy.Revision != revision.Digest:
 		next.Revision = Revision{Digest: policy.Revision, Author: actorKVEdit, Time: k.now()}
 	}
@@ -180,6 +184,28 @@ func retroactions(files []budgetspec.File, found []budget.Retroaction) hcl.Diagn
 		diags = append(diags, d)
 	}
 	return diags
+}
+
+// Fault is one diagnostic of a policy file.
+type Fault struct {
+	// File and Line say where it is; "" and 0 where that cannot be told.
+	File    string
+	Line    int
+	Warning bool
+	Summary string
+	Detail  string
+}
+
+func faultsOf(diags hcl.Diagnostics) []Fault {
+	out := make([]Fault, 0, len(diags))
+	for _, d := range diags {
+		f := Fault{Warning: d.Severity == hcl.DiagWarning, Summary: d.Summary, Detail: d.Detail}
+		if d.Subject != nil {
+			f.File, f.Line = d.Subject.Filename, d.Subject.Start.Line
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // lineRange is one line of a file; nil when there is none.

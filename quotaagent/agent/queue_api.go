@@ -191,25 +191,40 @@ type JobReason struct {
 // decisionsShown bounds the past decisions of a JobReason.
 const decisionsShown = 5
 
+// unknownJob is a job of which the books say nothing.
+func unknownJob(namespace, jobID string) JobReason {
+	return JobReason{Namespace: namespace, JobID: jobID, State: "unknown", Decisions: []history.Decision{},
+		Text: fmt.Sprintf("job %q in namespace %q neither waits for budget nor holds any", jobID, namespace)}
+}
+
 // Why explains the state of one job.
 func (e *Engine) Why(ctx context.Context, namespace, jobID string) (JobReason, error) {
 	p := e.policy.State().Policy
-	out := JobReason{Namespace: namespace, JobID: jobID, State: "unknown", Decisions: []history.Decision{},
-		Text: fmt.Sprintf("job %q in namespace %q neither waits for budget nor holds any", jobID, namespace)}
+	out := unknownJob(namespace, jobID)
+	waits, hold, err := e.standsOf(ctx, p, namespace, jobID)
+	switch {
+	case err != nil:
+	case waits != nil:
+		return e.whyWaiting(p, out, *waits), nil
+	case hold != nil:
+		return whyHolding(p, out, *hold), nil
+	}
+	return out, err
+}
+
+// standsOf is how a job waits, or else what it holds; both nil for neither.
+func (e *Engine) standsOf(ctx context.Context, p *budget.Policy, namespace, jobID string) (*judged, *ledger.Hold, error) {
 	jobs, err := e.judge(ctx, p)
 	if err != nil {
-		return out, err
+		return nil, nil, err
 	}
 	for _, j := range jobs {
 		if q := j.Queued; q.Namespace == namespace && q.JobID == jobID && j.Overall != 0 {
-			return e.whyWaiting(p, out, j), nil
+			return &j, nil, nil
 		}
 	}
 	hold, err := e.books.readHold(ctx, holdKey(namespace, jobID))
-	if err != nil || hold.Hold == nil {
-		return out, err
-	}
-	return whyHolding(p, out, *hold.Hold), nil
+	return nil, hold.Hold, err
 }
 
 func (e *Engine) whyWaiting(p *budget.Policy, out JobReason, j judged) JobReason {

@@ -54,13 +54,7 @@ func (a *Agent) serveHealth(context.Context, api.Call) (any, error) {
 	return map[string]bool{"ok": true}, nil
 }
 
-func (a *Agent) serveStatus(ctx context.Context, _ api.Call) (any, error) {
-	status, err := a.Engine.Status(ctx, a.Meter)
-	if err == nil && a.bypasses != nil {
-		status.Bypasses, err = a.bypasses.status(ctx, status.Leader)
-	}
-	return status, err
-}
+func (a *Agent) serveStatus(ctx context.Context, _ api.Call) (any, error) { return a.Status(ctx) }
 
 func (a *Agent) servePolicy(context.Context, api.Call) (any, error) {
 	state := a.Keeper.State()

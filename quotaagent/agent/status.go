@@ -69,15 +69,23 @@ type LimitStatus struct {
 	Held      quantity.Amount `json:"held"`
 	Available quantity.Amount `json:"available"`
 	Source    string          `json:"source,omitempty"`
+	// Health is ok, soft, full or overdrawn, with overrides and what is borrowed; "" where
+	// nobody has looked.
+	Health string `json:"health,omitempty"`
 }
 
 // HoldStatus is one job that holds budget.
 type HoldStatus struct {
-	ID          string         `json:"id"`
-	Namespace   string         `json:"namespace"`
-	JobID       string         `json:"job_id"`
-	Budget      string         `json:"budget"`
-	State       string         `json:"state"`
+	ID        string `json:"id"`
+	Namespace string `json:"namespace"`
+	JobID     string `json:"job_id"`
+	Budget    string `json:"budget"`
+	State     string `json:"state"`
+	// Created is when it was made, Submitter the accessor of who submitted the job last,
+	// GPUs how many it holds at once at most.
+	Created     time.Time      `json:"created"`
+	Submitter   string         `json:"submitter,omitempty"`
+	GPUs        int64          `json:"gpus"`
 	Allocations []string       `json:"allocations"`
 	Estimate    ledger.Usage   `json:"estimate"`
 	Posted      ledger.Usage   `json:"posted"`
@@ -161,8 +169,16 @@ func (e *Engine) Status(ctx context.Context, m *Meter) (Status, error) {
 	for _, q := range waiting {
 		queued[p.Moved(q.Budget)]++
 	}
+	grants, err := e.grants(ctx)
+	if err != nil {
+		return Status{}, err
+	}
 	p.Walk(func(b *budget.Budget) {
 		s := budgetStatus(p, b, balances[b.Path], e.now())
+		standings := ledger.Standings(p, b, balances[b.Path], grants, ledger.CohortOf(p, b, balances), e.now())
+		for i := range s.Limits {
+			s.Limits[i].Health = standings[i].Health.String()
+		}
 		s.Queued = queued[b.Path]
 		out.Budgets = append(out.Budgets, s)
 	})
@@ -177,6 +193,9 @@ func (e *Engine) Status(ctx context.Context, m *Meter) (Status, error) {
 	}
 	return out, nil
 }
+
+// Status is the state as the API tells it.
+func (s *PolicyState) Status() PolicyStatus { return policyStatus(s) }
 
 func policyStatus(s *PolicyState) PolicyStatus {
 	enforcement := "enforce"
@@ -209,9 +228,17 @@ func budgetStatus(p *budget.Policy, b *budget.Budget, book ledger.Balance, now t
 	return out
 }
 
+// linesOf is the need of a hold: the confirmed one, or that of its first submission.
+func linesOf(h ledger.Hold) []ledger.Line {
+	if len(h.Lines) == 0 {
+		return h.Pending
+	}
+	return h.Lines
+}
+
 func holdStatus(h ledger.Hold, m *Meter) HoldStatus {
 	s := HoldStatus{ID: h.ID, Namespace: h.Namespace, JobID: h.JobID, Budget: h.Budget, State: string(h.State),
-		Allocations: []string{}, Estimate: h.Estimate, Posted: h.Posted, Held: heldNow(h), Placement: m.Verified(h.Namespace, h.JobID),
+		Created: time.UnixMilli(h.CreatedMS).UTC(), Submitter: h.Accessor, GPUs: gpusOf(linesOf(h)), Allocations: []string{}, Estimate: h.Estimate, Posted: h.Posted, Held: heldNow(h), Placement: m.Verified(h.Namespace, h.JobID),
 		Ending: endingStatus(h.Ending)}
 	for _, t := range h.Tracks {
 		s.Allocations = append(s.Allocations, t.Alloc)

@@ -21,14 +21,17 @@ type Decision struct {
 	// enforced.
 	Plan   bool `json:"plan,omitempty"`
 	Shadow bool `json:"shadow,omitempty"`
+	// Text is what the author was told, with the arithmetic; "" of plans, and of what was
+	// decided before texts were kept.
+	Text string `json:"text,omitempty"`
 }
 
 // Decided writes decisions, and removes the oldest beyond keep.
 func (s *Store) Decided(ctx context.Context, decisions []Decision, keep int64) error {
 	return s.write(ctx, func(ctx context.Context, w *writer) error {
 		for _, d := range decisions {
-			if _, err := w.exec(ctx, `INSERT INTO decision (at_ms, namespace, job, outcome, reason, budget, user, gpus, plan, shadow) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-				d.AtMS, d.Namespace, d.JobID, d.Outcome, d.Reason, d.Budget, d.Submitter, d.GPUs, d.Plan, d.Shadow); err != nil {
+			if _, err := w.exec(ctx, `INSERT INTO decision (at_ms, namespace, job, outcome, reason, budget, user, gpus, plan, shadow, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+				d.AtMS, d.Namespace, d.JobID, d.Outcome, d.Reason, d.Budget, d.Submitter, d.GPUs, d.Plan, d.Shadow, d.Text); err != nil {
 				return err
 			}
 		}
@@ -47,7 +50,7 @@ func (s *Store) Decisions(ctx context.Context, namespace, job string, limit int)
 	}
 	err := s.read(ctx, func(ctx context.Context, q querier) error {
 		out = out[:0]
-		rows, err := q.QueryContext(ctx, `SELECT at_ms, namespace, job, outcome, reason, budget, user, gpus, plan, shadow FROM decision
+		rows, err := q.QueryContext(ctx, `SELECT at_ms, namespace, job, outcome, reason, budget, user, gpus, plan, shadow, text FROM decision
 			WHERE `+where+` ORDER BY id DESC LIMIT ?`, append(args, limit)...)
 		if err != nil {
 			return err
@@ -55,7 +58,7 @@ func (s *Store) Decisions(ctx context.Context, namespace, job string, limit int)
 		defer rows.Close()
 		for rows.Next() {
 			var d Decision
-			if err := rows.Scan(&d.AtMS, &d.Namespace, &d.JobID, &d.Outcome, &d.Reason, &d.Budget, &d.Submitter, &d.GPUs, &d.Plan, &d.Shadow); err != nil {
+			if err := rows.Scan(&d.AtMS, &d.Namespace, &d.JobID, &d.Outcome, &d.Reason, &d.Budget, &d.Submitter, &d.GPUs, &d.Plan, &d.Shadow, &d.Text); err != nil {
 				return err
 			}
 			out = append(out, d)

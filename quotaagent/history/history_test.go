@@ -182,7 +182,7 @@ func TestFilesThatAreNoHistoryAreLeftAlone(t *testing.T) {
 	must.NoError(t, err)
 	must.NoError(t, newer.Close())
 	_, err = Open(path, time.Now)
-	must.ErrorContains(t, err, "schema version 3, this build knows versions up to 2: run a newer governor")
+	must.ErrorContains(t, err, "schema version 4, this build knows versions up to 3: run a newer governor")
 
 	text := filepath.Join(t.TempDir(), "notes.txt")
 	must.NoError(t, os.WriteFile(text, []byte("this is not a database, and it is long enough to be looked at"), 0o600))

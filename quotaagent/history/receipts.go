@@ -8,7 +8,7 @@ import (
 )
 
 // Receipts are those of the holds of a job that were closed, the latest first: at
-// most limit.
+// most limit. An empty job means all jobs.
 func (s *Store) Receipts(ctx context.Context, namespace, job string, limit int) ([]report.Receipt, error) {
 	out := []report.Receipt{}
 	err := s.read(ctx, func(ctx context.Context, q querier) error {
@@ -38,7 +38,11 @@ func (s *Store) Receipts(ctx context.Context, namespace, job string, limit int) 
 }
 
 func closed(ctx context.Context, q querier, namespace, job string, limit int) (holds, keys []string, err error) {
-	rows, err := q.QueryContext(ctx, `SELECT hold, key FROM receipt WHERE job = ? AND namespace = ? ORDER BY ended_ms DESC, hold LIMIT ?`, job, namespace, limit)
+	where, args := `1`, []any{limit}
+	if job != "" {
+		where, args = `job = ? AND namespace = ?`, []any{job, namespace, limit}
+	}
+	rows, err := q.QueryContext(ctx, `SELECT hold, key FROM receipt WHERE `+where+` ORDER BY ended_ms DESC, hold LIMIT ?`, args...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -43,6 +43,9 @@ INSERT INTO meta VALUES ('file', lower(hex(randomblob(8)))), ('zone', 'UTC'), ('
 CREATE TABLE decision (id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, namespace TEXT NOT NULL, job TEXT NOT NULL, outcome TEXT NOT NULL,
 	reason TEXT NOT NULL, budget TEXT NOT NULL, user TEXT NOT NULL, gpus INTEGER NOT NULL, plan INTEGER NOT NULL, shadow INTEGER NOT NULL) STRICT;
 CREATE INDEX decision_job ON decision (job, namespace, id);
+`, `
+ALTER TABLE decision ADD COLUMN text TEXT NOT NULL DEFAULT '';
+CREATE INDEX receipt_ended ON receipt (ended_ms, hold);
 `}
 }
 
