@@ -274,7 +274,7 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 		delegation = &gate.Delegation{Token: config.Nomad.Token, Capability: capability}
 	}
 	g, err := gate.New(gate.Config{Nomad: address, Transport: transport, Region: region, Admitter: a.Engine, ReadToken: config.Nomad.Token,
-		Delegation: delegation, UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", EditPage: editPage(config), Logger: logger})
+		Delegation: delegation, UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", EditPage: editPage(config), JobLink: config.Gate.UILink, Logger: logger})
 	if err != nil {
 		return nil, err
 	}

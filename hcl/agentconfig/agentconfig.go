@@ -101,6 +101,9 @@ type Gate struct {
 	// UIPanel shows Governor's panel on the job, allocation and task pages of Nomad's UI;
 	// true by default.
 	UIPanel *bool `hcl:"ui_panel,optional"`
+	// UILink is the URL at which people reach the gate: new GPU jobs then get a link to
+	// their page there in their ui block. Empty for none.
+	UILink string `hcl:"ui_link,optional"`
 }
 
 // History says where the history of usage is kept, and for how long.
@@ -224,6 +227,7 @@ func (c *Config) merge(o Config) {
 		override(&g.WebhookKey, o.Gate.WebhookKey)
 		override(&g.Credentials, o.Gate.Credentials)
 		override(&g.SubmitCapability, o.Gate.SubmitCapability)
+		override(&g.UILink, o.Gate.UILink)
 		if o.Gate.UIPanel != nil {
 			g.UIPanel = o.Gate.UIPanel
 		}
@@ -291,6 +295,9 @@ func (c Config) Validate() error {
 	}
 	if key := c.Gate.WebhookKey; key != "" && (len(key) < webhookKeyMin || url.QueryEscape(key) != key) {
 		complain("gate.webhook_key is too short or no plain text; it must have at least %d letters, digits, dots, dashes and underscores", webhookKeyMin)
+	}
+	if c.Gate.UILink != "" {
+		checkURL(complain, "gate.ui_link", c.Gate.UILink)
 	}
 	if !oneOf(c.Gate.Credentials, "passthrough", "delegated") {
 		complain("gate.credentials is %q; it must be passthrough or delegated", c.Gate.Credentials)

@@ -43,6 +43,23 @@ func TestPagesAreServedUnlessSwitchedOff(t *testing.T) {
 	}
 }
 
+func TestWhatNomadsUIShows(t *testing.T) {
+	t.Parallel()
+	must.True(t, *Default().Gate.UIPanel)
+	must.Eq(t, "", Default().Gate.UILink)
+	first, diags := Parse("a.hcl", []byte("gate {\n  ui_panel = false\n  ui_link = \"https://governor.example:4640\"\n}\n"), Default())
+	must.False(t, diags.HasErrors())
+	both, diags := Parse("b.hcl", []byte("gate {\n  infeasible = \"allow\"\n}\n"), first)
+	must.False(t, diags.HasErrors())
+	must.NoError(t, both.Validate())
+	must.False(t, *both.Gate.UIPanel)
+	must.Eq(t, "https://governor.example:4640", both.Gate.UILink)
+	on, diags := Parse("c.hcl", []byte("gate {\n  ui_panel = true\n}\n"), both)
+	must.False(t, diags.HasErrors())
+	must.True(t, *on.Gate.UIPanel)
+	must.False(t, *both.Gate.UIPanel, must.Sprint("what was read before stays"))
+}
+
 func TestRatesOfLoading(t *testing.T) {
 	t.Parallel()
 	rates := func(c Config) []int64 {
@@ -155,6 +172,7 @@ func TestValidateSaysAllThatIsWrong(t *testing.T) {
 		"a prefix with a slash":  {func(c *Config) { c.Consul.Prefix = "/governor/" }, "not begin with one"},
 		"a key without its cert": {func(c *Config) { c.Nomad.KeyFile = "k" }, "nomad sets only one of cert_file and key_file"},
 		"unknown writes":         {func(c *Config) { c.Gate.UnknownWrites = "ask" }, `gate.unknown_writes is "ask"`},
+		"a link without a host":  {func(c *Config) { c.Gate.UILink = "governor.example" }, `gate.ui_link is "governor.example"; it must be a URL`},
 		"a webhook's key":        {func(c *Config) { c.Gate.WebhookKey = "secret" }, "gate.webhook_key is too short"},
 		"a key with blanks":      {func(c *Config) { c.Gate.WebhookKey = "twenty characters & more" }, "letters, digits, dots"},
 		"placement":              {func(c *Config) { c.Placement.Mode = "best" }, `placement.mode is "best"; it must be require, prefer or off`},

@@ -42,7 +42,10 @@ type Config struct {
 	AllowUnknownWrites bool
 	// EditPage adds something to the pages of Nomad's UI; nil to pass them as they are.
 	EditPage EditPage
-	Logger   hclog.Logger
+	// JobLink is the URL of this gate for people, below which Governor's pages are; GPU
+	// jobs get a link to theirs in their ui block. "" for none.
+	JobLink string
+	Logger  hclog.Logger
 
 	// BodyMax is the largest body on governed routes, in bytes (32 MiB).
 	BodyMax int64

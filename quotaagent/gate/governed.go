@@ -85,6 +85,7 @@ func (g *Gate) govern(w http.ResponseWriter, r *http.Request, route Route, s *su
 	if !wantsGPU {
 		return g.hand(w, r, s)
 	}
+	g.link(s)
 	verdict, err := g.decide(r.Context(), s)
 	if err != nil {
 		return err

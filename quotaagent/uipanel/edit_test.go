@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -110,7 +111,7 @@ func FuzzEdit(f *testing.F) {
 		must.Eq(t, len(uipanel.Tag), at)
 		found := false
 		for i := range len(page) + 1 {
-			if bytes.HasPrefix(edited[i:], []byte(uipanel.Tag)) && bytes.Equal(slicesConcat(edited[:i], edited[i+at:]), page) {
+			if bytes.HasPrefix(edited[i:], []byte(uipanel.Tag)) && bytes.Equal(slices.Concat(edited[:i], edited[i+at:]), page) {
 				found = true
 				must.True(t, bytes.HasPrefix(bytes.ToLower(page[i:]), []byte("</head")))
 				break
@@ -119,8 +120,6 @@ func FuzzEdit(f *testing.F) {
 		must.True(t, found)
 	})
 }
-
-func slicesConcat(a, b []byte) []byte { return append(bytes.Clone(a), b...) }
 
 func TestHandler_servesTheFiles(t *testing.T) {
 	t.Parallel()
