@@ -29,6 +29,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
 	"github.com/nomad-governor/governor/quotaagent/uipanel"
 	"github.com/nomad-governor/governor/quotaagent/web"
+	hooks "github.com/nomad-governor/governor/quotaagent/webhook"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
 )
 
@@ -156,13 +157,9 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
-	retention, err := config.History.Keep()
-	if err != nil {
-		return closeAll(err)
-	}
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, config.Gate.Infeasible == "allow")
 	options := agentOptions(config, client, clock, logger)
-	options.Store, options.Placer, options.History, options.Retention, options.Peers = store, placement, past, retention, peers
+	options.Store, options.Placer, options.History, options.Peers = store, placement, past, peers
 	if archive != nil {
 		options.Archive = archive
 	}
@@ -186,9 +183,12 @@ func runAgent(env environment, config agentconfig.Config) error {
 
 // agentOptions are the parts of an agent that need nothing opened.
 func agentOptions(config agentconfig.Config, client *nomad.Client, clock *nomadevents.Clock, logger hclog.Logger) agent.Options {
-	gangTimeout, _ := config.Placement.GangWithin() // a wrong one is refused
-	return agent.Options{Name: config.Name, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client), Actor: nomadctl.New(client),
-		GangTimeout: gangTimeout, Logger: logger, Now: time.Now, Posture: posture.New(client, time.Now),
+	gangTimeout, _ := config.Placement.GangWithin() // wrong ones were refused
+	retention, _ := config.History.Keep()
+	source := strings.TrimSuffix("/governor/"+config.Nomad.Region, "/")
+	return agent.Options{Notify: agent.Notify{Poster: hooks.New(time.Now, version.String()), Source: source, Secret: os.Getenv},
+		Name: config.Name, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client), Actor: nomadctl.New(client),
+		GangTimeout: gangTimeout, Retention: retention, Logger: logger, Now: time.Now, Posture: posture.New(client, time.Now),
 		UnknownWrites: config.Gate.UnknownWrites == "allow", Delegated: delegated(config), OpenMetrics: config.Telemetry.MetricsAccess == "anyone"}
 }
 

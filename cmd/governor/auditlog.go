@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -94,18 +95,25 @@ func auditVerifyCommand(env environment) command {
 
       $ governor audit verify
       $ governor audit verify -file=/var/lib/governor/audit.jsonl
+      $ governor audit verify -file=audit.jsonl -anchored
       $ governor audit verify -known=128:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef
 
-  -file=<path>        Verify an agent's archive instead; needs no agent.
+  -file=<path>        Verify an agent's archive or an export instead; needs no agent.
+  -anchored           With -file: ask the agent for the end of the chain, which is in
+                      the store, and require that the file reaches it: a file that
+                      was cut at its end verifies by itself.
   -known=<nr>:<hash>  Require that the record of this number has this hash.` + clientHelp,
 		run: func(args []string) int {
 			fs := flags("audit verify")
 			c := clientFlags(env, fs)
-			file, known := fs.String("file", "", ""), fs.String("known", "", "")
+			file, known, anchored := fs.String("file", "", ""), fs.String("known", "", ""), fs.Bool("anchored", false, "")
 			if !parse(env, fs, args, 0, 0) {
 				return 1
 			}
 			log, err := auditRecords(c, *file)
+			if err == nil && *file != "" && *anchored {
+				log.Head, err = fetchHead(c)
+			}
 			if err == nil {
 				err = verifyAudit(env.stdout, log, *known)
 			}
@@ -114,6 +122,13 @@ func auditVerifyCommand(env environment) command {
 			}
 			return 0
 		}}
+}
+
+// fetchHead is the end of the chain, as the store has it.
+func fetchHead(c *client) (audit.Head, error) {
+	var page agent.AuditLog
+	err := c.call("GET", fmt.Sprintf("/governor/v1/audit?from=%d", uint64(math.MaxUint64)), nil, &page)
+	return page.Head, err
 }
 
 // auditRecords are those of a file, or of the agent.

@@ -14,6 +14,7 @@ import (
 func (d *decoder) checkRules() {
 	d.checkCohorts()
 	d.checkWatts()
+	d.checkWatched()
 	fair := false
 	d.policy.Walk(func(b *budget.Budget) { fair = fair || b.EffectiveQueue().Order == budget.ByFairShare })
 	d.policy.Walk(func(b *budget.Budget) {

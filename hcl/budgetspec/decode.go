@@ -20,8 +20,10 @@ const anyClass = budget.AnyClass
 // everything was written, for the checks that need the whole.
 type decoder struct {
 	policy *budget.Policy
-	diags  hcl.Diagnostics
-	source map[string][]byte
+	// watched are the budgets that notifiers name.
+	watched []watchedBudget
+	diags   hcl.Diagnostics
+	source  map[string][]byte
 
 	governor *hclsyntax.Block
 	// classes and devices by name: where they were declared first.

@@ -151,7 +151,38 @@ func (d *decoder) notifyBlock(block *hclsyntax.Block) {
 			}
 		}
 	}
+	if attr := attrs["events"]; attr != nil {
+		for _, e := range d.list(attr) {
+			if !budget.EventPattern(e.text) {
+				d.report(badEventKind(e.at, e.text, budget.EventKinds()))
+			}
+			n.Events = append(n.Events, e.text)
+		}
+	}
+	if attr := attrs["budgets"]; attr != nil {
+		for _, e := range d.list(attr) {
+			n.Budgets = append(n.Budgets, e.text)
+			d.watched = append(d.watched, watchedBudget{e.text, e.at})
+		}
+	}
 	d.policy.Notifiers = append(d.policy.Notifiers, n)
+}
+
+// watchedBudget is a budget that a notifier names.
+type watchedBudget struct {
+	path string
+	at   hcl.Range
+}
+
+// checkWatched finds notifiers for budgets that there are not.
+func (d *decoder) checkWatched() {
+	var known []string
+	d.policy.Walk(func(b *budget.Budget) { known = append(known, b.Path) })
+	for _, w := range d.watched {
+		if !d.broken && !slices.Contains(known, w.path) {
+			d.report(unknownWatched(w.at, w.path, known))
+		}
+	}
 }
 
 // validWebhook reports whether a text is the address of an HTTP server, without a

@@ -158,6 +158,14 @@ func unknownNotifier(at hcl.Range, name string, known []string) *hcl.Diagnostic 
 	return problem(at, "Unknown notifier", "There is no notify block with the labels of notify.%s. Declare it, or use one that is.%s", abridge(name), suggestion(name, known))
 }
 
+func badEventKind(at hcl.Range, text string, kinds []string) *hcl.Diagnostic {
+	return problem(at, "Unknown kind of events", "You wrote %q. An element of events is a kind of events, or all that begin alike, such as \"budget.*\".%s", abridge(text), suggestion(text, kinds))
+}
+
+func unknownWatched(at hcl.Range, path string, known []string) *hcl.Diagnostic {
+	return warning(at, "Notifier for no budget", "There is no budget %s, so nobody is told of it. Write the path of a budget: its events and those of all below are told.%s", abridge(path), suggestion(path, known))
+}
+
 func unreachable(at hcl.Range, path string) *hcl.Diagnostic {
 	return warning(at, "Budget can never be used", "The budget %s has neither a match block nor budgets below it, so no job can draw from it. Add match { namespaces = [...] } or remove it.", path)
 }

@@ -66,6 +66,7 @@ func drawPolicy(t *rapid.T) *budget.Policy {
 	for i := range m.upTo(3) {
 		n := budget.Notifier{Kind: "webhook", Name: fmt.Sprintf("n-%d", i), URL: fmt.Sprintf("https://x.example:%d/a?b=%%20", 1+m.upTo(9)), Format: "cloudevents"}
 		n.SecretEnv = pick(m, "", "SECRET_1")
+		n.Events = pick(m, nil, []string{"*"}, []string{"budget.*", "override.used"})
 		p.Notifiers = append(p.Notifiers, n)
 		m.notifiers = append(m.notifiers, n.Kind+"."+n.Name)
 	}

@@ -38,7 +38,7 @@ func scheduleSpec() blockSpec {
 }
 
 func notifySpec() blockSpec {
-	return blockSpec{kind: "notify", label: "kind and name", attributes: []string{"description", "format", "secret_env", "url"}}
+	return blockSpec{kind: "notify", label: "kind and name", attributes: []string{"budgets", "description", "events", "format", "secret_env", "url"}}
 }
 
 func assertSpec() blockSpec {

@@ -264,6 +264,8 @@ func (w *writer) others(p *budget.Policy) {
 			w.text("url", n.URL)
 			w.text("format", n.Format)
 			w.text("secret_env", n.SecretEnv)
+			w.texts("events", n.Events)
+			w.texts("budgets", n.Budgets)
 		})
 	}
 	for _, a := range p.Asserts {

@@ -51,7 +51,7 @@ func purePackages() []string {
 		"scheduler/cluster", "scheduler/clustermap", "scheduler/sets", "scheduler/place", "scheduler/index", "scheduler/locality", "scheduler/fleet", "scheduler/rewrite", "scheduler/simulate", "scheduler/proposal",
 		"quotaagent/budget", "quotaagent/ledger", "quotaagent/ledger/request", "quotaagent/admission",
 		"quotaagent/metering", "quotaagent/jobspec", "quotaagent/queue", "quotaagent/enforce", "quotaagent/audit",
-		"quotaagent/report", "quotaagent/report/showback", "quotaagent/report/focus", "quotaagent/forecast", "quotaagent/bypass", "quotaagent/acl", "quotaagent/burn", "quotaagent/web/draw",
+		"quotaagent/report", "quotaagent/report/showback", "quotaagent/report/focus", "quotaagent/forecast", "quotaagent/bypass", "quotaagent/acl", "quotaagent/burn", "quotaagent/notice", "quotaagent/web/draw",
 	}
 }
 
@@ -62,7 +62,7 @@ func adapterPackages() []string {
 		"scheduler/nomadstate",
 		"quotaagent/gate", "quotaagent/consulkv", "quotaagent/sqlite",
 		"quotaagent/nomadevents", "quotaagent/nomadctl", "quotaagent/posture", "quotaagent/history", "quotaagent/auditfile",
-		"quotaagent/api", "quotaagent/web", "quotaagent/mcp", "quotaagent/uipanel", "quotaagent/metrics",
+		"quotaagent/api", "quotaagent/web", "quotaagent/mcp", "quotaagent/uipanel", "quotaagent/metrics", "quotaagent/webhook",
 	}
 }
 

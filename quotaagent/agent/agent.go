@@ -55,6 +55,8 @@ type Agent struct {
 	bypasses *bypassWatch
 	metrics  *metrics.Metrics
 	board    *board
+	// teller is nil where nobody is told of events.
+	teller *teller
 	// openMetrics says that reading the metrics takes no token.
 	openMetrics bool
 }
@@ -94,6 +96,8 @@ type Options struct {
 	Posture       Posture
 	UnknownWrites bool
 	Delegated     string
+	// Notify is how people are told of events.
+	Notify Notify
 	// OpenMetrics lets everybody read the metrics, without a token.
 	OpenMetrics bool
 	// NewID makes the random part of ids, which is never the same twice; nil means
@@ -127,6 +131,10 @@ func New(o Options) *Agent {
 	a.Meter.duties.onTick("end runs and overrides", (&tidier{engine: a.Engine}).tick)
 	a.keepHistory(b, o)
 	a.measure(b, o.Now)
+	if o.Notify.Poster != nil {
+		a.teller = newTeller(a, o)
+		a.Meter.duties.whileLeading(a.teller.lead)
+	}
 	a.Meter.duties.onSnapshot("prune the audit records", func(ctx context.Context, fence ledger.Fence, _ []nomadevents.Allocation) error {
 		return a.chain.prune(ctx, fence)
 	})

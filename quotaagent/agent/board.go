@@ -42,9 +42,10 @@ type board struct {
 	logger hclog.Logger
 	now    func() time.Time
 
-	mu sync.Mutex
-	// outlook is when limits are reached, as forecast last, by budget and limit.
-	outlook   map[limitKey]time.Time
+	mu   sync.Mutex
+	last reading
+	// outlook is what limits come to, as forecast last.
+	outlook   map[limitKey]forecast.Limit
 	outlookAt time.Time
 	rates     *burn.Meter
 }
@@ -69,7 +70,7 @@ type limitKey struct {
 }
 
 func newBoard(a *Agent, now func() time.Time, logger hclog.Logger) *board {
-	return &board{agent: a, logger: logger.Named("board"), now: now, rates: burn.New(), outlook: make(map[limitKey]time.Time)}
+	return &board{agent: a, logger: logger.Named("board"), now: now, rates: burn.New(), outlook: make(map[limitKey]forecast.Limit)}
 }
 
 // run reads until ctx ends.
@@ -100,6 +101,7 @@ func (b *board) look(ctx context.Context) error {
 		b.logger.Debug("no forecast", "error", err)
 	}
 	b.mu.Lock()
+	b.last = r
 	shown := b.shown(r)
 	b.mu.Unlock()
 	b.agent.metrics.Show(shown)
@@ -138,10 +140,20 @@ func (b *board) read(ctx context.Context) (reading, error) {
 		}
 		r.bypasses = found.Open
 	}
+	if r.notices, err = b.agent.notices(ctx); err != nil {
+		return r, err
+	}
 	p.Walk(func(n *budget.Budget) {
 		r.standings[n.Path] = ledger.Standings(p, n, r.balances[n.Path], grants, ledger.CohortOf(p, n, r.balances), r.at)
 	})
 	return r, nil
+}
+
+// latest is what was read last, if that is not too old to be acted on.
+func (b *board) latest() (reading, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last, !b.last.at.IsZero() && b.now().Sub(b.last.at) <= 4*boardEvery
 }
 
 // metered reports whether rates are measured of a limit.
@@ -257,11 +269,9 @@ func (b *board) forecast(ctx context.Context, r reading) error {
 	for _, path := range slices.Sorted(maps.Keys(r.standings)) {
 		in.Standings = append(in.Standings, r.standings[path]...)
 	}
-	outlook := make(map[limitKey]time.Time)
+	outlook := make(map[limitKey]forecast.Limit)
 	for _, l := range forecast.Make(in).Limits {
-		if l.RunsOut != nil {
-			outlook[limitKey{l.Budget, l.Window, budget.Dimension(l.Dimension)}] = *l.RunsOut
-		}
+		outlook[limitKey{l.Budget, l.Window, budget.Dimension(l.Dimension)}] = l
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -289,7 +299,10 @@ func (b *board) shown(r reading) metrics.Board {
 func (b *board) shownLimit(path string, s ledger.Standing) metrics.Limit {
 	ceiling, finite := s.Limit.Total().Finite()
 	l := metrics.Limit{Window: s.Limit.Window.String(), Dimension: s.Limit.Dimension, Ceiling: ceiling, Unlimited: !finite,
-		Posted: s.Posted, Held: s.Held, End: s.Limit.Period.End, RunsOut: b.outlook[limitKey{path, s.Limit.Window.String(), s.Limit.Dimension}]}
+		Posted: s.Posted, Held: s.Held, End: s.Limit.Period.End}
+	if runsOut := b.outlook[limitKey{path, s.Limit.Window.String(), s.Limit.Dimension}].RunsOut; runsOut != nil {
+		l.RunsOut = *runsOut
+	}
 	for _, over := range burnOver() {
 		if rate, known := b.rate(path, s.Limit, over); known {
 			l.Burn = append(l.Burn, metrics.Burn{Over: budget.FormatDuration(over), Rate: rate})

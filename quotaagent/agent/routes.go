@@ -37,6 +37,8 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "POST", Path: "/governor/v1/runs", Right: api.Read, Serve: a.serveRunOpen},
 		{Method: "GET", Path: "/governor/v1/runs/{id}", Right: api.Read, Serve: a.serveRun},
 		{Method: "POST", Path: "/governor/v1/runs/{id}/close", Right: api.Read, Serve: a.serveRunClose},
+		{Method: "GET", Path: "/governor/v1/alerts", Right: api.Read, Serve: a.serveAlerts},
+		{Method: "POST", Path: "/governor/v1/alerts/test", Right: api.Write, Serve: a.serveAlertTest},
 		{Method: "GET", Path: "/governor/v1/audit", Right: api.Read, Serve: a.serveAudit},
 		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
 		{Method: "GET", Path: "/governor/v1/statements/{path...}", Right: api.Read, Serve: a.serveShowback},

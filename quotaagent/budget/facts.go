@@ -2,6 +2,8 @@ package budget
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -113,5 +115,27 @@ type Notifier struct {
 	Format string
 	// SecretEnv names the agent's environment variable with the signing key.
 	SecretEnv string
-	Source    Source
+	// Events are the kinds of events that it hears of besides those of rules that name
+	// it: EventKinds, or their beginnings and a "*". Budgets are the paths of budgets
+	// whose events these are, with all below; none for all.
+	Events, Budgets []string
+	Source          Source
+}
+
+// EventKinds are what notifiers can be told, in the order of their names.
+func EventKinds() []string {
+	return []string{
+		"budget.alert", "budget.anomaly", "budget.burn_rate", "budget.full", "budget.overdrawn", "budget.soft",
+		"health.bypass_closed", "health.bypass_opened", "health.history", "health.meter_lag", "health.policy_broken",
+		"override.activated", "override.approved", "override.ended", "override.requested", "override.revoked", "override.used",
+	}
+}
+
+// EventPattern reports whether a text is a kind of events, or a beginning of some and
+// a "*".
+func EventPattern(text string) bool {
+	beginning, all := strings.CutSuffix(text, "*")
+	return slices.ContainsFunc(EventKinds(), func(kind string) bool {
+		return kind == text || all && (beginning == "" || strings.HasSuffix(beginning, ".") && strings.HasPrefix(kind, beginning))
+	})
 }

@@ -45,6 +45,8 @@ func (p *Policy) Settings() []Setting {
 		l.set("url", n.URL)
 		l.set("format", n.Format)
 		l.set("secret_env", n.SecretEnv)
+		l.set("events", strings.Join(n.Events, ", "))
+		l.set("budgets", strings.Join(n.Budgets, ", "))
 	}
 	p.Walk(l.budget)
 	for _, a := range p.Asserts {

@@ -80,7 +80,7 @@ func complete() *budget.Policy {
 			Source:    at,
 		}},
 		Schedules: []budget.Schedule{{Name: "night", Days: [7]bool{true}, Start: 1200, End: 360, Source: at}},
-		Notifiers: []budget.Notifier{{Kind: "webhook", Name: "finops", URL: "https://x.example", Format: "cloudevents", SecretEnv: "SECRET", Source: at}},
+		Notifiers: []budget.Notifier{{Kind: "webhook", Name: "finops", URL: "https://x.example", Format: "cloudevents", SecretEnv: "SECRET", Events: []string{"budget.*"}, Budgets: []string{"acme"}, Source: at}},
 		Asserts:   []budget.Assert{{Name: "pin", Condition: written("true"), Message: "Name the model.", Source: at}},
 		Moves:     []budget.Move{{From: "old", To: "acme", Source: at}},
 		Roots:     []*budget.Budget{root},

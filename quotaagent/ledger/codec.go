@@ -136,3 +136,9 @@ func DecodeBalance(value []byte) (Balance, error) {
 
 // Encode is the stored form; equal balances have equal bytes.
 func (b Balance) Encode() ([]byte, error) { return encode(b) }
+
+// EncodeDocument and DecodeDocument are the stored form of any other document.
+func EncodeDocument(v any) ([]byte, error) { return encode(v) }
+
+// DecodeDocument reads what EncodeDocument wrote.
+func DecodeDocument(value []byte, v any) error { return decode(value, v) }

@@ -26,3 +26,8 @@ notify "webhook" "none" {
 budget "acme" {
   match { namespaces = ["*"] }
 }
+
+notify "webhook" "kinds" {
+  url    = "https://hooks.acme.example/gpu"
+  events = ["budget.*", "budget.softt", "budget", "*"]
+}

@@ -13,3 +13,9 @@ budget "a" {
     notify = [notify.webhook.finops]
   }
 }
+
+notify "webhook" "nobody" {
+  url     = "https://hooks.acme.example/nobody"
+  events  = ["budget.*"]
+  budgets = ["a", "a/b"]
+}
