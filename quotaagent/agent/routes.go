@@ -36,6 +36,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/audit", Right: api.Read, Serve: a.serveAudit},
 		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
 		{Method: "GET", Path: "/governor/v1/statements/{path...}", Right: api.Read, Serve: a.serveShowback},
+		{Method: "GET", Path: "/governor/v1/usage/export", Right: api.Read, Serve: a.serveExport},
 		{Method: "GET", Path: "/governor/v1/usage/trace", Right: api.Read, Serve: a.serveTrace},
 		{Method: "GET", Path: "/governor/v1/usage/verify", Right: api.Read, Serve: a.serveVerify},
 		{Method: "POST", Path: "/governor/v1/usage/corrections", Right: api.Write, Serve: a.serveCorrection},
@@ -50,8 +51,11 @@ func (a *Agent) serveHealth(context.Context, api.Call) (any, error) {
 	return map[string]bool{"ok": true}, nil
 }
 
-func (a *Agent) serveStatus(ctx context.Context, _ api.Call) (any, error) {
+func (a *Agent) serveStatus(ctx context.Context, c api.Call) (any, error) {
 	status, err := a.Engine.Status(ctx, a.Meter)
+	if err == nil && c.Query("forecast") == "true" {
+		err = a.addOutlooks(ctx, &status)
+	}
 	if err == nil && a.bypasses != nil {
 		status.Bypasses, err = a.bypasses.status(ctx, status.Leader)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/forecast"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
@@ -69,6 +70,8 @@ type LimitStatus struct {
 	Held      quantity.Amount `json:"held"`
 	Available quantity.Amount `json:"available"`
 	Source    string          `json:"source,omitempty"`
+	// Outlook is when it runs out; only where it was asked for.
+	Outlook *forecast.Outlook `json:"outlook,omitempty"`
 }
 
 // HoldStatus is one job that holds budget.

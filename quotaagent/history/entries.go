@@ -69,7 +69,7 @@ func setExtra(e *ledger.Entry, text []byte) error {
 	if err := json.Unmarshal(text, &x); err != nil {
 		return fmt.Errorf("entry %q: %w", e.Key, err)
 	}
-	e.Shares, e.Tokens, e.Receipt, e.Grant = x.Shares, x.Tokens, x.Receipt, x.Grant
+	e.Shares, e.Tokens, e.Receipt, e.Grant, e.WrittenMS = x.Shares, x.Tokens, x.Receipt, x.Grant, x.Written
 	return nil
 }
 
@@ -97,7 +97,7 @@ func (s *Store) Corrections(ctx context.Context, from, to time.Time, budget stri
 	var out []ledger.Entry
 	err := s.read(ctx, func(ctx context.Context, q querier) error {
 		out = nil
-		found, err := entries(ctx, q, `a.kind = ? AND e.to_ms >= ? AND e.from_ms < ?`, `ORDER BY e.from_ms, e.key`, ledger.CorrectionEntry, from.UnixMilli(), to.UnixMilli())
+		found, err := entries(ctx, q, `a.kind = ? AND d.author <> '' AND e.to_ms >= ? AND e.from_ms < ?`, `ORDER BY e.from_ms, e.key`, ledger.CorrectionEntry, from.UnixMilli(), to.UnixMilli())
 		if err != nil {
 			return err
 		}
