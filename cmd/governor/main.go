@@ -98,6 +98,7 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"topology":         topologyCommand(env),
 		"usage":            groupCommand(env, "usage", "Report, verify, correct and replay usage"),
 		"usage report":     usageReportCommand(env),
+		"usage efficiency": usageEfficiencyCommand(env),
 		"usage export":     usageExportCommand(env),
 		"usage trace":      usageTraceCommand(env),
 		"usage verify":     usageVerifyCommand(env),

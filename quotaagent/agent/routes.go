@@ -36,6 +36,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/audit", Right: api.Read, Serve: a.serveAudit},
 		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
 		{Method: "GET", Path: "/governor/v1/statements/{path...}", Right: api.Read, Serve: a.serveShowback},
+		{Method: "GET", Path: "/governor/v1/usage/efficiency", Right: api.Read, Serve: a.serveEfficiency},
 		{Method: "GET", Path: "/governor/v1/usage/export", Right: api.Read, Serve: a.serveExport},
 		{Method: "GET", Path: "/governor/v1/usage/trace", Right: api.Read, Serve: a.serveTrace},
 		{Method: "GET", Path: "/governor/v1/usage/verify", Right: api.Read, Serve: a.serveVerify},
