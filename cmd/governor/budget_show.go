@@ -44,7 +44,7 @@ func showCommand(env environment) command {
 			if *files {
 				return showFiles(env, c, *asJSON)
 			}
-			status, _, err := fetchStatus(c)
+			status, err := fetchStatus(c)
 			if err != nil {
 				return env.fail(err)
 			}

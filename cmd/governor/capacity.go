@@ -72,6 +72,11 @@ func printCapacity(w io.Writer, v agent.Capacity) {
 	if len(v.Limits) > 0 {
 		printForecastLimits(w, v)
 	}
+	var outlooks []outlookLine
+	for _, l := range v.Limits {
+		outlooks = append(outlooks, outlookLine{l.Budget, period(agent.LimitStatus{Window: l.Window, Start: l.Start, End: l.End}), budget.Dimension(l.Dimension), l.Outlook})
+	}
+	printOutlooks(w, v.Time, v.Currency, outlooks)
 	for i, r := range v.Refused {
 		if i == 0 {
 			fmt.Fprintln(w, "\nRefused in this time, and not admitted since")

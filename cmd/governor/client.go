@@ -133,6 +133,45 @@ const answerMax = 256 << 20
 // call makes one request and decodes the JSON answer into out; a *[]byte takes it as it
 // is.
 func (c *client) call(method, path string, body, out any) error {
+	var answer []byte
+	err := c.send(method, path, body, 30*time.Second, func(body io.Reader) (err error) {
+		answer, err = io.ReadAll(io.LimitReader(body, answerMax+1))
+		if err == nil && len(answer) > answerMax {
+			err = fmt.Errorf("it has more than %d bytes", answerMax)
+		}
+		return err
+	})
+	if err != nil || out == nil {
+		return err
+	}
+	if text, asItIs := out.(*[]byte); asItIs {
+		*text = answer
+		return nil
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("%s is not a governor agent: %w", c.address, err)
+	}
+	return nil
+}
+
+// quick makes a request that is given up soon.
+func (c *client) quick(path string, out any, within time.Duration) error {
+	return c.send("GET", path, nil, within, func(body io.Reader) error {
+		return json.NewDecoder(io.LimitReader(body, answerMax)).Decode(out)
+	})
+}
+
+// download writes an answer to out as it comes, however long that takes.
+func (c *client) download(path string, out io.Writer) error {
+	return c.send("GET", path, nil, 0, func(body io.Reader) error {
+		_, err := io.Copy(out, body)
+		return err
+	})
+}
+
+// send makes one request and gives the body of a good answer to take. A timeout of 0 is
+// none.
+func (c *client) send(method, path string, body any, timeout time.Duration, take func(body io.Reader) error) error {
 	var reader io.Reader
 	if body != nil {
 		encoded, err := json.Marshal(body)
@@ -159,7 +198,7 @@ func (c *client) call(method, path string, body, out any) error {
 	}
 	defer transport.CloseIdleConnections()
 	transport.Proxy, transport.DisableCompression = http.ProxyFromEnvironment, false
-	resp, err := (&http.Client{Timeout: 30 * time.Second, Transport: transport}).Do(req)
+	resp, err := (&http.Client{Timeout: timeout, Transport: transport}).Do(req)
 	if err != nil {
 		var detail *url.Error
 		if errors.As(err, &detail) {
@@ -168,28 +207,18 @@ func (c *client) call(method, path string, body, out any) error {
 		return fmt.Errorf("no governor agent answers at %s: %w\nSet its address with -address or %s", c.address, err, envAddress)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, answerMax+1))
-	if err == nil && len(answer) > answerMax {
-		err = fmt.Errorf("it has more than %d bytes", answerMax)
-	}
-	if err != nil {
-		return fmt.Errorf("read the agent's answer: %w", err)
-	}
 	if resp.StatusCode != http.StatusOK {
+		answer, err := io.ReadAll(io.LimitReader(resp.Body, answerMax))
+		if err != nil {
+			return fmt.Errorf("read the agent's answer: %w", err)
+		}
 		if text := strings.TrimSpace(string(answer)); text != "" && strings.HasPrefix(path, "/v1/") {
 			return fmt.Errorf("Nomad answered %q: %s", resp.Status, text)
 		}
 		return c.refusal(resp.Status, answer)
 	}
-	if out == nil {
-		return nil
-	}
-	if text, asItIs := out.(*[]byte); asItIs {
-		*text = answer
-		return nil
-	}
-	if err := json.Unmarshal(answer, out); err != nil {
-		return fmt.Errorf("%s is not a governor agent: %w", c.address, err)
+	if err := take(resp.Body); err != nil {
+		return fmt.Errorf("read the agent's answer: %w", err)
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func doctorCommand(env environment) command {
 
 // examine reads the cluster through the gate, and what the agent knows.
 func examine(c *client, gate string) ([]bypass.Finding, error) {
-	status, _, err := fetchStatus(c)
+	status, err := fetchStatus(c)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,12 @@ func overviewOf(s agent.Status, waiting agent.QueueView) *web.Overview {
 }
 
 func budgetOf(b agent.BudgetStatus) web.Budget {
-	return web.Budget{Path: b.Path, Owner: b.Owner, Queued: b.Queued, Limits: mapped(b.Limits, func(l agent.LimitStatus) web.Limit { return web.Limit(l) })}
+	return web.Budget{Path: b.Path, Owner: b.Owner, Queued: b.Queued, Limits: mapped(b.Limits, limitOf)}
+}
+
+func limitOf(l agent.LimitStatus) web.Limit {
+	return web.Limit{Window: l.Window, Start: l.Start, End: l.End, Dimension: l.Dimension, Limit: l.Limit, Unlimited: l.Unlimited, Posted: l.Posted, Held: l.Held,
+		Available: l.Available, Source: l.Source, Health: l.Health}
 }
 
 func jobOf(h agent.HoldStatus) web.Job {

@@ -128,6 +128,11 @@ func printShowbackLimits(w io.Writer, s showback.Statement) {
 		t.row(append(append([]string{showback.PeriodName(l), d.Noun(s.Currency)}, cells...), l.Source)...)
 	}
 	t.write(w)
+	var outlooks []outlookLine
+	for _, l := range s.Limits {
+		outlooks = append(outlooks, outlookLine{s.Budget, showback.PeriodName(l), budget.Dimension(l.Dimension), l.Outlook})
+	}
+	printOutlooks(w, s.Made, s.Currency, outlooks)
 }
 
 func printShowbackRest(w io.Writer, s showback.Statement) {

@@ -21,8 +21,10 @@ func statusCommand(env environment) command {
 	return command{synopsis: "Show limits, usage and holds of budgets", help: `Usage: governor budget status [options] [<budget path>]
 
   Shows every limit of every budget, or of one budget and what is below it:
-  used (posted), held for running and admitted jobs, and left. Then the jobs
-  that hold budget.
+  used (posted), held for running and admitted jobs, and left. Then the limits
+  that are expected to run out before their periods end, with the median and a
+  cautious date (P50, P90) and the jobs that count most; and the jobs that hold
+  budget.
 
       $ governor budget status acme/research
 
@@ -34,7 +36,8 @@ func statusCommand(env environment) command {
 			if !parse(env, fs, args, 0, 1) {
 				return 1
 			}
-			status, raw, err := fetchStatus(c)
+			var status agent.Status
+			raw, err := fetch(c, "/governor/v1/status?forecast=true", &status)
 			if err != nil {
 				return env.fail(err)
 			}
@@ -46,16 +49,10 @@ func statusCommand(env environment) command {
 		}}
 }
 
-func fetchStatus(c *client) (agent.Status, []byte, error) {
-	var raw json.RawMessage
+func fetchStatus(c *client) (agent.Status, error) {
 	var status agent.Status
-	if err := c.call("GET", "/governor/v1/status", nil, &raw); err != nil {
-		return status, nil, err
-	}
-	if err := json.Unmarshal(raw, &status); err != nil {
-		return status, nil, fmt.Errorf("read the agent's answer: %w", err)
-	}
-	return status, raw, nil
+	_, err := fetch(c, "/governor/v1/status", &status)
+	return status, err
 }
 
 func printStatus(env environment, s agent.Status, under string) int {
@@ -69,6 +66,7 @@ func printStatus(env environment, s agent.Status, under string) int {
 		return env.fail(fmt.Errorf("there is no budget %q; `governor budget status` lists all", under))
 	}
 	printLimits(env.stdout, s, inside)
+	printStatusOutlooks(env.stdout, s, inside)
 	printHolds(env.stdout, s, inside)
 	printUngoverned(env.stdout, s)
 	printUnused(env.stdout, s, inside)
@@ -246,7 +244,7 @@ func jobStatusCommand(env environment) command {
 			if !parse(env, fs, args, 1, 1) {
 				return 1
 			}
-			status, _, err := fetchStatus(c)
+			status, err := fetchStatus(c)
 			if err != nil {
 				return env.fail(err)
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/report"
+	"github.com/nomad-governor/governor/quotaagent/report/showback"
 )
 
 func usageReportCommand(env environment) command {
@@ -275,18 +276,21 @@ func receiptCommand(env environment) command {
 	return command{synopsis: "Show what a job was admitted for and what it used", help: `Usage: governor job receipt [options] <job>
 
   Shows the receipt of each hold of a job that was closed: the estimate that it
-  was admitted with, what was posted, and what was given back.
+  was admitted with, what was posted, and what was given back; waste is the
+  part of what was held that was not used.
 
       $ governor job receipt -namespace=research train
+      $ governor job receipt -all -html train > train.html
 
   -namespace=<n>   Namespace of the job. Default: NOMAD_NAMESPACE, else default.
   -all             All receipts; without it only the latest.
+  -html            Print a page for browsers and printers.
   -json            Print the agent's answer as JSON.` + clientHelp,
 		run: func(args []string) int {
 			fs := flags("job receipt")
 			c := clientFlags(env, fs)
 			namespace := namespaceFlag(env, fs)
-			all, asJSON := fs.Bool("all", false, ""), fs.Bool("json", false, "")
+			all, asJSON, asHTML := fs.Bool("all", false, ""), fs.Bool("json", false, ""), fs.Bool("html", false, "")
 			if !parse(env, fs, args, 1, 1) {
 				return 1
 			}
@@ -303,6 +307,12 @@ func receiptCommand(env environment) command {
 			}
 			if *asJSON {
 				printJSON(env.stdout, receipts)
+				return 0
+			}
+			if *asHTML {
+				if err := showback.WriteReceipts(env.stdout, receipts); err != nil {
+					return env.fail(err)
+				}
 				return 0
 			}
 			for i, r := range receipts {
@@ -326,14 +336,14 @@ func printReceipt(w io.Writer, r report.Receipt) {
 	row("Admitted", strings.TrimSpace(time.UnixMilli(r.CreatedMS).UTC().Format("2006-01-02 15:04:05 MST")+" "+r.Reason))
 	row("Ended", strings.TrimSpace(time.UnixMilli(r.EndedMS).UTC().Format("2006-01-02 15:04:05 MST")+" "+r.Stopped))
 	fmt.Fprintln(w)
-	t := newTable("WHAT", ">HELD", ">POSTED", ">VOIDED", ">EXPIRED", ">OVERDRAFT")
+	t := newTable("WHAT", ">HELD", ">POSTED", ">VOIDED", ">EXPIRED", ">OVERDRAFT", ">WASTE")
 	for _, i := range r.Items {
 		name, format := itemText(i.Name)
 		switch {
 		case i.Held != 0:
-			t.row(name, format(i.Held), format(i.Posted), format(i.Voided), format(i.Expired), format(i.Overdraft))
+			t.row(name, format(i.Held), format(i.Posted), format(i.Voided), format(i.Expired), format(i.Overdraft), wasteText(i.Waste))
 		case i.Posted != 0: // nothing of it was held, so that none was overdrawn
-			t.row(name, "-", format(i.Posted), "-", "-", "-")
+			t.row(name, "-", format(i.Posted), "-", "-", "-", "-")
 		}
 	}
 	t.write(w)
@@ -352,9 +362,18 @@ func printReceipt(w io.Writer, r report.Receipt) {
 	if r.Idle != 0 {
 		fmt.Fprintf(w, "Idle: %s GPU-hours\n", quantity.FormatHours(r.Idle))
 	}
+	if r.Retried != 0 || r.Failed != 0 {
+		fmt.Fprintf(w, "In vain: %s GPU-hours of allocations that another one replaced, %s of last ones that failed, in %s\n", quantity.FormatHours(r.Retried),
+			quantity.FormatHours(r.Failed), count(r.Starts, "start"))
+	}
 	if r.Estimated != 0 {
 		fmt.Fprintf(w, "Not observed, and estimated: %s GPU-hours\n", quantity.FormatHours(r.Estimated))
 	}
+}
+
+// wasteText is the part of a hold that was not used.
+func wasteText(r quantity.Ratio) string {
+	return quantity.FormatDecimal(quantity.Amount(r), quantity.Amount(quantity.RatioOne)/100, 0) + "%"
 }
 
 // itemText is the name of an amount of a receipt, and how it is written.

@@ -47,6 +47,8 @@ type Agent struct {
 	// agent that keeps none.
 	history *historian
 	peers   *peers
+	// outlook is what was forecast last.
+	outlook outlookCache
 	// releaser is nil where no job may wait.
 	releaser *releaser
 	// enforcer is nil where nothing is enforced on running work.

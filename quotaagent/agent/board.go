@@ -63,12 +63,6 @@ type reading struct {
 	notices   noticeBoard
 }
 
-// limitKey names one limit.
-type limitKey struct {
-	budget, window string
-	dimension      budget.Dimension
-}
-
 func newBoard(a *Agent, now func() time.Time, logger hclog.Logger) *board {
 	return &board{agent: a, logger: logger.Named("board"), now: now, rates: burn.New(), outlook: make(map[limitKey]forecast.Limit)}
 }
@@ -271,7 +265,7 @@ func (b *board) forecast(ctx context.Context, r reading) error {
 	}
 	outlook := make(map[limitKey]forecast.Limit)
 	for _, l := range forecast.Make(in).Limits {
-		outlook[limitKey{l.Budget, l.Window, budget.Dimension(l.Dimension)}] = l
+		outlook[limitKey{l.Budget, l.Window, l.Dimension}] = l
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -300,7 +294,7 @@ func (b *board) shownLimit(path string, s ledger.Standing) metrics.Limit {
 	ceiling, finite := s.Limit.Total().Finite()
 	l := metrics.Limit{Window: s.Limit.Window.String(), Dimension: s.Limit.Dimension, Ceiling: ceiling, Unlimited: !finite,
 		Posted: s.Posted, Held: s.Held, End: s.Limit.Period.End}
-	if runsOut := b.outlook[limitKey{path, s.Limit.Window.String(), s.Limit.Dimension}].RunsOut; runsOut != nil {
+	if runsOut := b.outlook[limitKey{path, s.Limit.Window.String(), string(s.Limit.Dimension)}].RunsOut; runsOut != nil {
 		l.RunsOut = *runsOut
 	}
 	for _, over := range burnOver() {

@@ -108,6 +108,13 @@ func (a *Agent) capacity(ctx context.Context, days int, more map[string]int) (Ca
 		out.Incomplete = append(out.Incomplete, "how many GPUs there are is known to the leading agent only, once it has looked: ask that one")
 	}
 	out.Forecast = forecast.Make(in)
+	found, err := a.outlooks(ctx, h)
+	if err != nil {
+		return out, err
+	}
+	for i, l := range out.Limits {
+		out.Limits[i].Outlook = found[limitKey{l.Budget, l.Window, l.Dimension}]
+	}
 	out.Refused, err = refusedSince(ctx, h, out.From)
 	return out, err
 }

@@ -138,7 +138,7 @@ func (b *board) alertFacts(r reading, path string, limits []ledger.EffectiveLimi
 		if ceiling, finite := l.Total().Finite(); finite {
 			addFact(&f.Limit, l.Dimension, ceiling)
 		}
-		if next, known := b.outlook[limitKey{path, l.Window.String(), l.Dimension}]; known && next.AtEnd != nil {
+		if next, known := b.outlook[limitKey{path, l.Window.String(), string(l.Dimension)}]; known && next.AtEnd != nil {
 			addFact(&f.Forecast, l.Dimension, *next.AtEnd)
 		}
 	}

@@ -76,7 +76,7 @@ func changes(p *budget.Policy, e ledger.Entry) []string {
 // correctionOf is the entry of a request.
 func correctionOf(p *budget.Policy, who api.Caller, r CorrectionRequest, now time.Time) (ledger.Entry, error) {
 	e := ledger.Entry{Key: "correction/" + r.ID, Kind: ledger.CorrectionEntry, Budget: r.Budget, Namespace: r.Namespace, JobID: r.JobID,
-		HoldID: "c-" + r.ID, Author: who.Accessor, Cause: strings.TrimSpace(r.Reason), FromMS: now.UnixMilli()}
+		HoldID: "c-" + r.ID, Author: who.Accessor, Cause: strings.TrimSpace(r.Reason), FromMS: now.UnixMilli(), WrittenMS: now.UnixMilli()}
 	switch {
 	case !correctionID.MatchString(r.ID):
 		return e, refusal(http.StatusBadRequest, "id is %.60q; it must be 8 to 40 letters, digits and hyphens", r.ID)

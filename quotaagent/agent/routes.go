@@ -42,6 +42,8 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/audit", Right: api.Read, Serve: a.serveAudit},
 		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
 		{Method: "GET", Path: "/governor/v1/statements/{path...}", Right: api.Read, Serve: a.serveShowback},
+		{Method: "GET", Path: "/governor/v1/usage/efficiency", Right: api.Read, Serve: a.serveEfficiency},
+		{Method: "GET", Path: "/governor/v1/usage/export", Right: api.Read, Serve: a.serveExport},
 		{Method: "GET", Path: "/governor/v1/usage/trace", Right: api.Read, Serve: a.serveTrace},
 		{Method: "GET", Path: "/governor/v1/usage/verify", Right: api.Read, Serve: a.serveVerify},
 		{Method: "POST", Path: "/governor/v1/usage/corrections", Right: api.Write, Serve: a.serveCorrection},
@@ -56,7 +58,13 @@ func (a *Agent) serveHealth(context.Context, api.Call) (any, error) {
 	return map[string]bool{"ok": true}, nil
 }
 
-func (a *Agent) serveStatus(ctx context.Context, _ api.Call) (any, error) { return a.Status(ctx) }
+func (a *Agent) serveStatus(ctx context.Context, c api.Call) (any, error) {
+	status, err := a.Status(ctx)
+	if err == nil && c.Query("forecast") == "true" {
+		err = a.addOutlooks(ctx, &status)
+	}
+	return status, err
+}
 
 func (a *Agent) servePolicy(context.Context, api.Call) (any, error) {
 	state := a.Keeper.State()

@@ -119,8 +119,14 @@ func (a *Agent) showbackBooks(ctx context.Context, h *historian, p *budget.Polic
 	}
 	balances = ledger.MoveBalances(balances, p.Moved)
 	cohort := ledger.CohortOf(p, node, balances)
+	found, err := a.outlooks(ctx, h)
+	if err != nil {
+		return err
+	}
 	for _, s := range ledger.Standings(p, node, balances[node.Path], grants, cohort, in.Made) {
-		in.Limits = append(in.Limits, showback.LimitOf(s.Limit, s.Posted, s.Held))
+		limit := showback.LimitOf(s.Limit, s.Posted, s.Held)
+		limit.Outlook = found[limitKey{node.Path, limit.Window, limit.Dimension}]
+		in.Limits = append(in.Limits, limit)
 		if d := s.Limit.Dimension; s.Limit.Window == budget.Concurrent && len(cohort) > 0 && d.IsGPUs() {
 			in.Loans = append(in.Loans, showback.Loan{Class: d.Class(), Cohort: node.Cohort, Borrowed: cohort.Borrowed(node, d, s.Held), Lent: cohort.Lent(node, d)})
 		}

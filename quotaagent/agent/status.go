@@ -6,6 +6,7 @@ import (
 
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/forecast"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
@@ -72,6 +73,8 @@ type LimitStatus struct {
 	// Health is ok, soft, full or overdrawn, with overrides and what is borrowed; "" where
 	// nobody has looked.
 	Health string `json:"health,omitempty"`
+	// Outlook is when it runs out; only where it was asked for.
+	Outlook *forecast.Outlook `json:"outlook,omitempty"`
 }
 
 // HoldStatus is one job that holds budget.

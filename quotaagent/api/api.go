@@ -116,7 +116,8 @@ func Decode[T any](c Call) (T, error) {
 type Raw struct {
 	// Type is the content type.
 	Type string
-	// Write writes the body. An error after the first byte cuts the answer short.
+	// Write writes the body. An error cuts the connection, so that nobody takes what was
+	// written before it for all.
 	Write func(w io.Writer) error
 }
 
@@ -250,6 +251,7 @@ func (h handler) answer(w http.ResponseWriter, r *http.Request, v any) {
 		w.Header().Set("Content-Type", raw.Type)
 		if err := raw.Write(w); err != nil {
 			h.failed(r, err)
+			panic(http.ErrAbortHandler) // who reads must not take half of it for all
 		}
 		return
 	}

@@ -107,7 +107,10 @@ type Limit struct {
 	// RunsOut is when the limit is reached at the mean of the days, for GPUs at once
 	// along their trend; nil when it is not in this period, or not within two years.
 	RunsOut *time.Time `json:"runs_out"`
-	Source  string     `json:"source,omitempty"`
+	// Outlook is what the hours of the last weeks and running work let expect; nil for GPUs
+	// at once.
+	Outlook *Outlook `json:"outlook,omitempty"`
+	Source  string   `json:"source,omitempty"`
 }
 
 // Forecast is what is to be expected.

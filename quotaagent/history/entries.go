@@ -69,7 +69,7 @@ func setExtra(e *ledger.Entry, text []byte) error {
 	if err := json.Unmarshal(text, &x); err != nil {
 		return fmt.Errorf("entry %q: %w", e.Key, err)
 	}
-	e.Shares, e.Tokens, e.Receipt, e.Grant = x.Shares, x.Tokens, x.Receipt, x.Grant
+	e.Shares, e.Tokens, e.Receipt, e.Grant, e.WrittenMS = x.Shares, x.Tokens, x.Receipt, x.Grant, x.Written
 	return nil
 }
 
@@ -94,10 +94,16 @@ func (s *Store) Grants(ctx context.Context, since time.Time) ([]ledger.Grant, er
 // used in [from, to), as far as single entries are kept. They have the paths that the
 // budgets have now.
 func (s *Store) Corrections(ctx context.Context, from, to time.Time, budget string, moved Moved) ([]ledger.Entry, error) {
+	return s.entriesOf(ctx, ledger.CorrectionEntry, ` AND d.author <> ''`, from, to, budget, moved)
+}
+
+// entriesOf are the entries of a kind in [from, to), of a budget and below it or of all,
+// under the paths that the budgets have now.
+func (s *Store) entriesOf(ctx context.Context, kind, more string, from, to time.Time, budget string, moved Moved) ([]ledger.Entry, error) {
 	var out []ledger.Entry
 	err := s.read(ctx, func(ctx context.Context, q querier) error {
 		out = nil
-		found, err := entries(ctx, q, `a.kind = ? AND e.to_ms >= ? AND e.from_ms < ?`, `ORDER BY e.from_ms, e.key`, ledger.CorrectionEntry, from.UnixMilli(), to.UnixMilli())
+		found, err := entries(ctx, q, `a.kind = ? AND e.to_ms >= ? AND e.from_ms < ?`+more, `ORDER BY e.from_ms, e.key`, kind, from.UnixMilli(), to.UnixMilli())
 		if err != nil {
 			return err
 		}

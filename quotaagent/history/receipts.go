@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/report"
@@ -35,6 +36,12 @@ func (s *Store) Receipts(ctx context.Context, namespace, job string, limit int) 
 		return nil
 	})
 	return out, err
+}
+
+// Closed are the entries of the holds that were closed in [from, to), of a budget and
+// below it, as far as they are kept.
+func (s *Store) Closed(ctx context.Context, from, to time.Time, budget string, moved Moved) ([]ledger.Entry, error) {
+	return s.entriesOf(ctx, ledger.ReceiptEntry, "", from, to, budget, moved)
 }
 
 func closed(ctx context.Context, q querier, namespace, job string, limit int) (holds, keys []string, err error) {

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -199,6 +200,27 @@ func sumPiece(ctx context.Context, db querier, q report.Query, p piece, paths []
 		out = append(out, r)
 	}
 	return out, rows.Err()
+}
+
+// Days reads the sums of one day after the other and gives them to visit, in the order of
+// their keys. Each day is read for itself, so that a slow visitor holds up nobody.
+func (s *Store) Days(ctx context.Context, q report.Query, moved Moved, visit func(day budget.Period, rows []report.Row) error) error {
+	loc := s.Location()
+	for day := budget.PeriodAt(budget.Day, q.From, loc); day.Start.Before(q.To); day = day.Next(loc) {
+		one := q
+		one.From, one.To = day.Start, day.End
+		rows, err := s.Rows(ctx, one, moved)
+		if err != nil {
+			return err
+		}
+		slices.SortFunc(rows, func(a, b report.Row) int {
+			return cmp.Or(slices.Compare(a.Key, b.Key), strings.Compare(a.Kind, b.Kind), strings.Compare(fmt.Sprint(a.Estimated), fmt.Sprint(b.Estimated)))
+		})
+		if err := visit(day, rows); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func keyColumn(c report.Column, byJob bool) string {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/report"
@@ -173,4 +174,39 @@ func (w *writer) flush(ctx context.Context) error {
 
 func inOrder[V any](cells map[cell]V) []cell {
 	return slices.SortedFunc(maps.Keys(cells), func(a, b cell) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.id, b.id)) })
+}
+
+// Hours is what budgets were charged in each of so many hours from an instant on, by the
+// path that they have now and by dimension; what is below a budget is not in it.
+func (s *Store) Hours(ctx context.Context, from time.Time, n int, moved Moved) (map[string]map[budget.Dimension][]quantity.Amount, error) {
+	out := make(map[string]map[budget.Dimension][]quantity.Amount)
+	err := s.read(ctx, func(ctx context.Context, q querier) error {
+		clear(out)
+		rows, err := q.QueryContext(ctx, `SELECT l.budget, l.dimension, t.at, t.amount FROM `+postedHour+` t JOIN line l ON l.id = t.line WHERE t.at >= ? AND t.at < ?`,
+			from.UnixMilli(), from.Add(time.Duration(n)*time.Hour).UnixMilli())
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var path string
+			var d budget.Dimension
+			var at int64
+			var amount quantity.Amount
+			if err := rows.Scan(&path, &d, &at, &amount); err != nil {
+				return err
+			}
+			path = moved(path)
+			if out[path] == nil {
+				out[path] = make(map[budget.Dimension][]quantity.Amount)
+			}
+			if out[path][d] == nil {
+				out[path][d] = make([]quantity.Amount, n)
+			}
+			i := (at - from.UnixMilli()) / time.Hour.Milliseconds()
+			out[path][d][i] = out[path][d][i].Add(amount)
+		}
+		return rows.Err()
+	})
+	return out, err
 }

@@ -209,13 +209,14 @@ type extra struct {
 	Tokens  map[budget.TokenKind]quantity.Amount `json:"tokens,omitempty"`
 	Receipt *ledger.Receipt                      `json:"receipt,omitempty"`
 	Grant   *ledger.Grant                        `json:"grant,omitempty"`
+	Written int64                                `json:"written_ms,omitempty"`
 }
 
 func extraOf(e ledger.Entry) (any, error) {
-	if e.Shares == nil && len(e.Tokens) == 0 && e.Receipt == nil && e.Grant == nil {
+	if e.Shares == nil && len(e.Tokens) == 0 && e.Receipt == nil && e.Grant == nil && e.WrittenMS == 0 {
 		return nil, nil
 	}
-	text, err := json.Marshal(extra{e.Shares, e.Tokens, e.Receipt, e.Grant})
+	text, err := json.Marshal(extra{e.Shares, e.Tokens, e.Receipt, e.Grant, e.WrittenMS})
 	return string(text), err
 }
 

@@ -155,6 +155,8 @@ type Entry struct {
 	Cause     string `json:"cause,omitempty"`
 	// Author is the accessor of the person who wrote a correction, and Cause is why.
 	Author string `json:"author,omitempty"`
+	// WrittenMS is when a person wrote a correction, which may be of long ago.
+	WrittenMS int64 `json:"written_ms,omitempty"`
 	// Receipt is the account of a hold that ended; only with kind receipt.
 	Receipt *Receipt `json:"receipt,omitempty"`
 	// Grant is an override that is over; only with kind grant.

@@ -66,6 +66,37 @@ type Receipt struct {
 	Reason string `json:"reason,omitempty"`
 	// Stopped is the reason for which policy ended the job; "" if it did not.
 	Stopped string `json:"stopped,omitempty"`
+	// Starts is how many allocations it had, FailedSlots how many of its places ended with
+	// one that failed or was lost.
+	Starts      int `json:"starts,omitempty"`
+	FailedSlots int `json:"failed_slots,omitempty"`
+	// Retried is the GPU time of allocations that another one replaced, Failed that of the
+	// last ones of FailedSlots, in GPU-milliseconds.
+	Retried quantity.Amount `json:"retried_gpu_ms,omitempty"`
+	Failed  quantity.Amount `json:"failed_gpu_ms,omitempty"`
+}
+
+// tries sums up what allocations did that ended in vain. Of a job that was changed it is
+// what happened since.
+func (r *Receipt) tries(h Hold) {
+	r.Starts = len(h.Finished)
+	for _, name := range slices.Sorted(maps.Keys(h.Slots)) {
+		slot := h.Slots[name]
+		for _, line := range h.Lines {
+			if line.EveryNode || line.Lease || !strings.HasPrefix(name, h.JobID+"."+line.Group+"[") {
+				continue // the allocations of a system job all have one name; a service only ends
+			}
+			gpus := int64(0)
+			for _, n := range line.Needs {
+				gpus += n.GPUs
+			}
+			r.Retried = r.Retried.Add(quantity.Amount(slot.UsedMS - slot.LastMS).Mul(gpus))
+			if !slot.Done {
+				r.FailedSlots++
+				r.Failed = r.Failed.Add(quantity.Amount(slot.LastMS).Mul(gpus))
+			}
+		}
+	}
 }
 
 // ReceiptOf is the entry that closes a hold. The hold is as it ended, with
@@ -82,6 +113,7 @@ func ReceiptOf(h Hold, endedMS int64) Entry {
 	if h.Ending != nil {
 		r.Stopped = h.Ending.Cause
 	}
+	r.tries(h)
 	return Entry{Key: "receipt/" + h.ID, Kind: ReceiptEntry, Budget: h.Budget, Namespace: h.Namespace, JobID: h.JobID, HoldID: h.ID,
 		Run: h.Run, Submitter: h.Accessor, FromMS: endedMS, ToMS: endedMS, Receipt: &r}
 }

@@ -37,6 +37,11 @@ type Receipt struct {
 	Items []Item `json:"items"`
 	// Prices say what was paid for which class under which rate card.
 	Prices []Price `json:"prices"`
+	// Starts is how many allocations there were, Retried the GPU time of those that another
+	// one replaced, Failed that of last ones which failed or were lost.
+	Starts  int             `json:"starts"`
+	Retried quantity.Amount `json:"retried_gpu_ms"`
+	Failed  quantity.Amount `json:"failed_gpu_ms"`
 	// Idle is what was held and not used, as far as it was measured.
 	Idle quantity.Amount `json:"idle_gpu_ms"`
 	// Estimated is the GPU time that could not be observed.
@@ -54,6 +59,9 @@ type Item struct {
 	Voided    quantity.Amount `json:"voided"`
 	Expired   quantity.Amount `json:"expired"`
 	Overdraft quantity.Amount `json:"overdraft"`
+	// Waste is the part of what was held that was not used: nobody else could be promised
+	// it meanwhile. In millionths.
+	Waste quantity.Ratio `json:"waste_millionths"`
 }
 
 // Price is what was posted for one class under one rate card.
@@ -82,6 +90,7 @@ func MakeReceipt(closing ledger.Entry, entries []ledger.Entry) Receipt {
 		from = *closing.Receipt
 	}
 	r.Identity, r.JobType, r.Outcome, r.Reason, r.Stopped = from.Identity, from.JobType, from.Outcome, from.Reason, from.Stopped
+	r.Starts, r.Retried, r.Failed = from.Starts, from.Retried, from.Failed
 	r.CreatedMS, r.EndedMS = from.CreatedMS, from.EndedMS
 	classes := slices.Collect(maps.Keys(from.Estimate.GPUTime))
 	classes = slices.AppendSeq(classes, maps.Keys(from.Posted.GPUTime))
@@ -108,6 +117,9 @@ func itemOf(name string, held, posted quantity.Amount, outcome string) Item {
 		i.Expired = left
 	default:
 		i.Voided = left
+	}
+	if held > 0 {
+		i.Waste = quantity.Ratio(quantity.MulDiv(i.Voided.Add(i.Expired), int64(quantity.RatioOne), int64(held)))
 	}
 	return i
 }

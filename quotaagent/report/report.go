@@ -85,6 +85,12 @@ func (a Amounts) Add(b Amounts) Amounts {
 		InputTokens: a.InputTokens.Add(b.InputTokens), CachedTokens: a.CachedTokens.Add(b.CachedTokens), OutputTokens: a.OutputTokens.Add(b.OutputTokens)}
 }
 
+// Sub is the difference of both.
+func (a Amounts) Sub(b Amounts) Amounts {
+	return Amounts{GPUTime: a.GPUTime.Sub(b.GPUTime), Cost: a.Cost.Sub(b.Cost), Energy: a.Energy.Sub(b.Energy),
+		InputTokens: a.InputTokens.Sub(b.InputTokens), CachedTokens: a.CachedTokens.Sub(b.CachedTokens), OutputTokens: a.OutputTokens.Sub(b.OutputTokens)}
+}
+
 // Tokens is the number of tokens of all kinds.
 func (a Amounts) Tokens() quantity.Amount {
 	return a.InputTokens.Add(a.CachedTokens).Add(a.OutputTokens)

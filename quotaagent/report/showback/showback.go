@@ -8,6 +8,7 @@ import (
 
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/forecast"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/report"
 )
@@ -121,6 +122,8 @@ type Limit struct {
 	// Left is negative where more is used and held than allowed.
 	Left   quantity.Amount `json:"left"`
 	Source string          `json:"source,omitempty"`
+	// Outlook is when it runs out; nil for a time that is over, and for GPUs at once.
+	Outlook *forecast.Outlook `json:"outlook,omitempty"`
 }
 
 // LimitOf is the account of a limit in a period.

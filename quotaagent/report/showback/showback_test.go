@@ -115,6 +115,18 @@ func TestStatementInItsForms(t *testing.T) {
 	must.StrContains(t, table.String(), "'=nlp", must.Sprint("no spreadsheet takes it for a formula"))
 }
 
+func TestReceiptsAsAPage(t *testing.T) {
+	t.Parallel()
+	var page bytes.Buffer
+	must.NoError(t, showback.WriteReceipts(&page, []report.Receipt{{HoldID: "h-1", Namespace: "research", JobID: "train", Budget: "acme/research", Submitter: "22222222-user",
+		Identity: []string{"token:<user>"}, Outcome: ledger.Settled, Reason: "fits", Stopped: "max_runtime", CreatedMS: march.UnixMilli(), EndedMS: april.UnixMilli(),
+		Items: []report.Item{{Name: "gpu_ms/h100", Held: 40 * quantity.GPUHour, Posted: 30 * quantity.GPUHour, Voided: 10 * quantity.GPUHour, Waste: 250_000},
+			{Name: "energy_j", Posted: quantity.KWh}, {Name: "cost", Held: 100_000_000, Posted: 110_000_000, Overdraft: 10_000_000}},
+		Prices: []report.Price{{Class: "h100", RateCard: "2026", GPUTime: 30 * quantity.GPUHour, Cost: 110_000_000}},
+		Starts: 3, Retried: 2 * quantity.GPUHour, Failed: quantity.GPUHour, Idle: quantity.GPUHour, Estimated: quantity.GPUHour}}))
+	golden(t, "receipts.html", page.String())
+}
+
 func TestAPeriodThatIsOverHoldsNothing(t *testing.T) {
 	t.Parallel()
 	in := example()
