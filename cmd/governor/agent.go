@@ -164,7 +164,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 		Placer: placement, GangTimeout: gangTimeout, Logger: logger, Now: time.Now,
 		Actor: nomadctl.New(client), History: past, Retention: retention, Peers: peers,
 		Posture: posture.New(client, time.Now), UnknownWrites: config.Gate.UnknownWrites == "allow",
-		Delegated: delegated(config)}
+		Delegated: delegated(config), OnServe: tellSystemd(logger)}
 	if archive != nil {
 		options.Archive = archive
 	}

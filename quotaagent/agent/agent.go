@@ -52,6 +52,7 @@ type Agent struct {
 	enforcer *enforcer
 	// bypasses is nil where nobody looks for ways around the gate.
 	bypasses *bypassWatch
+	onServe  func()
 }
 
 // Options are the parts that main composes.
@@ -89,6 +90,8 @@ type Options struct {
 	Posture       Posture
 	UnknownWrites bool
 	Delegated     string
+	// OnServe is called once, when the agent answers requests; nil for nobody.
+	OnServe func()
 	// NewID makes the random part of ids, which is never the same twice; nil means
 	// 64 random bits.
 	NewID func() string
@@ -96,7 +99,7 @@ type Options struct {
 
 // New wires an agent; nothing runs yet.
 func New(o Options) *Agent {
-	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger}
+	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger, onServe: o.OnServe}
 	b := newBooks(o.Store, o.Now)
 	if o.NewID != nil {
 		b.newID = o.NewID
@@ -208,6 +211,9 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	failed := make(chan error, 1)
 	running.Go(func() { failed <- front.Serve(listener) })
 	a.logger.Info("serving", "address", listener.Addr().String())
+	if a.onServe != nil {
+		a.onServe()
+	}
 
 	var err error
 	select {
