@@ -160,6 +160,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, config.Gate.Infeasible == "allow")
 	options := agentOptions(config, client, clock, logger)
 	options.Store, options.Placer, options.History, options.Peers = store, placement, past, peers
+	options.OnServe = tellSystemd(logger)
 	if archive != nil {
 		options.Archive = archive
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/nomad-governor/governor/hcl/agentconfig"
@@ -58,6 +59,15 @@ func reloadOnHangup(certificates *gate.Certificates, logger hclog.Logger) (stop 
 		signal.Stop(hangup)
 		close(done)
 		running.Wait()
+	}
+}
+
+// tellSystemd says that the agent serves, where systemd waits for that (Type=notify).
+func tellSystemd(logger hclog.Logger) func() {
+	return func() {
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+			logger.Warn("systemd not told that the agent serves", "error", err)
+		}
 	}
 }
 

@@ -188,6 +188,24 @@ func TestTheAgentStopsWhenItsWorkIsDone(t *testing.T) {
 	must.Eq(t, 0, p.ended(t, 10*time.Second).ExitCode(), must.Sprint(p.logged()))
 }
 
+func TestSystemdHearsWhenTheAgentServes(t *testing.T) {
+	dir, err := os.MkdirTemp("", "notify") // a short path: sockets have at most 108 bytes
+	must.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	must.NoError(t, err)
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	n := newSlowNomad(t)
+	p := startProcess(t, n.URL, nil, "")
+	said := make([]byte, 64)
+	must.NoError(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
+	length, err := socket.Read(said)
+	must.NoError(t, err, must.Sprint(p.logged()))
+	must.Eq(t, "READY=1", string(said[:length]))
+}
+
 func TestASecondSignalEndsTheAgentAtOnce(t *testing.T) {
 	t.Parallel()
 	n := newSlowNomad(t)

@@ -41,21 +41,6 @@ budget "acme" {
 }
 `
 
-// userRules let a user do everything with jobs in namespace default. Nomad wants a
-// capability for -policy-override that "write" does not have.
-const userRules = `
-namespace "default" {
-  policy       = "write"
-  capabilities = ["sentinel-override"]
-}
-host_volume "*" {
-  policy = "write"
-}
-node {
-  policy = "read"
-}
-`
-
 func TestAccess(t *testing.T) {
 	c := clustertest.Start(t, cluster.Options{ACL: true, Governor: true,
 		Clients: []cluster.ClientOptions{{Name: "client1", Fixture: "dgx1v", HostVolumes: map[string]string{"data": t.TempDir()}}}})
@@ -112,6 +97,7 @@ func TestAccess(t *testing.T) {
 		must.StrContains(t, governor(ctx, t, c, ml, "job", "status", "mine").Stdout, "as offered")
 		must.NoError(t, c.StopJob(ctx, "mine"))
 	})
+	t.Run("an operator sees and stops what runs, and starts nothing", func(t *testing.T) { operator(ctx, t, c, admin, ml, jobFile) })
 	t.Run("more GPUs than any node has", func(t *testing.T) {
 		file, err := c.WriteFile("toobig.nomad.hcl", story.Job{ID: "toobig", GPUs: 9, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL())
 		must.NoError(t, err)
@@ -147,7 +133,7 @@ func TestAccess(t *testing.T) {
 		must.NoError(t, c.StopJob(ctx, "inbody"))
 	})
 	examples(ctx, t, c, example)
-	t.Run("the agent ends and releases jobs with the token of its documentation", func(t *testing.T) {
+	t.Run("the agent ends and releases jobs with the policy that is shipped for it", func(t *testing.T) {
 		apply(ctx, t, c, prices+queueing())
 		first := submit(ctx, t, c, ml, story.Job{ID: "first", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "12s"}.HCL())
 		must.Eq(t, 0, first.ExitCode, must.Sprint(first.Output()))
@@ -209,6 +195,40 @@ func volume(ctx context.Context, t *testing.T, c *cluster.Cluster, admin *api.Cl
 	must.NoError(t, c.StopJob(ctx, "mounting"))
 }
 
+// operator has somebody with the policy of operators watch over a job of somebody else.
+func operator(ctx context.Context, t *testing.T, c *cluster.Cluster, admin *api.Client, ml, jobFile string) {
+	_, err := admin.ACLPolicies().Upsert(&api.ACLPolicy{Name: "governor-operator", Rules: shipped(t, "operator.nomad.hcl")}, nil)
+	must.NoError(t, err)
+	made, _, err := admin.ACLTokens().Create(&api.ACLToken{Name: "operator", Type: "client", Policies: []string{"governor-operator"}}, nil)
+	must.NoError(t, err)
+	token := made.SecretID
+	started := run(ctx, t, c, ml, "job", "run", "-detach", jobFile)
+	must.Eq(t, 0, started.ExitCode, must.Sprint(started.Output()))
+	allocations, err := c.WaitAllocations(ctx, "mine", 1, api.AllocClientStatusRunning)
+	must.NoError(t, err)
+
+	must.StrContains(t, governor(ctx, t, c, token, "budget", "status").Stdout, "default/mine")
+	must.StrContains(t, governor(ctx, t, c, token, "topology").Stdout, "client1")
+	must.Eq(t, 0, run(ctx, t, c, token, "alloc", "logs", allocations[0].ID).ExitCode)
+	for _, on := range []string{"-enable", "-disable"} {
+		drained := run(ctx, t, c, token, "node", "eligibility", on, c.Clients[0].NodeID)
+		must.Eq(t, 0, drained.ExitCode, must.Sprint(drained.Output()))
+	}
+	must.Eq(t, 0, run(ctx, t, c, token, "node", "eligibility", "-enable", c.Clients[0].NodeID).ExitCode)
+	stopped := run(ctx, t, c, token, "job", "stop", "-detach", "mine")
+	must.Eq(t, 0, stopped.ExitCode, must.Sprint(stopped.Output()))
+	again, err := c.NomadAs(ctx, token, c.NomadAddr, "job", "run", "-detach", jobFile)
+	must.NoError(t, err)
+	must.Eq(t, 1, again.ExitCode)
+	must.StrContains(t, again.Output(), "Permission denied")
+	others, err := c.WriteFile("others.hcl", exampleBudgets(t))
+	must.NoError(t, err)
+	changed := governor(ctx, t, c, token, "budget", "apply", "-auto-approve", others)
+	must.Eq(t, 1, changed.ExitCode)
+	must.StrContains(t, changed.Output(), "management token")
+	must.NoError(t, c.StopJob(ctx, "mine"))
+}
+
 // approval has one role ask for more than its budget has, and another one approve.
 func approval(ctx context.Context, t *testing.T, c *cluster.Cluster, prices, ml, other string) {
 	apply(ctx, t, c, prices+strings.Replace(budgets, "per_job {", `concurrent {
@@ -267,6 +287,16 @@ func submit(ctx context.Context, t *testing.T, c *cluster.Cluster, token, job st
 	return run(ctx, t, c, token, append(append([]string{"job", "run", "-detach"}, flags...), file)...)
 }
 
+// shipped is the text of a file of jobs/acl.
+func shipped(t *testing.T, name string) string {
+	t.Helper()
+	root, err := toolchain.Root()
+	must.NoError(t, err)
+	text, err := os.ReadFile(filepath.Join(root, "jobs", "acl", name))
+	must.NoError(t, err)
+	return string(text)
+}
+
 // exampleBudgets is the text of the example budgets.
 func exampleBudgets(t *testing.T) string {
 	t.Helper()
@@ -277,44 +307,10 @@ func exampleBudgets(t *testing.T) string {
 	return string(text)
 }
 
-// examples runs every file of jobs/examples.
-func examples(ctx context.Context, t *testing.T, c *cluster.Cluster, budgets string) {
-	root, err := toolchain.Root()
-	must.NoError(t, err)
-	files, err := filepath.Glob(filepath.Join(root, "jobs", "examples", "*.nomad.hcl"))
-	must.NoError(t, err)
-	must.SliceNotEmpty(t, files)
-	policyFile, err := c.WriteFile("budgets.hcl", budgets)
-	must.NoError(t, err)
-	applied := governor(ctx, t, c, c.Token, "budget", "apply", "-auto-approve", policyFile)
-	must.Eq(t, 0, applied.ExitCode, must.Sprint(applied.Output()))
-	for _, file := range files {
-		name := strings.TrimSuffix(filepath.Base(file), ".nomad.hcl")
-		t.Run("example job "+name, func(t *testing.T) {
-			planned := run(ctx, t, c, c.Token, "job", "plan", file)
-			must.Eq(t, 1, planned.ExitCode, must.Sprint(planned.Output()))
-			must.StrContains(t, planned.Output(), "from budget acme/research")
-			result := run(ctx, t, c, c.Token, "job", "run", "-detach", file)
-			must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
-			_, err := c.WaitAllocations(ctx, name, count(name), api.AllocClientStatusRunning)
-			must.NoError(t, err)
-			must.NoError(t, c.StopJob(ctx, name))
-		})
-	}
-}
-
-// count is how many allocations an example has.
-func count(name string) int {
-	if name == "inference" {
-		return 2
-	}
-	return 1
-}
-
 // tokens makes a user of role ml-team and one of role web-team.
 func tokens(t *testing.T, admin *api.Client) (ml, other string) {
 	t.Helper()
-	_, err := admin.ACLPolicies().Upsert(&api.ACLPolicy{Name: "user", Rules: userRules}, nil)
+	_, err := admin.ACLPolicies().Upsert(&api.ACLPolicy{Name: "user", Rules: shipped(t, "user.nomad.hcl")}, nil)
 	must.NoError(t, err)
 	made := make([]string, 0, 2)
 	for _, role := range []string{"ml-team", "web-team"} {

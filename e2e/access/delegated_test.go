@@ -3,8 +3,6 @@ package access_test
 import (
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,35 +12,7 @@ import (
 	"github.com/nomad-governor/governor/e2e/cluster"
 	"github.com/nomad-governor/governor/e2e/clustertest"
 	"github.com/nomad-governor/governor/e2e/story"
-	"github.com/nomad-governor/governor/e2e/toolchain"
 )
-
-// plannerRules are those of a user where the gate has the right to start work.
-const plannerRules = `
-namespace "default" {
-  policy       = "read"
-  capabilities = ["plan-job", "deregister-job", "evaluate-job", "promote-deployment"]
-}
-host_volume "shared" {
-  policy = "write"
-}
-node {
-  policy = "read"
-}
-`
-
-// delegatedRules are what the agent's token needs besides; see docs/agent.md.
-const delegatedRules = `
-namespace "*" {
-  capabilities = ["dispatch-job", "scale-job", "sentinel-override", "csi-mount-volume", "csi-register-plugin"]
-}
-host_volume "*" {
-  policy = "write"
-}
-plugin {
-  policy = "read"
-}
-`
 
 func TestDelegatedCredentials(t *testing.T) {
 	c := clustertest.Start(t, cluster.Options{ACL: true, Governor: true, GovernorConfig: "gate {\n  credentials = \"delegated\"\n}\n",
@@ -53,17 +23,11 @@ func TestDelegatedCredentials(t *testing.T) {
 	defer admin.Close()
 	own, _, err := admin.ACLPolicies().Info("governor", nil)
 	must.NoError(t, err)
-	root, err := toolchain.Root()
-	must.NoError(t, err)
-	docs, err := os.ReadFile(filepath.Join(root, "docs", "agent.md"))
-	must.NoError(t, err)
-	words := func(text string) string { return strings.Join(strings.Fields(text), " ") }
-	must.StrContains(t, words(string(docs)), words(delegatedRules))
-	own.Rules += delegatedRules
+	own.Rules += shipped(t, "governor-agent-delegated.nomad.hcl")
 	_, err = admin.ACLPolicies().Upsert(own, nil)
 	must.NoError(t, err)
 	ml, other := tokens(t, admin)
-	_, err = admin.ACLPolicies().Upsert(&api.ACLPolicy{Name: "user", Rules: plannerRules}, nil)
+	_, err = admin.ACLPolicies().Upsert(&api.ACLPolicy{Name: "user", Rules: shipped(t, "user-delegated.nomad.hcl")}, nil)
 	must.NoError(t, err)
 	_, err = admin.ACLPolicies().Upsert(&api.ACLPolicy{Name: "reader", Rules: "namespace \"default\" {\n  policy = \"read\"\n}\n"}, nil)
 	must.NoError(t, err)

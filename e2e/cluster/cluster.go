@@ -29,7 +29,7 @@ type Cluster struct {
 	// the gate. Each is a URL without a trailing slash, or "".
 	NomadAddr, ConsulAddr, GovernorAddr string
 	// Token is a management token when ACLs are on, or "", and GovernorToken the
-	// agent's own, with the policy that docs/agent.md tells operators to give it.
+	// agent's own, with the policy of jobs/acl.
 	Token, GovernorToken string
 
 	opts      Options

@@ -3,13 +3,11 @@ package cluster
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -132,17 +130,11 @@ func (c *Cluster) bootstrapACL(ctx context.Context) error {
 	return c.makeGovernorToken(ctx)
 }
 
-// governorPolicy is the policy in docs/agent.md.
-var governorPolicy = regexp.MustCompile("(?s)# nomad acl policy apply governor governor.policy.hcl\n(.*?)```")
-
+// makeGovernorToken makes the agent's own token, with the policy that is shipped for it.
 func (c *Cluster) makeGovernorToken(ctx context.Context) error {
-	docs, err := os.ReadFile(filepath.Join(c.root, "docs", "agent.md"))
+	rules, err := os.ReadFile(filepath.Join(c.root, "jobs", "acl", "governor-agent.nomad.hcl"))
 	if err != nil {
-		return err
-	}
-	found := governorPolicy.FindSubmatch(docs)
-	if found == nil {
-		return errors.New("docs/agent.md shows no policy for the agent's token")
+		return fmt.Errorf("read the policy of the agent's token: %w", err)
 	}
 	client, err := c.API(c.NomadAddr)
 	if err != nil {
@@ -150,8 +142,8 @@ func (c *Cluster) makeGovernorToken(ctx context.Context) error {
 	}
 	defer client.Close()
 	write := (&api.WriteOptions{}).WithContext(ctx)
-	if _, err := client.ACLPolicies().Upsert(&api.ACLPolicy{Name: "governor", Rules: string(found[1])}, write); err != nil {
-		return fmt.Errorf("write the policy of docs/agent.md: %w", err)
+	if _, err := client.ACLPolicies().Upsert(&api.ACLPolicy{Name: "governor", Rules: string(rules)}, write); err != nil {
+		return fmt.Errorf("write the policy of the agent: %w", err)
 	}
 	token, _, err := client.ACLTokens().Create(&api.ACLToken{Name: "governor", Type: "client", Policies: []string{"governor"}}, write)
 	if err != nil {

@@ -39,8 +39,9 @@ type Repo struct {
 	Packages []*Package
 	// Texts are the files that people wrote, Go files included, by path.
 	Texts map[string]string
-	// Dirs are all folders, relative to the root.
-	Dirs []string
+	// Dirs are all folders, relative to the root; Files are all files.
+	Dirs  []string
+	Files map[string]bool
 	// Fset positions the syntax trees.
 	Fset *token.FileSet
 }
@@ -87,7 +88,7 @@ func textExtensions() []string {
 // Load reads and parses a repository. Modules nested in it are left out of
 // Packages: they only pin tools.
 func Load(root fs.FS) (*Repo, error) {
-	repo := &Repo{Texts: map[string]string{}, Fset: token.NewFileSet()}
+	repo := &Repo{Texts: map[string]string{}, Files: map[string]bool{}, Fset: token.NewFileSet()}
 	packages := map[string]*Package{}
 	err := fs.WalkDir(root, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -100,6 +101,7 @@ func Load(root fs.FS) (*Repo, error) {
 			repo.Dirs = append(repo.Dirs, name)
 			return nil
 		}
+		repo.Files[name] = true
 		if !isText(name) {
 			return nil
 		}
@@ -176,5 +178,6 @@ func Rules() map[string]func(*Repo) []Finding {
 		"words":        Words,
 		"machinepaths": MachinePaths,
 		"changelog":    Changelog,
+		"links":        Links,
 	}
 }

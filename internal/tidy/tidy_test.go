@@ -255,6 +255,39 @@ func TestRules(t *testing.T) {
 	}
 }
 
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	heading := "# The `gate`, and Nomad's API\n\n## Twice\n\n## Twice\n\n```\n# a comment\n```\n"
+	cases := map[string]struct {
+		text, want string // want is part of the only finding; "" means none
+	}{
+		"to a file beside it":                 {"see [b](b.md)", ""},
+		"to a file elsewhere":                 {"see [licence](../LICENSE) and [docs](../docs)", ""},
+		"to a heading":                        {"see [b](b.md#the-gate-and-nomads-api)", ""},
+		"to a heading that comes again":       {"see [b](b.md#twice-1)", ""},
+		"to a heading of its own":             {"# Here it is\n\nsee [above](#here-it-is)", ""},
+		"to another site":                     {"see [site](https://example.com/x#y)", ""},
+		"in code":                             {"`[x](none.md)`\n```\n[x](none.md)\n```", ""},
+		"to nothing":                          {"see [none](none.md)", `docs/a.md:1: the link "none.md" leads to no file`},
+		"to no heading":                       {"\nsee [b](b.md#thrice)", `docs/a.md:2: the link "b.md#thrice" leads to no heading of docs/b.md`},
+		"to a comment in code":                {"see [b](b.md#a-comment)", "leads to no heading"},
+		"to a heading of what has none":       {"see [licence](../LICENSE#terms)", "leads to no heading"},
+		"the second of two links in one line": {"[b](b.md) and [c](c.md)", `the link "c.md"`},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			findings := Links(load(t, map[string]string{"docs/a.md": c.text, "docs/b.md": heading, "LICENSE": "MPL"}))
+			if c.want == "" {
+				must.SliceEmpty(t, findings)
+				return
+			}
+			must.Len(t, 1, findings)
+			must.StrContains(t, findings[0].String(), c.want)
+		})
+	}
+}
+
 func TestChangelogForm(t *testing.T) {
 	t.Parallel()
 	const good = "## UNRELEASED\n\nFEATURES:\n\n* **device**: Reads topology.\n* quotaagent/gate: **Budgets**: Decides.\n\nBUG FIXES:\n\n* hcl: Fixed a bug where it\n  was broken.\n\n## 0.1.0 (November 23, 2026)\n\nNOTES:\n\n* build: First.\n"

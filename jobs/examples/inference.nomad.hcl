@@ -11,7 +11,7 @@ job "inference" {
 
       config {
         command = "/bin/sh"
-        args    = ["-c", "echo GPU: $NVIDIA_VISIBLE_DEVICES; exec sleep 86400"]
+        args    = ["-c", "trap exit INT; echo GPU: $NVIDIA_VISIBLE_DEVICES; sleep 86400 & wait"]
       }
 
       resources {

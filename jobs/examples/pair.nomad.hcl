@@ -23,7 +23,7 @@ job "pair" {
 
       config {
         command = "/bin/sh"
-        args    = ["-c", "echo GPUs: $NVIDIA_VISIBLE_DEVICES; exec sleep 60"]
+        args    = ["-c", "trap exit INT; echo GPUs: $NVIDIA_VISIBLE_DEVICES; sleep 60 & wait"]
       }
 
       resources {

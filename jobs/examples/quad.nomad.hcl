@@ -22,7 +22,7 @@ job "quad" {
 
       config {
         command = "/bin/sh"
-        args    = ["-c", "echo GPUs: $NVIDIA_VISIBLE_DEVICES; exec sleep 120"]
+        args    = ["-c", "trap exit INT; echo GPUs: $NVIDIA_VISIBLE_DEVICES; sleep 120 & wait"]
       }
 
       resources {

@@ -61,6 +61,7 @@ type Agent struct {
 	teller *teller
 	// openMetrics says that reading the metrics takes no token.
 	openMetrics bool
+	onServe  func()
 }
 
 // Options are the parts that main composes.
@@ -102,6 +103,8 @@ type Options struct {
 	Notify Notify
 	// OpenMetrics lets everybody read the metrics, without a token.
 	OpenMetrics bool
+	// OnServe is called once, when the agent answers requests; nil for nobody.
+	OnServe func()
 	// NewID makes the random part of ids, which is never the same twice; nil means
 	// 64 random bits.
 	NewID func() string
@@ -109,7 +112,7 @@ type Options struct {
 
 // New wires an agent; nothing runs yet.
 func New(o Options) *Agent {
-	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger, openMetrics: o.OpenMetrics}
+	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger, openMetrics: o.OpenMetrics, onServe: o.OnServe}
 	b := newBooks(o.Store, o.Now)
 	if o.NewID != nil {
 		b.newID = o.NewID
@@ -227,6 +230,9 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	failed := make(chan error, 1)
 	running.Go(func() { failed <- front.Serve(listener) })
 	a.logger.Info("serving", "address", listener.Addr().String())
+	if a.onServe != nil {
+		a.onServe()
+	}
 
 	var err error
 	select {

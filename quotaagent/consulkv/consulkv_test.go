@@ -2,10 +2,13 @@ package consulkv_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -231,6 +234,38 @@ func TestMissingRightsAreNeitherAbsenceNorConflictNorOutage(t *testing.T) {
 	plain(narrow.Commit(t.Context(), ledger.Fence{}, []ledger.Write{{Key: "hold/1", Value: []byte("x"), Version: records[0].Version}}), "Permission denied")
 	unknown := open(t, consulkv.Config{Address: server.Addr, Token: "22222222-2222-2222-2222-222222222222"})
 	plain(unknown.Commit(t.Context(), ledger.Fence{}, someWrite), "ACL not found")
+}
+
+func TestTheShippedPolicyIsEnoughAndNoMore(t *testing.T) {
+	t.Parallel()
+	server := consultest.Start(t, `-hcl=acl { enabled = true, default_policy = "deny", tokens { initial_management = "root" } }`)
+	root := open(t, consulkv.Config{Address: server.Addr, Token: "root", Prefix: "other/"})
+	must.Wait(t, wait.InitialSuccess(wait.Timeout(10*time.Second), wait.ErrorFunc(func() error {
+		return root.Commit(t.Context(), ledger.Fence{}, someWrite)
+	})))
+	rules, err := os.ReadFile(filepath.Join("..", "..", "jobs", "acl", "governor-agent.consul.hcl"))
+	must.NoError(t, err)
+	policy, err := json.Marshal(map[string]string{"Name": "governor", "Rules": string(rules)})
+	must.NoError(t, err)
+	operate(t, http.MethodPut, "http://"+server.Addr+"/v1/acl/policy", "root", string(policy))
+	const token = "33333333-3333-3333-3333-333333333333"
+	operate(t, http.MethodPut, "http://"+server.Addr+"/v1/acl/token", "root", `{"SecretID": "`+token+`", "Policies": [{"Name": "governor"}]}`)
+
+	agent := open(t, consulkv.Config{Address: server.Addr, Token: token})
+	must.NoError(t, agent.Commit(t.Context(), ledger.Fence{}, someWrite))
+	records, _, err := agent.List(t.Context(), "hold/")
+	must.NoError(t, err)
+	must.Len(t, 1, records)
+	ctx, resign := context.WithCancel(t.Context())
+	agent.Lead(ctx, "one", func(_ context.Context, fence ledger.Fence) {
+		must.NoError(t, agent.Commit(t.Context(), fence, []ledger.Write{{Key: "hold/2", Value: []byte("h")}}))
+		resign()
+	})
+	must.Error(t, ctx.Err(), must.Sprint("it led"))
+	elsewhere := open(t, consulkv.Config{Address: server.Addr, Token: token, Prefix: "other/"})
+	_, err = elsewhere.Read(t.Context(), "hold/1")
+	must.ErrorContains(t, err, "the token needs key:read")
+	must.Error(t, elsewhere.Commit(t.Context(), ledger.Fence{}, []ledger.Write{{Key: "hold/3", Value: []byte("h")}}))
 }
 
 func TestACommitTooLargeForConsulSaysSo(t *testing.T) {
