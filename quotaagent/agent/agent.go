@@ -61,7 +61,7 @@ type Agent struct {
 	teller *teller
 	// openMetrics says that reading the metrics takes no token.
 	openMetrics bool
-	onServe  func()
+	onServe     func()
 }
 
 // Options are the parts that main composes.
