@@ -107,9 +107,10 @@ func TestAccess(t *testing.T) {
 		result := run(ctx, t, c, ml, "job", "run", "-detach", jobFile)
 		must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
 		must.StrContains(t, result.Output(), "from budget acme/ml")
-		_, err := c.WaitAllocations(ctx, "mine", 1, api.AllocClientStatusRunning)
+		allocations, err := c.WaitAllocations(ctx, "mine", 1, api.AllocClientStatusRunning)
 		must.NoError(t, err)
 		must.StrContains(t, governor(ctx, t, c, ml, "job", "status", "mine").Stdout, "as offered")
+		panelShows(t, c, admin, ml, allocations[0].ID)
 		must.NoError(t, c.StopJob(ctx, "mine"))
 	})
 	t.Run("more GPUs than any node has", func(t *testing.T) {
