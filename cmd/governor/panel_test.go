@@ -50,8 +50,12 @@ func (n *shownNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		raw := allocationOf(rest)
 		var a struct{ Namespace string }
 		_ = json.Unmarshal(raw, &a)
-		if raw == nil || !may(a.Namespace) {
+		switch {
+		case raw == nil:
 			http.Error(w, "alloc not found", http.StatusNotFound)
+			return
+		case !may(a.Namespace): // as seen on 1.11.3
+			http.Error(w, "Unknown allocation "+rest, http.StatusInternalServerError)
 			return
 		}
 		_, _ = w.Write(raw)

@@ -29,7 +29,7 @@ document.getElementById("redraw").addEventListener("click", draw);
 document.getElementById("away").addEventListener("click", () => go("/ui/jobs"));
 document.getElementById("other").addEventListener("click", () => go("/ui/jobs/a%2Fb@research?region=west"));
 setTimeout(draw, 200);
-setTimeout(() => document.body.append("all is settled"), 1200);`
+setTimeout(() => document.body.append("all is settled"), 800);`
 
 // nomadPolicy is what Nomad sends with its pages, as of 1.11.3.
 const nomadPolicy = "default-src 'none'; connect-src *; img-src 'self' data:; script-src 'self'; style-src 'self' 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'"

@@ -14,7 +14,7 @@ import (
 
 // TestTheGateIsInvisible sends the same requests to Nomad and through the gate:
 // status, headers, framing and body are the same, except for what volatile and the
-// masks name.
+// masks name, and for the page of Nomad's UI.
 func TestTheGateIsInvisible(t *testing.T) {
 	c := clustertest.Start(t, cluster.Options{Governor: true, ACL: true, Clients: []cluster.ClientOptions{{Name: "client1"}}})
 	ctx := t.Context()
@@ -54,6 +54,7 @@ func TestTheGateIsInvisible(t *testing.T) {
 			must.NotEq(t, "", through.header.Get("X-Governor-Reason"), must.Sprint(spoken))
 		}
 	})
+	t.Run("the page of the UI", func(t *testing.T) { samePage(t, s) })
 	t.Run("streams", func(t *testing.T) { sameStreams(t, c, s, things) })
 }
 
@@ -118,7 +119,7 @@ func (th things) reads() func(yield func(exchange) bool) {
 			if strings.HasSuffix(strings.Split(e.target, "?")[0], "jwks.json") {
 				e.volatile = []string{"Cache-Control"} // how long the keys hold, with jitter
 			}
-			return yield(e)
+			return asksForPage(e) || yield(e) // samePage compares those
 		}
 		for i, path := range readPaths {
 			separator := "?"

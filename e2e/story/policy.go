@@ -133,6 +133,11 @@ func (s *Scene) apply(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
+	return s.applyText(ctx, text)
+}
+
+// applyText puts a policy into force.
+func (s *Scene) applyText(ctx context.Context, text string) error {
 	if err := s.writePolicy(text); err != nil {
 		return err
 	}

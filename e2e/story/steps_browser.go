@@ -2,16 +2,21 @@ package story
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/nomad-governor/governor/e2e/browser"
 )
+
+// UILink is where the jobs' links to Governor's pages lead, in an agent that adds them.
+const UILink = "https://governor.example:4640"
 
 // BrowserSteps look at web pages. They need Chromium, so the demo, which must
 // run on a fresh machine, leaves them out.
 func BrowserSteps() []Step {
 	return []Step{
-		{"nomad's ui", "Nomad's own UI works through the gate: job list, job page, allocation page", nomadUI},
+		{"nomad's ui", "Nomad's own UI works through the gate, and shows GPUs and budget beside what it knows", nomadUI},
 	}
 }
 
@@ -21,26 +26,102 @@ func nomadUI(ctx context.Context, s *Scene) error {
 	if err != nil {
 		return err
 	}
-	page := func(path, picture string, texts ...string) browser.Page {
-		return browser.Page{URL: s.Addr() + path, PNG: filepath.Join(s.OutDir, picture), Texts: texts, Absent: []string{"Error", "Not Found"}}
-	}
-	pages := []browser.Page{
-		page("/ui/jobs", "nomad-ui-jobs.png", job.ID, "Running"),
-		page("/ui/jobs/"+job.ID+"@default", "nomad-ui-job.png", job.ID, allocation.ID[:8]),
-		page("/ui/allocations/"+allocation.ID, "nomad-ui-allocation.png", allocation.Name, "Resource Utilization"),
-	}
-	seen, err := browser.Visit(ctx, browser.Plan{Pages: pages})
+	patient, err := s.waitInQueue(ctx, 2)
 	if err != nil {
 		return err
 	}
+	alone, shown := s.page, s.panelPage
+	pages := []browser.Page{
+		alone("/ui/jobs", "nomad-ui-jobs.png", job.ID, "Running"),
+		shown("/ui/jobs/"+job.ID+"@default?region=global", "nomad-ui-job.png", job.ID, allocation.ID[:8], "Allocations with GPUs", "Still held"),
+		shown("/ui/allocations/"+allocation.ID, "nomad-ui-allocation.png", allocation.Name, "Resource Utilization", "healthy", "0.0 / 16.0 GiB", "NV2", "40 GB/s"),
+		shown("/ui/allocations/"+allocation.ID+"/t", "nomad-ui-task.png", "Recent Events", devices(allocation)[0], "Still held"),
+		shown("/ui/jobs/"+patient.ID+"@default", "nomad-ui-waits.png", "Waiting for budget", "1 of 1", "2 GPUs held", researchBudget),
+	}
+	pages[1].Selectors = append(pages[1].Selectors, `a[href="`+UILink+`/governor/jobs/default/`+job.ID+`"]`)
+	// A link of Nomad's UI loads no page: the panel follows.
+	followed := shown("/ui/allocations/"+allocation.ID, "nomad-ui-followed.png", "Allocations with GPUs")
+	followed.Steps = []browser.Step{{Click: ".job-link a"}}
+	followed.Selectors = append(followed.Selectors, ".governor-panel + .job-status-panel")
+	if err := s.visit(ctx, append(pages, followed)); err != nil {
+		return err
+	}
+	if err := s.StopJob(ctx, patient.ID); err != nil {
+		return err
+	}
+	if err := s.apply(ctx, 8); err != nil {
+		return err
+	}
 	if err := s.runInUI(ctx); err != nil {
+		return err
+	}
+	if err := s.endJob(ctx, job.ID); err != nil {
+		return err
+	}
+	ended := shown("/ui/allocations/"+allocation.ID, "nomad-ui-ended.png", devices(allocation)[0], "Ended", "settled", "Given back")
+	if err := s.visit(ctx, []browser.Page{ended}); err != nil {
+		return err
+	}
+	plain := alone("/ui/allocations/"+allocation.ID, "nomad-ui-plain.png", "Task Groups", "Recent Allocations", allocation.ID[:8])
+	plain.Steps = []browser.Step{{Click: "h1"}, {Click: ".job-link a"}} // so that a panel would have come
+	return s.withoutPanel(ctx, plain)
+}
+
+// page is a page of Nomad's UI that must show some texts, and no error.
+func (s *Scene) page(path, picture string, texts ...string) browser.Page {
+	return browser.Page{URL: s.Addr() + path, PNG: filepath.Join(s.OutDir, picture), Texts: texts, Absent: []string{"Error", "Not Found"}}
+}
+
+// panelPage is a page of Nomad's UI with Governor's panel behind the details at its top.
+func (s *Scene) panelPage(path, picture string, texts ...string) browser.Page {
+	p := s.page(path, picture, append([]string{"GPUs and budget"}, texts...)...)
+	p.Selectors = []string{"section.section > .boxed-section.is-small + .governor-panel"}
+	return p
+}
+
+// visit opens pages, none of which may log an error.
+func (s *Scene) visit(ctx context.Context, pages []browser.Page) error {
+	seen, err := browser.Visit(ctx, browser.Plan{Pages: pages})
+	if err != nil {
 		return err
 	}
 	for i, page := range pages {
 		s.Check(true, "the browser at "+seen[i].URL, "no errors", seen[i].Title)
 		s.printer.Note("picture: %s", page.PNG)
 	}
-	return s.endJob(ctx, job.ID)
+	return nil
+}
+
+// waitInQueue lets research hold so many GPUs and no more, and submits a job that waits.
+func (s *Scene) waitInQueue(ctx context.Context, n int) (Job, error) {
+	job := Job{ID: "patient", GPUs: 2, Device: v100Device, MaxRuntime: "30m"}
+	text, err := examplePolicy(n)
+	if err != nil {
+		return job, err
+	}
+	const block = "    concurrent {\n"
+	queues := strings.Replace(text, fmt.Sprintf(block+"      gpus = { any = %d }", n), fmt.Sprintf("    over_budget {\n      admit = \"queue\"\n    }\n\n"+block+"      gpus = { any = %d }", n), 1)
+	if err := s.applyText(ctx, queues); err != nil {
+		return job, err
+	}
+	result, err := s.runJob(ctx, job)
+	if err == nil && result.ExitCode != 0 {
+		err = fmt.Errorf("run job %s: %s", job.ID, result.Output())
+	}
+	return job, err
+}
+
+// withoutPanel looks at a page while the ledger is away: it is Nomad's own, and logs no
+// error.
+func (s *Scene) withoutPanel(ctx context.Context, page browser.Page) error {
+	if err := s.Consul.Stop(); err != nil {
+		return err
+	}
+	page.Absent = append(page.Absent, "GPUs and budget")
+	if err := s.visit(ctx, []browser.Page{page}); err != nil {
+		return err
+	}
+	return s.Consul.Start(ctx)
 }
 
 // runInUI submits jobs as people do it in Nomad's UI: one that fits, and one that does

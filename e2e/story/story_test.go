@@ -25,7 +25,9 @@ func (w testWriter) Write(p []byte) (int, error) {
 func TestStory(t *testing.T) {
 	root, err := toolchain.Root()
 	must.NoError(t, err)
-	c := clustertest.Start(t, cluster.Default())
+	options := cluster.Default()
+	options.GovernorConfig = "gate {\n  ui_link = \"" + story.UILink + "\"\n}\n"
+	c := clustertest.Start(t, options)
 	scene := story.NewScene(c, story.NewPrinter(testWriter{t}), filepath.Join(root, "e2e", "_out", "pictures"))
 	for _, step := range append(story.Steps(), story.BrowserSteps()...) {
 		t.Run(step.Name, func(t *testing.T) {

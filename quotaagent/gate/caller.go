@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,10 @@ func (g *Gate) Caller(r *http.Request) (Identity, error) {
 // ErrNotShown means that Nomad does not show something to the caller, or does not have it.
 var ErrNotShown = errors.New("nomad does not show this to this token")
 
+// unknownAllocation begins Nomad's answer, with 500, for an allocation of a namespace that
+// the token may not read (nomad/alloc_endpoint.go, GetAlloc; seen on 1.11.3).
+const unknownAllocation = "Unknown allocation"
+
 // Read asks Nomad for something in the name of who makes a request to Governor's own API,
 // with that token and no other, so that Nomad decides whether the caller may see it. path
 // is escaped already. The error is ErrNotShown for whatever Nomad refuses; any other means
@@ -35,7 +40,7 @@ func (g *Gate) Read(ctx context.Context, r *http.Request, path string, query url
 	switch {
 	case err != nil:
 		return err
-	case a.status == http.StatusForbidden || a.status == http.StatusNotFound:
+	case a.status == http.StatusForbidden || a.status == http.StatusNotFound || a.status == http.StatusInternalServerError && bytes.HasPrefix(a.body, []byte(unknownAllocation)):
 		return ErrNotShown
 	case a.status != http.StatusOK:
 		return a

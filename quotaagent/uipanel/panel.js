@@ -188,18 +188,22 @@
     if (several.length === 0) return null;
     const ring = (s) => (s.ring_mbps ? gigabytes(s.ring_mbps) : "not known");
     const list = (s) => s.indexes.join(", ");
+    const offers = several.some((set) => set.offered); // that of a job that has ended is not kept
+    const columns = ["Set", "GPUs on the node", "Weakest link", "Ring bandwidth", "Best of an idle node"];
     return table(
       "NVLink sets",
-      ["Set", "GPUs on the node", "Weakest link", "Ring bandwidth", "Best of an idle node", "As offered"],
+      offers ? [...columns, "As offered"] : columns,
       several.map((set) => {
-        const offered = set.offered;
-        const same = offered && list(offered) === list(set.given);
-        const words = !offered ? "nothing was offered" : same ? "yes" : `no: ${list(offered)}, ${ring(offered)}`;
-        return [
+        const cells = [
           `Task ${set.task}`, list(set.given), set.given.weakest || "not known", ring(set.given),
           set.given.ideal_mbps ? gigabytes(set.given.ideal_mbps) : "not known",
-          el("span", { class: offered && !same ? "governor-bad" : undefined }, words),
         ];
+        if (offers) {
+          const same = set.offered && list(set.offered) === list(set.given);
+          const words = !set.offered ? "nothing was offered" : same ? "yes" : `no: ${list(set.offered)}, ${ring(set.offered)}`;
+          cells.push(el("span", { class: set.offered && !same ? "governor-bad" : undefined }, words));
+        }
+        return cells;
       }),
     );
   }
