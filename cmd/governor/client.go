@@ -154,6 +154,13 @@ func (c *client) call(method, path string, body, out any) error {
 	return nil
 }
 
+// quick makes a request that is given up soon.
+func (c *client) quick(path string, out any, within time.Duration) error {
+	return c.send("GET", path, nil, within, func(body io.Reader) error {
+		return json.NewDecoder(io.LimitReader(body, answerMax)).Decode(out)
+	})
+}
+
 // download writes an answer to out as it comes, however long that takes.
 func (c *client) download(path string, out io.Writer) error {
 	return c.send("GET", path, nil, 0, func(body io.Reader) error {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -25,7 +27,7 @@ func main() {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	env := environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") && commands(env)[args[0]] == nil {
-		fmt.Fprintf(stderr, "Error: there is no command %q\nTry: governor -help\n", args[0])
+		fmt.Fprintf(stderr, "Error: there is no command %q%s\nTry: governor -help\n", args[0], didYouMean(nearest(args[0], slices.Sorted(maps.Keys(commands(env))))))
 		return 127
 	}
 	c := &cli.CLI{
@@ -55,7 +57,17 @@ func (e environment) fail(err error) int {
 }
 
 func commands(env environment) map[string]cli.CommandFactory {
-	list := map[string]command{
+	list := withTemplates(env, commandList(env), commandList)
+	factories := make(map[string]cli.CommandFactory, len(list))
+	for name, c := range list {
+		c.env = env
+		factories[name] = func() (cli.Command, error) { return c, nil }
+	}
+	return factories
+}
+
+func commandList(env environment) map[string]command {
+	return map[string]command{
 		"agent":            agentCommand(env),
 		"budget":           groupCommand(env, "budget", "Validate, plan, apply and show budgets"),
 		"budget validate":  validateCommand(env),
@@ -68,6 +80,8 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"budget status":    statusCommand(env),
 		"budget statement": statementCommand(env),
 		"capacity":         capacityCommand(env),
+		"decision":         groupCommand(env, "decision", "Show what was decided about submissions"),
+		"decision list":    decisionListCommand(env),
 		"doctor":           doctorCommand(env),
 		"job":              groupCommand(env, "job", "Estimate a job, or show what Governor knows about one"),
 		"job status":       jobStatusCommand(env),
@@ -103,7 +117,7 @@ func commands(env environment) map[string]cli.CommandFactory {
 		"usage trace":      usageTraceCommand(env),
 		"usage verify":     usageVerifyCommand(env),
 		"usage correct":    usageCorrectCommand(env),
-		"version": {synopsis: "Print the version", help: "Usage: governor version",
+		"version": {synopsis: "Print the version", help: "Usage: governor version\n\n  Prints the version.\n\n      $ governor version",
 			run: func(args []string) int {
 				if !parse(env, flags("version"), args, 0, 0) {
 					return 1
@@ -112,15 +126,11 @@ func commands(env environment) map[string]cli.CommandFactory {
 				return 0
 			}},
 	}
-	factories := make(map[string]cli.CommandFactory, len(list))
-	for name, c := range list {
-		factories[name] = func() (cli.Command, error) { return c, nil }
-	}
-	return factories
 }
 
 // command implements cli.Command with values.
 type command struct {
+	env            environment
 	synopsis, help string
 	run            func(args []string) int
 }
@@ -140,7 +150,18 @@ func groupCommand(env environment, name, synopsis string) command {
 			if len(args) == 0 {
 				return cli.RunResultHelp
 			}
-			fmt.Fprintf(env.stderr, "Error: there is no command %q\nTry: governor %s -help\n", name+" "+args[0], name)
+			var inside []string
+			for known := range commandList(env) {
+				if own, below := strings.CutPrefix(known, name+" "); below {
+					inside = append(inside, own)
+				}
+			}
+			slices.Sort(inside)
+			meant := nearest(args[0], inside)
+			if meant != "" {
+				meant = name + " " + meant
+			}
+			fmt.Fprintf(env.stderr, "Error: there is no command %q%s\nTry: governor %s -help\n", name+" "+args[0], didYouMean(meant), name)
 			return 1
 		}}
 }

@@ -18,6 +18,8 @@ func stateListCommand(env environment) command {
   registers it again. Host volumes of nodes count as well, by their names, and
   are not listed.
 
+      $ governor state list
+
   -json            Print the agent's answer as JSON.` + clientHelp,
 		run: func(args []string) int {
 			fs := flags("state list")
@@ -104,6 +106,8 @@ func stateForgetCommand(env environment) command {
 	return command{synopsis: "Say that state is not on a node any more", help: `Usage: governor state forget [options] <name>
 
   Takes back what "governor state register" said.
+
+      $ governor state forget -node=gpu-7 model/llama-70b
 
   -node=<node>     The node, by name or id. Required.` + clientHelp,
 		run: func(args []string) int {
