@@ -55,7 +55,7 @@ func (a *Agent) serveHealth(context.Context, api.Call) (any, error) {
 func (a *Agent) serveStatus(ctx context.Context, c api.Call) (any, error) {
 	status, err := a.Engine.Status(ctx, a.Meter)
 	if err == nil && c.Query("forecast") == "true" {
-		err = a.addOutlooks(ctx, &status)
+		a.addOutlooks(ctx, &status)
 	}
 	if err == nil && a.bypasses != nil {
 		status.Bypasses, err = a.bypasses.status(ctx, status.Leader)
