@@ -35,22 +35,23 @@ type outlookCache struct {
 	found    map[limitKey]*forecast.Outlook
 }
 
-// addOutlooks adds forecasts to a status; none where the agent keeps no history.
-func (a *Agent) addOutlooks(ctx context.Context, s *Status) error {
+// addOutlooks adds forecasts to a status; none where the agent keeps no history, or
+// cannot read it now: a status is good without them.
+func (a *Agent) addOutlooks(ctx context.Context, s *Status) {
 	h, err := a.historyOf()
 	if err != nil {
-		return nil //nolint:nilerr // a status is good without them
+		return
 	}
 	found, err := a.outlooks(ctx, h)
 	if err != nil {
-		return err
+		a.logger.Warn("limits not forecast", "error", err)
+		return
 	}
 	for i, b := range s.Budgets {
 		for j, l := range b.Limits {
 			s.Budgets[i].Limits[j].Outlook = found[limitKey{b.Path, l.Window, l.Dimension}]
 		}
 	}
-	return nil
 }
 
 // outlooks are the forecasts of all limits of calendar periods and of all time.

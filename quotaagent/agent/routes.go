@@ -61,7 +61,7 @@ func (a *Agent) serveHealth(context.Context, api.Call) (any, error) {
 func (a *Agent) serveStatus(ctx context.Context, c api.Call) (any, error) {
 	status, err := a.Status(ctx)
 	if err == nil && c.Query("forecast") == "true" {
-		err = a.addOutlooks(ctx, &status)
+		a.addOutlooks(ctx, &status)
 	}
 	return status, err
 }
