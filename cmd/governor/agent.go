@@ -17,6 +17,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/hcl/v2"
 	nomad "github.com/hashicorp/nomad/api"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/nomad-governor/governor/hcl/agentconfig"
 	"github.com/nomad-governor/governor/internal/version"
 	"github.com/nomad-governor/governor/quotaagent/agent"
@@ -148,21 +150,24 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
-	if archive != nil {
-		defer func() { _ = archive.Close() }() // every record is on the disk already
-	}
 	peers, err := peersOf(config, listener, logger)
 	if err != nil {
-		return closeAll(err)
+		return closeAll(err) // of the audit archive every record is on the disk already
 	}
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, config.Gate.Infeasible == "allow")
 	options := agentOptions(config, client, clock, logger)
 	options.Store, options.Placer, options.History, options.Peers = store, placement, past, peers
 	if archive != nil {
+		defer func() { _ = archive.Close() }() // every record is on the disk already
 		options.Archive = archive
 	}
 	a := agent.New(options)
-	handler, err := newHandler(env.ctx, config, client, a, placement.routes(a.Engine.PlacingOf), logger)
+	tracer, stopTraces, err := newTracer(config, logger)
+	if err != nil {
+		return closeAll(err)
+	}
+	defer stopTraces()
+	handler, err := newHandler(env.ctx, config, client, a, placement.routes(a.Engine.PlacingOf), tracer, logger)
 	if err != nil && env.ctx.Err() != nil {
 		logger.Info("stopped before it served", "error", err)
 		return closeAll(nil)
@@ -244,7 +249,7 @@ func delegated(config agentconfig.Config) string {
 
 // newHandler is everything that the address serves: Governor's own paths, those of the
 // placement service among them, and Nomad behind the gate.
-func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement []api.Route, logger hclog.Logger) (http.Handler, error) {
+func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement []api.Route, tracer trace.Tracer, logger hclog.Logger) (http.Handler, error) {
 	region, err := awaitRegion(ctx, config.Nomad, client, logger)
 	if err != nil {
 		return nil, err
@@ -263,7 +268,7 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 		delegation = &gate.Delegation{Token: config.Nomad.Token, Capability: capability}
 	}
 	g, err := gate.New(gate.Config{Nomad: address, Transport: transport, Region: region, Admitter: a.Engine, ReadToken: config.Nomad.Token,
-		Delegation: delegation, UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", Logger: logger})
+		Delegation: delegation, UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", Tracer: tracer, Logger: logger})
 	if err != nil {
 		return nil, err
 	}

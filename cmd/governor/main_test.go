@@ -103,7 +103,7 @@ func startAgent(t *testing.T, ts *testscript.TestScript, with string) string {
 	}
 	a := agent.New(options)
 	ctx, cancel := context.WithCancel(context.Background())
-	handler, err := newHandler(ctx, config, client, a, placement.routes(a.Engine.PlacingOf), hclog.NewNullLogger())
+	handler, err := newHandler(ctx, config, client, a, placement.routes(a.Engine.PlacingOf), nil, hclog.NewNullLogger())
 	ts.Check(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)

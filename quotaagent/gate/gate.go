@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Config is what a Gate needs. Zero limits mean the defaults.
@@ -40,7 +41,9 @@ type Config struct {
 	// AllowUnknownWrites lets writes pass that the gate does not know. Set it
 	// only until Governor knows the endpoints of a new Nomad version.
 	AllowUnknownWrites bool
-	Logger             hclog.Logger
+	// Tracer makes the spans of governed requests; nil for none.
+	Tracer trace.Tracer
+	Logger hclog.Logger
 
 	// BodyMax is the largest body on governed routes, in bytes (32 MiB).
 	BodyMax int64
@@ -191,9 +194,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case route.Kind.governed():
-		g.answer(w, r, g.governed(w, r, route))
+		g.answer(w, r, g.traced(w, r, route, g.governed))
 	case route.Kind.ofStored():
-		g.answer(w, r, g.stored(w, r, route))
+		g.answer(w, r, g.traced(w, r, route, g.stored))
 	case route.Kind == RouteStable:
 		g.answer(w, r, g.stable(w, r, route))
 	case route.Kind == RouteUnknownWrite && !g.config.AllowUnknownWrites:
