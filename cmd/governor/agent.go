@@ -17,6 +17,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/hcl/v2"
 	nomad "github.com/hashicorp/nomad/api"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/nomad-governor/governor/hcl/agentconfig"
 	"github.com/nomad-governor/governor/internal/version"
 	"github.com/nomad-governor/governor/quotaagent/agent"
@@ -150,22 +152,24 @@ func runAgent(env environment, config agentconfig.Config) error {
 	if err != nil {
 		return closeAll(err)
 	}
-	if archive != nil {
-		defer func() { _ = archive.Close() }() // every record is on the disk already
-	}
 	peers, err := peersOf(config, listener, logger)
 	if err != nil {
-		return closeAll(err)
+		return closeAll(err) // of the audit archive every record is on the disk already
 	}
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, config.Gate.Infeasible == "allow")
 	options := agentOptions(config, client, clock, logger)
 	options.Store, options.Placer, options.History, options.Peers = store, placement, past, peers
-	options.OnServe = tellSystemd(logger)
 	if archive != nil {
+		defer func() { _ = archive.Close() }() // every record is on the disk already
 		options.Archive = archive
 	}
 	a := agent.New(options)
-	handler, err := newHandler(env.ctx, config, client, a, placement, logger)
+	tracer, stopTraces, err := newTracer(config, logger)
+	if err != nil {
+		return closeAll(err)
+	}
+	defer stopTraces()
+	handler, err := newHandler(env.ctx, config, client, a, placement, tracer, logger)
 	if err != nil && env.ctx.Err() != nil {
 		logger.Info("stopped before it served", "error", err)
 		return closeAll(nil)
@@ -190,7 +194,7 @@ func agentOptions(config agentconfig.Config, client *nomad.Client, clock *nomade
 	return agent.Options{Notify: agent.Notify{Poster: hooks.New(time.Now, version.String()), Source: source, Secret: os.Getenv},
 		Name: config.Name, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client), Actor: nomadctl.New(client),
 		GangTimeout: gangTimeout, Retention: retention, Logger: logger, Now: time.Now, Posture: posture.New(client, time.Now),
-		UnknownWrites: config.Gate.UnknownWrites == "allow", Delegated: delegated(config), OpenMetrics: config.Telemetry.MetricsAccess == "anyone"}
+		UnknownWrites: config.Gate.UnknownWrites == "allow", Delegated: delegated(config), OpenMetrics: config.Telemetry.MetricsAccess == "anyone", OnServe: tellSystemd(logger)}
 }
 
 func openStore(config agentconfig.Config, logger hclog.Logger) (agent.Store, error) {
@@ -256,7 +260,7 @@ func editPage(config agentconfig.Config) gate.EditPage {
 
 // newHandler is everything that the address serves: Governor's own paths, those of the
 // placement service among them, and Nomad behind the gate.
-func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement *placer, logger hclog.Logger) (http.Handler, error) {
+func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Client, a *agent.Agent, placement *placer, tracer trace.Tracer, logger hclog.Logger) (http.Handler, error) {
 	region, err := awaitRegion(ctx, config.Nomad, client, logger)
 	if err != nil {
 		return nil, err
@@ -275,7 +279,8 @@ func newHandler(ctx context.Context, config agentconfig.Config, client *nomad.Cl
 		delegation = &gate.Delegation{Token: config.Nomad.Token, Capability: capability}
 	}
 	g, err := gate.New(gate.Config{Nomad: address, Transport: transport, Region: region, Admitter: a.Engine, ReadToken: config.Nomad.Token,
-		Delegation: delegation, UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", EditPage: editPage(config), JobLink: config.Gate.UILink, Logger: logger})
+		Delegation: delegation, UserTokens: userTokens, AllowUnknownWrites: config.Gate.UnknownWrites == "allow", EditPage: editPage(config), JobLink: config.Gate.UILink,
+		Tracer: tracer, Logger: logger})
 	if err != nil {
 		return nil, err
 	}

@@ -53,11 +53,7 @@ func auditListCommand(env environment) command {
 				return env.fail(err)
 			}
 			if *asJSON {
-				encoder := json.NewEncoder(env.stdout)
-				encoder.SetEscapeHTML(false)
-				for _, r := range log.Records {
-					_ = encoder.Encode(r) // it was JSON before
-				}
+				_ = writeJSONL(env.stdout, log.Records) // it was JSON before
 				return 0
 			}
 			t := newTable(">NR", "TIME", "WHAT", "BY", "TEXT")

@@ -113,7 +113,7 @@ func startAgent(t *testing.T, ts stage, with string) string {
 	}
 	a := agent.New(options)
 	ctx, cancel := context.WithCancel(context.Background())
-	handler, err := newHandler(ctx, config, client, a, placement, hclog.NewNullLogger())
+	handler, err := newHandler(ctx, config, client, a, placement, nil, hclog.NewNullLogger())
 	ts.Check(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)

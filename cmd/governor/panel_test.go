@@ -119,7 +119,7 @@ func panelRig(t *testing.T, nomad *shownNomad, edits ...func(*agentconfig.Config
 	must.NoError(t, err)
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, true)
 	a := agent.New(agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(), Placer: placement, Now: time.Now})
-	handler, err := newHandler(t.Context(), config, client, a, placement, hclog.NewNullLogger())
+	handler, err := newHandler(t.Context(), config, client, a, placement, nil, hclog.NewNullLogger())
 	must.NoError(t, err)
 	own := httptest.NewServer(handler)
 	t.Cleanup(own.Close)

@@ -15,7 +15,7 @@ import (
 )
 
 // The rates of use that everybody is told of who wants to hear of budgets: those of
-// Google's SRE workbook, chapter "Alerting on SLOs", table 5-6, rounded. The short
+// Google's SRE workbook, chapter "Alerting on SLOs", section "Multiwindow, Multi-Burn-Rate Alerts", rounded. The short
 // window says that it still goes on.
 const (
 	fastRate, steadyRate         = 14, 6

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/gate"
@@ -53,35 +55,12 @@ func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logge
 // errNotLoaded means that the policy was never read: nothing can be decided.
 var errNotLoaded = errors.New("the budgets have not been read from the store yet")
 
-// undecided is why no decision is possible, worded for the author of a job. The
-// cause may hold addresses and keys: it goes to the log only.
-type undecided struct{ cause error }
-
-// Error says what failed, and the stable reason.
-func (u *undecided) Error() string {
-	text := "an internal error, which the agent's log explains"
-	switch {
-	case errors.Is(u.cause, errNotLoaded):
-		text = errNotLoaded.Error()
-	case errors.Is(u.cause, ledger.ErrUnavailable):
-		text = "the ledger cannot be reached"
-	case errors.Is(u.cause, ledger.ErrConflict):
-		text = "too many changes of the same budgets at once"
-	case errors.Is(u.cause, errUnsettled):
-		text = errUnsettled.Error()
-	}
-	return fmt.Sprintf("%s (%s)", text, admission.LedgerUnavailable)
-}
-
-// Unwrap is the cause.
-func (u *undecided) Unwrap() error { return u.cause }
-
 // Admit implements gate.Admitter. A gate that the job brings along (its author may
 // have taken it from Nomad) is not its author's.
 func (e *Engine) Admit(ctx context.Context, s gate.Submission) (verdict gate.Verdict, err error) {
 	if !s.Explain {
 		begin := time.Now()
-		defer func() { e.took(s, time.Since(begin), err, "") }()
+		defer func() { e.took(s, time.Since(begin), err, gate.TraceID(ctx)) }()
 	}
 	job, gated := jobspec.Ungated(s.Job)
 	s.Job = job
@@ -163,7 +142,9 @@ func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
 	places := s.Kind != gate.Scale && !s.Kind.Launches()
 	how := e.PlacingOf(s)
 	how.Commit = places && s.Kind.Commits()
+	ctx, span := gate.StartSpan(ctx, "place", trace.SpanKindInternal)
 	placed, err := e.placer.Place(ctx, s, how)
+	span.End()
 	if err == nil && !places {
 		// Nomad makes the job itself, so that nothing can be written into it.
 		return Placement{Eligible: placed.Eligible, Infeasible: placed.Infeasible, Release: placed.Release}
@@ -411,6 +392,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 	}
 	needed := e.targetOf(p, b, s)
 	needed.novel = s.Stored == nil
+	ctx, span := gate.StartSpan(ctx, "hold", trace.SpanKindInternal)
 	err = e.books.update(ctx, ledger.Fence{}, needed,
 		func(v view) (change, error) {
 			d, next, err := e.decide(p, b, s, lines, same, v)
@@ -440,6 +422,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			// A place that the job gets meanwhile is left as if it had got it afterwards.
 			return change{hold: &next, unplaced: v.queued == nil, audit: e.useEvents(p, s, d)}, nil
 		})
+	span.End()
 	if err != nil {
 		return gate.Verdict{}, err
 	}

@@ -37,6 +37,8 @@ type told struct {
 	// known says that the state was written before.
 	known bool
 	boxes map[string]box
+	// damaged are the keys of documents that cannot be read: they are written anew.
+	damaged []string
 }
 
 // box is the outbox of one notifier, with the version of its document.
@@ -57,13 +59,13 @@ func readTold(ctx context.Context, store Store) (told, error) {
 		switch {
 		case r.Key == noticeStateKey:
 			t.version, t.known = r.Version, true
-			if err := ledger.DecodeDocument(r.Value, &t.state); err != nil {
-				return t, fmt.Errorf("decode %s: %w", r.Key, err)
+			if ledger.DecodeDocument(r.Value, &t.state) != nil {
+				t.state, t.known, t.damaged = notice.State{}, false, append(t.damaged, r.Key)
 			}
 		case isBox:
 			b := box{version: r.Version}
-			if err := ledger.DecodeDocument(r.Value, &b.Outbox); err != nil {
-				return t, fmt.Errorf("decode %s: %w", r.Key, err)
+			if ledger.DecodeDocument(r.Value, &b.Outbox) != nil {
+				b.Outbox, t.damaged = notice.Outbox{}, append(t.damaged, r.Key)
 			}
 			t.boxes[name] = b
 		}

@@ -203,6 +203,25 @@ func TestABrokenPolicyIsTold(t *testing.T) {
 	must.Eq(t, []string{"dev.governor.health.policy_broken policy_broken firing"}, to.take(opsURL))
 }
 
+// What somebody has spoilt in the store is written anew, and holds up nothing.
+func TestDamagedDocumentsBeginAnew(t *testing.T) {
+	t.Parallel()
+	r, to := newRigOn(t, newMemStore(), notifying), newReceivers()
+	r.tells(to)
+	r.tell()
+	records, err := r.store.Read(r.ctx, noticeStateKey)
+	must.NoError(t, err)
+	must.NoError(t, r.store.Commit(r.ctx, ledger.Fence{}, []ledger.Write{
+		{Key: noticeStateKey, Value: []byte("{"), Version: records[0].Version}, {Key: outboxPrefix + "webhook.ops", Value: []byte("[")}}))
+	r.start(r.store)
+	r.tells(to)
+	r.tell()
+	r.chain.Record(AuditEvent{At: r.clock.now(), Kind: "override.used", Budget: "acme", Text: "used"})
+	must.NoError(t, r.chain.flush(r.ctx))
+	r.tell()
+	must.Eq(t, []string{"dev.governor.override.used acme "}, to.take(opsURL))
+}
+
 // A receiver that is down gets its events when it is back, from whoever leads then, and
 // holds up nobody else.
 func testEventsSurvive(t *testing.T, store Store) {

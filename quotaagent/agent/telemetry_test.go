@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 	prometheus "github.com/prometheus/common/model"
 	"github.com/shoenig/test/must"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/api"
@@ -151,6 +153,30 @@ func TestRatesOfUseBeginWithTheHistory(t *testing.T) {
 	must.Between(t, 119*quantity.GPUHour/10, used, 12*quantity.GPUHour)
 	rate := value(t, r.scraped(), "governor_budget_burn_rate", "budget=acme", "dimension=gpu_seconds", "over=6h")
 	must.InDelta(t, 12.0/6/(1000.0/744), rate, .02)
+}
+
+// A decision within a trace has spans of its own, and is the example of its histogram.
+func TestADecisionIsAPartOfTheTraceOfItsRequest(t *testing.T) {
+	t.Parallel()
+	spans := tracetest.NewSpanRecorder()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
+	ctx, request := provider.Tracer("test").Start(t.Context(), "PUT /v1/jobs")
+	r := newRig(t)
+	_, err := r.Engine.Admit(ctx, r.job("train", 1, 1))
+	must.NoError(t, err)
+	names := []string{}
+	for _, s := range spans.Ended() {
+		must.Eq(t, request.SpanContext().TraceID(), s.SpanContext().TraceID())
+		names = append(names, s.Name())
+	}
+	must.Eq(t, []string{"place", "hold"}, names)
+	w := httptest.NewRecorder()
+	scrape := httptest.NewRequest(http.MethodGet, MetricsPath, nil)
+	scrape.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	r.MetricsHandler().ServeHTTP(w, scrape)
+	must.StrContains(t, w.Body.String(), `# {trace_id="`+request.SpanContext().TraceID().String()+`"} `)
+	request.End()
+	must.NoError(t, provider.Shutdown(t.Context()))
 }
 
 func TestResultsOfTransactionsHaveFixedNames(t *testing.T) {

@@ -103,6 +103,9 @@ func (t *teller) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(now.damaged) > 0 {
+		t.logger.Error("documents about what was told cannot be read, and begin anew", "keys", now.damaged)
+	}
 	t.told, t.stale = now, false
 	return nil
 }
@@ -120,16 +123,18 @@ func (t *teller) step(ctx context.Context, fence ledger.Fence) error {
 		return err
 	}
 	state := t.told.state
-	if !t.told.known { // what was before nobody has asked for
-		head, _, err := t.agent.chain.head(ctx)
-		if err != nil {
-			return err
-		}
-		state.Epoch, state.Audit = t.agent.Engine.books.newID(), head.Seq
-	}
-	log, err := t.agent.chain.log(ctx, state.Audit+1)
+	head, _, err := t.agent.chain.head(ctx)
 	if err != nil {
 		return err
+	}
+	if !t.told.known { // what was before nobody has asked for
+		state.Epoch, state.Audit = t.agent.Engine.books.newID(), head.Seq
+	}
+	var log AuditLog
+	if head.Seq > state.Audit {
+		if log, err = t.agent.chain.log(ctx, state.Audit+1); err != nil {
+			return err
+		}
 	}
 	after, events := state.Follow(log.Records)
 	after, more, changed := after.Watch(conditions, t.now())

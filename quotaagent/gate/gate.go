@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Config is what a Gate needs. Zero limits mean the defaults.
@@ -45,7 +46,9 @@ type Config struct {
 	// JobLink is the URL of this gate for people, below which Governor's pages are; GPU
 	// jobs get a link to theirs in their ui block. "" for none.
 	JobLink string
-	Logger  hclog.Logger
+	// Tracer makes the spans of governed requests; nil for none.
+	Tracer trace.Tracer
+	Logger hclog.Logger
 
 	// BodyMax is the largest body on governed routes, in bytes (32 MiB).
 	BodyMax int64
@@ -196,9 +199,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case route.Kind.governed():
-		g.answer(w, r, g.governed(w, r, route))
+		g.answer(w, r, g.traced(w, r, route, g.governed))
 	case route.Kind.ofStored():
-		g.answer(w, r, g.stored(w, r, route))
+		g.answer(w, r, g.traced(w, r, route, g.stored))
 	case route.Kind == RouteStable:
 		g.answer(w, r, g.stable(w, r, route))
 	case route.Kind == RouteUnknownWrite && !g.config.AllowUnknownWrites:

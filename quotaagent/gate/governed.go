@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
 )
@@ -116,11 +118,16 @@ func (g *Gate) decideFor(ctx context.Context, s *submission, identify func(conte
 	if s.kind.Launches() {
 		stored = nil // what is launched is a job of its own
 	}
+	ctx, span := StartSpan(ctx, "admit", trace.SpanKindInternal)
 	verdict, err := g.config.Admitter.Admit(ctx, Submission{
 		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: stored, Identity: identity,
 		KeepsResources: s.request.PreserveResources, PolicyOverride: s.request.PolicyOverride, LaunchToken: s.launch,
 		Fresh: s.fresh, Explain: s.explain,
 	})
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Bool("governor.denied", verdict.Denied), attribute.String("governor.reason", verdict.Reason))
+	}
+	endSpan(span, err)
 	if err == nil {
 		return verdict, nil
 	}
@@ -264,7 +271,7 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	if s.kind.Commits() {
 		outcome = Outcome{}
 	}
-	theirs, err := g.send(r.WithContext(ctx), s)
+	theirs, err := g.sendTraced(r.WithContext(ctx), s)
 	if s.kind.Commits() {
 		if s.kind == Register {
 			g.known.forget(s.key())
@@ -292,6 +299,20 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	// written once more. On this connection the next request does.
 	_ = http.NewResponseController(w).Flush()
 	return nil
+}
+
+// sendTraced is send with a span, of which Nomad is told.
+func (g *Gate) sendTraced(r *http.Request, s *submission) (*answer, error) {
+	if !trace.SpanFromContext(r.Context()).IsRecording() {
+		return g.send(r, s)
+	}
+	ctx, span := StartSpan(r.Context(), "nomad", trace.SpanKindClient, attribute.String("http.request.method", r.Method))
+	theirs, err := g.send(r.WithContext(ctx), s)
+	if err == nil {
+		span.SetAttributes(attribute.Int("http.response.status_code", theirs.status))
+	}
+	endSpan(span, err)
+	return theirs, err
 }
 
 // send forwards the request and reads the answer. Who may bring back an old version
@@ -396,6 +417,8 @@ func (g *Gate) settler(ctx context.Context, s *submission, v Verdict) func(Outco
 		done = true
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.config.SettleTimeout)
 		defer cancel()
+		ctx, span := StartSpan(ctx, "confirm", trace.SpanKindInternal, attribute.Bool("governor.known", o.Known), attribute.Bool("governor.accepted", o.Accepted))
+		defer span.End()
 		v.Settle(ctx, o)
 		g.logger.Debug("settled", "namespace", s.ask.Namespace, "job_id", s.ask.JobID, "known", o.Known,
 			"accepted", o.Accepted, "job_modify_index", o.JobModifyIndex)
@@ -419,6 +442,7 @@ func (g *Gate) outgoing(r *http.Request, s *submission) *http.Request {
 	}
 	out.Header.Del("Accept-Encoding")
 	out.Header.Del("Expect")
+	handOn(r.Context(), out.Header)
 	return out
 }
 
