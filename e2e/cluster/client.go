@@ -85,7 +85,10 @@ func (c *Cluster) newClient(ctx context.Context, options ClientOptions, chroot m
 		}
 		client.Metrics = fmt.Sprintf("127.0.0.1:%d", port)
 	}
-	settings.hostVolumes, settings.meta = options.HostVolumes, options.Meta
+	settings.hostVolumes, settings.meta, settings.rawExec = options.HostVolumes, options.Meta, options.RawExec
+	if c.opts.Services {
+		settings.consul = c.ConsulAddr
+	}
 	if c.Docker != nil {
 		settings.docker = c.Docker.Endpoint()
 	}

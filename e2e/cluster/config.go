@@ -129,8 +129,8 @@ client {
 %s  }
 
   options = {
-    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault"
-    "driver.allowlist"     = "exec,docker"
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,%s"
+    "driver.allowlist"     = "exec,docker,raw_exec"
     "env.denylist"         = %q
   }
 
@@ -142,9 +142,15 @@ client {
 telemetry {
   publish_allocation_metrics = true
 }
-`, c.serverRPC, c.cgroup, meta.String(), strings.Join(c.hidden, ","), chroot.String(), volumes.String())
+`, c.serverRPC, c.cgroup, meta.String(), denied(c), strings.Join(c.hidden, ","), chroot.String(), volumes.String())
 	if c.docker != "" {
 		text += dockerConfig(c.docker)
+	}
+	if c.consul != "" {
+		text += consulBlock(c.consul)
+	}
+	if c.rawExec {
+		text += "\nplugin \"raw_exec\" {\n  config {\n    enabled = true\n  }\n}\n"
 	}
 	if c.pluginDir == "" {
 		return text
@@ -158,6 +164,26 @@ plugin %q {
   }
 }
 `, c.pluginDir, pluginName, c.pluginConfig)
+}
+
+// denied are the other services that a client does not look for.
+func denied(c clientSettings) string {
+	if c.consul != "" {
+		return "vault"
+	}
+	return "consul,vault"
+}
+
+// consulBlock lets a client register services, and nothing else: servers and clients
+// of a cluster know each other by their addresses.
+func consulBlock(address string) string {
+	return fmt.Sprintf(`
+consul {
+  address          = %q
+  auto_advertise   = false
+  client_auto_join = false
+}
+`, strings.TrimPrefix(address, "http://"))
 }
 
 // dockerConfig is the docker driver on one daemon for all clients: without
@@ -191,6 +217,8 @@ type clientSettings struct {
 	meta                    map[string]string
 	hidden                  []string // variables that tasks do not inherit
 	docker                  string   // the daemon's endpoint, or ""
+	consul                  string   // where services are registered, or ""
+	rawExec                 bool
 	pluginDir, pluginConfig string
 }
 

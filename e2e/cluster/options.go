@@ -8,6 +8,8 @@ type Options struct {
 	Clients []ClientOptions
 	// Consul starts a Consul server.
 	Consul bool
+	// Services lets the clients register the services of jobs in Consul.
+	Services bool
 	// Governor starts `governor agent` in front of Nomad. It uses Consul when
 	// Consul is started too, and its embedded store otherwise.
 	Governor bool
@@ -45,6 +47,8 @@ type ClientOptions struct {
 	// DriverFiles gives the client the rest of a driver, in a directory of
 	// its own: device nodes of its GPUs, and libraries.
 	DriverFiles bool
+	// RawExec lets the client run raw_exec tasks.
+	RawExec bool
 	// Env is added to the client's environment, NAME=VALUE. The plugin
 	// inherits it, tasks do not.
 	Env []string

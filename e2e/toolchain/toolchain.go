@@ -68,12 +68,22 @@ func NVCDI() Tool {
 	}
 }
 
+// NFPM is a program of our own around the library that makes packages, which only
+// `make release` needs. Its version is that of the library.
+func NFPM() Tool {
+	return Tool{
+		Name: "nfpm", Version: "2.47.0", EnvVar: "NFPM_BIN",
+		Package: "github.com/nomad-governor/governor/e2e/tools/nfpm",
+		Sources: []string{"go.mod", "go.sum", "main.go"},
+	}
+}
+
 // Servers lists the servers that the end-to-end tests and the demo need, in
 // the order in which they are built.
 func Servers() []Tool { return []Tool{Consul(), Nomad()} }
 
 // Tools lists everything that is pinned.
-func Tools() []Tool { return append(Servers(), Linter(), NVCDI()) }
+func Tools() []Tool { return append(Servers(), Linter(), NVCDI(), NFPM()) }
 
 // cacheName is the name of t's binary in the cache.
 func cacheName(t Tool, root string) (string, error) {
@@ -189,8 +199,8 @@ func parse(text string) (parts [3]int, ok bool) {
 }
 
 // versionLine matches the first line that the tools print: "Nomad v1.11.3",
-// "Consul v1.22.5", "nvcdi v1.20.1", "golangci-lint has version 2.15.0 built with ...".
-var versionLine = regexp.MustCompile(`^(?:Nomad v|Consul v|nvcdi v|golangci-lint has version v?)(\S+)`)
+// "Consul v1.22.5", "nvcdi v1.20.1", "nfpm v2.47.0", "golangci-lint has version 2.15.0 built with ...".
+var versionLine = regexp.MustCompile(`^(?:Nomad v|Consul v|nvcdi v|nfpm v|golangci-lint has version v?)(\S+)`)
 
 // versionTimeout bounds asking a binary for its version.
 const versionTimeout = 20 * time.Second

@@ -116,7 +116,7 @@ func TestPinnedVersionsMatchTheModules(t *testing.T) {
 		must.StrContains(t, string(text), "tool "+tool.Package+"\n")
 		module := strings.TrimSuffix(tool.Package, "/cmd/"+tool.Name)
 		if len(tool.Sources) > 0 {
-			module = "github.com/NVIDIA/nvidia-container-toolkit"
+			module = map[string]string{"nvcdi": "github.com/NVIDIA/nvidia-container-toolkit", "nfpm": "github.com/goreleaser/nfpm/v2"}[tool.Name]
 		}
 		must.RegexMatch(t, regexp.MustCompile(`(?m)\b`+regexp.QuoteMeta(module+" v"+tool.Version)+`( // indirect)?$`), string(text))
 	}
