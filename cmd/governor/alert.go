@@ -89,7 +89,7 @@ func alertTestCommand(env environment) command {
 				return 1
 			}
 			name := fs.Arg(0)
-			if err := c.call("POST", "/governor/v1/alerts/test?notifier="+url.QueryEscape(name), nil, nil); err != nil {
+			if err := c.call("POST", "/governor/v1/alerts/try?notifier="+url.QueryEscape(name), nil, nil); err != nil {
 				return env.fail(err)
 			}
 			fmt.Fprintf(env.stdout, "%s took the test event.\n", name)

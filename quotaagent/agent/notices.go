@@ -165,9 +165,9 @@ func (a *Agent) serveAlerts(ctx context.Context, _ api.Call) (any, error) {
 	return out, nil
 }
 
-// serveAlertTest sends one event to a notifier, so that whoever set it up sees that it
+// serveAlertTry sends one event to a notifier, so that whoever set it up sees that it
 // works. It is no part of the outbox, and is not tried again.
-func (a *Agent) serveAlertTest(ctx context.Context, c api.Call) (any, error) {
+func (a *Agent) serveAlertTry(ctx context.Context, c api.Call) (any, error) {
 	if a.teller == nil {
 		return nil, refusal(http.StatusNotFound, "this agent sends no events")
 	}

@@ -38,7 +38,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/runs/{id}", Right: api.Read, Serve: a.serveRun},
 		{Method: "POST", Path: "/governor/v1/runs/{id}/close", Right: api.Read, Serve: a.serveRunClose},
 		{Method: "GET", Path: "/governor/v1/alerts", Right: api.Read, Serve: a.serveAlerts},
-		{Method: "POST", Path: "/governor/v1/alerts/test", Right: api.Write, Serve: a.serveAlertTest},
+		{Method: "POST", Path: "/governor/v1/alerts/try", Right: api.Write, Serve: a.serveAlertTry},
 		{Method: "GET", Path: "/governor/v1/audit", Right: api.Read, Serve: a.serveAudit},
 		{Method: "GET", Path: "/governor/v1/usage", Right: api.Read, Serve: a.serveReport},
 		{Method: "GET", Path: "/governor/v1/statements/{path...}", Right: api.Read, Serve: a.serveShowback},
