@@ -60,6 +60,31 @@ const (
 	readWithin = 10 * time.Second
 )
 
+// outage is since when something does not work.
+type outage struct {
+	mu   sync.Mutex
+	from time.Time
+}
+
+// note says whether it fails now.
+func (o *outage) note(fails bool, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case !fails:
+		o.from = time.Time{}
+	case o.from.IsZero():
+		o.from = now
+	}
+}
+
+// since is when it began, zero while all is well.
+func (o *outage) since() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.from
+}
+
 // shared is something that many pages show: it is read once for all that ask within a
 // while, and no more than once at the same time. It also knows since when it cannot be.
 type shared[T any] struct {
@@ -67,12 +92,13 @@ type shared[T any] struct {
 	age  time.Duration
 	now  func() time.Time
 
+	// outage is since when it cannot be read.
+	outage outage
+
 	group singleflight.Group
 	mu    sync.Mutex
 	value T
 	at    time.Time
-	// failing is since when it cannot be read, zero if it can.
-	failing time.Time
 }
 
 func newShared[T any](age time.Duration, now func() time.Time, read func(ctx context.Context) (T, error)) *shared[T] {
@@ -93,15 +119,14 @@ func (s *shared[T]) get(ctx context.Context) (T, error) {
 		defer cancel()
 		at := s.now()
 		value, err := s.read(ctx)
+		s.outage.note(err != nil, at)
+		if err != nil {
+			return value, err
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		switch {
-		case err == nil:
-			s.value, s.at, s.failing = value, at, time.Time{}
-		case s.failing.IsZero():
-			s.failing = at
-		}
-		return value, err
+		s.value, s.at = value, at
+		return value, nil
 	})
 	if err != nil {
 		var none T
@@ -111,8 +136,4 @@ func (s *shared[T]) get(ctx context.Context) (T, error) {
 }
 
 // since is when it could not be read for the first time, zero if it can.
-func (s *shared[T]) since() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.failing
-}
+func (s *shared[T]) since() time.Time { return s.outage.since() }

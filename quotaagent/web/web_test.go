@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -209,6 +210,16 @@ func TestWhatCannotBeRead(t *testing.T) {
 	must.StrContains(t, w.Body.String(), "Nomad cannot be read since 2026-03-10 12:00:00 UTC")
 	must.StrContains(t, get(h, "/governor/").Body.String(), "Nomad cannot be read since 2026-03-10 12:00:00 UTC")
 	must.StrContains(t, get(h, "/governor/jobs/research/train").Body.String(), "what connects the GPUs is not known")
+
+	f = busy()
+	f.closed = true
+	h = pages(t, f)
+	for _, w := range []*httptest.ResponseRecorder{get(h, "/governor/"), get(h, "/governor/none"), post(h, "/governor/sign-in", url.Values{"token": {"secret-root"}})} {
+		must.EqOp(t, http.StatusServiceUnavailable, w.Code)
+		must.StrContains(t, w.Body.String(), "Nomad cannot be asked who you are now.")
+		must.StrContains(t, w.Body.String(), `since <time datetime="2026-03-10T12:00:00Z">`)
+		must.SliceEmpty(t, w.Result().Cookies())
+	}
 
 	f = busy()
 	f.history = &web.Problem{Status: http.StatusNotFound, Text: "this agent keeps no history"}
