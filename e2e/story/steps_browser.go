@@ -97,7 +97,8 @@ func governorPages(ctx context.Context, s *Scene) error {
 		return browser.Page{URL: s.Addr() + "/governor/" + path, PNG: filepath.Join(s.OutDir, "governor-"+picture+".png"), Texts: texts, Axe: true}
 	}
 	live := page("jobs?state=running", "jobs", shown.ID, late.ID, "Changed at")
-	live.Steps = []browser.Step{{Post: s.Addr() + "/v1/jobs", Body: submission}}
+	live.Steps = []browser.Step{{Click: "#q"}, {Post: s.Addr() + "/v1/jobs", Body: submission}}
+	live.Selectors = []string{"body:has(#live:not(:empty)) #q:focus"} // what changes takes nobody's focus
 	job := page("jobs/default/"+shown.ID, "job", "Cost so far", "Limits on the way to the root", v100Client, allocation.ID[:8], "GB/s at its narrowest")
 	job.Selectors = []string{"figure.fabric svg polygon.ring", "figure.fabric svg g.chosen"}
 	seen, err := browser.Visit(ctx, browser.Plan{Pages: []browser.Page{

@@ -73,3 +73,31 @@ func TestPagesAreBoundedAndEndWithTheirClients(t *testing.T) {
 	must.EqOp(t, 1, f.reads, must.Sprint("all of them share one reading"))
 	must.EqOp(t, http.StatusOK, ask(t.Context()))
 }
+
+// A ledger that takes long to read is read less often.
+func TestALargeLedgerIsReadLessOften(t *testing.T) {
+	t.Parallel()
+	f := busy()
+	clock := now
+	h := web.New(web.Config{Door: f, Books: lateBooks{f, func() { clock = clock.Add(2 * time.Second) }}, Past: f, Rules: f, Cluster: f, Audit: f, Zone: func() *time.Location { return time.UTC },
+		Now: func() time.Time { return clock }, Failed: func(*http.Request, error) {}})
+	get(h, "/governor/jobs")
+	clock = clock.Add(15 * time.Second)
+	get(h, "/governor/jobs")
+	must.EqOp(t, 1, f.reads)
+	clock = clock.Add(5 * time.Second)
+	get(h, "/governor/jobs")
+	must.EqOp(t, 2, f.reads)
+}
+
+// lateBooks take their time.
+type lateBooks struct {
+	*fake
+	wait func()
+}
+
+// Overview implements web's books.
+func (b lateBooks) Overview(ctx context.Context) (*web.Overview, error) {
+	b.wait()
+	return b.fake.Overview(ctx)
+}

@@ -56,8 +56,10 @@ const (
 	// sharedFor is how old may be what pages share, and forecastFor how old a forecast.
 	sharedFor   = time.Second
 	forecastFor = 30 * time.Second
-	// readWithin bounds one reading.
+	// readWithin bounds one reading, and idleShare how many times as long as the last one
+	// took it is left alone: a large ledger is read less often.
 	readWithin = 10 * time.Second
+	idleShare  = 10
 )
 
 // outage is since when something does not work.
@@ -99,16 +101,17 @@ type shared[T any] struct {
 	mu    sync.Mutex
 	value T
 	at    time.Time
+	took  time.Duration
 }
 
 func newShared[T any](age time.Duration, now func() time.Time, read func(ctx context.Context) (T, error)) *shared[T] {
 	return &shared[T]{read: read, age: age, now: now}
 }
 
-// get is the value, not older than its age.
+// get is the value, not older than its age, or than ten times what it took to read.
 func (s *shared[T]) get(ctx context.Context) (T, error) {
 	s.mu.Lock()
-	value, fresh := s.value, !s.at.IsZero() && s.now().Sub(s.at) < s.age
+	value, fresh := s.value, !s.at.IsZero() && s.now().Sub(s.at) < max(s.age, idleShare*s.took)
 	s.mu.Unlock()
 	if fresh {
 		return value, nil
@@ -125,7 +128,7 @@ func (s *shared[T]) get(ctx context.Context) (T, error) {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.value, s.at = value, at
+		s.value, s.at, s.took = value, at, s.now().Sub(at)
 		return value, nil
 	})
 	if err != nil {
