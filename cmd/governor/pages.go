@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ func newPages(config agentconfig.Config, g *gate.Gate, a *agent.Agent, placement
 	}
 	s := pageSource{agent: a, placement: placement}
 	log := logger.Named("web")
-	return web.New(web.Config{Door: pageDoor{g}, Books: s, Past: s, Rules: s, Cluster: s, Audit: s, Now: time.Now, Version: version.String(),
+	return web.New(web.Config{Door: pageDoor{g, log}, Books: s, Past: s, Rules: s, Cluster: s, Audit: s, Now: time.Now, Version: version.String(),
 		Zone: func() *time.Location { return a.Keeper.State().Policy.Location },
 		Failed: func(r *http.Request, err error) {
 			log.Warn("page without all that it shows", "path", r.URL.Path, "error", err)
@@ -36,16 +37,21 @@ func newPages(config agentconfig.Config, g *gate.Gate, a *agent.Agent, placement
 }
 
 // pageDoor says who looks, by the rules of the API.
-type pageDoor struct{ gate *gate.Gate }
+type pageDoor struct {
+	gate *gate.Gate
+	log  hclog.Logger
+}
 
 // Enter implements web's door.
 func (d pageDoor) Enter(r *http.Request) (web.Viewer, error) {
-	if _, status, sentence := authorize(d.gate)(r, api.Read); status != 0 {
+	_, status, sentence := authorize(d.gate)(r, api.Read)
+	if status == http.StatusForbidden {
 		return web.Viewer{}, &web.Problem{Status: status, Text: sentence}
 	}
 	id, reads, err := d.gate.Sees(r)
-	if err != nil {
-		return web.Viewer{}, &web.Problem{Status: http.StatusServiceUnavailable, Text: "Nomad cannot be asked what your token may read."}
+	if status != 0 || err != nil {
+		d.log.Warn("nobody is let in", "error", cmp.Or(sentence, fmt.Sprint(err)))
+		return web.Viewer{}, &web.Problem{Status: http.StatusServiceUnavailable, Text: "Nomad cannot be asked who you are and what your token may read. What runs is not touched by that."}
 	}
 	v := web.Viewer{Name: cmp.Or(id.Accessor, "anonymous"), Open: slices.Contains(id.Names, gate.NameACLDisabled), Reads: reads}
 	v.Manages = v.Open || slices.Contains(id.Names, "type:management")

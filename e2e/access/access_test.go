@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
+	"github.com/nomad-governor/governor/e2e/browser"
 	"github.com/nomad-governor/governor/e2e/cluster"
 	"github.com/nomad-governor/governor/e2e/clustertest"
 	"github.com/nomad-governor/governor/e2e/story"
@@ -133,6 +134,7 @@ func TestAccess(t *testing.T) {
 		must.Eq(t, http.StatusOK, put(ctx, t, c, strings.Replace(body, other, ml, 1)))
 		must.NoError(t, c.StopJob(ctx, "inbody"))
 	})
+	t.Run("people sign in to the pages and see what their token reads", func(t *testing.T) { signIn(ctx, t, c, ml) })
 	examples(ctx, t, c, example)
 	t.Run("the agent ends and releases jobs with the policy that is shipped for it", func(t *testing.T) {
 		apply(ctx, t, c, prices+queueing())
@@ -369,4 +371,30 @@ func registered(t *testing.T, admin *api.Client, id string) bool {
 	jobs, _, err := admin.Jobs().PrefixList(id)
 	must.NoError(t, err)
 	return len(jobs) > 0
+}
+
+// signIn gives the form of the pages tokens in a browser. A token that Nomad does not
+// know is refused, and the audit log is not for all that are known.
+func signIn(ctx context.Context, t *testing.T, c *cluster.Cluster, ml string) {
+	result := submit(ctx, t, c, ml, story.Job{ID: "seen", GPUs: 1, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL())
+	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+	root, err := toolchain.Root()
+	must.NoError(t, err)
+	page := func(path, picture, token string, texts ...string) browser.Page {
+		p := browser.Page{URL: c.GovernorAddr + "/governor/" + path, PNG: filepath.Join(root, "e2e", "_out", "pictures", "governor-"+picture+".png"), Texts: texts, Axe: true}
+		if token != "" {
+			p.Steps = []browser.Step{{Click: "#token", Insert: token}, {Click: "button.primary"}}
+		}
+		return p
+	}
+	out := page("", "signed-out", "", "Sign in with a Nomad ACL token")
+	out.Steps = []browser.Step{{Click: ".who button"}}
+	_, err = browser.Visit(ctx, browser.Plan{Pages: []browser.Page{
+		page("jobs", "sign-in-refused", "11111111-2222-3333-4444-555555555555", "Nomad does not accept this token"),
+		page("jobs/default/seen", "signed-in", ml, "Cost so far", "ml-team"),
+		page("audit", "audit-denied", "", "needs a Nomad management token"),
+		out,
+	}, IgnoreErrors: []string{"status of 403"}})
+	must.NoError(t, err)
+	must.NoError(t, c.StopJob(ctx, "seen"))
 }

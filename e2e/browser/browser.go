@@ -64,6 +64,8 @@ type Seen struct {
 	Title  string   `json:"title"`
 	Text   string   `json:"text"` // the visible text, its first 20000 characters
 	Errors []string `json:"errors"`
+	// PaintMS is after how many milliseconds something was to be seen.
+	PaintMS int `json:"paintMs"`
 }
 
 // Visit opens every page of the plan. It fails when a page lacks what it must

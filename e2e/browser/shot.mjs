@@ -5,7 +5,7 @@
 //
 // The plan is {"pages": [{"url", "png", "steps": [{"click", "insert", "post", "body"}], "texts": [], "selectors": [],
 // "absent": [], "axe"}], "ignoreErrors": ["regexp"], "token": ""}. The result is printed as JSON:
-// {"pages": [{"url", "title", "text", "errors": []}], "failures": []}.
+// {"pages": [{"url", "title", "text", "errors": [], "paintMs"}], "failures": []}.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { createRequire } from "node:module";
@@ -109,7 +109,8 @@ async function visit(want) {
   }
   for (const error of errors) result.failures.push(`${want.url}: console error: ${error}`);
   await page.screenshot({ path: want.png, fullPage: true });
-  result.pages.push({ url: want.url, title: await page.title(), text, errors });
+  const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? 0);
+  result.pages.push({ url: want.url, title: await page.title(), text, errors, paintMs: Math.round(paint) });
   await page.close();
 }
 

@@ -17,6 +17,7 @@ const UILink = "https://governor.example:4640"
 func BrowserSteps() []Step {
 	return []Step{
 		{"nomad's ui", "Nomad's own UI works through the gate, and shows GPUs and budget beside what it knows", nomadUI},
+		{"governor's pages", "Governor's own pages show budgets, jobs, GPUs and policy, and change by themselves", governorPages},
 	}
 }
 
@@ -147,4 +148,76 @@ func (s *Scene) runInUI(ctx context.Context) error {
 	}
 	s.Check(true, "a job submitted in Nomad's ui", "planned, run or refused", "as by the command line")
 	return s.endJob(ctx, fits.ID)
+}
+
+// governorPages visits every page while a job runs, one was refused and an edit of the
+// budgets is broken. Of each page axe-core must find nothing serious.
+func governorPages(ctx context.Context, s *Scene) error {
+	shown, late := Job{ID: "shown", GPUs: 3, Device: v100Device, MaxRuntime: "30m"}, Job{ID: "submitted-later", GPUs: 1, Device: v100Device, MaxRuntime: "30m"}
+	allocation, err := s.mustRun(ctx, shown)
+	if err != nil {
+		return err
+	}
+	if _, err := s.runJob(ctx, Job{ID: "refused", GPUs: 8, Device: v100Device, MaxRuntime: "20000h"}); err != nil {
+		return err
+	}
+	submission, err := s.document(ctx, late)
+	if err != nil {
+		return err
+	}
+	good, err := examplePolicy(8)
+	if err != nil {
+		return err
+	}
+	if err := s.editKV(ctx, strings.Replace(good, `gpus = { any = 8 }`, `gpuz = { any = 9 }`, 1)); err != nil {
+		return err
+	}
+	page := func(path, picture string, texts ...string) browser.Page {
+		return browser.Page{URL: s.Addr() + "/governor/" + path, PNG: filepath.Join(s.OutDir, "governor-"+picture+".png"), Texts: texts, Axe: true}
+	}
+	live := page("jobs?state=running", "jobs", shown.ID, late.ID, "Changed at")
+	live.Steps = []browser.Step{{Click: "#q"}, {Post: s.Addr() + "/v1/jobs", Body: submission}}
+	live.Selectors = []string{"body:has(#live:not(:empty)) #q:focus"} // what changes takes nobody's focus
+	job := page("jobs/default/"+shown.ID, "job", "Cost so far", "Limits on the way to the root", v100Client, allocation.ID[:8], "GB/s at its narrowest")
+	job.Selectors = []string{"figure.fabric svg polygon.ring", "figure.fabric svg g.chosen"}
+	seen, err := browser.Visit(ctx, browser.Plan{Pages: []browser.Page{
+		page("policy", "policy", "An edit is not in force", "gpuz", "Revisions"),
+		page("policy/files/"+policyFile+"?line=20", "file", "gpu_class"),
+		page("", "home", "Needs attention", "Policy broken", "GPUs free", shown.ID),
+		page("budgets", "budgets", "acme/serving", "12,000.00"),
+		page("budgets/"+researchBudget, "statement", "Burn-down", "Settings that apply", shown.ID),
+		live, job,
+		page("jobs/default/refused", "refused", "exceeds_job_cap", "256 GPU-hours for one job"),
+		page("topology", "topology", v100Client, "client2", "Best free"),
+		page("topology/"+v100Client, "node", "NV2", "default/"+shown.ID),
+		page("decisions", "decisions", "refused", "exceeds_job_cap"),
+		page("audit", "audit", "policy.applied"),
+		page("none", "none", "There is no page at"),
+	}, IgnoreErrors: []string{"status of 404"}})
+	if err != nil {
+		return err
+	}
+	for _, page := range seen {
+		s.Check(true, "the browser at "+page.URL, "no errors, nothing serious for axe-core, fits 375 pixels", fmt.Sprintf("%s, painted after %d ms", page.Title, page.PaintMS))
+	}
+	if err := s.apply(ctx, 8); err != nil {
+		return err
+	}
+	if err := s.endJob(ctx, late.ID); err != nil {
+		return err
+	}
+	return s.endJob(ctx, shown.ID)
+}
+
+// document is a job as programs submit it.
+func (s *Scene) document(ctx context.Context, job Job) (string, error) {
+	path, err := s.WriteFile(job.ID+".nomad.hcl", job.HCL())
+	if err != nil {
+		return "", err
+	}
+	result, err := s.Nomad(ctx, s.Addr(), "job", "run", "-output", path)
+	if err != nil {
+		return "", err
+	}
+	return result.Stdout, nil
 }

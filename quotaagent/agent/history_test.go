@@ -123,6 +123,20 @@ func TestDecisionsAreKept(t *testing.T) {
 	must.Len(t, 1, found)
 	must.Eq(t, "deny", found[0].Outcome)
 	must.Eq(t, 9, found[0].GPUs)
+	contains(t, found[0].Text, `job "large" in namespace "default" was not registered`, "9 GPUs", "what to do")
+
+	must.False(t, r.run(r.job("small", 1, 2)).Denied)
+	found, err = r.Decisions(r.ctx, "default", "small", 10)
+	must.NoError(t, err)
+	contains(t, found[0].Text, "at most 2 x", "from budget acme/research")
+
+	plan := r.job("planned", 1, 2)
+	plan.Kind = gate.Plan
+	r.admit(plan)
+	found, err = r.Decisions(r.ctx, "default", "planned", 10)
+	must.NoError(t, err)
+	must.True(t, found[0].Plan)
+	must.Eq(t, "", found[0].Text, must.Sprint("there are too many plans"))
 }
 
 func TestACorrectionIsPostedOnceAndInTheHistory(t *testing.T) {

@@ -30,6 +30,7 @@ var errStore = errors.New("dial 10.1.2.3:8500: connection refused")
 type fake struct {
 	mu       sync.Mutex
 	acl      bool
+	closed   bool // Nomad says of nobody who that is
 	overview *web.Overview
 	jobs     map[string]web.JobDetail
 	cluster  *web.Cluster
@@ -50,6 +51,9 @@ var tokens = map[string]web.Viewer{
 
 // Enter implements web's door.
 func (f *fake) Enter(r *http.Request) (web.Viewer, error) {
+	if f.closed {
+		return web.Viewer{}, &web.Problem{Status: http.StatusServiceUnavailable, Text: "Nomad cannot be asked who you are now."}
+	}
 	if !f.acl {
 		return web.Viewer{Name: "anonymous", Open: true, Manages: true, Reads: func(string) bool { return true }}, nil
 	}

@@ -162,7 +162,7 @@ func pillOf(state string) pill {
 		tone = "good"
 	case "waiting", "queue", "soft", "registering", "starting", "freeing", "reserved", "warn", "shadow":
 		tone = "warn"
-	case "ending", "overdrawn", "deny", "unhealthy", "stopping", "expired", "full", "not ready", "throttled", "differs":
+	case "ending", "refused", "overdrawn", "deny", "unhealthy", "stopping", "expired", "full", "not ready", "throttled", "differs":
 		tone = "bad"
 	case "admitted", "held":
 		tone = "info"

@@ -185,8 +185,8 @@ func (h *Handler) job(v *visit) (view, error) {
 	if d.Receipts, err = h.Past.Receipts(v.Context(), d.Namespace, d.ID, receiptRows); err != nil {
 		d.Trouble = append(d.Trouble, h.told(v, err, "Receipts cannot be read now; the agent's log has the cause."))
 	}
-	if d.State == "unknown" && len(d.Receipts) > 0 {
-		d.State = stateEnded
+	if d.State == "unknown" {
+		d.State = d.past()
 	}
 	if d.State == "unknown" && len(d.Decisions) == 0 && len(d.Receipts) == 0 {
 		return view{}, problem(http.StatusNotFound, "Governor knows nothing of a job %.200q in namespace %.100q: it was not submitted through this gate, asks for no GPUs, or ended long ago.", d.ID, d.Namespace)
@@ -208,6 +208,20 @@ func (h *Handler) job(v *visit) (view, error) {
 		d.Groups = placedGroups(c, d.JobDetail)
 	}
 	return view{template: "job", title: d.ID, section: "jobs", crumbs: []crumb{{"Jobs", Prefix + "jobs"}, {d.Namespace, Prefix + "jobs?namespace=" + d.Namespace}}, data: d}, nil
+}
+
+// past is the state of a job that neither waits nor holds anything, by what is
+// remembered of it.
+func (d *jobData) past() string {
+	for _, one := range d.Decisions {
+		if !one.Plan && one.Outcome == "deny" && (len(d.Receipts) == 0 || d.Receipts[0].EndedMS < one.AtMS) {
+			return "refused"
+		}
+	}
+	if len(d.Receipts) > 0 {
+		return stateEnded
+	}
+	return "unknown"
 }
 
 // placedGroups puts the GPUs of a job together by node, in the order of their names.

@@ -80,7 +80,7 @@ type signInData struct{ Next, Wrong string }
 // askToken shows the form, or leads on who needs none.
 func (h *Handler) askToken(w http.ResponseWriter, r *http.Request) {
 	next := nextOf(r.URL.Query().Get("next"))
-	if _, err := h.Door.Enter(r); err == nil {
+	if _, err := h.enter(r); err == nil {
 		http.Redirect(w, r, next, http.StatusSeeOther)
 		return
 	}
@@ -119,7 +119,7 @@ func (h *Handler) signIn(w http.ResponseWriter, r *http.Request) {
 	asked := r.Clone(r.Context())
 	asked.Header.Del("Authorization")
 	asked.Header.Set(tokenHeader, token)
-	_, err := h.Door.Enter(asked)
+	_, err := h.enter(asked)
 	var p *Problem
 	switch {
 	case errors.As(err, &p) && p.Status == http.StatusForbidden:

@@ -56,9 +56,36 @@ const (
 	// sharedFor is how old may be what pages share, and forecastFor how old a forecast.
 	sharedFor   = time.Second
 	forecastFor = 30 * time.Second
-	// readWithin bounds one reading.
+	// readWithin bounds one reading, and idleShare how many times as long as the last one
+	// took it is left alone: a large ledger is read less often.
 	readWithin = 10 * time.Second
+	idleShare  = 10
 )
+
+// outage is since when something does not work.
+type outage struct {
+	mu   sync.Mutex
+	from time.Time
+}
+
+// note says whether it fails now.
+func (o *outage) note(fails bool, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case !fails:
+		o.from = time.Time{}
+	case o.from.IsZero():
+		o.from = now
+	}
+}
+
+// since is when it began, zero while all is well.
+func (o *outage) since() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.from
+}
 
 // shared is something that many pages show: it is read once for all that ask within a
 // while, and no more than once at the same time. It also knows since when it cannot be.
@@ -67,22 +94,24 @@ type shared[T any] struct {
 	age  time.Duration
 	now  func() time.Time
 
+	// outage is since when it cannot be read.
+	outage outage
+
 	group singleflight.Group
 	mu    sync.Mutex
 	value T
 	at    time.Time
-	// failing is since when it cannot be read, zero if it can.
-	failing time.Time
+	took  time.Duration
 }
 
 func newShared[T any](age time.Duration, now func() time.Time, read func(ctx context.Context) (T, error)) *shared[T] {
 	return &shared[T]{read: read, age: age, now: now}
 }
 
-// get is the value, not older than its age.
+// get is the value, not older than its age, or than ten times what it took to read.
 func (s *shared[T]) get(ctx context.Context) (T, error) {
 	s.mu.Lock()
-	value, fresh := s.value, !s.at.IsZero() && s.now().Sub(s.at) < s.age
+	value, fresh := s.value, !s.at.IsZero() && s.now().Sub(s.at) < max(s.age, idleShare*s.took)
 	s.mu.Unlock()
 	if fresh {
 		return value, nil
@@ -93,15 +122,14 @@ func (s *shared[T]) get(ctx context.Context) (T, error) {
 		defer cancel()
 		at := s.now()
 		value, err := s.read(ctx)
+		s.outage.note(err != nil, at)
+		if err != nil {
+			return value, err
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		switch {
-		case err == nil:
-			s.value, s.at, s.failing = value, at, time.Time{}
-		case s.failing.IsZero():
-			s.failing = at
-		}
-		return value, err
+		s.value, s.at, s.took = value, at, s.now().Sub(at)
+		return value, nil
 	})
 	if err != nil {
 		var none T
@@ -111,8 +139,4 @@ func (s *shared[T]) get(ctx context.Context) (T, error) {
 }
 
 // since is when it could not be read for the first time, zero if it can.
-func (s *shared[T]) since() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.failing
-}
+func (s *shared[T]) since() time.Time { return s.outage.since() }

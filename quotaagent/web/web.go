@@ -58,6 +58,8 @@ type Handler struct {
 	slots     chan struct{}
 	crossing  *http.CrossOriginProtection
 
+	// outage is since when nobody can be let in, because Nomad does not answer.
+	outage   outage
 	overview *shared[*Overview]
 	cluster  *shared[*Cluster]
 	forecast *shared[Forecast]
@@ -139,7 +141,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // show answers with one page, for who may see it.
 func (h *Handler) show(w http.ResponseWriter, r *http.Request, page func(*visit) (view, error)) {
-	viewer, err := h.Door.Enter(r)
+	viewer, err := h.enter(r)
 	if err != nil {
 		h.turnAway(w, r, err)
 		return
@@ -150,6 +152,14 @@ func (h *Handler) show(w http.ResponseWriter, r *http.Request, page func(*visit)
 		return
 	}
 	h.write(w, r, http.StatusOK, &viewer, v)
+}
+
+// enter asks who makes a request, and remembers since when that cannot be told.
+func (h *Handler) enter(r *http.Request) (Viewer, error) {
+	v, err := h.Door.Enter(r)
+	var p *Problem
+	h.outage.note(errors.As(err, &p) && p.Status >= http.StatusInternalServerError, h.Now())
+	return v, err
 }
 
 // turnAway asks for a token where that would help.
@@ -179,6 +189,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, viewer *Viewer, e
 	var p *Problem
 	if errors.As(err, &p) {
 		t = trouble{Status: p.Status, Title: http.StatusText(p.Status), Text: p.Text}
+		if viewer == nil {
+			t.Since = h.outage.since()
+		}
 	} else {
 		h.Failed(r, err)
 	}
@@ -192,7 +205,7 @@ func (h *Handler) notThere(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "This address takes GET only.", http.StatusMethodNotAllowed)
 		return
 	}
-	viewer, err := h.Door.Enter(r)
+	viewer, err := h.enter(r)
 	if err != nil {
 		h.turnAway(w, r, err)
 		return
