@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -45,7 +44,7 @@ type board struct {
 	mu   sync.Mutex
 	last reading
 	// outlook is what limits come to, as forecast last.
-	outlook   map[limitKey]forecast.Limit
+	outlook   map[limitKey]*forecast.Outlook
 	outlookAt time.Time
 	rates     *burn.Meter
 }
@@ -64,7 +63,7 @@ type reading struct {
 }
 
 func newBoard(a *Agent, now func() time.Time, logger hclog.Logger) *board {
-	return &board{agent: a, logger: logger.Named("board"), now: now, rates: burn.New(), outlook: make(map[limitKey]forecast.Limit)}
+	return &board{agent: a, logger: logger.Named("board"), now: now, rates: burn.New(), outlook: make(map[limitKey]*forecast.Outlook)}
 }
 
 // run reads until ctx ends.
@@ -250,22 +249,9 @@ func (b *board) forecast(ctx context.Context, r reading) error {
 		return nil
 	}
 	b.outlookAt = r.at
-	began, err := h.store.Began(ctx)
+	outlook, err := b.agent.outlooks(ctx, h)
 	if err != nil {
 		return err
-	}
-	in := forecast.Input{Now: r.at.In(h.store.Location()), Days: wholeDays(r.at, began, capacityDays, h.store.Location())}
-	if n := len(in.Days); n > 0 {
-		if in.Uses, err = b.agent.usesOf(ctx, h, r.policy, in.Days[0].Start, in.Days[n-1].End); err != nil {
-			return fmt.Errorf("read the last days: %w", err)
-		}
-	}
-	for _, path := range slices.Sorted(maps.Keys(r.standings)) {
-		in.Standings = append(in.Standings, r.standings[path]...)
-	}
-	outlook := make(map[limitKey]forecast.Limit)
-	for _, l := range forecast.Make(in).Limits {
-		outlook[limitKey{l.Budget, l.Window, l.Dimension}] = l
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -294,8 +280,8 @@ func (b *board) shownLimit(path string, s ledger.Standing) metrics.Limit {
 	ceiling, finite := s.Limit.Total().Finite()
 	l := metrics.Limit{Window: s.Limit.Window.String(), Dimension: s.Limit.Dimension, Ceiling: ceiling, Unlimited: !finite,
 		Posted: s.Posted, Held: s.Held, End: s.Limit.Period.End}
-	if runsOut := b.outlook[limitKey{path, s.Limit.Window.String(), string(s.Limit.Dimension)}].RunsOut; runsOut != nil {
-		l.RunsOut = *runsOut
+	if next := b.outlook[limitKey{path, s.Limit.Window.String(), string(s.Limit.Dimension)}]; next != nil {
+		l.RunsOut = []metrics.RunsOut{{Forecast: "p50", At: next.P50}, {Forecast: "p90", At: next.P90}}
 	}
 	for _, over := range burnOver() {
 		if rate, known := b.rate(path, s.Limit, over); known {

@@ -138,8 +138,8 @@ func (b *board) alertFacts(r reading, path string, limits []ledger.EffectiveLimi
 		if ceiling, finite := l.Total().Finite(); finite {
 			addFact(&f.Limit, l.Dimension, ceiling)
 		}
-		if next, known := b.outlook[limitKey{path, l.Window.String(), string(l.Dimension)}]; known && next.AtEnd != nil {
-			addFact(&f.Forecast, l.Dimension, *next.AtEnd)
+		if next, known := b.outlook[limitKey{path, l.Window.String(), string(l.Dimension)}]; known && next.AtEnd50 != nil {
+			addFact(&f.Forecast, l.Dimension, *next.AtEnd50)
 		}
 	}
 	f.BurnRate = func(over time.Duration) (float64, error) {

@@ -44,11 +44,19 @@ type Limit struct {
 	Posted, Held quantity.Amount
 	// End of the period; zero for one without an end.
 	End time.Time
-	// RunsOut is when the limit is reached at the rate of the last days; zero when it
-	// is not in this period, or not known.
-	RunsOut time.Time
+	// RunsOut is when the limit is expected to be reached, as far as that is known.
+	RunsOut []RunsOut
 	// Burn are the rates of use that are known.
 	Burn []Burn
+}
+
+// RunsOut is a forecast of when a limit is reached.
+type RunsOut struct {
+	// Forecast is "p50" for the median, "p90" for the cautious date that nine of ten cases
+	// come after.
+	Forecast string
+	// At is nil where the limit lasts to the end of its period.
+	At *time.Time
 }
 
 // Burn is how fast a limit is used, as a multiple of the rate at which it would last
@@ -93,9 +101,9 @@ func boardFamilies(b Board, now time.Time) []family {
 	posted := family{name: "governor_budget_posted", labels: of, help: "What is posted against a limit in the present period."}
 	held := family{name: "governor_budget_held", labels: of, help: "What open holds may still use in the present period."}
 	available := family{name: "governor_budget_available", labels: of, help: "What a limit leaves for new work; below 0 when the budget is overdrawn."}
-	runsOut := family{name: "governor_budget_exhaustion_timestamp_seconds", labels: of,
-		help: "When a limit is reached at the mean rate of the last days; absent when it is not in this period."}
-	burn := family{name: "governor_budget_burn_rate", labels: append(of, "over"),
+	runsOut := family{name: "governor_budget_exhaustion_timestamp_seconds", labels: append(slices.Clone(of), "forecast"),
+		help: "When a limit is expected to be reached: the median, and as p90 the date that nine of ten cases come after; absent when that is not in this period."}
+	burn := family{name: "governor_budget_burn_rate", labels: append(slices.Clone(of), "over"),
 		help: "How fast a limit is used over the time in over, as a multiple of the even rate at which it just lasts."}
 	state := family{name: "governor_budget_state", labels: []string{"budget", "state"}, help: "State of a budget, by its worst limit: 1 for the state that it is in."}
 	end := family{name: "governor_budget_window_end_timestamp_seconds", labels: []string{"budget", "window"}, help: "When the present period of a window ends."}
@@ -117,8 +125,10 @@ func boardFamilies(b Board, now time.Time) []family {
 				limit.add(float64(l.Ceiling)/unit, n.Path, l.Window, name, class)
 				available.add(float64(l.Ceiling.Sub(l.Posted).Sub(l.Held))/unit, n.Path, l.Window, name, class)
 			}
-			if !l.RunsOut.IsZero() {
-				runsOut.add(float64(l.RunsOut.Unix()), n.Path, l.Window, name, class)
+			for _, r := range l.RunsOut {
+				if r.At != nil {
+					runsOut.add(float64(r.At.Unix()), n.Path, l.Window, name, class, r.Forecast)
+				}
 			}
 			for _, r := range l.Burn {
 				burn.add(r.Rate, n.Path, l.Window, name, class, r.Over)

@@ -62,6 +62,7 @@ func full() *metrics.Metrics {
 		{Kind: ledger.UnallocatedEntry, Class: "h100", GPUTime: 900_000, Cause: "node pool default"},
 		{Kind: ledger.UngovernedEntry, Class: "h100", GPUTime: 1000},
 	}, "allocated", "USD")
+	runsOut := noon.Add(12 * time.Hour)
 	m.Show(metrics.Board{At: noon, Overrides: 1, Bypasses: 2, Outbox: map[string]int{"webhook.finops": 3},
 		Alerts: []metrics.Alert{{Budget: "acme", Name: "fast_burn", Severity: "page"}},
 		Budgets: []metrics.Budget{
@@ -69,7 +70,7 @@ func full() *metrics.Metrics {
 			{Path: "acme/research", State: "soft", Queued: 4, Limits: []metrics.Limit{
 				{Window: "concurrent", Dimension: budget.GPUs("h100"), Ceiling: 4 * quantity.GPU, Held: quantity.GPU / 2},
 				{Window: "month", Dimension: budget.Cost, Ceiling: 12_000 * quantity.CurrencyUnit, Posted: 10_000_010_000, Held: 20_000,
-					End: noon.Add(24 * time.Hour), RunsOut: noon.Add(12 * time.Hour), Burn: []metrics.Burn{{Over: "1h", Rate: 14.5}}},
+					End: noon.Add(24 * time.Hour), RunsOut: []metrics.RunsOut{{Forecast: "p50", At: &runsOut}, {Forecast: "p90"}}, Burn: []metrics.Burn{{Over: "1h", Rate: 14.5}}},
 				{Window: "month", Dimension: budget.GPUTime(budget.AnyClass), Unlimited: true, Posted: quantity.GPUHour, End: noon.Add(24 * time.Hour)},
 				{Window: "total", Dimension: budget.Energy, Ceiling: quantity.KWh, Posted: 2 * quantity.KWh},
 			}},
@@ -214,7 +215,7 @@ func TestMoneyIsCountedAsIntegers(t *testing.T) {
 
 func TestLabelsAreBounded(t *testing.T) {
 	t.Parallel()
-	allowed := strings.Fields("action alert basis budget cause class currency dimension enforcement kind le node_pool notifier over reason request result revision severity shadow state verdict version window")
+	allowed := strings.Fields("action alert basis budget cause class currency dimension enforcement forecast kind le node_pool notifier over reason request result revision severity shadow state verdict version window")
 	for name, f := range families(t, full()) {
 		if !strings.HasPrefix(name, "governor_") {
 			continue
