@@ -254,6 +254,7 @@ func (p *placer) Verify(kept json.RawMessage, group, node string, byTask map[str
 		held = append(held, ids...)
 	}
 	p.spared.Placed(r.Namespace, r.JobID, group, node, held)
+	p.state.Expire() // what was read before shows these GPUs free
 	v := cluster.Verify(r.Offer, cluster.Allocation{Group: group, NodeID: node, Devices: byTask})
 	return strings.Join(v.Mismatches, "; "), true
 }

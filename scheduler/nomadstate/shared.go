@@ -24,11 +24,14 @@ type Shared struct {
 	last, running, next *reading
 	// ahead is when one was begun that nobody waited for.
 	ahead time.Time
+	// news counts what was learnt that earlier snapshots do not say.
+	news int
 }
 
 // reading is one snapshot for whoever waits for it.
 type reading struct {
 	began    time.Time
+	news     int
 	done     chan struct{}
 	snapshot cluster.Snapshot
 	err      error
@@ -51,12 +54,20 @@ func (s *Shared) Snapshot(ctx context.Context, maxAge time.Duration) (cluster.Sn
 	}
 }
 
+// Expire says that Nomad has changed since it was read: whoever asks from now on gets
+// what is read after this.
+func (s *Shared) Expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.news++
+}
+
 func (s *Shared) join(maxAge time.Duration) *reading {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
 	fresh := func(r *reading) bool {
-		return r != nil && maxAge > 0 && now.Sub(r.began) <= maxAge && !now.Before(r.began)
+		return r != nil && maxAge > 0 && now.Sub(r.began) <= maxAge && !now.Before(r.began) && r.news == s.news
 	}
 	switch {
 	case fresh(s.last):
@@ -78,7 +89,7 @@ func (s *Shared) join(maxAge time.Duration) *reading {
 
 // start reads; the caller holds the lock. It ends within readWithin.
 func (s *Shared) start(r *reading) {
-	r.began, s.running = s.now(), r
+	r.began, r.news, s.running = s.now(), s.news, r
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), readWithin)
 		defer cancel()
