@@ -64,7 +64,10 @@ func (l *list[T]) parse(text []byte) ([]*T, error) {
 	decoded := 0
 	err := eachElement(text, func(element []byte) error {
 		key := l.digest(element)
-		v, known := last[key]
+		v, known := seen[key]
+		if !known {
+			v, known = last[key]
+		}
 		if !known {
 			if err := json.Unmarshal(element, &v); err != nil {
 				return err
