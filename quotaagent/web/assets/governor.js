@@ -10,30 +10,41 @@ const time = () => new Date().toLocaleTimeString();
 // key tells children apart that may move: rows and list items by their ids.
 const key = (node) => (node.nodeType === Node.ELEMENT_NODE && node.id) || "";
 
-// morph makes one node like another of the same kind.
+// kept is what the reader decides: whether details are open.
+const kept = (node, name) => name === "open" && node.tagName === "DETAILS";
+
+// morph makes one node like another of the same kind, and says whether they differed.
 function morph(now, next) {
   if (now.nodeType !== Node.ELEMENT_NODE) {
-    if (now.nodeValue !== next.nodeValue) now.nodeValue = next.nodeValue;
-    return;
+    if (now.nodeValue === next.nodeValue) return false;
+    now.nodeValue = next.nodeValue;
+    return true;
   }
+  let differed = false;
   for (const { name } of [...now.attributes]) {
-    if (!next.hasAttribute(name) && !(name === "open" && now.tagName === "DETAILS")) now.removeAttribute(name);
+    if (next.hasAttribute(name) || kept(now, name)) continue;
+    now.removeAttribute(name);
+    differed = true;
   }
   for (const { name, value } of next.attributes) {
-    if (now.getAttribute(name) !== value) now.setAttribute(name, value);
+    if (now.getAttribute(name) === value || kept(now, name)) continue;
+    now.setAttribute(name, value);
+    differed = true;
   }
-  if (now.tagName === "FORM") return; // what somebody is typing stays
-  morphChildren(now, next);
+  if (now.tagName === "FORM") return differed; // what somebody is typing stays
+  return morphChildren(now, next) || differed;
 }
 
 function morphChildren(now, next) {
+  let differed = false;
   let at = now.firstChild;
   for (const wanted of [...next.childNodes]) {
     if (at && key(at) === key(wanted) && at.nodeName === wanted.nodeName) {
       const same = at;
       at = at.nextSibling;
-      morph(same, wanted);
+      differed = morph(same, wanted) || differed;
     } else {
+      differed = true;
       const known = key(wanted) && [...now.children].find((child) => key(child) === key(wanted));
       const node = known || document.importNode(wanted, true);
       if (known) morph(known, wanted);
@@ -44,7 +55,9 @@ function morphChildren(now, next) {
     const gone = at;
     at = at.nextSibling;
     gone.remove();
+    differed = true;
   }
+  return differed;
 }
 
 let tag = "";
@@ -66,11 +79,10 @@ async function refresh() {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const main = page.getElementById("main");
     if (!main) throw new Error("no page: " + answer.status);
-    const first = tag === "";
     tag = answer.headers.get("ETag") || "";
-    morph(document.getElementById("main"), main);
+    const differed = morph(document.getElementById("main"), main);
     document.title = page.title;
-    if (!first) say("Changed at " + time(), false);
+    if (differed) say("Changed at " + time(), false);
   }
   if (failed > 0) say("Connected again at " + time(), false);
   failed = 0;
