@@ -189,11 +189,12 @@ func runAgent(env environment, config agentconfig.Config) error {
 // agentOptions are the parts of an agent that need nothing opened.
 func agentOptions(config agentconfig.Config, client *nomad.Client, clock *nomadevents.Clock, logger hclog.Logger) agent.Options {
 	gangTimeout, _ := config.Placement.GangWithin() // wrong ones were refused
+	planAfter, _ := config.Placement.GangPlans()
 	retention, _ := config.History.Keep()
 	source := strings.TrimSuffix("/governor/"+config.Nomad.Region, "/")
 	return agent.Options{Notify: agent.Notify{Poster: hooks.New(time.Now, version.String()), Source: source, Secret: os.Getenv},
 		Name: config.Name, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client), Actor: nomadctl.New(client),
-		GangTimeout: gangTimeout, Retention: retention, Logger: logger, Now: time.Now, Posture: posture.New(client, time.Now),
+		GangTimeout: gangTimeout, GangPlanAfter: planAfter, Retention: retention, Logger: logger, Now: time.Now, Posture: posture.New(client, time.Now),
 		UnknownWrites: config.Gate.UnknownWrites == "allow", Delegated: delegated(config), OpenMetrics: config.Telemetry.MetricsAccess == "anyone", OnServe: tellSystemd(logger)}
 }
 

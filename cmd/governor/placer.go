@@ -38,6 +38,7 @@ type placer struct {
 	state    *nomadstate.Shared
 	sets     *place.Placer
 	spared   *cluster.Reservations
+	aside    cluster.SetAside
 	deciding sync.Mutex // held from reading what is spared to sparing more
 	now      func() time.Time
 	// mode of jobs that do not say how they are placed, and in whose budgets nothing is
@@ -80,7 +81,7 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing
 		defer p.deciding.Unlock()
 	}
 	marked := p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now())
-	offer, why, reserve := p.offer(marked, ask, running, &out)
+	offer, why, reserve := p.clearly(marked, ask, how, running, &out)
 	if s.Ask.EveryNode() {
 		out.Eligible = func(group string) (int, bool) { return p.sets.Eligible(snapshot, ask, group) }
 	}

@@ -8,13 +8,14 @@ import (
 
 	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/scheduler/cluster"
 	"github.com/nomad-governor/governor/scheduler/place"
 	"github.com/nomad-governor/governor/scheduler/rewrite"
 )
 
 // Replace implements agent.Placer. GPUs that are promised to others count as taken, as
 // well as those that are held: whoever waits anyway does not take them away.
-func (p *placer) Replace(ctx context.Context, s gate.Submission, groups []string) (out agent.Placement, again []string, err error) {
+func (p *placer) Replace(ctx context.Context, s gate.Submission, groups []string, how agent.Placing) (out agent.Placement, again []string, err error) {
 	snapshot, err := p.state.Snapshot(ctx, 0)
 	if err != nil {
 		return out, nil, fmt.Errorf("read cluster: %w", err)
@@ -25,6 +26,7 @@ func (p *placer) Replace(ctx context.Context, s gate.Submission, groups []string
 		return out, nil, err
 	}
 	marked := p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now())
+	marked = p.aside.Taken(marked, cluster.Against(plansOf(how.Planned), ask.Namespace, ask.JobID, how.EndsMS))
 	offer, why := p.sets.Place(marked, ask)
 	for _, group := range groups {
 		found := offer.Find(group)

@@ -44,6 +44,7 @@ func gangMeta() map[string]string {
 func TestGangsRunAsAWholeOrNotAtAll(t *testing.T) {
 	s := raise(t)
 	t.Run("they compete", func(t *testing.T) { (&scene{s.Cluster, t}).compete() })
+	t.Run("Nomad picks the GPUs", func(t *testing.T) { (&scene{s.Cluster, t}).unpinned() })
 	t.Run("several on one node", func(t *testing.T) { (&scene{s.Cluster, t}).shareANode() })
 	t.Run("a node dies", func(t *testing.T) { (&scene{s.Cluster, t}).loseANode() })
 }
@@ -95,6 +96,35 @@ func (s *scene) compete() {
 		must.Less(s.t, timeout, longest, must.Sprintf("gang %d ran in part", i))
 	}
 	must.StrNotContains(s.t, s.governor("audit", "list"), "gang.rolled_back")
+}
+
+// unpinned has gangs of which Nomad picks the GPUs, and of the second the nodes too: they
+// wait all the same.
+func (s *scene) unpinned() {
+	of := func(id, mode string) job {
+		j := job{id: id, count: 2, gpus: 8, meta: gangMeta()}
+		j.meta["governor_placement"] = mode
+		return j
+	}
+	s.run(of("prefers", "prefer"))
+	s.running("prefers", 2)
+	told := s.run(of("off", "off"))
+	must.StrContains(s.t, told, "gang of 2 x 8 GPUs: 0 of 2 fit now (gang_waits)")
+	must.Eq(s.t, 0, s.nomad("job", "stop", "-detach", "prefers").ExitCode)
+	s.running("off", 2)
+	for _, id := range []string{"prefers", "off"} {
+		stored, _, err := s.api().Jobs().Info(id, nil)
+		must.NoError(s.t, err)
+		must.SliceEmpty(s.t, stored.TaskGroups[0].Tasks[0].Resources.Devices[0].Constraints, must.Sprint(id))
+	}
+	must.Eq(s.t, 0, s.nomad("job", "stop", "-detach", "off").ExitCode)
+	s.eventually("their GPUs are free, and promised to nobody", func() error {
+		plan := s.nomad("job", "plan", job{id: "next", count: 2, gpus: 8, meta: gangMeta()}.file(s.t)).Output()
+		if !strings.Contains(strings.Join(strings.Fields(plan), " "), "gang of 2 x 8 GPUs on 2 nodes") || len(s.holds()) > 0 {
+			return fmt.Errorf("%s", plan)
+		}
+		return nil
+	})
 }
 
 // shareANode has one constraint for all allocations of a group on one node: each gets

@@ -169,7 +169,7 @@ func Default() Config {
 		Nomad:   &Nomad{Address: "http://127.0.0.1:4646"},
 		Consul:  &Consul{Address: "http://127.0.0.1:8500", Prefix: "governor/"},
 		Gate:    &Gate{UnknownWrites: "deny", Infeasible: "deny", Credentials: "passthrough", SubmitCapability: "plan-job", UIPanel: new(true)},
-		History: &History{Retention: "90d"}, Placement: &Placement{Mode: "require", GangTimeout: "2m", Rack: "${meta.governor_rack}", Block: "${meta.governor_block}"},
+		History: &History{Retention: "90d"}, Placement: &Placement{Mode: "require", GangTimeout: "2m", GangPlanAfter: "15m", Rack: "${meta.governor_rack}", Block: "${meta.governor_block}"},
 		Telemetry: &Telemetry{MetricsAccess: "token", TraceRatio: "1"},
 	}
 }

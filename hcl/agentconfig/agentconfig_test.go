@@ -182,6 +182,7 @@ func TestValidateSaysAllThatIsWrong(t *testing.T) {
 		"more than all traces":   {func(c *Config) { c.Telemetry.TraceRatio = "1.5" }, `telemetry.trace_ratio is "1.5"; it must be a number from 0 to 1`},
 		"no part of the traces":  {func(c *Config) { c.Telemetry.TraceRatio = "NaN" }, `telemetry.trace_ratio is "NaN"`},
 		"a gang's timeout":       {func(c *Config) { c.Placement.GangTimeout = "soon" }, `placement.gang_timeout is "soon"; it must be a duration of at least 1s`},
+		"when a gang plans":      {func(c *Config) { c.Placement.GangPlanAfter = "0" }, `placement.gang_plan_after is "0"; it must be a duration of at least 1s, for example 15m, or never`},
 		"a short timeout":        {func(c *Config) { c.Placement.GangTimeout = "10ms" }, `placement.gang_timeout is "10ms"`},
 		"a rack":                 {func(c *Config) { c.Placement.Rack = "rack" }, `placement.rack is "rack"; it must be what a node has, as in a constraint`},
 		"a block":                {func(c *Config) { c.Placement.Block = "${device.model}" }, `placement.block is "${device.model}"`},

@@ -22,6 +22,9 @@ type Placement struct {
 	// GangTimeout is for how long a gang may run in part before all of it is taken back:
 	// a duration, "2m" by default. Its author may say otherwise.
 	GangTimeout string `hcl:"gang_timeout,optional"`
+	// GangPlanAfter is how long a gang waits before GPUs are set aside for it: a duration,
+	// "15m" by default, or "never".
+	GangPlanAfter string `hcl:"gang_plan_after,optional"`
 	// Rack and Block are what says of a node where it is in the network, as in Nomad's
 	// constraints: "${meta.governor_rack}" and "${meta.governor_block}" by default. A gang
 	// is kept in one NVLink domain, else in one rack, else in one block.
@@ -36,6 +39,18 @@ func (p Placement) GangWithin() (time.Duration, error) {
 	d, err := time.ParseDuration(p.GangTimeout)
 	if err != nil || d < time.Second {
 		return 0, fmt.Errorf("placement.gang_timeout is %q; it must be a duration of at least 1s, for example 2m", p.GangTimeout)
+	}
+	return d, nil
+}
+
+// GangPlans is GangPlanAfter as a duration; 0 for never.
+func (p Placement) GangPlans() (time.Duration, error) {
+	if p.GangPlanAfter == "never" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(p.GangPlanAfter)
+	if err != nil || d < time.Second {
+		return 0, fmt.Errorf("placement.gang_plan_after is %q; it must be a duration of at least 1s, for example 15m, or never", p.GangPlanAfter)
 	}
 	return d, nil
 }
@@ -92,6 +107,7 @@ func (p Placement) Pools() map[string]string {
 func (p Placement) merge(o Placement) *Placement {
 	override(&p.Mode, o.Mode)
 	override(&p.GangTimeout, o.GangTimeout)
+	override(&p.GangPlanAfter, o.GangPlanAfter)
 	override(&p.Rack, o.Rack)
 	override(&p.Block, o.Block)
 	p.NodePools = slices.DeleteFunc(slices.Clone(p.NodePools), func(pool NodePool) bool {
@@ -118,6 +134,9 @@ func (p Placement) validate(complain func(string, ...any)) {
 		complain("placement.mode is %q; %s", p.Mode, modes)
 	}
 	if _, err := p.GangWithin(); err != nil {
+		complain("%v", err)
+	}
+	if _, err := p.GangPlans(); err != nil {
 		complain("%v", err)
 	}
 	for _, of := range []struct{ name, text string }{{"rack", p.Rack}, {"block", p.Block}} {

@@ -76,6 +76,18 @@ func (d Decision) AwaitGang(waits string) Decision {
 	return d
 }
 
+// AwaitPlanned is the decision for a job that has its budget while the GPUs that it could
+// have are set aside for a gang; waits says for which, and until when.
+func (d Decision) AwaitPlanned(waits string) Decision {
+	d.Outcome, d.Reason, d.Soft, d.Failed = Queue, PlannedForGang, nil, nil
+	d.Refusal = &Refusal{Reason: PlannedForGang, Fact: waits,
+		Remedy: "wait: it starts when it fits beside the gang; or give it a max runtime that ends before the gang starts, or ask for GPUs of another class"}
+	return d
+}
+
+// ForGPUs reports whether a job waits for GPUs and not for budget.
+func (r Reason) ForGPUs() bool { return r == GangWaits || r == PlannedForGang }
+
 // UngovernedGang is the refusal of a gang that no budget claims.
 func UngovernedGang() *Refusal {
 	return &Refusal{Reason: GangUnknown, Fact: "no budget claims the job, and a gang of no budget is not followed: nobody would see that it runs in part",

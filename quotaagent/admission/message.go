@@ -41,7 +41,7 @@ func (d Decision) WouldWait(p *budget.Policy, ask jobspec.Ask) string {
 func (d Decision) waits(p *budget.Policy, ask jobspec.Ask, verb string) string {
 	var b strings.Builder
 	what := "budget"
-	if d.Reason == GangWaits {
+	if d.Reason.ForGPUs() {
 		what = "GPUs"
 	}
 	fmt.Fprintf(&b, "governor: job %q in namespace %q %s for %s: %s (%s)\n", ask.JobID, ask.Namespace, verb, what, d.headline(p), d.Reason)

@@ -63,6 +63,7 @@ const (
 	WaitingForApproval Reason = "waiting_for_approval" // an override that it asks for is not approved yet
 	WaitingTurn        Reason = "waiting_turn"         // it fits, but others wait for the same and come first
 	GangWaits          Reason = "gang_waits"           // not all of a gang fits into the cluster now
+	PlannedForGang     Reason = "planned_for_gang"     // the GPUs that it could have are set aside for a gang
 	QueueTimeout       Reason = "queue_timeout"        // it waited for budget as long as the queue allows
 	OverBudget         Reason = "over_budget"          // running work of an overdrawn budget is ended or throttled
 	MaxRuntime         Reason = "max_runtime"          // it has run as long as it was admitted for
@@ -87,7 +88,7 @@ func Reasons() []Reason {
 		NoPrice, NoWatts, RuntimeUnknown, NodesUnknown, TooManyAllocations, AssertionFailed,
 		ModelNotPinned, PlacementUnknown, GangUnknown, RunRequired, Infeasible, ExceedsJobCap, ExceedsRunCap, Frozen,
 		ExceedsBudget, BudgetExhausted, InsufficientBudget, CommittedTooFar, ConcurrencyLimit, WaitingForReclaim,
-		WaitingForApproval, WaitingTurn, GangWaits, QueueTimeout, OverBudget, MaxRuntime, MaxIdle,
+		WaitingForApproval, WaitingTurn, GangWaits, PlannedForGang, QueueTimeout, OverBudget, MaxRuntime, MaxIdle,
 		Reclaimed, RunExpired, RunExhausted, JobWaits, RegionNotGoverned, UnknownRoute, LedgerUnavailable,
 		Fits, SoftLimit, FitsWithWarning, Ungoverned,
 	}

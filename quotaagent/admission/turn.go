@@ -69,7 +69,7 @@ func (d Decision) turnRows(b *strings.Builder, p *budget.Policy) {
 		return
 	}
 	row(b, "position", fmt.Sprintf("%d of %d in the queue of budget %s", t.Position, t.Of, d.Budget.Path))
-	if d.Reason != GangWaits { // when GPUs get free is not in the books
+	if !d.Reason.ForGPUs() { // when GPUs get free is not in the books
 		row(b, "expected", t.expectedText(p))
 	}
 }

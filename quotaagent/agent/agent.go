@@ -78,8 +78,11 @@ type Options struct {
 	// GangTimeout is for how long a gang may run in part whose author does not say; 0
 	// means the constant of that name.
 	GangTimeout time.Duration
-	Logger      hclog.Logger
-	Now         func() time.Time
+	// GangPlanAfter is how long a gang waits before GPUs are set aside for it; 0 means
+	// that none ever are.
+	GangPlanAfter time.Duration
+	Logger        hclog.Logger
+	Now           func() time.Time
 	// Auditor hears what is done to budgets, beside the log; nil for none.
 	Auditor Auditor
 	// Archive keeps the audit records for good; nil means that only the latest are
@@ -157,7 +160,7 @@ func New(o Options) *Agent {
 	}
 	if o.Registrar != nil {
 		a.Engine.releases = true
-		a.releaser = newReleaser(a.Engine, o.Registrar, o.Logger)
+		a.releaser = newReleaser(a.Engine, o.Registrar, o.GangPlanAfter, o.Logger)
 		a.Meter.duties.onJob(a.releaser.touch)
 		a.Meter.duties.whileLeading(a.releaser.lead)
 		again := newReplacer(a.Engine, o.Registrar, o.Logger)

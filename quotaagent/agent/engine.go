@@ -136,12 +136,19 @@ func (e *Engine) admitNothing(ctx context.Context, s gate.Submission) gate.Verdi
 // place asks for GPUs. A placement service that fails costs quality, not
 // admission: the job then runs where Nomad puts it.
 func (e *Engine) place(ctx context.Context, s gate.Submission) Placement {
+	return e.placeOr(ctx, s, nil)
+}
+
+// placeOr is place, and asks for a plan where a gang does not fit; ends are those of
+// Placing.
+func (e *Engine) placeOr(ctx context.Context, s gate.Submission, ends map[string]int64) Placement {
 	if jobspec.Gated(s.Stored) {
 		s.Stored = nil // it never started: nothing of it needs to be kept
 	}
 	places := s.Kind != gate.Scale && !s.Kind.Launches()
 	how := e.PlacingOf(s)
-	how.Commit = places && s.Kind.Commits()
+	how.Commit, how.Ends = places && s.Kind.Commits(), ends
+	how = e.clearOf(ctx, s, how)
 	ctx, span := gate.StartSpan(ctx, "place", trace.SpanKindInternal)
 	placed, err := e.placer.Place(ctx, s, how)
 	span.End()
@@ -399,7 +406,7 @@ func (e *Engine) hold(ctx context.Context, p *budget.Policy, b *budget.Budget, s
 			if err != nil {
 				return change{}, err
 			}
-			decision = e.queued(p, b, s, v, at, d, placed.Waits)
+			decision = e.queued(p, b, s, v, at, d, placed)
 			if blocked(decision) && givesBack(s) {
 				decision = decision.Passed()
 			}

@@ -22,7 +22,7 @@ func (e *Engine) preview(ctx context.Context, p *budget.Policy, b *budget.Budget
 		if err != nil {
 			return d, err
 		}
-		return e.queued(p, b, s, v, at, d, placed.Waits), nil
+		return e.queued(p, b, s, v, at, d, placed), nil
 	}
 	look := e.books.glance
 	if s.Fresh {

@@ -283,16 +283,21 @@ func rootOf(path string) string {
 }
 
 // queued applies the rules of the queue to a decision: a job that fits waits for
-// its turn if it would delay others, a gang until all of it fits (gang says what is
-// missing), and one that would wait is refused if it may not.
-func (e *Engine) queued(p *budget.Policy, b *budget.Budget, s gate.Submission, v view, at *standing, d admission.Decision, gang string) admission.Decision {
+// its turn if it would delay others, a gang until all of it fits, another while the GPUs
+// that it could have are set aside for a gang, and one that would wait is refused if it
+// may not.
+func (e *Engine) queued(p *budget.Policy, b *budget.Budget, s gate.Submission, v view, at *standing, d admission.Decision, placed Placement) admission.Decision {
 	enforced := p.Enforcement != budget.Shadow && b.EffectiveLevel() != budget.Advisory && b.EffectiveAdmit() != budget.AdmitWarn
 	overruled := s.PolicyOverride && len(d.Overrides) > 0
 	if !blocked(d) && enforced && !overruled && at != nil && at.before > 0 && !at.Start && !running(s, v) {
 		d = d.AwaitTurn(at.before)
 	}
-	if !blocked(d) && gang != "" && !running(s, v) {
-		d = d.AwaitGang(gang)
+	switch gang := admission.IsGang(s.Ask.Meta); {
+	case blocked(d) || placed.Waits == "" || running(s, v):
+	case gang:
+		d = d.AwaitGang(placed.Waits)
+	case enforced && !overruled:
+		d = d.AwaitPlanned(placed.Waits)
 	}
 	if d.Outcome != admission.Queue {
 		return d
@@ -337,7 +342,7 @@ func (e *Engine) queuedAs(p *budget.Policy, b *budget.Budget, s gate.Submission,
 	if was != nil {
 		q.JobModifyIndex = was.JobModifyIndex
 		if !grown(was.Lines, lines, e.rulesOf(p).Calendar) {
-			q.SinceMS = was.SinceMS
+			q.SinceMS, q.Planned = was.SinceMS, was.Planned
 		}
 	}
 	if timeout := b.EffectiveQueue().Timeout; timeout > 0 {
@@ -387,6 +392,9 @@ func (e *Engine) wouldWait(ctx context.Context, p *budget.Policy, b *budget.Budg
 func gateOf(s gate.Submission, b *budget.Budget, why admission.Reason) jobspec.Patch {
 	if why == admission.GangWaits {
 		return jobspec.Gate(s.Job, gangText(s.Ask)+" waits until all of it fits at once")
+	}
+	if why == admission.PlannedForGang {
+		return jobspec.Gate(s.Job, "waits for GPUs that are set aside for a gang")
 	}
 	return jobspec.Gate(s.Job, "waits for budget "+b.Path)
 }

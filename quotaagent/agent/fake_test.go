@@ -17,6 +17,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"go.uber.org/goleak"
 )
@@ -342,6 +343,8 @@ type fakePlacer struct {
 	err        error
 	record     string
 	waits      string // what is missing of gangs
+	behind     string // for which gangs GPUs are set aside, for jobs that never end before
+	plan       *ledger.Planned
 	reserved   int
 	better     jobspec.Patch // what Replace offers
 	replaced   []string      // for which groups it was asked
@@ -357,7 +360,14 @@ func (p *fakePlacer) Place(_ context.Context, s gate.Submission, how Placing) (P
 		return Placement{}, p.err
 	}
 	if p.waits != "" && admission.IsGang(s.Ask.Meta) {
-		return Placement{Waits: p.waits, Release: func() {}}, nil
+		waits := Placement{Waits: p.waits, Release: func() {}}
+		if how.Ends != nil {
+			waits.Planned = p.plan
+		}
+		return waits, nil
+	}
+	if slices.ContainsFunc(how.Planned, func(f PlannedFor) bool { return f.JobID != s.Ask.JobID && (how.EndsMS == 0 || how.EndsMS > f.StartMS) }) && p.behind != "" {
+		return Placement{Waits: p.behind, Release: func() {}}, nil
 	}
 	release := func() {}
 	if how.Commit {
@@ -372,7 +382,7 @@ func (p *fakePlacer) Place(_ context.Context, s gate.Submission, how Placing) (P
 }
 
 // Replace implements Placer: all groups go where the test says.
-func (p *fakePlacer) Replace(ctx context.Context, s gate.Submission, groups []string) (Placement, []string, error) {
+func (p *fakePlacer) Replace(ctx context.Context, s gate.Submission, groups []string, _ Placing) (Placement, []string, error) {
 	p.mu.Lock()
 	p.replaced = groups
 	patch := p.better

@@ -70,7 +70,7 @@ func (r *rig) start(store Store) {
 	}
 	r.Agent = New(Options{Name: "test", Store: store, Nomad: r.nomad, Registrar: r.registrar, Placer: r.placer, Actor: r.actor,
 		Auditor: r.actor, Logger: hclog.NewNullLogger(), Now: r.clock.now,
-		Recorder: r.recorder})
+		Recorder: r.recorder, GangPlanAfter: 15 * time.Minute})
 	_ = r.Keeper.Load(r.ctx)
 	r.Meter.begin()
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/gate"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
 // Placement is what the placement service answers for a job.
@@ -27,9 +28,13 @@ type Placement struct {
 	Unclear string
 	// Loads is how long groups load state before they can start, by name.
 	Loads map[string]time.Duration
-	// Waits says of a gang that does not fit as a whole now what is missing;
-	// empty for all that may be registered.
+	// Waits says of a gang that does not fit as a whole now what is missing, and of
+	// another job for which gang the GPUs are set aside that it could have; empty for all
+	// that may be registered.
 	Waits string
+	// Planned is where and when a gang that waits can start, if that was asked for; nil
+	// when nobody knows.
+	Planned *ledger.Planned
 	// Notice tells the author where the job will run and why.
 	Notice string
 	// Account says of every node why it would be chosen or not, as JSON; only for a
@@ -52,6 +57,21 @@ type Placing struct {
 	Mode string
 	// Budget is the path of the budget that says so.
 	Budget string
+	// Planned are the GPUs that are set aside for gangs.
+	Planned []PlannedFor
+	// EndsMS is when the job has ended at the latest if it starts now, in Unix
+	// milliseconds; 0 for one without an end. Only where something is planned.
+	EndsMS int64
+	// Ends asks for a plan for a gang that does not fit: when running allocations end at
+	// the latest, by id, in Unix milliseconds. One that is missing has no end. nil: no
+	// plan is wanted.
+	Ends map[string]int64
+}
+
+// PlannedFor are GPUs that are set aside, and the gang that they are for.
+type PlannedFor struct {
+	ledger.Planned
+	Namespace, JobID string
 }
 
 // Placer picks GPUs. The placement service implements it; cmd/governor joins
@@ -61,8 +81,9 @@ type Placer interface {
 	Place(ctx context.Context, s gate.Submission, how Placing) (Placement, error)
 	// Replace answers for a registered job of which some groups wait: where they would
 	// be placed now, with everything else as it is. again are those of them that it
-	// places: none that Nomad could place as they are pinned, or that fit nowhere.
-	Replace(ctx context.Context, s gate.Submission, groups []string) (placed Placement, again []string, err error)
+	// places: none that Nomad could place as they are pinned, or that fit nowhere. Of how
+	// only what is planned counts.
+	Replace(ctx context.Context, s gate.Submission, groups []string, how Placing) (placed Placement, again []string, err error)
 	// Verify compares an allocation with the offer in record and says in words
 	// what differs; "" when the allocation got what was offered, and known false
 	// when the record does not speak of it.

@@ -149,8 +149,11 @@ func (j judged) view(p *budget.Policy) QueuedView {
 	case q.JobModifyIndex == 0:
 		v.State = "registering"
 	}
-	if v.State == "waiting" && !blocked(d) && q.Reason == string(admission.GangWaits) {
+	if v.State == "waiting" && !blocked(d) && admission.Reason(q.Reason).ForGPUs() {
 		v.Reason, v.Detail, v.Expected = q.Reason, q.Detail, nil // it has its budget, and nobody knows when GPUs get free
+		if q.Planned != nil {
+			v.Expected = at(q.Planned.StartMS)
+		}
 		return v
 	}
 	if v.State == "waiting" && !blocked(d) {
@@ -232,7 +235,7 @@ func (e *Engine) whyWaiting(p *budget.Policy, out JobReason, j judged) JobReason
 	out.State, out.Budget, out.Reason = "waiting", view.Budget, view.Reason
 	if !blocked(d) {
 		what := "budget"
-		if view.Reason == string(admission.GangWaits) {
+		if admission.Reason(view.Reason).ForGPUs() {
 			what = "GPUs"
 		}
 		out.Text = fmt.Sprintf("job %q in namespace %q waits for %s: %s (%s)", j.Queued.JobID, j.Queued.Namespace, what, view.Detail, view.Reason)

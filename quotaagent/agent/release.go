@@ -55,8 +55,12 @@ type releaser struct {
 	looked map[string]time.Time
 	// refused are the jobs that could not be started for a reason beside the books.
 	refused map[string]backoff
-	// gangs is when it may next be looked whether a gang fits.
+	// gangs is when it may next be looked whether a job fits that waits for GPUs.
 	gangs map[string]time.Time
+	// planner is the gang that GPUs are set aside for, by the key of its hold, if it does
+	// not fit; "" for none. planAfter is how long one has waited then, 0 for never.
+	planner   string
+	planAfter time.Duration
 	// planned is what the last plan rested on, and when it was made.
 	planned   uint64
 	plannedAt time.Time
@@ -74,6 +78,8 @@ const (
 	// looksMax and startsMax bound one tick: the rest has its turn with the next.
 	looksMax  = 16
 	startsMax = 8
+	// triesMax bounds how many jobs that wait for GPUs are tried in one.
+	triesMax = 16
 	// lookEvery is how often Nomad is asked about each waiting job without a cause:
 	// what the event stream tells comes at once.
 	lookEvery = 30 * time.Second
@@ -85,8 +91,8 @@ const (
 	refusedMax = 2 * time.Minute
 )
 
-func newReleaser(e *Engine, nomad registrar, logger hclog.Logger) *releaser {
-	return &releaser{e: e, nomad: nomad, logger: logger.Named("queue"), now: e.now,
+func newReleaser(e *Engine, nomad registrar, planAfter time.Duration, logger hclog.Logger) *releaser {
+	return &releaser{e: e, planAfter: planAfter, nomad: nomad, logger: logger.Named("queue"), now: e.now,
 		touched: make(map[string]bool), looked: make(map[string]time.Time), refused: make(map[string]backoff), gangs: make(map[string]time.Time)}
 }
 
@@ -238,21 +244,25 @@ func (r *releaser) start(ctx context.Context, fence ledger.Fence, waiting []ledg
 	if err != nil {
 		return err
 	}
-	return r.startAll(ctx, fence, starters(places))
+	next := starters(places)
+	if err := r.plan(ctx, fence, ready, next); err != nil {
+		return err
+	}
+	return r.startAll(ctx, fence, next)
 }
 
 // startAll releases jobs in their order, as long as the books are what the plan took
 // them for. A gang that does not fit as a whole is passed over; one that has waited for
 // long is not overtaken by other gangs.
 func (r *releaser) startAll(ctx context.Context, fence ledger.Fence, next []queue.Place) error {
-	started, overtake := 0, true
+	started, tried, overtake := 0, 0, true
 	for _, place := range next {
 		gang := admission.IsGang(place.Queued.Facts.Meta)
-		if gang && (!overtake || !r.gangDue(place.Queued)) {
-			overtake = overtake && !place.Aged
+		if gang && !overtake || !r.gangDue(place.Queued) {
+			overtake = overtake && (!gang || !place.Aged)
 			continue
 		}
-		if started == startsMax {
+		if started == startsMax || tried == triesMax {
 			r.planned = 0 // the rest has its turn with the next tick
 			return nil
 		}
@@ -262,7 +272,8 @@ func (r *releaser) startAll(ctx context.Context, fence ledger.Fence, next []queu
 			r.planned = 0
 			return aboutJob(place.Queued, err)
 		case outcome == misfits:
-			overtake = overtake && !place.Aged
+			tried++
+			overtake = overtake && (!gang || !place.Aged)
 		default:
 			started++
 		}
@@ -275,7 +286,7 @@ type released uint8
 
 const (
 	waitsOn released = iota // the books have no room, or the job is another one
-	misfits                 // a gang that does not fit as a whole
+	misfits                 // it has no GPUs, as a gang or beside one
 	starts
 )
 
@@ -361,11 +372,15 @@ func (r *releaser) release(ctx context.Context, fence ledger.Fence, q ledger.Que
 	if err != nil {
 		return waitsOn, err
 	}
+	ends, err := r.ends(ctx, q)
+	if err != nil {
+		return waitsOn, err
+	}
 	begin := time.Now()
-	placed := r.e.place(ctx, c.s)
+	placed := r.e.placeOr(ctx, c.s, ends)
 	if placed.Waits != "" {
 		placed.Release()
-		return misfits, r.gangMisfit(ctx, fence, c, placed.Waits, time.Since(begin))
+		return misfits, r.misfit(ctx, fence, c, placed, time.Since(begin))
 	}
 	id, err := r.promise(ctx, fence, c, placed)
 	if err != nil || id == "" {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/jobspec"
@@ -120,19 +119,4 @@ func (r *releaser) gangWaits(ctx context.Context, fence ledger.Fence, q ledger.Q
 func (r *releaser) gangEvent(q ledger.Queued, kind, what string) AuditEvent {
 	return AuditEvent{At: r.now(), Kind: kind, Actor: actorGovernor, Budget: q.Budget, Subject: q.Namespace + "/" + q.JobID,
 		Text: fmt.Sprintf("job %q in namespace %q %s", q.JobID, q.Namespace, what)}
-}
-
-// gangDue reports whether it is time to look whether a gang fits.
-func (r *releaser) gangDue(q ledger.Queued) bool {
-	now := r.now()
-	return now.UnixMilli() >= q.NotBeforeMS && !now.Before(r.gangs[keyOf(q)])
-}
-
-// gangMisfit notes that a gang does not fit as a whole, and what is missing. On a large
-// cluster looking takes long, and is done the less often.
-func (r *releaser) gangMisfit(ctx context.Context, fence ledger.Fence, c candidate, waits string, took time.Duration) error {
-	r.gangs[keyOf(c.queued)] = r.now().Add(min(max(gangTryEvery, 50*took), time.Minute))
-	next := c.queued
-	next.Reason, next.Detail = string(admission.GangWaits), waits
-	return r.write(ctx, fence, c.queued, &next)
 }

@@ -129,7 +129,7 @@ func (r *releaser) again(ctx context.Context, fence ledger.Fence, q ledger.Queue
 	placed := r.e.place(ctx, c.s)
 	if placed.Waits != "" {
 		placed.Release()
-		next.Reason, next.Detail = string(admission.GangWaits), placed.Waits
+		next.Reason, next.Detail = string(waitsAs(c.s)), placed.Waits
 		return r.withdraw(ctx, fence, q, &next)
 	}
 	r.logger.Info("taking up an interrupted release", "namespace", q.Namespace, "job_id", q.JobID, "hold_id", have.ID)

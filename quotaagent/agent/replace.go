@@ -173,7 +173,7 @@ func (r *replacer) replace(ctx context.Context, fence ledger.Fence, h heldAt, gr
 		r.logger.Debug("a job waits that has no pins", "namespace", h.Namespace, "job_id", h.JobID)
 		return err
 	}
-	placed, again, err := r.e.placer.Replace(ctx, s, groups)
+	placed, again, err := r.e.placer.Replace(ctx, s, groups, r.e.clearOf(ctx, s, Placing{}))
 	if err != nil || len(again) == 0 {
 		r.logger.Debug("a job waits, and would wait elsewhere too", "namespace", h.Namespace, "job_id", h.JobID, "groups", groups)
 		return err

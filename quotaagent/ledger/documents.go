@@ -114,6 +114,30 @@ type Queued struct {
 	// Reason is why it does not fit, as last decided, and Detail one sentence.
 	Reason string `json:"reason"`
 	Detail string `json:"detail,omitempty"`
+	// Planned are the GPUs that are set aside for a gang that has waited for long; nil for
+	// none.
+	Planned *Planned `json:"planned,omitempty"`
+}
+
+// Planned are GPUs that are kept clear for a gang: others get them only for work that is
+// over by StartMS.
+type Planned struct {
+	// SinceMS is when the plan was made, StartMS when all of them are free at the latest.
+	SinceMS int64 `json:"since_ms"`
+	StartMS int64 `json:"start_ms"`
+	// UntilMS is how long the plan counts: the leader renews it while it stands.
+	UntilMS int64 `json:"until_ms"`
+	// Devices are ids by node id.
+	Devices map[string][]string `json:"devices"`
+}
+
+// GPUs is how many are set aside.
+func (p *Planned) GPUs() int {
+	n := 0
+	for _, ids := range p.Devices {
+		n += len(ids)
+	}
+	return n
 }
 
 // Entry is one immutable line of the usage history: what one allocation (or a

@@ -276,6 +276,18 @@ func (t Track) observed(o Observation) (Track, bool) {
 	return t, changed
 }
 
+// Ends is when the allocation of a track is over at the latest, in Unix milliseconds, for
+// work that is admitted for some time; known is false for a lease, which has no end, and
+// for a group that the hold does not know.
+func (h Hold) Ends(t Track) (ms int64, known bool) {
+	for _, line := range h.need() {
+		if line.Group == t.Group {
+			return t.StartMS + line.once(), !line.Lease
+		}
+	}
+	return 0, false
+}
+
 // IsLease reports whether the group's allocations are held by a rolling lease.
 func (h Hold) IsLease(group string) (leaseMS int64, ok bool) {
 	for _, line := range h.need() {

@@ -118,6 +118,9 @@ type Use struct {
 	// Stopping says that the allocation is to stop but the client has not yet
 	// reported that it did: Nomad counts the device as taken until then.
 	Stopping bool
+	// CPU in MHz and MemoryMiB are what the whole allocation takes from its node; 0 for
+	// one that stops, whose share Nomad gives to others already.
+	CPU, MemoryMiB int
 }
 
 // Held reports whether somebody holds the device.

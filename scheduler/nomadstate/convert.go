@@ -36,6 +36,13 @@ func indexUses(allocs []*api.AllocationListStub) map[string]*nodeUses {
 		stopping := a.DesiredStatus != api.AllocDesiredStatusRun
 		holder := cluster.Use{AllocID: a.ID, Namespace: a.Namespace, JobID: a.JobID, Group: a.TaskGroup, Stopping: stopping}
 		for _, res := range a.AllocatedResources.Tasks {
+			if res != nil && !stopping {
+				holder.CPU += int(res.Cpu.CpuShares)
+				holder.MemoryMiB += int(res.Memory.MemoryMB)
+			}
+		}
+		u.cpu, u.memoryMiB = u.cpu+holder.CPU, u.memoryMiB+holder.MemoryMiB
+		for _, res := range a.AllocatedResources.Tasks {
 			u.add(res, holder)
 		}
 	}
@@ -45,10 +52,6 @@ func indexUses(allocs []*api.AllocationListStub) map[string]*nodeUses {
 func (u *nodeUses) add(res *api.AllocatedTaskResources, holder cluster.Use) {
 	if res == nil {
 		return
-	}
-	if !holder.Stopping {
-		u.cpu += int(res.Cpu.CpuShares)
-		u.memoryMiB += int(res.Memory.MemoryMB)
 	}
 	for _, d := range gpusOf(res) {
 		name := gpu.DeviceName(d.Vendor, d.Type, d.Name)

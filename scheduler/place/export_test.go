@@ -14,3 +14,6 @@ func (p *Placer) CompareAll(s cluster.Snapshot, a cluster.Ask, most int) (cluste
 	}
 	return offer(&a, groups, results, why, most)
 }
+
+// After is after for tests.
+var After = after

@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+)
+
+// plannedRig has a gang that waits, and GPUs that can be set aside for it once it has
+// waited for a quarter of an hour: they are free two hours from now.
+func plannedRig(t *testing.T) (*rig, *gangs) {
+	r, _, g := gangRig(t)
+	r.placer.waits = "gang of 2 x 2 GPUs: 1 of 2 fit now"
+	r.placer.plan = &ledger.Planned{StartMS: r.clock.now().Add(2 * time.Hour).UnixMilli(), Devices: map[string][]string{"n1": {"g0", "g1"}, "n2": {"g2", "g3"}}}
+	r.placer.behind = "no GPUs are free for it but those that are set aside for gang default/train"
+	must.Eq(t, "gang_waits", r.submit(r.gang("train")).Reason)
+	must.NoError(t, r.passGangs(g))
+	must.Nil(t, r.queuedJob("train").Planned, must.Sprint("it has not waited for long"))
+	return r, g
+}
+
+// age lets a gang wait until GPUs are set aside for it.
+func (r *rig) age(g *gangs) {
+	r.t.Helper()
+	r.clock.advance(15 * time.Minute)
+	must.NoError(r.t, r.passGangs(g))
+	must.NotNil(r.t, r.queuedJob("train").Planned)
+	r.Engine.line.changed()
+}
+
+func TestAGangThatWaitedForLongIsNotOvertakenByWorkThatWouldDelayIt(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	must.Eq(t, "fits", r.submit(r.whole("before", 1, 9*time.Hour)).Reason)
+	r.age(g)
+	planned := r.queuedJob("train").Planned
+	must.Eq(t, r.placer.plan.StartMS, planned.StartMS)
+	must.Eq(t, r.clock.now().Add(planFor).UnixMilli(), planned.UntilMS)
+	contains(t, r.queuedJob("train").Detail, "1 of 2 fit now; 4 GPUs are set aside for it, which are free by 20")
+	contains(t, r.auditTexts(), "gang.planned", "has waited for 15m0s: gang of 2 x 2 GPUs: 1 of 2 fit now; 4 GPUs are set aside")
+
+	must.Eq(t, "fits", r.submit(r.whole("short", 1, 30*time.Minute)).Reason, must.Sprint("it is over before the gang starts"))
+	v := r.submit(r.whole("long", 1, 9*time.Hour))
+	must.Eq(t, "planned_for_gang", v.Reason)
+	contains(t, v.Warnings[0], `job "long" in namespace "default" waits for GPUs: `+r.placer.behind, "give it a max runtime that ends before the gang starts")
+	must.True(t, r.gated("long"))
+	must.Nil(t, r.holdOf("default", "long"))
+	must.Eq(t, "held by governor: waits for GPUs that are set aside for a gang", r.nomad.stored("default", "long").TaskGroups[0].Constraints[0].RTarget)
+	why, err := r.Engine.Why(r.ctx, "default", "long")
+	must.NoError(t, err)
+	contains(t, why.Text, "waits for GPUs: ", "(planned_for_gang)")
+
+	hasty := r.admit(r.whole("hasty", 1, 9*time.Hour, "governor_queue", "no"))
+	must.True(t, hasty.Denied)
+	must.Eq(t, "planned_for_gang", hasty.Reason)
+
+	view, err := r.Engine.Queue(r.ctx, "")
+	must.NoError(t, err)
+	must.Eq(t, "train", view.Jobs[0].JobID)
+	must.Eq(t, planned.StartMS, view.Jobs[0].Expected.UnixMilli())
+
+	// The gang starts, and with it gone from the queue so does the other.
+	r.placer.waits = ""
+	r.clock.advance(planEvery)
+	must.NoError(t, r.passGangs(g))
+	must.False(t, r.gated("train"))
+	must.NotNil(t, r.holdOf("default", "train"))
+	r.clock.advance(behindTryEvery)
+	must.NoError(t, r.passGangs(g))
+	must.NoError(t, r.passGangs(g))
+	must.False(t, r.gated("long"))
+	r.checkBooks()
+}
+
+func TestAPlanIsRenewedAsLongAsItStandsAndEndsWithItsCause(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	r.age(g)
+	first := r.queuedJob("train").Planned
+	r.clock.advance(planRenew - time.Minute)
+	must.NoError(t, r.passGangs(g))
+	must.Eq(t, first, r.queuedJob("train").Planned, must.Sprint("the store is not written to for nothing"))
+	r.clock.advance(2 * time.Minute)
+	must.NoError(t, r.passGangs(g))
+	second := r.queuedJob("train").Planned
+	must.Eq(t, first.SinceMS, second.SinceMS)
+	must.Less(t, second.UntilMS, first.UntilMS)
+
+	// Nobody leads: the plan is over by itself.
+	r.clock.advance(planFor)
+	r.Engine.line.changed()
+	must.Eq(t, "fits", r.submit(r.whole("late", 1, 9*time.Hour)).Reason)
+
+	// What was to end has no end any more.
+	r.placer.plan = nil
+	must.NoError(t, r.passGangs(g))
+	must.Nil(t, r.queuedJob("train").Planned)
+}
+
+func TestAGangWithoutBudgetHasNothingSetAside(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	r.age(g)
+	r.edit(strings.Replace(queuePolicy, "any = 8", "any = 3", 1))
+	r.clock.advance(planEvery)
+	must.NoError(t, r.passGangs(g))
+	must.Nil(t, r.queuedJob("train").Planned)
+	contains(t, r.auditTexts(), "gang.plan_ended")
+}
+
+func TestWorkThatRunsAndShadowModeAreNotKeptWaiting(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	s := r.whole("runs", 1, 9*time.Hour)
+	must.Eq(t, "fits", r.submit(s).Reason)
+	r.nomad.start("default", "runs", 0, 1)
+	r.age(g)
+	again := r.whole("runs", 1, 8*time.Hour)
+	must.NotEq(t, "planned_for_gang", r.admit(again).Reason)
+
+	must.Eq(t, "planned_for_gang", r.admit(r.whole("long", 1, 9*time.Hour)).Reason)
+	r.edit(strings.Replace(queuePolicy, `owner = "finops@acme.example"`, "enforcement = \"advisory\"", 1))
+	must.Eq(t, "", r.Keeper.State().Broken)
+	must.Eq(t, "fits", r.admit(r.whole("long", 1, 9*time.Hour)).Reason, must.Sprint("nothing of a budget that only advises waits"))
+}
