@@ -480,6 +480,10 @@ func (e *Engine) log(s gate.Submission, d admission.Decision) {
 	if d.Budget != nil {
 		path = d.Budget.Path
 	}
-	e.logger.Info("decided", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "outcome", d.Outcome.String(),
+	level := hclog.Info
+	if !s.Kind.Commits() {
+		level = hclog.Debug // nothing comes of it, and many ask
+	}
+	e.logger.Log(level, "decided", "namespace", s.Ask.Namespace, "job_id", s.Ask.JobID, "outcome", d.Outcome.String(),
 		"reason", string(d.Reason), "budget", path, "gpus", s.Ask.GPUs(), "request", s.Kind.String(), "shadow", d.Shadow)
 }

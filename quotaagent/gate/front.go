@@ -13,8 +13,8 @@ import (
 // Front serves reads without what net/http has for every connection and request besides:
 // two buffers, and a goroutine that looks whether the client is still there. Most
 // requests are reads, and a blocking query keeps all of that for minutes. It takes plain
-// reads of Nomad's API on connections without TLS, as the most usual clients write them;
-// whatever else comes on a connection, that and all after it are net/http's, which gets
+// reads of Nomad's API and plans of jobs, which change nothing either, on connections
+// without TLS, as the most usual clients write them; whatever else comes on a connection, that and all after it are net/http's, which gets
 // the connection as it is.
 //
 //	accepted ──► waits ──► reads a head ──► serves ──► waits …
@@ -34,8 +34,10 @@ type Front struct {
 }
 
 const (
-	// frontHead is how long the head of a request may be that Front takes.
+	// frontHead is how long the head of a request may be that Front takes, and frontBody
+	// the body of a plan.
 	frontHead = 4 << 10
+	frontBody = 256 << 10
 	// frontIdle is how long a connection may wait for its first request, and for the
 	// next one; within frontSlack of that it is not looked at the clock again.
 	frontFirst = 20 * time.Second
@@ -169,10 +171,21 @@ func (f *Front) stop(which func(serves bool) bool) {
 	}
 }
 
-// frontTakes reports whether a path is of reads that Front serves: what Nomad answers at
-// once, or when something has changed. Streams and large files are net/http's.
-func frontTakes(path string) bool {
-	if !strings.HasPrefix(path, "/v1/") || Classify(http.MethodGet, path).Kind != RouteRead {
+// frontTakes reports whether a request is one that Front serves: a plan, or a read that
+// Nomad answers at once or when something has changed. Streams and large files are
+// net/http's.
+func frontTakes(method, path string) bool {
+	if !strings.HasPrefix(path, "/v1/") {
+		return false
+	}
+	switch method {
+	case http.MethodPut, http.MethodPost:
+		return Classify(method, path).Kind == RoutePlan
+	case http.MethodGet:
+	default:
+		return false
+	}
+	if Classify(method, path).Kind != RouteRead {
 		return false
 	}
 	for _, prefix := range [...]string{"/v1/client/", "/v1/agent/", "/v1/event/", "/v1/operator/"} {

@@ -3,9 +3,11 @@ package gate
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +42,7 @@ func (c *frontConn) run() {
 			_ = c.tcp.Close()
 			return
 		}
-		r := parsePlain(buffer[:n])
+		r, came := parsePlain(buffer[:n])
 		if r == nil {
 			rest := bytes.Clone(buffer[:n])
 			frontHeads.Put(buffer)
@@ -48,8 +50,9 @@ func (c *frontConn) run() {
 			c.front.handed.give(&replayed{c.tcp, rest})
 			return
 		}
+		body := bytes.Clone(came)
 		frontHeads.Put(buffer)
-		if !c.front.busy(c, true) || !c.serve(r) || !c.front.busy(c, false) {
+		if !c.front.busy(c, true) || !c.readBody(r, body) || !c.serve(r) || !c.front.busy(c, false) {
 			_ = c.tcp.Close()
 			return
 		}
@@ -73,6 +76,26 @@ func (c *frontConn) read(buffer []byte, wait time.Duration) (int, error) {
 	return n + 1, err
 }
 
+// readBody reads what has not come yet of a body, and reports whether all of it is there.
+func (c *frontConn) readBody(r *http.Request, body []byte) bool {
+	if r.ContentLength == 0 {
+		return true
+	}
+	if missing := r.ContentLength - int64(len(body)); missing > 0 {
+		c.until = time.Now().Add(frontFirst)
+		if c.tcp.SetReadDeadline(c.until) != nil {
+			return false
+		}
+		rest, err := io.ReadAll(io.LimitReader(c.tcp, missing))
+		if err != nil || int64(len(rest)) < missing {
+			return false
+		}
+		body = append(body, rest...)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return true
+}
+
 // serve answers one request, and reports whether another may follow.
 func (c *frontConn) serve(r *http.Request) (keep bool) {
 	ctx := c.front.base
@@ -82,7 +105,7 @@ func (c *frontConn) serve(r *http.Request) (keep bool) {
 		ctx = watched
 	}
 	r.RemoteAddr = c.remote
-	w := &frontWriter{conn: c, header: make(http.Header, 16)}
+	w := &frontWriter{conn: c}
 	defer w.release()
 	defer func() {
 		if cause := recover(); cause != nil { // http.ErrAbortHandler, or a bug that the gate has logged
@@ -124,38 +147,53 @@ func (c *frontConn) watch(parent context.Context) (_ context.Context, stop func(
 	}
 }
 
-// parsePlain reads a request that is nothing but a read: all of it, as the most usual
-// clients write it. Whatever else there is makes it nil: what is refused, and how, is
-// then net/http's word.
-func parsePlain(text []byte) *http.Request {
-	text, ok := bytes.CutSuffix(text, []byte("\r\n\r\n"))
-	if !ok || bytes.HasSuffix(text, []byte("\r\n")) {
-		return nil
-	}
-	first, rest, _ := strings.Cut(string(text), "\r\n")
-	target, ok := strings.CutPrefix(first, "GET ")
+// parsePlain reads a request that changes nothing, a read or a plan: all of its head, as
+// the most usual clients write it; body is as much as has come of that. Whatever else
+// there is makes it nil: what is refused, and how, is then net/http's word.
+func parsePlain(text []byte) (r *http.Request, body []byte) {
+	head, body, ok := bytes.Cut(text, []byte("\r\n\r\n"))
 	if !ok {
-		return nil
+		return nil, nil
 	}
+	first, rest, _ := strings.Cut(string(head), "\r\n")
+	method, target, _ := strings.Cut(first, " ")
 	target, ok = strings.CutSuffix(target, " HTTP/1.1")
 	if !ok || !strings.HasPrefix(target, "/") || strings.ContainsFunc(target, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
-		return nil
+		return nil, nil
 	}
 	at, err := url.ParseRequestURI(target)
-	if err != nil || !frontTakes(at.Path) {
-		return nil
+	if err != nil || !frontTakes(method, at.Path) {
+		return nil, nil
 	}
-	r := &http.Request{Method: http.MethodGet, URL: at, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header, 8),
+	r = &http.Request{Method: method, URL: at, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header, 8),
 		Body: http.NoBody, RequestURI: target}
-	if !plainHeader(r, rest) {
-		return nil
+	if !plainHeader(r, rest) || !plainLength(r, int64(len(body))) {
+		return nil, nil
 	}
-	return r
+	return r, body
 }
 
-// notPlain are headers that mean more than a read on a connection that is kept.
+// plainLength reads how long the body is: none of a read, and a plan's not too long to
+// have it whole in memory before it is looked at.
+func plainLength(r *http.Request, came int64) bool {
+	said, ok := r.Header["Content-Length"]
+	if r.Method == http.MethodGet {
+		return !ok && came == 0
+	}
+	if len(said) != 1 || !only(said[0], isDigit) {
+		return false
+	}
+	n, err := strconv.ParseInt(said[0], 10, 64)
+	if err != nil || n == 0 || n > frontBody || n < came {
+		return false
+	}
+	r.ContentLength = n
+	return true
+}
+
+// notPlain are headers that mean more than one request on a connection that is kept.
 var notPlain = map[string]bool{
-	"Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Te": true, "Upgrade": true, "Expect": true, "Connection": true,
+	"Transfer-Encoding": true, "Trailer": true, "Te": true, "Upgrade": true, "Expect": true, "Connection": true,
 	"Proxy-Connection": true, "Keep-Alive": true, "Http2-Settings": true, "Pragma": true,
 }
 
@@ -192,8 +230,10 @@ func only(text string, kind func(c byte) bool) bool {
 	return text != ""
 }
 
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
 func isLetterOrDigit(c byte) bool {
-	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+	return isDigit(c) || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }
 
 // isToken reports whether a character may be in the usual names of headers.

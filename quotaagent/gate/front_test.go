@@ -18,8 +18,11 @@ import (
 
 const plainGet = "GET /v1/jobs?namespace=a HTTP/1.1\r\nHost: nomad:4646\r\nUser-Agent: x\r\nX-Nomad-Token: t\r\n\r\n"
 
-func TestParsePlain_takesReadsOnly(t *testing.T) {
+const plainPlan = "PUT /v1/job/a/plan HTTP/1.1\r\nHost: nomad:4646\r\nContent-Length: 5\r\nUser-Agent: x\r\n\r\n{\"a\":"
+
+func TestParsePlain_takesReadsAndPlansOnly(t *testing.T) {
 	t.Parallel()
+	length := func(n string) string { return strings.Replace(plainPlan, "Length: 5", "Length: "+n, 1) }
 	with := func(line string) string { return strings.Replace(plainGet, "User-Agent: x", line, 1) }
 	at := func(target string) string { return strings.Replace(plainGet, "/v1/jobs?namespace=a", target, 1) }
 	for text, taken := range map[string]bool{
@@ -66,8 +69,34 @@ func TestParsePlain_takesReadsOnly(t *testing.T) {
 		at("/v1/event/stream"):                                   false,
 		at("/v1/agent/monitor"):                                  false,
 		"":                                                       false,
+
+		plainPlan: true,
+		strings.Replace(plainPlan, "PUT", "POST", 1): true,
+		length("6"):                    true, // the rest is on its way
+		length("4"):                    false,
+		length("0"):                    false,
+		length("+5"):                   false,
+		length("0x5"):                  false,
+		length("5, 5"):                 false,
+		length(""):                     false,
+		length("262145"):               false,
+		length("99999999999999999999"): false,
+		strings.Replace(plainPlan, "Content-Length: 5\r\n", "", 1):                       false,
+		strings.Replace(plainPlan, "Content-Length: 5", "Transfer-Encoding: chunked", 1): false,
+		strings.Replace(plainPlan, "User-Agent: x", "Content-Length: 5", 1):              false,
+		strings.Replace(plainPlan, "User-Agent: x", "Transfer-Encoding: chunked", 1):     false,
+		strings.Replace(plainPlan, "User-Agent: x", "Expect: 100-continue", 1):           false,
+		strings.Replace(plainPlan, "PUT", "GET", 1):                                      false,
+		strings.Replace(plainPlan, "PUT", "DELETE", 1):                                   false,
+		strings.Replace(plainPlan, "/v1/job/a/plan", "/v1/jobs", 1):                      false,
+		strings.Replace(plainPlan, "/v1/job/a/plan", "/v1/job/a/scale", 1):               false,
+		strings.Replace(plainPlan, "/v1/job/a/plan", "/v1/job/a/plan/evaluate", 1):       false,
 	} {
-		must.EqOp(t, taken, parsePlain([]byte(text)) != nil, must.Sprintf("%q", text))
+		r, body := parsePlain([]byte(text))
+		must.EqOp(t, taken, r != nil, must.Sprintf("%q", text))
+		if r != nil && r.Method != http.MethodGet {
+			must.EqOp(t, `{"a":`, string(body))
+		}
 	}
 }
 
@@ -79,10 +108,11 @@ func FuzzParsePlain(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, target, host, line string) {
 		text := "GET " + target + " HTTP/1.1\r\nHost: " + host + "\r\n" + line + "\r\n\r\n"
-		ours := parsePlain([]byte(text))
+		ours, body := parsePlain([]byte(text))
 		if ours == nil {
 			return
 		}
+		must.EqOp(t, 0, len(body))
 		reader := bufio.NewReader(strings.NewReader(text))
 		theirs, err := http.ReadRequest(reader)
 		must.NoError(t, err, must.Sprintf("%q", text))
@@ -94,6 +124,36 @@ func FuzzParsePlain(f *testing.F) {
 		must.False(t, theirs.Close)
 		theirs.Header.Del("Connection")
 		must.Eq(t, theirs.Header, ours.Header)
+		left, _ := io.ReadAll(reader)
+		must.EqOp(t, 0, len(left))
+	})
+}
+
+// FuzzParsePlan is the same for plans, whose bodies may come later.
+func FuzzParsePlan(f *testing.F) {
+	for _, line := range []string{"Content-Length: 3", "Content-Length: 3\r\nContent-Length: 3", "content-length:03", "Content-Length: 3\r\nTransfer-Encoding: chunked", "Content-Length: 30"} {
+		f.Add("PUT", "/v1/job/a/plan", line, "{}\n")
+		f.Add("POST", "/v1/job/a/b/plan?namespace=x", line, "{}\nPUT / HTTP/1.1\r\n\r\n")
+	}
+	f.Fuzz(func(t *testing.T, method, target, line, body string) {
+		text := method + " " + target + " HTTP/1.1\r\nHost: nomad\r\n" + line + "\r\n\r\n" + body
+		ours, came := parsePlain([]byte(text))
+		if ours == nil || method == http.MethodGet {
+			return
+		}
+		reader := bufio.NewReader(strings.NewReader(text))
+		theirs, err := http.ReadRequest(reader)
+		must.NoError(t, err, must.Sprintf("%q", text))
+		must.EqOp(t, theirs.Method, ours.Method)
+		must.EqOp(t, theirs.URL.String(), ours.URL.String())
+		must.EqOp(t, theirs.ContentLength, ours.ContentLength)
+		must.SliceEmpty(t, theirs.TransferEncoding)
+		must.False(t, theirs.Close)
+		theirs.Header.Del("Connection")
+		must.Eq(t, theirs.Header, ours.Header)
+		read, err := io.ReadAll(theirs.Body)
+		must.EqOp(t, string(read), string(came))
+		must.EqOp(t, int64(len(came)) == ours.ContentLength, err == nil)
 		left, _ := io.ReadAll(reader)
 		must.EqOp(t, 0, len(left))
 	})
@@ -175,7 +235,7 @@ func TestFront_answersAsNetHTTP(t *testing.T) {
 			body        string
 			cut, reused bool
 		}
-		ask := func(front bool) (out got) {
+		ask := func(front bool, request string) (out got) {
 			s := httptest.NewUnstartedServer(handler)
 			s.Config = NewServer(handler)
 			if front {
@@ -187,7 +247,7 @@ func TestFront_answersAsNetHTTP(t *testing.T) {
 			c, err := net.Dial("tcp", s.Listener.Addr().String())
 			must.NoError(t, err)
 			defer c.Close()
-			_, err = io.WriteString(c, plainGet)
+			_, err = io.WriteString(c, request)
 			must.NoError(t, err)
 			reader := bufio.NewReader(c)
 			response, err := http.ReadResponse(reader, nil)
@@ -200,7 +260,7 @@ func TestFront_answersAsNetHTTP(t *testing.T) {
 			response.Header.Del("Date")
 			response.Header.Del("Content-Length") // as short answers have it
 			out = got{status: response.StatusCode, header: response.Header, trailer: response.Trailer, body: string(body), cut: err != nil}
-			if _, err = io.WriteString(c, plainGet); err == nil && !out.cut {
+			if _, err = io.WriteString(c, request); err == nil && !out.cut {
 				again, err := http.ReadResponse(reader, nil)
 				if out.reused = err == nil; out.reused {
 					_ = again.Body.Close()
@@ -208,11 +268,13 @@ func TestFront_answersAsNetHTTP(t *testing.T) {
 			}
 			return out
 		}
-		theirs, ours := ask(false), ask(true)
-		if theirs.cut && ours.cut {
-			continue // how much of it arrives is chance
+		for _, request := range []string{plainGet, plainPlan} {
+			theirs, ours := ask(false, request), ask(true, request)
+			if theirs.cut && ours.cut {
+				continue // how much of it arrives is chance
+			}
+			must.Eq(t, theirs, ours, must.Sprint(name, request))
 		}
-		must.Eq(t, theirs, ours, must.Sprint(name))
 	}
 }
 
@@ -250,6 +312,50 @@ func TestFront_handsOverWhatItDoesNotTake(t *testing.T) {
 	reader = bufio.NewReader(c)
 	ask("GET /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/nodes HTTP/1.1\r\nHost: x\r\n\r\n", "passed GET /v1/jobs")
 	ask("", "passed GET /v1/nodes")
+}
+
+// A plan is served with the reads of its connection, also when its body comes in parts;
+// one that never comes whole is nobody's.
+func TestFront_servesPlans(t *testing.T) {
+	t.Parallel()
+	bodies := make(chan string, 4)
+	s := httptest.NewUnstartedServer(nil)
+	s.Config = NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		must.NoError(t, err)
+		_, front := w.(*frontWriter)
+		must.True(t, front)
+		bodies <- string(body)
+		_, _ = io.WriteString(w, "planned")
+	}))
+	behindFront(t, s)
+	defer s.Close()
+	c, err := net.Dial("tcp", s.Listener.Addr().String())
+	must.NoError(t, err)
+	defer c.Close()
+	reader := bufio.NewReader(c)
+	long := strings.Repeat("x", 100_000)
+	for _, parts := range [][]string{{`{}`}, {`{`, `}`}, {"", long[:10], long[10:50_000], long[50_000:]}, {`{"a":`, `1}`}} {
+		whole := strings.Join(parts, "")
+		_, err := fmt.Fprintf(c, "PUT /v1/job/a/plan HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(whole), parts[0])
+		must.NoError(t, err)
+		for _, part := range parts[1:] {
+			time.Sleep(5 * time.Millisecond)
+			_, err = io.WriteString(c, part)
+			must.NoError(t, err)
+		}
+		response, err := http.ReadResponse(reader, nil)
+		must.NoError(t, err)
+		_, _ = io.ReadAll(response.Body)
+		must.NoError(t, response.Body.Close())
+		must.EqOp(t, whole, <-bodies)
+	}
+	_, err = io.WriteString(c, "PUT /v1/job/a/plan HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}")
+	must.NoError(t, err)
+	must.NoError(t, c.(*net.TCPConn).CloseWrite())
+	_, err = reader.ReadByte()
+	must.ErrorIs(t, err, io.EOF)
+	must.EqOp(t, 0, len(bodies))
 }
 
 func TestFront_aBlockingQueryEndsAtNomadWhenItsClientLeaves(t *testing.T) {

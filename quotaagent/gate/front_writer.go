@@ -16,7 +16,8 @@ import (
 // frontWriter is the answer to one request of Front: in one piece where it is short, and
 // with the framing that net/http would give it.
 type frontWriter struct {
-	conn    *frontConn
+	conn *frontConn
+	// header is nil until somebody asks for it, or that of Nomad's answer.
 	header  http.Header
 	status  int // 0 before WriteHeader
 	sent    bool
@@ -33,7 +34,12 @@ var frontOuts = sync.Pool{New: func() any { b := make([]byte, 0, frontOut); retu
 const frontOut = 8 << 10
 
 // Header implements http.ResponseWriter.
-func (w *frontWriter) Header() http.Header { return w.header }
+func (w *frontWriter) Header() http.Header {
+	if w.header == nil {
+		w.header = make(http.Header)
+	}
+	return w.header
+}
 
 // WriteHeader implements http.ResponseWriter.
 func (w *frontWriter) WriteHeader(status int) {
@@ -98,7 +104,7 @@ func (w *frontWriter) sendHead(whole bool, next []byte) {
 		w.out = frontOuts.Get().(*[]byte)
 	}
 	before := w.out
-	body, h := *before, w.header
+	body, h := *before, w.Header()
 	if _, ok := h["Date"]; !ok {
 		h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 	}

@@ -295,9 +295,11 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, s *submission, v
 	}
 	g.annotate(theirs, s, v)
 	theirs.write(w)
-	// What Nomad has accepted is held already: the client need not wait until that is
-	// written once more. On this connection the next request does.
-	_ = http.NewResponseController(w).Flush()
+	if s.kind.Commits() {
+		// What Nomad has accepted is held already: the client need not wait until that is
+		// written once more. On this connection the next request does.
+		_ = http.NewResponseController(w).Flush()
+	}
 	return nil
 }
 
