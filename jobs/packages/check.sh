@@ -1,7 +1,8 @@
 #!/bin/sh
-# Checks the release in a directory: the sums; the archives; the Debian packages,
-# which are installed into a system of their own below /tmp, looked at and removed;
-# the unit of systemd. Nothing outside of that directory is changed.
+# Checks the release in a directory: the sums; the archives; the packages, which are
+# installed into systems of their own below /tmp, looked at and removed; the unit of
+# systemd; the plugin for the other processor. Nothing outside of that directory is
+# changed.
 set -eu
 cd "$1"
 root=$(mktemp -d)
@@ -53,5 +54,38 @@ for file in ./*.rpm; do
 		[ "$(od -An -tx1 -N4 "$file" | tr -d ' ')" = edabeedb ] || fail "$file is no package of RPM"
 	fi
 done
-[ -z "$(command -v rpm)" ] && echo "rpm is not here: only looked at how the files begin"
+if command -v rpm >/dev/null && [ "$(id -u)" = 0 ]; then
+	# The scripts are those of the Debian packages, which have run above; here they would
+	# need a shell inside of the system.
+	system=$root/rpm
+	mkdir -p "$system"
+	rpm_() { rpm --root "$system" "$@" >"$root/log" 2>&1 || { cat "$root/log"; fail "rpm $*"; }; }
+	rpm_ --initdb
+	rpm_ -i --nodeps --nosignature --noscripts "$PWD"/governor_*_linux_"$arch".rpm "$PWD"/nomad-device-gpu_*_linux_"$arch".rpm
+	[ -x "$system/opt/nomad/plugins/nomad-device-gpu" ] || fail "the packages have no plugin"
+	"$system/usr/bin/governor" version
+	echo changed >>"$system/etc/governor/agent.hcl"
+	rpm_ -e --noscripts governor nomad-device-gpu
+	[ ! -e "$system/usr/bin/governor" ] || fail "removing leaves the program"
+	grep -q changed "$system/etc/governor/agent.hcl.rpmsave" || fail "removing takes the configuration"
+else
+	echo "rpm is not here, or not for root: the packages were not installed"
+fi
+
+echo "==> The plugin for the other processor"
+for other in amd64 arm64; do
+	case $other in amd64) machine=x86_64 ;; *) machine=aarch64 ;; esac
+	archive=$(ls nomad-device-gpu_*_linux_"$other".tar.gz 2>/dev/null || true)
+	if [ "$other" = "$arch" ]; then
+		continue
+	elif [ -z "$archive" ]; then
+		echo "there is none for $other: no C compiler for it"
+	elif command -v "qemu-$machine-static" >/dev/null; then
+		mkdir "$root/$other"
+		tar -xzf "$archive" -C "$root/$other"
+		"qemu-$machine-static" -L "/usr/$machine-linux-gnu" "$root/$other/nomad-device-gpu" version
+	else
+		echo "qemu-$machine-static is not here: the one for $other was not run"
+	fi
+done
 echo "==> The release is in order"
