@@ -82,6 +82,7 @@ func commandList(env environment) map[string]command {
 		"capacity":         capacityCommand(env),
 		"decision":         groupCommand(env, "decision", "Show what was decided about submissions"),
 		"decision list":    decisionListCommand(env),
+		"decision show":    decisionShowCommand(env),
 		"doctor":           doctorCommand(env),
 		"job":              groupCommand(env, "job", "Estimate a job, or show what Governor knows about one"),
 		"job status":       jobStatusCommand(env),

@@ -29,6 +29,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/budgets/{path...}", Right: api.Read, Serve: a.serveBudget},
 		{Method: "GET", Path: "/governor/v1/queue", Right: api.Read, Serve: a.serveQueue},
 		{Method: "GET", Path: "/governor/v1/jobs/why", Right: api.Read, Serve: a.serveWhy},
+		{Method: "GET", Path: "/governor/v1/jobs/decision", Right: api.Read, Serve: a.serveJobDecision},
 		{Method: "GET", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrides},
 		{Method: "POST", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrideRequest},
 		{Method: "POST", Path: "/governor/v1/overrides/{id}/approve", Right: api.Read, Serve: a.serveOverrideApprove},
@@ -50,6 +51,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/capacity", Right: api.Read, Serve: a.serveCapacity},
 		{Method: "GET", Path: "/governor/v1/receipts", Right: api.Read, Serve: a.serveReceipts},
 		{Method: "GET", Path: "/governor/v1/decisions", Right: api.Read, Serve: a.serveDecisions},
+		{Method: "GET", Path: "/governor/v1/decisions/{id}", Right: api.Read, Serve: a.serveDecision},
 		{Method: "POST", Path: "/governor/v1/history/log", Right: api.Read, BodyMax: 1 << 20, Serve: a.serveLog},
 	}
 }
