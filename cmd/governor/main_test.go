@@ -50,6 +50,7 @@ func TestScripts(t *testing.T) {
 			// reads. With the argument -jobs two jobs hold budget, with -queue three wait,
 			// with -usage some have used it, and with -no-history the agent keeps none. With
 			// -open there are ways around the gate, with -closed the agent has found none. With
+			// -decisions some submissions were decided. With
 			// -gpus there are nodes and allocations, as a real Nomad has once answered, and
 			// with -capacity also ten days of usage, and jobs that wait.
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -60,6 +61,10 @@ func TestScripts(t *testing.T) {
 				server := httptest.NewServer(http.NotFoundHandler())
 				ts.Defer(server.Close)
 				ts.Setenv("GOVERNOR_ADDR", server.URL)
+			},
+			// keep puts what was printed last into a variable.
+			"keep": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 			},
 		},
 	})
@@ -133,6 +138,8 @@ func startAgent(t *testing.T, ts stage, with string) string {
 		holdJobs(ts, store, func(h ledger.Hold) string { return "hold/" + h.ID })
 	case "-known-jobs":
 		holdJobs(ts, store, func(h ledger.Hold) string { return holdKey(h.Namespace, h.JobID) })
+	case "-decisions":
+		decide(ts, past)
 	case "-usage":
 		use(ts, store, past)
 	case "-capacity":
@@ -214,6 +221,21 @@ func use(ts stage, store *sqlite.Store, past *history.Store) {
 		ts.Check(err)
 		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "balance/" + path, Value: value}}))
 	}
+}
+
+// decide writes decisions into the history, as if they had been made.
+func decide(ts stage, past *history.Store) {
+	at := func(minutes int) int64 { return now.Add(time.Duration(minutes) * time.Minute).UnixMilli() }
+	refused := history.Decision{AtMS: at(-90), Namespace: "research", JobID: "train", Request: "register", Outcome: "deny", Reason: "concurrency_limit", Budget: "acme/research",
+		Source: "acme.hcl:12", Revision: "4ae1c2f90b7d3356", Submitter: "22222222-user", GPUs: 16,
+		Text: "job \"train\" in namespace \"research\" was not registered: it needs 16 GPUs, and budget acme/research has 8 GPUs left (concurrency_limit)\n  asked       16 x h100\n  limit       64 GPUs at the same time in budget acme/research (acme.hcl:12)"}
+	planned, slashed, split := refused, refused, refused
+	planned.AtMS, planned.Request, planned.Plan, planned.Text, planned.Outcome, planned.Reason, planned.Source = at(-30), "plan", true, "", "admit", "fits", "acme.hcl:9"
+	slashed.AtMS, slashed.Namespace, slashed.JobID, slashed.Shadow = at(-20), "default", "team/eval", true
+	split.AtMS, split.Namespace, split.JobID = at(-10), "default", "both/ways"
+	again := split
+	again.Namespace, again.JobID = "both", "ways"
+	ts.Check(past.Decided(context.Background(), []history.Decision{refused, planned, slashed, split, again}, 100))
 }
 
 // queueJobs writes three waiting jobs into the store, and what their budget has
