@@ -110,7 +110,7 @@ func startAgent(t *testing.T, ts stage, with string) string {
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, true)
 	placement.now = func() time.Time { return now }
 	placement.assets.now = placement.now
-	options := agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
+	options := agent.Options{Name: "test", Version: "1.2.3", Configuration: config.Shown(), Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
 		Placer: placement, Now: func() time.Time { return now }, NewID: serial(),
 		History: past}
 	if with == "-open" || with == "-closed" {

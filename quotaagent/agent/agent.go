@@ -47,6 +47,8 @@ type Agent struct {
 	// version is that of the build, started when this process began.
 	version string
 	started time.Time
+	// configuration is Options.Configuration.
+	configuration map[string]any
 	// leadership is the candidacy for the lead.
 	leadership *leadership
 	// history keeps what happened, peers exchange it with other agents; nil for an
@@ -75,9 +77,12 @@ type Options struct {
 	Name string
 	// Version is that of the build.
 	Version string
-	Store   Store
-	Nomad   nomadState
-	Placer  Placer
+	// Configuration is that of the agent without its secrets, for who may manage; nil for
+	// none.
+	Configuration map[string]any
+	Store         Store
+	Nomad         nomadState
+	Placer        Placer
 	// Actor does what is enforced on running work; nil means that nothing is.
 	Actor Actor
 	// Registrar registers the jobs that waited for budget; nil means that none may
@@ -121,7 +126,7 @@ type Options struct {
 // New wires an agent; nothing runs yet.
 func New(o Options) *Agent {
 	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger, openMetrics: o.OpenMetrics, onServe: o.OnServe,
-		now: o.Now, version: o.Version, started: o.Now(), leadership: newLeadership(o.Now)}
+		now: o.Now, version: o.Version, configuration: o.Configuration, started: o.Now(), leadership: newLeadership(o.Now)}
 	b := newBooks(o.Store, o.Now)
 	if o.NewID != nil {
 		b.newID = o.NewID

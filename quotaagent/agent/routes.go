@@ -22,6 +22,8 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/agents", Right: api.Read, Serve: a.serveAgents},
 		{Method: "GET", Path: selfPath, Right: api.Read, Serve: a.serveSelf},
 		{Method: "POST", Path: "/governor/v1/operator/step-down", Right: api.Read, Serve: a.serveStepDown},
+		{Method: "GET", Path: "/governor/v1/operator/debug", Right: api.Read, Serve: a.serveDebug},
+		{Method: "GET", Path: "/governor/v1/operator/profile/{name}", Right: api.Read, Serve: a.serveProfile},
 		{Method: "GET", Path: MetricsPath, Right: a.metricsRight(), Serve: a.serveMetrics},
 		{Method: "GET", Path: "/governor/v1/policy", Right: api.Read, Serve: a.servePolicy},
 		{Method: "POST", Path: "/governor/v1/policy/plan", Right: api.Read, BodyMax: api.UploadMax, Serve: a.servePlan},
