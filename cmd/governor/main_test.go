@@ -95,6 +95,9 @@ func startAgent(t *testing.T, ts stage, with string) string {
 	ts.Check(err)
 	config := agentconfig.Default()
 	config.Nomad.Address, config.Nomad.Token = nomadServer.URL, "root"
+	if with == "-canary" {
+		config.Nomad.Token, config.Consul.Token, config.Gate.WebhookKey = canary("nomad"), canary("consul"), canary("webhook-key")
+	}
 	client, err := nomadClient(config.Nomad, nomadevents.NewClock(time.Now), hclog.NewNullLogger())
 	ts.Check(err)
 	var past *history.Store
@@ -269,7 +272,7 @@ func stubNomad(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`["global"]`))
 	case "/v1/acl/token/self":
 		switch r.Header.Get("X-Nomad-Token") {
-		case "root":
+		case "root", canary("operator"):
 			_, _ = w.Write([]byte(`{"AccessorID":"11111111-root","Name":"root","Type":"management"}`))
 		case "oncall", "oncall2":
 			token := r.Header.Get("X-Nomad-Token")

@@ -76,8 +76,10 @@ func printAgents(w io.Writer, v agent.AgentsView) {
 		if one.Error != "" {
 			notes = append(notes, fmt.Sprintf("agent %s does not answer: %s", one.Name, one.Error))
 		}
-		if one.Self && one.History != nil {
-			notes = append(notes, one.History.Missing...)
+		if one.History != nil {
+			for _, text := range one.History.Missing {
+				notes = append(notes, fmt.Sprintf("agent %s may miss something: %s", one.Name, text))
+			}
 		}
 	}
 	if v.Leader == "" {

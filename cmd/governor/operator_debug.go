@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nomad-governor/governor/hcl/budgetspec"
 	"github.com/nomad-governor/governor/internal/version"
 	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/bypass"
@@ -111,7 +112,6 @@ func inBundle() map[string]string {
 		"alerts.json":         "/governor/v1/alerts",
 		"decisions.json":      "/governor/v1/decisions?limit=200",
 		"overrides.json":      "/governor/v1/overrides",
-		"policy.json":         "/governor/v1/policy",
 		"policy-history.json": "/governor/v1/policy/history",
 		"queue.json":          "/governor/v1/queue",
 		"runs.json":           "/governor/v1/runs",
@@ -131,6 +131,7 @@ func collect(c *client, b *bundle, others []string) error {
 		content, err := c.text(inBundle()[name])
 		b.add(name, content, err)
 	}
+	collectPolicy(c, b)
 	findings, err := doctorFindings(c)
 	b.add("doctor.json", findings, err)
 	about, err := nomadVersion(c)
@@ -173,6 +174,29 @@ func collectAgent(c *client, b *bundle) error {
 	heap, err := c.text("/governor/v1/operator/profile/heap")
 	b.addProfile(folder+"/heap.pprof", heap, err)
 	return nil
+}
+
+// collectPolicy puts the policy in as files: in the agent's answer they are encoded, and
+// nothing could be taken out of them.
+func collectPolicy(c *client, b *bundle) {
+	var policy struct {
+		agent.PolicyStatus
+		Files []budgetspec.File `json:"files"`
+	}
+	if _, err := fetch(c, "/governor/v1/policy", &policy); err != nil {
+		b.add("policy.json", nil, err)
+		return
+	}
+	var out bytes.Buffer
+	printJSON(&out, policy.PolicyStatus)
+	b.add("policy.json", out.Bytes(), nil)
+	for _, file := range policy.Files {
+		parts := strings.Split(file.Name, "/")
+		for i := range parts {
+			parts[i] = fileName(parts[i])
+		}
+		b.add("policy/"+strings.Join(parts, "/"), file.Content, nil)
+	}
 }
 
 func doctorFindings(c *client) ([]byte, error) {
