@@ -25,6 +25,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/posture"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
+	hooks "github.com/nomad-governor/governor/quotaagent/webhook"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -38,8 +39,11 @@ func TestMain(m *testing.M) {
 // now is the instant of the status in the golden files.
 var now = time.Date(2026, 3, 10, 12, 30, 0, 0, time.UTC)
 
-func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
+func TestScripts(t *testing.T) { testscript.Run(t, scripts(t)) }
+
+// scripts are those of testdata/script, with the commands that they have besides.
+func scripts(t *testing.T) testscript.Params {
+	return testscript.Params{
 		Dir: "testdata/script", UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("GOVERNOR_ADDR", "http://127.0.0.1:1") // nobody listens there
@@ -66,8 +70,13 @@ func TestScripts(t *testing.T) {
 			"keep": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 			},
+			// end keeps the end of the audit chain, as audit verify has printed it.
+			"end": func(ts *testscript.TestScript, _ bool, _ []string) {
+				_, end, _ := strings.Cut(ts.ReadFile("stdout"), "End of the chain  ")
+				ts.Setenv("END", strings.TrimSpace(end))
+			},
 		},
-	})
+	}
 }
 
 // stage is what a test or a script is set up on.
@@ -116,6 +125,9 @@ func startAgent(t *testing.T, ts stage, with string) string {
 	options := agent.Options{Name: "test", Version: "1.2.3", Configuration: config.Shown(), Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
 		Placer: placement, Now: func() time.Time { return now }, NewID: serial(),
 		History: past}
+	if with == "-notify" {
+		options.Notify = agent.Notify{Poster: hooks.New(time.Now, "1.2.3"), Source: "/governor", Secret: func(string) string { return "secret" }}
+	}
 	if with == "-open" || with == "-closed" {
 		options.Posture, options.UnknownWrites = posture.New(client, time.Now), with == "-open"
 	}

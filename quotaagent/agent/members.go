@@ -32,9 +32,9 @@ const (
 type AgentInfo struct {
 	Name string `json:"name"`
 	// Address is the URL at which the other agents reach it; "" of one that they do not.
-	Address string `json:"address,omitempty"`
+	Address string `json:"address"`
 	// Version is that of its build; "" where it is not known.
-	Version string     `json:"version,omitempty"`
+	Version string     `json:"version"`
 	State   AgentState `json:"state"`
 	// Error is why it did not answer.
 	Error string `json:"error,omitempty"`
