@@ -142,6 +142,9 @@ func collect(c *client, b *bundle, others []string) error {
 			b.add("agents/"+fileName(address), nil, err)
 		}
 	}
+	if c.env.ctx.Err() != nil {
+		return errors.New("interrupted before everything was asked for; nothing was written")
+	}
 	return nil
 }
 

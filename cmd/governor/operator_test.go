@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -126,6 +127,26 @@ func TestNoSecretIsInADebugBundle(t *testing.T) {
 	for _, one := range m.Files {
 		must.Eq(t, len(files[one.Name]), one.Bytes, must.Sprint(one.Name))
 	}
+}
+
+func TestAnInterruptedBundleIsNotWritten(t *testing.T) {
+	t.Parallel()
+	ctx, interrupt := context.WithCancel(t.Context())
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/governor/v1/queue" {
+			interrupt()
+		}
+		_, _ = w.Write([]byte(`{}`))
+	}))
+	t.Cleanup(server.Close)
+	env, stdout, stderr := silent(server.URL)
+	env.ctx = ctx
+	file := filepath.Join(t.TempDir(), "governor.tar.gz")
+	must.EqOp(t, 1, operatorDebugCommand(env).run([]string{"-output=" + file}))
+	must.Eq(t, "", stdout.String())
+	must.Eq(t, "Error: interrupted before everything was asked for; nothing was written\n", stderr.String())
+	_, err := os.Stat(file)
+	must.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func TestABundleIsTheSameForTheSame(t *testing.T) {
