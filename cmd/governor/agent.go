@@ -193,7 +193,7 @@ func agentOptions(config agentconfig.Config, client *nomad.Client, clock *nomade
 	retention, _ := config.History.Keep()
 	source := strings.TrimSuffix("/governor/"+config.Nomad.Region, "/")
 	return agent.Options{Notify: agent.Notify{Poster: hooks.New(time.Now, version.String()), Source: source, Secret: os.Getenv},
-		Name: config.Name, Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client), Actor: nomadctl.New(client),
+		Name: config.Name, Version: version.String(), Configuration: config.Shown(), Nomad: nomadevents.New(client, clock), Registrar: nomadctl.New(client), Actor: nomadctl.New(client),
 		GangTimeout: gangTimeout, GangPlanAfter: planAfter, Retention: retention, Logger: logger, Now: time.Now, Posture: posture.New(client, time.Now),
 		UnknownWrites: config.Gate.UnknownWrites == "allow", Delegated: delegated(config), OpenMetrics: config.Telemetry.MetricsAccess == "anyone", OnServe: tellSystemd(logger)}
 }

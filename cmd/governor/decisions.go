@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
+	"flag"
 	"fmt"
 	"io"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/nomad-governor/governor/quotaagent/agent"
 	"github.com/nomad-governor/governor/quotaagent/history"
 )
 
@@ -14,7 +18,8 @@ func decisionListCommand(env environment) command {
 	return command{synopsis: "List what was decided about submissions", help: `Usage: governor decision list [options]
 
   Lists the decisions that one agent made about submissions and plans, the
-  latest first. Each agent keeps its own, the last 100,000.
+  latest first. Each agent keeps its own, the last 100,000. "governor decision
+  show" has the whole of one.
 
       $ governor decision list
       $ governor decision list -namespace=research -job=train
@@ -56,7 +61,7 @@ func printDecisionList(w io.Writer, decisions []history.Decision) {
 		fmt.Fprintln(w, "No decision is kept about that.")
 		return
 	}
-	t := newTable("AT", "JOB", ">GPUS", "OUTCOME", "REASON", "BUDGET", "SUBMITTED BY", "")
+	t := newTable("ID", "AT", "JOB", ">GPUS", "OUTCOME", "REASON", "BUDGET", "SUBMITTED BY", "")
 	for _, d := range decisions {
 		note := ""
 		switch {
@@ -65,7 +70,130 @@ func printDecisionList(w io.Writer, decisions []history.Decision) {
 		case d.Shadow:
 			note = "not enforced"
 		}
-		t.row(time.UnixMilli(d.AtMS).UTC().Format("2006-01-02 15:04:05"), d.Namespace+"/"+d.JobID, fmt.Sprint(d.GPUs), d.Outcome, d.Reason, orDash(d.Budget), orDash(d.Submitter), note)
+		t.row(d.ID, time.UnixMilli(d.AtMS).UTC().Format("2006-01-02 15:04:05"), d.Namespace+"/"+d.JobID, fmt.Sprint(d.GPUs), d.Outcome, d.Reason, orDash(d.Budget), orDash(d.Submitter), note)
 	}
 	t.write(w)
+}
+
+func decisionShowCommand(env environment) command {
+	return command{synopsis: "Show the whole record of one decision", help: `Usage: governor decision show [options] <job | namespace/job | decision id>
+
+  Shows a decision about a submission or a plan: the outcome, its reason with what
+  it means and what to do about it, the budget, where the limit that decided is
+  set, who submitted, and the words that the author was told. Of a job it is the
+  latest one. Each agent keeps its own decisions: the others are named, and not
+  asked.
+
+      $ governor decision show train
+      $ governor decision show -n=2 research/train
+      $ governor decision show -namespace=research -at=2026-03-09 train
+      $ governor decision show d-3f9c1a0b-812
+
+  -n=<n>           The n-th latest decision of the job, as "governor decision
+                   list" counts them. Default: 1, the latest.
+  -at=<time>       The latest decision that was made by this time: a day
+                   (2026-03-01), a month, a year or a time (2026-03-01T12:00:00Z).
+  -namespace=<ns>  Namespace of the job. Default: NOMAD_NAMESPACE, else default.
+                   Given, the argument is the id of a job as it is, with slashes.
+  -json            Print the agent's answer as JSON.` + clientHelp,
+		run: func(args []string) int {
+			fs := flags("decision show")
+			c := clientFlags(env, fs)
+			namespace := namespaceFlag(env, fs)
+			n, at, asJSON := fs.Int("n", 1, ""), fs.String("at", "", ""), fs.Bool("json", false, "")
+			if !parse(env, fs, args, 1, 1) {
+				return 1
+			}
+			path := "/governor/v1/decisions/" + url.PathEscape(fs.Arg(0))
+			if isSet(fs, "namespace") || isSet(fs, "n") || isSet(fs, "at") || !history.IsDecisionID(fs.Arg(0)) {
+				meant, job, err := jobMeant(c, *namespace, fs.Arg(0), isSet(fs, "namespace"))
+				if err != nil {
+					return env.fail(err)
+				}
+				path = "/governor/v1/jobs/decision?" + url.Values{"namespace": {meant}, "job": {job}, "n": {strconv.Itoa(*n)}, "at": {*at}}.Encode()
+			}
+			var view agent.DecisionView
+			raw, err := fetch(c, path, &view)
+			switch {
+			case err != nil:
+				return env.fail(err)
+			case *asJSON:
+				_, _ = env.stdout.Write(append(raw, '\n'))
+			default:
+				printDecision(env.stdout, view)
+			}
+			return 0
+		}}
+}
+
+// isSet reports whether an option was given.
+func isSet(fs *flag.FlagSet, name string) bool {
+	set := false
+	fs.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
+}
+
+// jobMeant is which job somebody means by a name that may begin with a namespace, as
+// lists show jobs. A job's own id may have slashes too: what the agent has decided
+// about says which of the two is meant.
+func jobMeant(c *client, namespace, name string, asItIs bool) (inNamespace, job string, err error) {
+	first, rest, slashed := strings.Cut(name, "/")
+	if asItIs || !slashed || first == "" || rest == "" {
+		return namespace, name, nil
+	}
+	known := func(namespace, job string) (bool, error) {
+		var found []history.Decision
+		_, err := fetch(c, "/governor/v1/decisions?"+url.Values{"namespace": {namespace}, "job": {job}, "limit": {"1"}}.Encode(), &found)
+		return len(found) > 0, err
+	}
+	whole, err := known(namespace, name)
+	if err != nil {
+		return "", "", err
+	}
+	split, err := known(first, rest)
+	switch {
+	case err != nil:
+		return "", "", err
+	case whole && split:
+		return "", "", fmt.Errorf("%q is job %q in namespace %q, and job %q in namespace %q: say which with -namespace=%s %s or -namespace=%s %s",
+			name, rest, first, name, namespace, first, rest, namespace, name)
+	case whole:
+		return namespace, name, nil
+	}
+	return first, rest, nil
+}
+
+// printDecision prints a decision for people.
+func printDecision(w io.Writer, v agent.DecisionView) {
+	outcome, request := v.Outcome, cmp.Or(v.Request, "-")
+	if v.Shadow {
+		outcome += ", not enforced"
+	}
+	if v.Plan {
+		request += ", which changes nothing"
+	}
+	fmt.Fprintf(w, "Decision      %s\nMade          %s by agent %s\nJob           %s in namespace %s\nRequest       %s\nOutcome       %s\nReason        %s\n",
+		v.ID, stamp(v.AtMS), v.Agent, v.JobID, v.Namespace, request, outcome, v.Reason)
+	fmt.Fprintf(w, "Budget        %s\nSet at        %s\nPolicy        %s\nGPUs          %d\nSubmitted by  %s\n",
+		orDash(v.Budget), orDash(v.Source), orDash(fmt.Sprintf("%.12s", v.Revision)), v.GPUs, orDash(v.Submitter))
+	if v.Meaning != "" {
+		fmt.Fprintf(w, "\nWhat %s means\n\n", v.Reason)
+		printWrapped(w, v.Meaning)
+		printWrapped(w, "The author: "+v.Author)
+		printWrapped(w, "The operator: "+v.Operator)
+	}
+	switch {
+	case v.Text != "":
+		fmt.Fprintf(w, "\nWhat the author was told\n\n")
+		for line := range strings.Lines(v.Text) {
+			fmt.Fprintf(w, "    %s\n", strings.TrimRight(line, "\n"))
+		}
+	case v.Plan:
+		fmt.Fprintf(w, "\nThe words that the author of a plan was told are not kept.\n")
+	default:
+		fmt.Fprintf(w, "\nThe words that the author was told are not kept of this decision.\n")
+	}
+	if len(v.Others) > 0 {
+		fmt.Fprintf(w, "\nEach agent keeps its own decisions. Not asked: %s.\n", strings.Join(v.Others, ", "))
+	}
 }

@@ -67,7 +67,7 @@ func commands(env environment) map[string]cli.CommandFactory {
 }
 
 func commandList(env environment) map[string]command {
-	return map[string]command{
+	list := map[string]command{
 		"agent":            agentCommand(env),
 		"budget":           groupCommand(env, "budget", "Validate, plan, apply and show budgets"),
 		"budget validate":  validateCommand(env),
@@ -82,6 +82,7 @@ func commandList(env environment) map[string]command {
 		"capacity":         capacityCommand(env),
 		"decision":         groupCommand(env, "decision", "Show what was decided about submissions"),
 		"decision list":    decisionListCommand(env),
+		"decision show":    decisionShowCommand(env),
 		"doctor":           doctorCommand(env),
 		"job":              groupCommand(env, "job", "Estimate a job, or show what Governor knows about one"),
 		"job status":       jobStatusCommand(env),
@@ -121,15 +122,21 @@ func commandList(env environment) map[string]command {
 		"usage trace":      usageTraceCommand(env),
 		"usage verify":     usageVerifyCommand(env),
 		"usage correct":    usageCorrectCommand(env),
-		"version": {synopsis: "Print the version", help: "Usage: governor version\n\n  Prints the version.\n\n      $ governor version",
-			run: func(args []string) int {
-				if !parse(env, flags("version"), args, 0, 0) {
-					return 1
-				}
-				fmt.Fprintln(env.stdout, version.String())
-				return 0
-			}},
+		"version":          versionCommand(env),
 	}
+	maps.Copy(list, operatorCommands(env))
+	return list
+}
+
+func versionCommand(env environment) command {
+	return command{synopsis: "Print the version", help: "Usage: governor version\n\n  Prints the version.\n\n      $ governor version",
+		run: func(args []string) int {
+			if !parse(env, flags("version"), args, 0, 0) {
+				return 1
+			}
+			fmt.Fprintln(env.stdout, version.String())
+			return 0
+		}}
 }
 
 // command implements cli.Command with values.

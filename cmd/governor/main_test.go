@@ -25,6 +25,7 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/posture"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
+	hooks "github.com/nomad-governor/governor/quotaagent/webhook"
 	"github.com/nomad-governor/governor/scheduler/nomadstate"
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -38,8 +39,11 @@ func TestMain(m *testing.M) {
 // now is the instant of the status in the golden files.
 var now = time.Date(2026, 3, 10, 12, 30, 0, 0, time.UTC)
 
-func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
+func TestScripts(t *testing.T) { testscript.Run(t, scripts(t)) }
+
+// scripts are those of testdata/script, with the commands that they have besides.
+func scripts(t *testing.T) testscript.Params {
+	return testscript.Params{
 		Dir: "testdata/script", UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("GOVERNOR_ADDR", "http://127.0.0.1:1") // nobody listens there
@@ -50,6 +54,7 @@ func TestScripts(t *testing.T) {
 			// reads. With the argument -jobs two jobs hold budget, with -queue three wait,
 			// with -usage some have used it, and with -no-history the agent keeps none. With
 			// -open there are ways around the gate, with -closed the agent has found none. With
+			// -decisions some submissions were decided. With
 			// -gpus there are nodes and allocations, as a real Nomad has once answered, and
 			// with -capacity also ten days of usage, and jobs that wait.
 			"agent": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -61,8 +66,17 @@ func TestScripts(t *testing.T) {
 				ts.Defer(server.Close)
 				ts.Setenv("GOVERNOR_ADDR", server.URL)
 			},
+			// keep puts what was printed last into a variable.
+			"keep": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+			},
+			// end keeps the end of the audit chain, as audit verify has printed it.
+			"end": func(ts *testscript.TestScript, _ bool, _ []string) {
+				_, end, _ := strings.Cut(ts.ReadFile("stdout"), "End of the chain  ")
+				ts.Setenv("END", strings.TrimSpace(end))
+			},
 		},
-	})
+	}
 }
 
 // stage is what a test or a script is set up on.
@@ -90,6 +104,9 @@ func startAgent(t *testing.T, ts stage, with string) string {
 	ts.Check(err)
 	config := agentconfig.Default()
 	config.Nomad.Address, config.Nomad.Token = nomadServer.URL, "root"
+	if with == "-canary" {
+		config.Nomad.Token, config.Consul.Token, config.Gate.WebhookKey = canary("nomad"), canary("consul"), canary("webhook-key")
+	}
 	client, err := nomadClient(config.Nomad, nomadevents.NewClock(time.Now), hclog.NewNullLogger())
 	ts.Check(err)
 	var past *history.Store
@@ -105,9 +122,12 @@ func startAgent(t *testing.T, ts stage, with string) string {
 	placement := newPlacer(nomadstate.New(client.Raw()), store, time.Now, *config.Placement, true)
 	placement.now = func() time.Time { return now }
 	placement.assets.now = placement.now
-	options := agent.Options{Name: "test", Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
+	options := agent.Options{Name: "test", Version: "1.2.3", Configuration: config.Shown(), Store: store, Nomad: nomadevents.New(client, nil), Logger: hclog.NewNullLogger(),
 		Placer: placement, Now: func() time.Time { return now }, NewID: serial(),
 		History: past}
+	if with == "-notify" {
+		options.Notify = agent.Notify{Poster: hooks.New(time.Now, "1.2.3"), Source: "/governor", Secret: func(string) string { return "secret" }}
+	}
 	if with == "-open" || with == "-closed" {
 		options.Posture, options.UnknownWrites = posture.New(client, time.Now), with == "-open"
 	}
@@ -133,6 +153,8 @@ func startAgent(t *testing.T, ts stage, with string) string {
 		holdJobs(ts, store, func(h ledger.Hold) string { return "hold/" + h.ID })
 	case "-known-jobs":
 		holdJobs(ts, store, func(h ledger.Hold) string { return holdKey(h.Namespace, h.JobID) })
+	case "-decisions":
+		decide(ts, past)
 	case "-usage":
 		use(ts, store, past)
 	case "-capacity":
@@ -216,6 +238,21 @@ func use(ts stage, store *sqlite.Store, past *history.Store) {
 	}
 }
 
+// decide writes decisions into the history, as if they had been made.
+func decide(ts stage, past *history.Store) {
+	at := func(minutes int) int64 { return now.Add(time.Duration(minutes) * time.Minute).UnixMilli() }
+	refused := history.Decision{AtMS: at(-90), Namespace: "research", JobID: "train", Request: "register", Outcome: "deny", Reason: "concurrency_limit", Budget: "acme/research",
+		Source: "acme.hcl:12", Revision: "4ae1c2f90b7d3356", Submitter: "22222222-user", GPUs: 16,
+		Text: "job \"train\" in namespace \"research\" was not registered: it needs 16 GPUs, and budget acme/research has 8 GPUs left (concurrency_limit)\n  asked       16 x h100\n  limit       64 GPUs at the same time in budget acme/research (acme.hcl:12)"}
+	planned, slashed, split := refused, refused, refused
+	planned.AtMS, planned.Request, planned.Plan, planned.Text, planned.Outcome, planned.Reason, planned.Source = at(-30), "plan", true, "", "admit", "fits", "acme.hcl:9"
+	slashed.AtMS, slashed.Namespace, slashed.JobID, slashed.Shadow = at(-20), "default", "team/eval", true
+	split.AtMS, split.Namespace, split.JobID = at(-10), "default", "both/ways"
+	again := split
+	again.Namespace, again.JobID = "both", "ways"
+	ts.Check(past.Decided(context.Background(), []history.Decision{refused, planned, slashed, split, again}, 100))
+}
+
 // queueJobs writes three waiting jobs into the store, and what their budget has
 // used of its month.
 func queueJobs(ts stage, store *sqlite.Store) {
@@ -247,7 +284,7 @@ func stubNomad(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`["global"]`))
 	case "/v1/acl/token/self":
 		switch r.Header.Get("X-Nomad-Token") {
-		case "root":
+		case "root", canary("operator"):
 			_, _ = w.Write([]byte(`{"AccessorID":"11111111-root","Name":"root","Type":"management"}`))
 		case "oncall", "oncall2":
 			token := r.Header.Get("X-Nomad-Token")

@@ -48,7 +48,7 @@ func overrideRequestCommand(env environment) command {
   budget's own limits for everybody who draws from it. It counts at once, or when
   as many others have approved it as the block says.
 
-      $ governor override request -reason="demo on Friday" acme/research break-glass
+      $ governor override request -reason="demo on Friday" acme/research/nlp break-glass
 
   -reason=<text>   Why it is needed.
   -max=<amount>    Ask for less than the block allows: -max=cost=500. Can be
@@ -72,7 +72,7 @@ func overrideApproveCommand(env environment) command {
   override block names. Nobody approves what they asked for, and agents approve
   nothing.
 
-      $ governor override approve o-3f9c1a0b2d`)
+      $ governor override approve o-3f9c1a0b2d4e5f60`)
 }
 
 func overrideRevokeCommand(env environment) command {
@@ -81,7 +81,7 @@ func overrideRevokeCommand(env environment) command {
   already goes on; what it holds beyond the limit is overdraft. Who asked may do
   so, those whom the override block names, and a management token.
 
-      $ governor override revoke o-3f9c1a0b2d`)
+      $ governor override revoke o-3f9c1a0b2d4e5f60`)
 }
 
 // overrideChange is a command that changes one grant.

@@ -128,13 +128,13 @@ func printDecisions(env environment, why agent.JobReason) {
 		return
 	}
 	fmt.Fprintln(env.stdout, "\nDecisions about it that this agent remembers")
-	t := newTable("AT", "OUTCOME", "REASON", "BUDGET", ">GPUS", "BY")
+	t := newTable("ID", "AT", "OUTCOME", "REASON", "BUDGET", ">GPUS", "BY")
 	for _, d := range why.Decisions {
 		outcome := d.Outcome
 		if d.Plan {
 			outcome += " (plan)"
 		}
-		t.row(time.UnixMilli(d.AtMS).UTC().Format("2006-01-02 15:04:05 MST"), outcome, d.Reason, orDash(d.Budget), fmt.Sprint(d.GPUs), orDash(d.Submitter))
+		t.row(d.ID, time.UnixMilli(d.AtMS).UTC().Format("2006-01-02 15:04:05 MST"), outcome, d.Reason, orDash(d.Budget), fmt.Sprint(d.GPUs), orDash(d.Submitter))
 	}
 	t.write(env.stdout)
 }

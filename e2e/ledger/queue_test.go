@@ -68,6 +68,8 @@ budget "inline" {
 	})
 	s.says(s.line(), "1/1 inline/second inline", "2 GPUs", "(concurrency_limit)")
 	s.says(s.governor("job", "why", "-namespace=inline", "second").Output(), "waits for budget: it needs 2 GPUs", "limit 2 GPUs at the same time in budget inline")
+	s.says(s.governor("decision", "show", "inline/second").Output(), "Outcome queue Reason concurrency_limit Budget inline Set at inline.hcl:", "What concurrency_limit means",
+		`job "second" in namespace "inline" waits for budget: it needs 2 GPUs`)
 	must.Nil(t, s.hold("second"), must.Sprint("who waits holds nothing"))
 
 	// The same job once more is no new version, and its plan is empty of changes.

@@ -10,7 +10,7 @@ import (
 )
 
 // TestReasonsAreDocumented compares docs/reasons.md with the codes: each once, in
-// order of precedence, with every column filled.
+// order of precedence, with every column filled and as Explain has it.
 func TestReasonsAreDocumented(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../docs/reasons.md")
@@ -32,9 +32,12 @@ func TestReasonsAreDocumented(t *testing.T) {
 			status = "403"
 		}
 		must.Eq(t, status, strings.TrimSpace(cells[1]), must.Sprint(line))
+		plain := func(cell string) string { return strings.ReplaceAll(strings.TrimSpace(cell), "`", "") }
+		must.Eq(t, admission.Explanation{Meaning: plain(cells[2]), Author: plain(cells[3]), Operator: plain(cells[4])}, reason.Explain(), must.Sprint(line))
 		documented = append(documented, reason)
 	}
 	must.Eq(t, admission.Reasons(), documented)
+	must.Eq(t, admission.Explanation{}, admission.Reason("no such reason").Explain())
 }
 
 func TestPrecedenceIsTheOrderOfReasons(t *testing.T) {

@@ -43,6 +43,14 @@ type Agent struct {
 	store  Store
 	name   string
 	logger hclog.Logger
+	now    func() time.Time
+	// version is that of the build, started when this process began.
+	version string
+	started time.Time
+	// configuration is Options.Configuration.
+	configuration map[string]any
+	// leadership is the candidacy for the lead.
+	leadership *leadership
 	// history keeps what happened, peers exchange it with other agents; nil for an
 	// agent that keeps none.
 	history *historian
@@ -66,10 +74,15 @@ type Agent struct {
 
 // Options are the parts that main composes.
 type Options struct {
-	Name   string
-	Store  Store
-	Nomad  nomadState
-	Placer Placer
+	Name string
+	// Version is that of the build.
+	Version string
+	// Configuration is that of the agent without its secrets, for who may manage; nil for
+	// none.
+	Configuration map[string]any
+	Store         Store
+	Nomad         nomadState
+	Placer        Placer
 	// Actor does what is enforced on running work; nil means that nothing is.
 	Actor Actor
 	// Registrar registers the jobs that waited for budget; nil means that none may
@@ -115,7 +128,8 @@ type Options struct {
 
 // New wires an agent; nothing runs yet.
 func New(o Options) *Agent {
-	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger, openMetrics: o.OpenMetrics, onServe: o.OnServe}
+	a := &Agent{store: o.Store, name: o.Name, logger: o.Logger, openMetrics: o.OpenMetrics, onServe: o.OnServe,
+		now: o.Now, version: o.Version, configuration: o.Configuration, started: o.Now(), leadership: newLeadership(o.Now)}
 	b := newBooks(o.Store, o.Now)
 	if o.NewID != nil {
 		b.newID = o.NewID
@@ -198,7 +212,7 @@ func (a *Agent) keepHistory(b *books, o Options) {
 		return
 	}
 	a.history = newHistorian(o.History, a.Keeper, o.Retention, o.Now, o.Logger)
-	a.peers = newPeers(o.Store, o.History, o.Peers, o.Name, o.Now, o.Logger)
+	a.peers = newPeers(o.Store, o.History, o.Peers, replica{Name: o.Name, Version: o.Version}, o.Now, o.Logger)
 	a.Engine.decided = a.history.decided
 	if o.Recorder == nil {
 		b.recorder = a.history
@@ -216,7 +230,7 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	running.Go(func() { a.Keeper.Run(background) })
 	running.Go(func() { a.chain.Run(background) })
 	running.Go(func() { a.board.run(background) })
-	running.Go(func() { a.store.Lead(background, a.name, a.Meter.Lead) })
+	running.Go(func() { a.leadership.run(background, a.store, a.name, a.Meter.Lead) })
 	if a.history != nil {
 		running.Go(func() { a.history.run(background) })
 		running.Go(func() { a.peers.run(background) })

@@ -17,7 +17,8 @@ type AuditEvent struct {
 	// queue.expired, launch.refused, out_of_band.governed, out_of_band.refused,
 	// out_of_band.scaled, enforcement.begun, enforcement.signalled, enforcement.stopped,
 	// enforcement.scaled, enforcement.cancelled, placement.replaced, gang.rolled_back,
-	// gang.rollback_cancelled, gang.given_up, bypass.opened, bypass.closed.
+	// gang.rollback_cancelled, gang.given_up, bypass.opened, bypass.closed,
+	// leader.stepped_down.
 	Kind string
 	// Actor is the accessor of who did it, "kv-edit" for an edit in the store and
 	// "governor" for a rule; Names are the actor's.

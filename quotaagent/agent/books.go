@@ -27,6 +27,8 @@ type Store interface {
 	Watch(ctx context.Context, prefix string, index uint64) (uint64, error)
 	Commit(ctx context.Context, fence ledger.Fence, writes []ledger.Write) error
 	Lead(ctx context.Context, name string, run func(ctx context.Context, fence ledger.Fence))
+	// Leader is the name of who leads, "" for nobody.
+	Leader(ctx context.Context) (string, error)
 	Close() error
 }
 

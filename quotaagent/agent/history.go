@@ -91,9 +91,10 @@ func (h *historian) trouble() (time.Time, error) {
 // decided keeps a decision. It does not wait: when decisions come faster than they
 // can be written, some are not kept.
 func (h *historian) decided(s gate.Submission, d admission.Decision) {
-	e := history.Decision{AtMS: h.now().UnixMilli(), Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, Outcome: d.Outcome.String(), Reason: string(d.Reason),
-		Submitter: s.Identity.Accessor, GPUs: int64(s.Ask.GPUs()), Plan: !s.Kind.Commits(), Shadow: d.Shadow,
-		Text: toldOf(h.policy.State().Policy, s, d)}
+	p := h.policy.State().Policy
+	e := history.Decision{AtMS: h.now().UnixMilli(), Namespace: s.Ask.Namespace, JobID: s.Ask.JobID, Request: s.Kind.String(), Outcome: d.Outcome.String(), Reason: string(d.Reason),
+		Source: d.Source().String(), Revision: p.Revision, Submitter: s.Identity.Accessor, GPUs: int64(s.Ask.GPUs()), Plan: !s.Kind.Commits(), Shadow: d.Shadow,
+		Text: toldOf(p, s, d)}
 	if d.Budget != nil {
 		e.Budget = d.Budget.Path
 	}

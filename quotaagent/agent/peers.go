@@ -60,6 +60,8 @@ type replica struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	AtMS    int64  `json:"at_ms"`
+	// Version is that of its build; "" of builds before it was said.
+	Version string `json:"version,omitempty"`
 }
 
 // peer is another agent as this one knows it.
@@ -76,9 +78,10 @@ type peers struct {
 	store   Store
 	history *history.Store
 	options Peers
-	name    string
-	now     func() time.Time
-	logger  hclog.Logger
+	// self is what this agent says of itself, but where and when.
+	self   replica
+	now    func() time.Time
+	logger hclog.Logger
 	// turn is held by who asks the others; what follows belongs to it. announced is
 	// when the record of this agent was written last, key which it is.
 	turn      sync.Mutex
@@ -87,17 +90,19 @@ type peers struct {
 
 	mu    sync.Mutex
 	known map[string]*peer // by key
+	// said is announced, for who asks from outside.
+	said time.Time
 	// unlisted is why the others are not known; nil if they are. clash is another agent
 	// that says to be at the address of this one, "" for none.
 	unlisted error
 	clash    string
 }
 
-func newPeers(store Store, h *history.Store, options Peers, name string, now func() time.Time, logger hclog.Logger) *peers {
+func newPeers(store Store, h *history.Store, options Peers, self replica, now func() time.Time, logger hclog.Logger) *peers {
 	if options.Client == nil {
 		options.Client = http.DefaultClient
 	}
-	return &peers{store: store, history: h, options: options, name: name, now: now, logger: logger.Named("history"), known: make(map[string]*peer)}
+	return &peers{store: store, history: h, options: options, self: self, now: now, logger: logger.Named("history"), known: make(map[string]*peer)}
 }
 
 // run exchanges history until ctx ends.
@@ -178,7 +183,7 @@ func (p *peers) announce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.key = replicaKey(p.name, file)
+		p.key = replicaKey(p.self.Name, file)
 	}
 	now := p.now()
 	if now.Sub(p.announced) < announceEvery {
@@ -188,7 +193,7 @@ func (p *peers) announce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", p.key, err)
 	}
-	value, err := json.Marshal(replica{p.name, p.options.Address, now.UnixMilli()})
+	value, err := json.Marshal(replica{p.self.Name, p.options.Address, now.UnixMilli(), p.self.Version})
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", p.key, err)
 	}
@@ -196,6 +201,9 @@ func (p *peers) announce(ctx context.Context) error {
 		return fmt.Errorf("write %s: %w", p.key, err)
 	}
 	p.announced = now
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.said = now
 	return nil
 }
 
@@ -214,7 +222,7 @@ func (p *peers) list(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", r.Key, err)
 		}
 		age := now - other.AtMS
-		if other.Address == p.options.Address && other.Name != p.name && age <= awayAfter.Milliseconds() {
+		if other.Address == p.options.Address && other.Name != p.self.Name && age <= awayAfter.Milliseconds() {
 			clash = other.Name
 		}
 		switch {

@@ -19,6 +19,11 @@ func (a *Agent) Routes() []api.Route {
 	return []api.Route{
 		{Method: "GET", Path: "/governor/v1/health", Right: api.Anyone, Serve: a.serveHealth},
 		{Method: "GET", Path: "/governor/v1/status", Right: api.Read, Serve: a.serveStatus},
+		{Method: "GET", Path: "/governor/v1/agents", Right: api.Read, Serve: a.serveAgents},
+		{Method: "GET", Path: selfPath, Right: api.Read, Serve: a.serveSelf},
+		{Method: "POST", Path: "/governor/v1/operator/step-down", Right: api.Read, Serve: a.serveStepDown},
+		{Method: "GET", Path: "/governor/v1/operator/debug", Right: api.Read, Serve: a.serveDebug},
+		{Method: "GET", Path: "/governor/v1/operator/profile/{name}", Right: api.Read, Serve: a.serveProfile},
 		{Method: "GET", Path: MetricsPath, Right: a.metricsRight(), Serve: a.serveMetrics},
 		{Method: "GET", Path: "/governor/v1/policy", Right: api.Read, Serve: a.servePolicy},
 		{Method: "POST", Path: "/governor/v1/policy/plan", Right: api.Read, BodyMax: api.UploadMax, Serve: a.servePlan},
@@ -29,6 +34,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/budgets/{path...}", Right: api.Read, Serve: a.serveBudget},
 		{Method: "GET", Path: "/governor/v1/queue", Right: api.Read, Serve: a.serveQueue},
 		{Method: "GET", Path: "/governor/v1/jobs/why", Right: api.Read, Serve: a.serveWhy},
+		{Method: "GET", Path: "/governor/v1/jobs/decision", Right: api.Read, Serve: a.serveJobDecision},
 		{Method: "GET", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrides},
 		{Method: "POST", Path: "/governor/v1/overrides", Right: api.Read, Serve: a.serveOverrideRequest},
 		{Method: "POST", Path: "/governor/v1/overrides/{id}/approve", Right: api.Read, Serve: a.serveOverrideApprove},
@@ -50,6 +56,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/capacity", Right: api.Read, Serve: a.serveCapacity},
 		{Method: "GET", Path: "/governor/v1/receipts", Right: api.Read, Serve: a.serveReceipts},
 		{Method: "GET", Path: "/governor/v1/decisions", Right: api.Read, Serve: a.serveDecisions},
+		{Method: "GET", Path: "/governor/v1/decisions/{id}", Right: api.Read, Serve: a.serveDecision},
 		{Method: "POST", Path: "/governor/v1/history/log", Right: api.Read, BodyMax: 1 << 20, Serve: a.serveLog},
 	}
 }

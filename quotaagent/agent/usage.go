@@ -149,22 +149,6 @@ func (a *Agent) serveReceipts(ctx context.Context, c api.Call) (any, error) {
 	return h.store.Receipts(ctx, namespace, job, limit)
 }
 
-func (a *Agent) serveDecisions(ctx context.Context, c api.Call) (any, error) {
-	h, err := a.historyOf()
-	if err != nil {
-		return nil, err
-	}
-	limit, err := limitOf(c, 100, 10_000)
-	if err != nil {
-		return nil, err
-	}
-	if err := h.flush(ctx); err != nil {
-		return nil, err
-	}
-	namespace, job := jobOf(c)
-	return h.store.Decisions(ctx, namespace, job, limit)
-}
-
 func (a *Agent) serveLog(ctx context.Context, c api.Call) (any, error) {
 	h, err := a.historyOf()
 	if err != nil {

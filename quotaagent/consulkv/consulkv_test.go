@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -295,4 +297,22 @@ func TestWrongSettingsAreNamed(t *testing.T) {
 			must.ErrorContains(t, err, c.want)
 		})
 	}
+}
+
+func TestServerSaysWhatItIs(t *testing.T) {
+	t.Parallel()
+	name, version, err := open(t, consulkv.Config{Address: consultest.Start(t).Addr}).Server(t.Context())
+	must.NoError(t, err)
+	must.Eq(t, "consul", name)
+	must.RegexMatch(t, regexp.MustCompile(`^1\.[0-9]+\.[0-9]+`), version)
+
+	forbidding := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "Permission denied: lacks permission 'agent:read'", http.StatusForbidden)
+	}))
+	t.Cleanup(forbidding.Close)
+	_, _, err = open(t, consulkv.Config{Address: forbidding.URL}).Server(t.Context())
+	must.EqError(t, err, "the agent's Consul token may not read agents (agent:read)")
+	forbidding.Close()
+	_, _, err = open(t, consulkv.Config{Address: forbidding.URL}).Server(t.Context())
+	must.ErrorIs(t, err, ledger.ErrUnavailable)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 	_ "time/tzdata"
@@ -182,7 +183,7 @@ func TestFilesThatAreNoHistoryAreLeftAlone(t *testing.T) {
 	must.NoError(t, err)
 	must.NoError(t, newer.Close())
 	_, err = Open(path, time.Now)
-	must.ErrorContains(t, err, "schema version 4, this build knows versions up to 3: run a newer governor")
+	must.ErrorContains(t, err, fmt.Sprintf("schema version %d, this build knows versions up to %d: run a newer governor", len(migrations())+1, len(migrations())))
 
 	text := filepath.Join(t.TempDir(), "notes.txt")
 	must.NoError(t, os.WriteFile(text, []byte("this is not a database, and it is long enough to be looked at"), 0o600))
@@ -254,4 +255,55 @@ func TestACallThatIsGivenUpLeavesNothingHalfDone(t *testing.T) {
 	must.ErrorIs(t, s.Record(ctx, []ledger.Entry{usage("k", noon, nil)}), context.Canceled)
 	must.SliceEmpty(t, dump(t, s))
 	must.NoError(t, s.Record(t.Context(), []ledger.Entry{usage("k", noon, nil)}))
+}
+
+// A decision keeps its ID, also one that an older build wrote and after the oldest ones
+// have gone.
+func TestDecisionsHaveIDsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "history.db")
+	old, err := open(path, func() time.Time { return noon }, migrations()[:3])
+	must.NoError(t, err)
+	must.NoError(t, old.write(t.Context(), func(ctx context.Context, w *writer) error {
+		_, err := w.exec(ctx, `INSERT INTO decision (at_ms, namespace, job, outcome, reason, budget, user, gpus, plan, shadow, text) VALUES (1, 'default', 'train', 'deny', 'frozen', 'acme', 'u', 2, 0, 0, 'no')`)
+		return err
+	}))
+	must.NoError(t, old.Close())
+	s := openAt(t, path)
+	found, err := s.Decisions(t.Context(), "default", "train", 10)
+	must.NoError(t, err)
+	first := found[0]
+	must.RegexMatch(t, decisionID, first.ID)
+	must.Eq(t, Decision{ID: first.ID, AtMS: 1, Namespace: "default", JobID: "train", Outcome: "deny", Reason: "frozen", Budget: "acme", Submitter: "u", GPUs: 2, Text: "no"}, first)
+
+	second := Decision{AtMS: 2, Namespace: "default", JobID: "train", Request: "scale", Outcome: "admit", Reason: "fits", Budget: "acme", Source: "b.hcl:3", Revision: "abc", GPUs: 1}
+	must.NoError(t, s.Decided(t.Context(), []Decision{second, {AtMS: 3, JobID: "other"}}, 10))
+	find := func(q DecisionQuery) []Decision {
+		t.Helper()
+		found, err := s.FindDecisions(t.Context(), q)
+		must.NoError(t, err)
+		return found
+	}
+	about := DecisionQuery{Namespace: "default", Job: "train", Limit: 1}
+	second.ID = find(about)[0].ID
+	must.Eq(t, []Decision{second}, find(about))
+	must.NotEq(t, first.ID, second.ID)
+	about.Skip = 1
+	must.Eq(t, []Decision{first}, find(about))
+	must.Eq(t, []Decision{first}, find(DecisionQuery{Until: time.UnixMilli(1), Limit: 10}))
+
+	got, err := s.Decision(t.Context(), second.ID)
+	must.NoError(t, err)
+	must.Eq(t, second, got)
+	for _, none := range []string{"", "train", "d-00000000-1", second.ID + "0", second.ID + "99999999999999999999", strings.ToUpper(second.ID)} {
+		_, err = s.Decision(t.Context(), none)
+		must.ErrorIs(t, err, ErrNoDecision, must.Sprint(none))
+	}
+	must.True(t, IsDecisionID(second.ID))
+
+	must.NoError(t, s.Decided(t.Context(), []Decision{{AtMS: 4, JobID: "other"}}, 1))
+	_, err = s.Decision(t.Context(), second.ID)
+	must.ErrorIs(t, err, ErrNoDecision)
+	must.NoError(t, s.Decided(t.Context(), []Decision{second}, 10))
+	must.StrHasSuffix(t, "-5", find(DecisionQuery{Namespace: "default", Job: "train", Limit: 1})[0].ID, must.Sprint("a number is never given again"))
 }

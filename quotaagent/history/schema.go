@@ -46,6 +46,10 @@ CREATE INDEX decision_job ON decision (job, namespace, id);
 `, `
 ALTER TABLE decision ADD COLUMN text TEXT NOT NULL DEFAULT '';
 CREATE INDEX receipt_ended ON receipt (ended_ms, hold);
+`, `
+ALTER TABLE decision ADD COLUMN request TEXT NOT NULL DEFAULT '';
+ALTER TABLE decision ADD COLUMN source TEXT NOT NULL DEFAULT '';
+ALTER TABLE decision ADD COLUMN revision TEXT NOT NULL DEFAULT '';
 `}
 }
 
