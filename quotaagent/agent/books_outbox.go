@@ -89,7 +89,7 @@ func (b *books) setRecorded(key, outbox string) {
 func (b *books) keepRecorded(holds []heldAt) {
 	open := make(map[string]bool, len(holds))
 	for _, h := range holds {
-		open[holdKey(h.Namespace, h.JobID)] = true
+		open[keyOfHold(*h.Hold)] = true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,7 +138,7 @@ func (b *books) recordAgain(ctx context.Context, holds []heldAt, remains []ledge
 		if err := b.recorder.Record(ctx, h.Entries()); err != nil {
 			return fmt.Errorf("record history again: %w", err)
 		}
-		b.setRecorded(holdKey(h.Namespace, h.JobID), outboxName(*h.Hold))
+		b.setRecorded(keyOfHold(*h.Hold), outboxName(*h.Hold))
 	}
 	for _, r := range remains {
 		if len(r.Hold.Outbox) == 0 {
