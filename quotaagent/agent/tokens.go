@@ -385,6 +385,7 @@ func (e *Engine) tokensRefused(p *budget.Policy, d admission.Decision, note stri
 	problem := &api.Problem{Status: http.StatusForbidden, Text: d.TokenDenial(p), Reason: string(d.Reason)}
 	if wait, later := d.RetryAfter(e.now()); later {
 		problem.Status, problem.RetryAfter = http.StatusTooManyRequests, wait
+		problem.Text += fmt.Sprintf("\n  %-11s in %s at the earliest", "try again", budget.FormatDuration(wait.Round(time.Second)))
 	}
 	if note != "" {
 		problem.Text += fmt.Sprintf("\n  %-11s %s", "override", note)

@@ -126,7 +126,7 @@ func TestRequestsForTokensAreRefusedWithWhatWouldHelp(t *testing.T) {
 	r.settleTokens(r.authorize(ask("c", 0, 300)), 0, 0, 300)
 	p = refuse(ask("d", 100, 701)) // it does not fit today any more
 	must.Eq(t, http.StatusTooManyRequests, p.Status)
-	must.Eq(t, 11*time.Hour+30*time.Minute, p.RetryAfter)
+	must.Eq(t, 12*time.Hour, p.RetryAfter)
 	p = refuse(ask("e", 100, 1001))
 	must.Eq(t, http.StatusForbidden, p.Status)
 	must.Eq(t, 0, p.RetryAfter)

@@ -222,7 +222,7 @@ func TestMoneyIsCountedAsIntegers(t *testing.T) {
 
 func TestLabelsAreBounded(t *testing.T) {
 	t.Parallel()
-	allowed := strings.Fields("action alert basis budget cause class currency dimension enforcement forecast kind le node_pool notifier over reason request result revision severity shadow state verdict version window")
+	allowed := strings.Fields("action alert basis budget cause class currency dimension enforcement forecast kind le model node_pool notifier over reason request result revision severity shadow state type verdict version window")
 	for name, f := range families(t, full()) {
 		if !strings.HasPrefix(name, "governor_") {
 			continue
