@@ -21,7 +21,9 @@ const tokensUsedHelp = `
   -output=<n>      Output tokens.`
 
 // amountVar is a flag for a whole number.
-func amountVar(fs *flag.FlagSet, to *quantity.Amount, name string) { fs.Int64Var((*int64)(to), name, 0, "") }
+func amountVar(fs *flag.FlagSet, to *quantity.Amount, name string) {
+	fs.Int64Var((*int64)(to), name, 0, "")
+}
 
 func tokensAuthorizeCommand(env environment) command {
 	return command{synopsis: "Hold the tokens that a request to a model may use", help: `Usage: governor tokens authorize [options] -model=<name> [<budget path>]
