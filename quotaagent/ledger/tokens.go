@@ -201,6 +201,9 @@ func endTokens(h Hold, state State, used Tokens, cause string, rest, nowMS int64
 	request.EndedMS, request.Used = nowMS, positive(used)
 	request.UsedCost, rest = TokenCost(request.PerMillion, request.Used, rest)
 	h.State, h.ExpiresMS, h.Request = state, 0, &request
+	if len(request.Used) == 0 {
+		return TokenEnd{Hold: h, Rest: rest} // nothing to tell
+	}
 	e := h.tokenEntry("", TokensEntry)
 	e.Tokens, e.Cost, e.Cause, e.Estimated = request.Used, request.UsedCost, cause, cause != ""
 	entries := []Entry{e}
@@ -263,10 +266,14 @@ func (h Hold) tokenEntry(suffix, kind string) Entry {
 	return e
 }
 
-// positive are the kinds of which there are any.
+// positive are the kinds of which there are any; nil where there are none, as it is
+// stored.
 func positive(t Tokens) Tokens {
-	out := Tokens{}
+	var out Tokens
 	for kind, n := range t {
+		if n > 0 && out == nil {
+			out = Tokens{}
+		}
 		if n > 0 {
 			out[kind] = n
 		}
