@@ -14,7 +14,7 @@ const (
 	// endedKept is how long it is remembered how a request ended, for whoever says so
 	// again; guessedKept the same of one that was posted at what was held, which can be
 	// corrected for as long.
-	endedKept   = 5 * time.Minute
+	endedKept   = 2 * time.Minute
 	guessedKept = 24 * time.Hour
 	// sweepEvery is how often the leader looks at all requests.
 	sweepEvery = 2 * time.Second
