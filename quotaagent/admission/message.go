@@ -267,8 +267,8 @@ func format(p *budget.Policy, d budget.Dimension, a quantity.Amount) string {
 	switch {
 	case d == runtimeDimension:
 		return duration(int64(a))
-	case d == budget.Cost && a > 0 && a < quantity.CurrencyUnit/100:
-		return MoneyText(p, a) // as that of a few tokens
+	case d == budget.Cost && a > 0:
+		return MoneyText(p, a)
 	}
 	return d.Format(a, p.Currency) + ofClass(d)
 }

@@ -180,9 +180,10 @@ func TokensText(t ledger.Tokens) string {
 	}
 }
 
-// MoneyText is an amount of money for people, with as many digits as small ones need.
+// MoneyText is an amount of money for people. One that two digits would show as nothing,
+// such as that of a few tokens, has all of its digits.
 func MoneyText(p *budget.Policy, cost quantity.Amount) string {
-	if cost != 0 && max(cost, -cost) < quantity.CurrencyUnit/100 {
+	if cost != 0 && max(cost, -cost) < quantity.CurrencyUnit/200 {
 		return quantity.FormatDecimal(cost, quantity.CurrencyUnit, 6) + " " + p.Currency
 	}
 	return budget.Cost.Format(cost, p.Currency)
