@@ -23,6 +23,8 @@ const (
 	outboxMax = 20_000
 	// remainsFor is how long what is left of an ended hold is kept.
 	remainsFor = 15 * time.Minute
+	// recordedMost is of how many outboxes it is remembered that they are recorded.
+	recordedMost = 50_000
 	// markFor is how long the mark of an agent that no longer commits is kept: far
 	// longer than any answer can be late.
 	markFor = 24 * time.Hour
@@ -82,6 +84,9 @@ func (b *books) isRecorded(key, outbox string) bool {
 func (b *books) setRecorded(key, outbox string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if len(b.recorded) >= recordedMost {
+		clear(b.recorded) // what is not known to be recorded is recorded again
+	}
 	b.recorded[key] = outbox
 }
 

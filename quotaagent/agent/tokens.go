@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -136,22 +137,26 @@ const (
 )
 
 // requests lists the holds of all requests for tokens, by id, also those that ended a
-// short while ago.
+// short while ago. With an error it has those that could be read.
 func (b *books) requests(ctx context.Context) ([]heldAt, error) {
 	records, _, err := b.store.List(ctx, tokensPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list requests for tokens: %w", err)
 	}
-	holds := make([]heldAt, len(records))
-	for i, r := range records {
-		if holds[i], err = decodeHold(r); err != nil {
-			return nil, err
+	holds := make([]heldAt, 0, len(records))
+	var unreadable error
+	for _, r := range records {
+		h, err := decodeHold(r)
+		if err == nil && h.Request == nil {
+			err = fmt.Errorf("%s: it is of no request for tokens", r.Key)
 		}
-		if holds[i].Request == nil {
-			return nil, fmt.Errorf("%s: it is of no request for tokens", r.Key)
+		if err != nil {
+			unreadable = errors.Join(unreadable, err)
+			continue
 		}
+		holds = append(holds, h)
 	}
-	return holds, nil
+	return holds, unreadable
 }
 
 // payer is whose tokens a request wants.

@@ -51,8 +51,9 @@ func noRequest(id string) error {
 // SettleTokens posts what a request used, and gives back the rest of what was held.
 // Said again it changes nothing. One that was posted at what was held is corrected.
 func (e *Engine) SettleTokens(ctx context.Context, who api.Caller, u TokenUsage) (TokenStatus, error) {
-	for name, n := range map[string]quantity.Amount{"input": u.Input, "cached": u.Cached, "output": u.Output} {
-		if n < 0 || n > usedMost {
+	amounts := map[string]quantity.Amount{"input": u.Input, "cached": u.Cached, "output": u.Output}
+	for _, name := range sortedKeys(amounts) {
+		if n := amounts[name]; n < 0 || n > usedMost {
 			return TokenStatus{}, refusal(http.StatusBadRequest, "%s is %d; it must be from 0 to %d", name, n, quantity.Amount(usedMost))
 		}
 	}
@@ -65,7 +66,7 @@ func (e *Engine) SettleTokens(ctx context.Context, who api.Caller, u TokenUsage)
 			return ledger.TokenEnd{}, refusal(http.StatusConflict, "request %s is settled already, with %s; `governor usage correct` changes what is posted",
 				h.ID, admission.TokensText(h.Request.Used))
 		case h.State == ledger.Voided:
-			return ledger.TokenEnd{}, refusal(http.StatusConflict, "request %s was voided, and has used nothing; report what it used with governor tokens report", h.ID)
+			return ledger.TokenEnd{}, refusal(http.StatusConflict, "request %s was voided, and has used nothing; report what it used with `governor tokens report`", h.ID)
 		}
 		return ledger.SettleTokens(h, used, rest, nowMS), nil
 	})

@@ -47,13 +47,10 @@ func (s *sweeper) tick(ctx context.Context, fence ledger.Fence) error {
 
 // sweepTokens brings all requests to where they should be now.
 func (e *Engine) sweepTokens(ctx context.Context, fence ledger.Fence) error {
-	all, err := e.books.requests(ctx)
-	if err != nil {
-		return err
-	}
+	all, unreadable := e.books.requests(ctx)
 	state, now := e.policy.State(), e.now().UnixMilli()
 	if !state.Loaded {
-		return nil
+		return unreadable
 	}
 	cal := e.rulesOf(state.Policy).Calendar
 	var targets []target
@@ -80,7 +77,7 @@ func (e *Engine) sweepTokens(ctx context.Context, fence ledger.Fence) error {
 		}
 		return change{hold: &next}, nil
 	})
-	return errors.Join(errors.Join(errs...), e.books.forgetRequests(ctx, fence, gone))
+	return errors.Join(unreadable, errors.Join(errs...), e.books.forgetRequests(ctx, fence, gone))
 }
 
 // forgetAt is from when on nobody needs a request any more that has ended. A report is
