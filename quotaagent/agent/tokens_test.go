@@ -10,9 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+	"github.com/nomad-governor/governor/internal/consultest"
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/api"
 	"github.com/nomad-governor/governor/quotaagent/budget"
+	"github.com/nomad-governor/governor/quotaagent/consulkv"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/shoenig/test/must"
 )
@@ -335,7 +338,21 @@ func TestCostsOfManySmallRequestsAddUp(t *testing.T) {
 
 func TestManyGatewaysTogetherNeverExceedALimit(t *testing.T) {
 	t.Parallel()
-	r := newTokenRig(t)
+	t.Run("SQLite", func(t *testing.T) {
+		t.Parallel()
+		manyGateways(t, openStore(t))
+	})
+	t.Run("Consul", func(t *testing.T) {
+		t.Parallel()
+		store, err := consulkv.New(consulkv.Config{Address: consultest.Start(t).Addr, Prefix: "gateways"}, hclog.NewNullLogger())
+		must.NoError(t, err)
+		t.Cleanup(func() { must.NoError(t, store.Close()) })
+		manyGateways(t, store)
+	})
+}
+
+func manyGateways(t *testing.T, store Store) {
+	r := newRigOn(t, store, tokenPolicy)
 	other := r.second(r.store)
 	var all sync.WaitGroup
 	var mu sync.Mutex
