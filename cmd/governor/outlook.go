@@ -41,7 +41,7 @@ func printOutlooks(w io.Writer, now time.Time, currency string, lines []outlookL
 		}
 		var causes []string
 		for _, c := range l.of.Causes {
-			causes = append(causes, fmt.Sprintf("%s/%s %s%%", c.Namespace, c.JobID, quantity.FormatDecimal(quantity.Amount(c.Share), quantity.Amount(quantity.RatioOne)/100, 0)))
+			causes = append(causes, fmt.Sprintf("%s %s%%", causeText(c.Namespace, c.JobID), quantity.FormatDecimal(quantity.Amount(c.Share), quantity.Amount(quantity.RatioOne)/100, 0)))
 		}
 		guessed = guessed || l.of.Origins == 0
 		t.row(l.budget, l.period, l.dimension.Noun(currency), moment(now, l.of.P50), moment(now, l.of.P90), orDash(strings.Join(causes, ", ")))
@@ -54,6 +54,14 @@ func printOutlooks(w io.Writer, now time.Time, currency string, lines []outlookL
 	if guessed {
 		fmt.Fprintln(w, "  With less than two weeks of history, P90 is a guess.")
 	}
+}
+
+// causeText is a job, or what is of none: requests for tokens that name no job.
+func causeText(namespace, job string) string {
+	if job == "" {
+		return "no job"
+	}
+	return namespace + "/" + job
 }
 
 // moment is a time that is expected, to the hour.

@@ -102,6 +102,9 @@ func printRun(w io.Writer, r agent.RunStatus) {
 		open += fmt.Sprintf("; at most %d at once", r.Concurrency)
 	}
 	fmt.Fprintf(w, "Jobs         %s\n", open)
+	if r.Requests > 0 {
+		fmt.Fprintf(w, "Requests     %d for tokens, open now\n", r.Requests)
+	}
 	if len(r.OpenJobs) > 0 {
 		fmt.Fprintf(w, "Open jobs    %s\n", strings.Join(r.OpenJobs, ", "))
 	}

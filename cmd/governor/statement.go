@@ -81,12 +81,17 @@ func printShowback(w io.Writer, s showback.Statement) {
 		fmt.Fprintf(w, "Owner %s\n", s.Owner)
 	}
 	fmt.Fprintln(w)
-	t := newTable("ACCOUNT", ">GPU-HOURS", ">"+s.Currency, ">KWH")
+	columns := []string{">GPU-HOURS", ">" + s.Currency}
+	tokens := s.Account.Closing.Tokens() != 0
+	if tokens {
+		columns = append(columns, ">TOKENS")
+	}
+	t := newTable(slices.Concat([]string{"ACCOUNT"}, columns, []string{">KWH"})...)
 	for _, line := range []struct {
 		name string
 		of   report.Amounts
 	}{{"Opening", s.Account.Opening}, {"Used", s.Account.Used}, {"Corrected", s.Account.Corrected}, {"Closing", s.Account.Closing}} {
-		t.row(append([]string{line.name}, amountCells(line.of, true)...)...)
+		t.row(append(append([]string{line.name}, amountCells(line.of, tokens)...), quantity.FormatDecimal(line.of.Energy, quantity.KWh, 2))...)
 	}
 	t.write(w)
 	printShowbackLimits(w, s)
@@ -94,21 +99,21 @@ func printShowback(w io.Writer, s showback.Statement) {
 		if len(g.Lines) == 0 || g.By == "day" || g.By == "rate_card" {
 			continue
 		}
-		t := newTable(strings.ToUpper(g.By), ">GPU-HOURS", ">"+s.Currency)
+		t := newTable(append([]string{strings.ToUpper(g.By)}, columns...)...)
 		for _, l := range g.Lines {
-			t.row(append([]string{orDash(strings.Trim(strings.Join(l.Key, "/"), "/"))}, amountCells(l.Amounts, false)...)...)
+			t.row(append([]string{orDash(strings.Trim(strings.Join(l.Key, "/"), "/"))}, amountCells(l.Amounts, tokens)...)...)
 		}
-		t.row(append([]string{"Total"}, amountCells(g.Total.Amounts, false)...)...)
+		t.row(append([]string{"Total"}, amountCells(g.Total.Amounts, tokens)...)...)
 		fmt.Fprintln(w)
 		t.write(w)
 	}
 	printShowbackRest(w, s)
 }
 
-func amountCells(a report.Amounts, energy bool) []string {
+func amountCells(a report.Amounts, tokens bool) []string {
 	cells := []string{quantity.FormatHours(a.GPUTime), quantity.FormatMoney(a.Cost)}
-	if energy {
-		cells = append(cells, quantity.FormatDecimal(a.Energy, quantity.KWh, 2))
+	if tokens {
+		cells = append(cells, quantity.FormatDecimal(a.Tokens(), 1, 0))
 	}
 	return cells
 }

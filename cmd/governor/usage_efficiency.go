@@ -15,7 +15,7 @@ func usageEfficiencyCommand(env environment) command {
 
   Says what GPUs were paid for and not used, what nobody had, what was tried in
   vain, and how much more run time jobs asked for than they used; and what an
-  hour and a job cost. Costs of hours are of the time; all about jobs is of
+  hour, a job and a million tokens cost. Costs of hours are of the time; all about jobs is of
   those that ended in it.
 
       $ governor usage efficiency
@@ -106,14 +106,23 @@ func printEfficiencyLines(w io.Writer, e report.Efficiency) {
 		}
 		return quantity.FormatMoney(*a)
 	}
-	used := newTable(strings.ToUpper(string(e.By)), ">GPU-HOURS", ">IDLE", ">"+e.Currency, ">PER GPU-HOUR", ">PER BUSY HOUR")
+	columns := []string{strings.ToUpper(string(e.By)), ">GPU-HOURS", ">IDLE", ">" + e.Currency, ">PER GPU-HOUR", ">PER BUSY HOUR"}
+	tokens := e.Total.Tokens.Tokens() != 0
+	if tokens {
+		columns = append(columns, ">TOKENS", ">PER MILLION TOKENS")
+	}
+	used := newTable(columns...)
 	jobs := newTable("JOBS THAT ENDED", ">ENDED", ">WELL", ">BADLY", ">STARTS", ">PER JOB", ">PER GOOD JOB", ">ASKED HOURS", ">UNUSED", ">RETRIED", ">FAILED")
 	for i, l := range append(e.Lines, e.Total) {
 		name := orDash(l.Key)
 		if i == len(e.Lines) {
 			name = "Total"
 		}
-		used.row(name, quantity.FormatHours(l.Used.GPUTime), shareOf(l.Idle.GPUTime, l.Used.GPUTime), quantity.FormatMoney(l.Used.Cost), price(l.CostPerGPUHour), price(l.CostPerBusyGPUHour))
+		row := []string{name, quantity.FormatHours(l.Used.GPUTime), shareOf(l.Idle.GPUTime, l.Used.GPUTime), quantity.FormatMoney(l.Used.Cost), price(l.CostPerGPUHour), price(l.CostPerBusyGPUHour)}
+		if tokens {
+			row = append(row, quantity.FormatDecimal(l.Tokens.Tokens(), 1, 0), price(l.CostPerMillionTokens))
+		}
+		used.row(row...)
 		if j := l.Jobs; j.Ended > 0 {
 			jobs.row(name, fmt.Sprint(j.Ended), fmt.Sprint(j.Good), fmt.Sprint(j.Bad), fmt.Sprint(j.Starts), price(l.CostPerJob), price(l.CostPerGoodJob), quantity.FormatHours(j.Asked),
 				shareOf(j.Unused, j.Asked), quantity.FormatHours(j.Retried), quantity.FormatHours(j.Failed))

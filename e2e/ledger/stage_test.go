@@ -52,6 +52,12 @@ rate_card "2026" {
 
   gpu "h100" { per_hour = 3.60 }
   gpu "l40s" { per_hour = 0.90 }
+
+  tokens "llama-3.1-8b" {
+    input_per_million  = 0.20
+    cached_per_million = 0.02
+    output_per_million = 0.80
+  }
 }
 `
 

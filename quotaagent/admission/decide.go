@@ -49,6 +49,8 @@ type Decision struct {
 	Overrides []ledger.Grant
 	// opens says that it is about opening Run, and not about a job.
 	opens bool
+	// Request is the request for tokens that it is about instead of a job; nil for none.
+	Request *ledger.TokenRequest
 }
 
 // Books are the balances by budget path; a missing one is empty.
@@ -144,7 +146,7 @@ func (x *decider) next() *Check {
 // what it charged before is in h.Charged and in the balances, so only the growth
 // counts.
 func Decide(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, lines []ledger.Line, now time.Time) Decision {
-	if refusal := runRefusal(b, state, now); refusal != nil {
+	if refusal := runRefusal(b, state, ofJob, now); refusal != nil {
 		d := Refuse(p, b, *refusal)
 		d.Lines, d.Estimate = lines, Estimate(p, lines)
 		return d
@@ -211,24 +213,30 @@ func (x *decider) nodeChecks(node *budget.Budget) {
 	}
 }
 
+// worded is how refusals call what they are about.
+type worded struct{ what, submit, name string }
+
+// ofJob is how they call a job.
+var ofJob = worded{"job", "submit the job", fmt.Sprintf("name its id in meta { %s = \"...\" }", RunMeta)}
+
 // runRefusal says why the run that a job draws from, or the lack of one, keeps it
 // out whatever it needs.
-func runRefusal(b *budget.Budget, state State, now time.Time) *Refusal {
+func runRefusal(b *budget.Budget, state State, of worded, now time.Time) *Refusal {
 	rule, run := b.EffectivePerRun(), state.Run
 	switch {
 	case run == nil && (rule == nil || state.Template):
 		return nil
 	case run == nil:
 		return &Refusal{Reason: RunRequired,
-			Fact:   fmt.Sprintf("budget %s serves jobs of agent runs only (%s), and this job names no open run", b.Path, rule.Source),
-			Remedy: fmt.Sprintf("open a run of this budget and name its id in meta { %s = \"...\" }", RunMeta)}
+			Fact:   fmt.Sprintf("budget %s serves %ss of agent runs only (%s), and this %s names no open run", b.Path, of.what, rule.Source, of.what),
+			Remedy: "open a run of this budget and " + of.name}
 	case state.Accessor != "" && run.Accessor != "" && state.Accessor != run.Accessor:
 		return &Refusal{Reason: RunRequired, Fact: fmt.Sprintf("agent run %s was opened by somebody else", run.ID), Remedy: "name a run of your own"}
 	case run.ClosedMS != 0 || run.UntilMS != 0 && now.UnixMilli() >= run.UntilMS:
 		return &Refusal{Reason: ExceedsRunCap, Fact: fmt.Sprintf("agent run %s is over", run.ID), Remedy: "open another run"}
 	case run.Budget != b.Path:
-		return &Refusal{Reason: ExceedsRunCap, Fact: fmt.Sprintf("agent run %s draws from budget %s, and this job from %s", run.ID, run.Budget, b.Path),
-			Remedy: "submit the job in a run of its own budget"}
+		return &Refusal{Reason: ExceedsRunCap, Fact: fmt.Sprintf("agent run %s draws from budget %s, and this %s from %s", run.ID, run.Budget, of.what, b.Path),
+			Remedy: of.submit + " in a run of its own budget"}
 	}
 	return nil
 }

@@ -217,6 +217,9 @@ func (d Decision) Asked(p *budget.Policy) string {
 	if d.opens {
 		return capsText(p, *d.Run)
 	}
+	if d.Request != nil {
+		return d.tokensText(p)
+	}
 	var parts []string
 	for _, line := range d.Lines {
 		for _, n := range line.Needs {
@@ -261,8 +264,11 @@ func duration(ms int64) string {
 
 // format prints an amount of a dimension with its unit.
 func format(p *budget.Policy, d budget.Dimension, a quantity.Amount) string {
-	if d == runtimeDimension {
+	switch {
+	case d == runtimeDimension:
 		return duration(int64(a))
+	case d == budget.Cost && a > 0:
+		return MoneyText(p, a)
 	}
 	return d.Format(a, p.Currency) + ofClass(d)
 }
@@ -271,8 +277,6 @@ func format(p *budget.Policy, d budget.Dimension, a quantity.Amount) string {
 func (c *Check) short(p *budget.Policy) string {
 	a := c.ShortBy()
 	switch {
-	case c.Dimension == budget.Cost && a < quantity.CurrencyUnit/100:
-		return quantity.FormatDecimal(a, quantity.CurrencyUnit, 6) + " " + p.Currency
 	case c.Dimension.IsGPUTime() && a < quantity.GPUHour/1000:
 		return fmt.Sprintf("%d GPU-milliseconds%s", a, ofClass(c.Dimension))
 	case c.Dimension == runtimeDimension && a < 1000:
@@ -346,13 +350,13 @@ func (d Decision) remedy(p *budget.Policy, c Check) string {
 	}
 	switch c.reason() {
 	case ExceedsRunCap:
-		return "ask for less, wait until other jobs of this run end, or open another run"
+		return "ask for less, wait until other " + d.others() + " of this run end, or open another run"
 	case Frozen:
 		return "use another budget, or " + owner
 	case ExceedsJobCap, ExceedsBudget:
 		return ask + ", or " + owner
 	case CommittedTooFar:
-		return "wait until other jobs of this budget have run, " + ask + ", or " + owner
+		return "wait until other " + d.others() + " of this budget have run, " + ask + ", or " + owner
 	case WaitingForReclaim:
 		return "wait until the cohort gives them back, or " + ask
 	case ConcurrencyLimit:
@@ -360,10 +364,10 @@ func (d Decision) remedy(p *budget.Policy, c Check) string {
 	}
 	wait := ""
 	switch from, ok := d.fitsFrom(c); {
-	case ok:
+	case ok && (d.Request == nil || !c.heldByOthers()):
 		wait = fmt.Sprintf("wait for the %s that begins %s, ", c.Window, from.In(p.Location).Format(timeLayout))
 	case c.Held > c.Own:
-		wait = "wait until other jobs of this budget end and give back what they hold, "
+		wait = "wait until other " + d.others() + " of this budget end and give back what they hold, "
 	}
 	return wait + ask + ", or " + owner
 }
@@ -374,6 +378,8 @@ func (d Decision) askForLess(c Check) string {
 	switch {
 	case d.opens:
 		return "open it with smaller caps"
+	case d.Request != nil:
+		return "ask for fewer tokens"
 	case c.Dimension == runtimeDimension:
 		return "ask for " + shorter
 	case c.Dimension.IsGPUs() || d.leaseOnly():
@@ -416,10 +422,10 @@ func (d Decision) Notice(p *budget.Policy) string {
 
 func (d Decision) notice(p *budget.Policy) string {
 	if d.Shadow {
-		text := fmt.Sprintf("governor: shadow mode lets this job in; enforced, it would be refused: %s (%s)", d.headline(p), d.Reason)
+		text := fmt.Sprintf("governor: shadow mode lets this %s in; enforced, it would be refused: %s (%s)", d.what(), d.headline(p), d.Reason)
 		if p.Enforcement != budget.Shadow {
-			text = fmt.Sprintf("governor: budget %s is advisory and lets this job in; enforced, it would be refused: %s (%s)",
-				d.Failed[0].Budget.Path, d.headline(p), d.Reason)
+			text = fmt.Sprintf("governor: budget %s is advisory and lets this %s in; enforced, it would be refused: %s (%s)",
+				d.Failed[0].Budget.Path, d.what(), d.headline(p), d.Reason)
 		}
 		if d.Refusal != nil {
 			return text + "; what to do: " + d.Refusal.Remedy

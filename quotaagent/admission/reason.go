@@ -40,7 +40,7 @@ const (
 	MatchFailed        Reason = "match_failed"         // the condition of a match rule cannot be decided for the job
 	UndeclaredGPU      Reason = "undeclared_gpus"      // it can reach GPUs that it was not given
 	NoClass            Reason = "no_class"             // a device is in no GPU class
-	NoPrice            Reason = "no_price"             // a class has no price while cost is limited
+	NoPrice            Reason = "no_price"             // a class or a model has no price while cost is limited
 	NoWatts            Reason = "no_watts"             // a class has no bound on its power while energy is limited
 	RuntimeUnknown     Reason = "runtime_unknown"      // a batch job without any bound on its run time
 	NodesUnknown       Reason = "nodes_unknown"        // a system job while Nomad cannot say on how many nodes it runs

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -104,4 +105,37 @@ func hammer(b *testing.B, clients, n int, call func(n int) error) (rate float64,
 	}
 	slices.Sort(took)
 	return float64(n) / total.Seconds(), took[len(took)*99/100]
+}
+
+// BenchmarkDurableTokens measures requests for tokens that are authorized and settled in
+// one real Consul server, each of the two a durable commit, by clients that do one after
+// the other: "authorizations/s" of the first half, "requests/s" of both.
+func BenchmarkDurableTokens(b *testing.B) {
+	server := consultest.Start(b)
+	for _, clients := range []int{1, 8, 64} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
+			store, err := consulkv.New(consulkv.Config{Address: server.Addr, Prefix: fmt.Sprintf("tokens-%d-%d", clients, b.N)}, hclog.NewNullLogger())
+			must.NoError(b, err)
+			defer store.Close()
+			policy := strings.NewReplacer("output = 1000", "output = 1000000000", "input = 5000", "input = 1000000000", "cost = 0.02", "cost = 1000000").Replace(tokenPolicy)
+			must.NoError(b, store.Commit(b.Context(), ledger.Fence{}, []ledger.Write{{Key: policyPrefix + "budgets.hcl", Value: []byte(policy)}}))
+			c := newClock()
+			a := New(Options{Name: "bench", Store: store, Nomad: newNomad(c.now), Placer: &fakePlacer{}, Logger: hclog.NewNullLogger(), Now: time.Now})
+			must.NoError(b, a.Keeper.Load(b.Context()))
+			ids := make([]string, b.N+1)
+			b.ResetTimer()
+			authorized, p99 := hammer(b, clients, b.N, func(n int) error {
+				s, err := a.Engine.AuthorizeTokens(b.Context(), opener, ask(fmt.Sprint(n), 100, 100))
+				ids[n] = s.ID
+				return err
+			})
+			settled, _ := hammer(b, clients, b.N, func(n int) error {
+				_, err := a.Engine.SettleTokens(b.Context(), opener, TokenUsage{ID: ids[n], Input: 90, Output: 30})
+				return err
+			})
+			b.ReportMetric(authorized, "authorizations/s")
+			b.ReportMetric(float64(p99.Microseconds())/1000, "p99_ms")
+			b.ReportMetric(1/(1/authorized+1/settled), "requests/s")
+		})
+	}
 }

@@ -151,6 +151,7 @@ func New(o Options) *Agent {
 	a.Engine = newEngine(b, a.Keeper, o.Placer, o.Logger, a.chain, a.Meter.Touch)
 	a.Meter.duties.onTick("move budgets", (&mover{engine: a.Engine}).tick)
 	a.Meter.duties.onTick("end runs and overrides", (&tidier{engine: a.Engine}).tick)
+	a.Meter.duties.whileLeading((&sweeper{e: a.Engine, logger: o.Logger.Named("tokens")}).lead)
 	a.keepHistory(b, o)
 	a.measure(b, o.Now)
 	if o.Notify.Poster != nil {

@@ -44,6 +44,9 @@ const (
 	templatePrefix = "template/"
 	// outsidePrefix is for work around the gate that is let be.
 	outsidePrefix = "outside/"
+	// tokensPrefix is for holds of requests for tokens, also of those that ended a
+	// short while ago: they are listed apart, for nothing of them is at Nomad.
+	tokensPrefix = "tokens/"
 	// settledPrefix is for holds that ended a short while ago.
 	settledPrefix = "settled/"
 	// commitPrefix is for the last commit of each agent process.
@@ -171,8 +174,8 @@ type view struct {
 // change is what a mutation wants: the hold as it should be (nil ends it), what
 // to post, and what becomes of the documents beside it. What follows from it the
 // books derive themselves, in the same commit: Hold.Charged, Hold.Drawn and
-// Hold.Outbox, the balances, and of the run of the hold Held, Posted, Jobs, Open
-// and Charged.
+// Hold.Outbox, the balances, and of the run of the hold Held, Posted, Jobs, Open,
+// Requests and Charged.
 type change struct {
 	hold *ledger.Hold
 	// moved says that the hold is kept under the target's other key from now on.
@@ -193,6 +196,8 @@ type change struct {
 	// run is the envelope as it should be, but for what the books derive; nil leaves
 	// it. It may be a new one.
 	run *ledger.Run
+	// tokenRest is Balance.TokenRest of the hold's budget as it should be; nil leaves it.
+	tokenRest *int64
 	// audit are what the change is recorded as, in the same commit.
 	audit []AuditEvent
 }
@@ -217,8 +222,8 @@ type target struct {
 	// key of the hold; "" for a change of a run alone.
 	key string
 	// budget is the path whose balances the mutation needs; "" for none beyond
-	// those of the hold's own budget. With a budget it also sees the place of the job
-	// in the queue.
+	// those of the hold's own budget. With a budget it also sees the place of a job in
+	// the queue.
 	budget string
 	// to is the key under which the hold may be kept from now on; "" when it stays
 	// where it is.

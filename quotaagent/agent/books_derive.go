@@ -173,9 +173,9 @@ func (p *posting) runs() (map[string]runDelta, error) {
 		switch {
 		case p.want.run != nil && p.want.run.ID == id:
 			next = *p.want.run
-			next.Posted, next.Held, next.Jobs, next.Open = nil, nil, 0, 0
+			next.Posted, next.Held, next.Jobs, next.Open, next.Requests = nil, nil, 0, 0, 0
 			if old != nil {
-				next.Posted, next.Held, next.Jobs, next.Open = old.Posted, old.Held, old.Jobs, old.Open
+				next.Posted, next.Held, next.Jobs, next.Open, next.Requests = old.Posted, old.Held, old.Jobs, old.Open, old.Requests
 			}
 		case old != nil:
 			next = *old
@@ -211,19 +211,29 @@ func (p *posting) draw(run *ledger.Run, id string) {
 	is := p.want.hold != nil && p.want.hold.Run == id
 	if was {
 		addAmounts(&run.Held, p.old.Drawn, -1)
-		run.Open--
+		countOpen(run, *p.old, -1)
 	}
 	if is {
 		addAmounts(&run.Held, p.want.hold.Drawn, 1)
-		run.Open++
+		countOpen(run, *p.want.hold, 1)
 	}
-	if is && !was {
+	if is && !was && p.want.hold.Request == nil {
 		run.Jobs++
 	}
 	if is || was && p.want.hold == nil {
 		for _, c := range p.want.posted.Row(budget.Total.String()) {
 			addAmounts(&run.Posted, ledger.Amounts{c.Dimension: c.Amount}, 1)
 		}
+	}
+}
+
+// countOpen counts a hold of a run, as long as it holds something.
+func countOpen(run *ledger.Run, h ledger.Hold, sign int) {
+	switch {
+	case h.Request == nil:
+		run.Open += sign
+	case h.Holds():
+		run.Requests += sign
 	}
 }
 
@@ -285,6 +295,13 @@ func (p *posting) balances(runs map[string]runDelta) error {
 				return err
 			}
 		}
+	}
+	if p.want.tokenRest != nil {
+		b, err := at(p.want.hold.Budget)
+		if err != nil {
+			return err
+		}
+		b.TokenRest = *p.want.tokenRest
 	}
 	for path, b := range changes {
 		b.Prune(p.b.now(), keepPosted, p.t.calendar)

@@ -23,6 +23,8 @@ const (
 	outboxMax = 20_000
 	// remainsFor is how long what is left of an ended hold is kept.
 	remainsFor = 15 * time.Minute
+	// recordedMost is of how many outboxes it is remembered that they are recorded.
+	recordedMost = 50_000
 	// markFor is how long the mark of an agent that no longer commits is kept: far
 	// longer than any answer can be late.
 	markFor = 24 * time.Hour
@@ -82,6 +84,9 @@ func (b *books) isRecorded(key, outbox string) bool {
 func (b *books) setRecorded(key, outbox string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if len(b.recorded) >= recordedMost {
+		clear(b.recorded) // what is not known to be recorded is recorded again
+	}
 	b.recorded[key] = outbox
 }
 
@@ -89,7 +94,7 @@ func (b *books) setRecorded(key, outbox string) {
 func (b *books) keepRecorded(holds []heldAt) {
 	open := make(map[string]bool, len(holds))
 	for _, h := range holds {
-		open[holdKey(h.Namespace, h.JobID)] = true
+		open[keyOfHold(*h.Hold)] = true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,7 +143,7 @@ func (b *books) recordAgain(ctx context.Context, holds []heldAt, remains []ledge
 		if err := b.recorder.Record(ctx, h.Entries()); err != nil {
 			return fmt.Errorf("record history again: %w", err)
 		}
-		b.setRecorded(holdKey(h.Namespace, h.JobID), outboxName(*h.Hold))
+		b.setRecorded(keyOfHold(*h.Hold), outboxName(*h.Hold))
 	}
 	for _, r := range remains {
 		if len(r.Hold.Outbox) == 0 {

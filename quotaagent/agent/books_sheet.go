@@ -35,7 +35,7 @@ func decodeDocument(r ledger.Record) document {
 	}
 	kind, _, _ := strings.Cut(r.Key, "/")
 	switch kind + "/" {
-	case holdPrefix:
+	case holdPrefix, tokensPrefix:
 		h, err := ledger.DecodeHold(r.Value)
 		d.value, d.err = &h, err
 	case balancePrefix:
@@ -124,7 +124,9 @@ func (s *sheet) know(group []*wish) {
 		}
 		if r.target.novel {
 			s.suppose(r.target.key, document{})
-			s.suppose(queueKey(r.target.key), document{})
+			if r.target.ofJob() {
+				s.suppose(queueKey(r.target.key), document{})
+			}
 		}
 	}
 }
@@ -150,6 +152,9 @@ func (s *sheet) get(key string) (document, bool) {
 	}
 	return d, known
 }
+
+// ofJob reports whether the hold is that of a job, which may have a place in the queue.
+func (t target) ofJob() bool { return strings.HasPrefix(t.key, holdPrefix) }
 
 // need is what a target needs of the sheet.
 type need struct {
@@ -177,7 +182,7 @@ func (s *sheet) needs(t target) (n need, missing []string, err error) {
 	if t.budget != "" {
 		leaves = append(leaves, t.budget)
 	}
-	if t.budget != "" && t.key != "" {
+	if t.budget != "" && t.ofJob() {
 		n.queue = queueKey(t.key)
 		want(n.queue)
 	}

@@ -33,6 +33,8 @@ type Engine struct {
 	settled func(namespace, jobID string)
 	// decided is told every decision.
 	decided func(s gate.Submission, d admission.Decision)
+	// tokensDecided is told every decision about a request for tokens.
+	tokensDecided func(d admission.Decision)
 	// took is told how long a submission was decided about, with the error if it was not
 	// and the id of its trace if that is kept; released how long a job had waited.
 	took     func(s gate.Submission, d time.Duration, err error, trace string)
@@ -49,7 +51,7 @@ type Engine struct {
 
 func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, chain *auditChain, settled func(namespace, jobID string)) *Engine {
 	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled, chain: chain,
-		decided: func(gate.Submission, admission.Decision) {}, took: func(gate.Submission, time.Duration, error, string) {}, released: func(time.Duration) {}}
+		decided: func(gate.Submission, admission.Decision) {}, tokensDecided: func(admission.Decision) {}, took: func(gate.Submission, time.Duration, error, string) {}, released: func(time.Duration) {}}
 }
 
 // errNotLoaded means that the policy was never read: nothing can be decided.

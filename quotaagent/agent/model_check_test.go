@@ -92,7 +92,9 @@ func (m *model) enter(e ledger.Entry, recorded bool) {
 	for _, gpu := range e.GPUs {
 		a.covered[gpu] = append(a.covered[gpu], modelStretch{e.FromMS, e.ToMS, sign, e.Alloc})
 	}
-	m.checkPrice(e)
+	if e.Alloc != "" {
+		m.checkPrice(e)
+	}
 }
 
 // checkPrice is I6: the price is that of the card in force when the entry begins.
@@ -116,7 +118,9 @@ func (m *model) dump() []ledger.Record {
 
 // modelBooks are the documents of the store, decoded.
 type modelBooks struct {
-	holds    []ledger.Hold
+	holds []ledger.Hold
+	// requests are the holds of requests for tokens, also of those that ended.
+	requests []ledger.Hold
 	balances map[string]ledger.Balance
 	remains  []ledger.Remains
 }
@@ -131,6 +135,10 @@ func (m *model) books() modelBooks {
 			var h ledger.Hold
 			h, err = ledger.DecodeHold(r.Value)
 			b.holds = append(b.holds, h)
+		case tokensPrefix:
+			var h ledger.Hold
+			h, err = ledger.DecodeHold(r.Value)
+			b.requests = append(b.requests, h)
 		case balancePrefix:
 			b.balances[rest], err = ledger.DecodeBalance(r.Value)
 		case settledPrefix:
@@ -146,7 +154,7 @@ func (m *model) books() modelBooks {
 // check looks at everything that must hold after every step.
 func (m *model) check() {
 	b := m.books()
-	for _, h := range b.holds {
+	for _, h := range slices.Concat(b.holds, b.requests) {
 		for _, e := range h.Entries() {
 			m.enter(e, false)
 		}
@@ -171,7 +179,7 @@ func (m *model) check() {
 // checkHeld is I3: what a budget holds is the sum of what open holds charge.
 func (m *model) checkHeld(b modelBooks) {
 	want := map[string]ledger.Vector{}
-	for _, h := range b.holds {
+	for _, h := range slices.Concat(b.holds, b.requests) {
 		for _, path := range ledger.Ancestors(h.Budget) {
 			if _, known := want[path]; !known {
 				want[path] = ledger.NewVector()
@@ -283,6 +291,11 @@ func (m *model) checkSpent() {
 	for path, limits := range m.policy.limits {
 		for key, most := range limits {
 			if key.window == budget.Concurrent {
+				continue
+			}
+			if key.dim.IsTokens() {
+				have := m.books().balances[path].UsedIn(budget.PeriodAt(key.window, m.world.at, m.loc), key.dim)
+				m.require(have <= most, "overspent: %s has %d of %s posted and held, and may use %d", path, have, key.dim, most)
 				continue
 			}
 			used, pieces := m.spent(path, key)
@@ -430,6 +443,9 @@ func (m *model) checkFacts() {
 	b := m.books()
 	for _, h := range b.holds {
 		m.require(false, "a hold is left: %s/%s %+v", h.Namespace, h.JobID, h)
+	}
+	for _, h := range b.requests {
+		m.require(!h.Holds(), "a request for tokens is left open: %+v", h)
 	}
 	for path, balance := range b.balances {
 		m.require(balance.Held.IsZero(), "%s holds %v", path, balance.Held)

@@ -68,6 +68,9 @@ func newModelPolicy(rng *rand.Rand, at time.Time) *modelPolicy {
 				}
 				l[modelLimit{w, budget.GPUTime(budget.AnyClass)}] = quantity.Amount(9000 * (scale * most / 9000 / (1 + rng.Int64N(40))))
 			}
+			if rng.IntN(5) == 0 {
+				l[modelLimit{w, budget.Tokens(budget.OutputTokens)}] = quantity.Amount(1 + rng.Int64N(scale*2500))
+			}
 			if rng.IntN(8) == 0 {
 				l[modelLimit{w, budget.Cost}] = quantity.Amount(1000 * (1 + rng.Int64N(scale*int64(w+1)*60_000)))
 			}
@@ -139,7 +142,7 @@ func (p *modelPolicy) text() string {
 		for _, class := range modelClasses {
 			fmt.Fprintf(&b, "  gpu %q { per_hour = %s }\n", class, modelMoney(quantity.Amount(c.perHour(class))))
 		}
-		b.WriteString("}\n")
+		b.WriteString("  tokens \"m\" {\n    input_per_million  = 1.3\n    output_per_million = 7\n  }\n}\n")
 	}
 	p.budget(&b, "acme")
 	return b.String()
@@ -155,6 +158,8 @@ func (p *modelPolicy) budget(b *strings.Builder, path string) {
 		switch {
 		case key.dim == budget.Cost:
 			byWindow[key.window] = append(byWindow[key.window], "cost = "+modelMoney(a))
+		case key.dim.IsTokens():
+			byWindow[key.window] = append(byWindow[key.window], fmt.Sprintf("tokens = { %s = %d }", key.dim.Class(), a))
 		case key.window == budget.Concurrent:
 			byWindow[key.window] = append(byWindow[key.window], fmt.Sprintf("%s = %d", key.dim.Class(), a/quantity.GPU))
 		default:

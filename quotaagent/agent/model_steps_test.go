@@ -36,6 +36,8 @@ func modelStepKinds() []modelStep {
 		{"store", 1, func(m *model, a *modelAgent) { m.withoutStore(a) }},
 		{"stop a job", 2, func(m *model, _ *modelAgent) { m.stopJob() }},
 		{"collect", 2, func(m *model, _ *modelAgent) { m.collect() }},
+		{"ask for tokens", 7, (*model).askTokens},
+		{"end a request for tokens", 5, (*model).endTokens},
 	}
 }
 
@@ -291,6 +293,7 @@ func (m *model) meter(a *modelAgent) {
 	if err != nil {
 		m.note("meter of %s: %v", a.name, err)
 	}
+	m.sweepTokens(a)
 }
 
 // news delivers one of the latest events, perhaps late or twice, after all that came

@@ -51,7 +51,11 @@ type model struct {
 
 	storeDown bool
 	tickets   []*modelTicket
-	account   modelAccount
+	// asked are the requests for tokens that were authorized and not ended yet, nextKey
+	// the last of their keys.
+	asked   []TokenStatus
+	nextKey int
+	account modelAccount
 	// strict: nothing happens that lets usage exceed a limit, such as a lowered
 	// limit or a higher price; so it never may.
 	strict     bool

@@ -58,14 +58,14 @@ func (e *Engine) overrule(ctx context.Context, p *budget.Policy, b *budget.Budge
 	if !s.Kind.Commits() {
 		return overruling{Note: rehearsal(rules)}, nil
 	}
-	return e.overrideAll(ctx, s, rules)
+	return e.overrideAll(ctx, callerOf(s.Identity), s.Ask.Meta[ReasonMeta], rules)
 }
 
 // overrideAll finds or asks for one grant of each rule.
-func (e *Engine) overrideAll(ctx context.Context, s gate.Submission, rules []overrideRule) (overruling, error) {
+func (e *Engine) overrideAll(ctx context.Context, who api.Caller, reason string, rules []overrideRule) (overruling, error) {
 	var out overruling
 	for _, r := range rules {
-		g, made, err := e.requestOverride(ctx, callerOf(s.Identity), r.budget, r.rule, s.Ask.Meta[ReasonMeta], maps.Clone(r.rule.Max))
+		g, made, err := e.requestOverride(ctx, who, r.budget, r.rule, reason, maps.Clone(r.rule.Max))
 		var problem *api.Problem
 		switch {
 		case errors.As(err, &problem):
@@ -75,7 +75,7 @@ func (e *Engine) overrideAll(ctx context.Context, s gate.Submission, rules []ove
 		case g.FromMS == 0:
 			out.Refusal = waiting(g)
 		case !made:
-			out.Note = fmt.Sprintf("your override %s counts already, and the job does not fit even so", g.ID)
+			out.Note = fmt.Sprintf("your override %s counts already, and it does not fit even so", g.ID)
 		}
 	}
 	return out, nil

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,10 +33,14 @@ func (b *books) repair(ctx context.Context, fence ledger.Fence) (repaired []stri
 	if err != nil || unreadable != nil {
 		return nil, errors.Join(err, unreadable) // a sum without all holds would be too small
 	}
-	if repaired, err = b.repairRuns(ctx, fence, runs, holds); err != nil || len(repaired) > 0 {
+	requests, err := b.requests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if repaired, err = b.repairRuns(ctx, fence, runs, slices.Concat(holds, requests)); err != nil || len(repaired) > 0 {
 		return repaired, err // the balances follow with the next round
 	}
-	derived := heldBy(holds, runs)
+	derived := heldBy(slices.Concat(holds, requests), runs)
 	paths := slices.AppendSeq(slices.Collect(maps.Keys(balances)), maps.Keys(derived))
 	slices.Sort(paths)
 	for _, path := range slices.Compact(paths) {
@@ -43,7 +48,7 @@ func (b *books) repair(ctx context.Context, fence ledger.Fence) (repaired []stri
 		if have.Held.Equal(derived[path]) {
 			continue
 		}
-		next := ledger.Balance{SinceMS: have.SinceMS, Posted: have.Posted, Held: derived[path].Clone(), Use: have.Use}
+		next := ledger.Balance{SinceMS: have.SinceMS, Posted: have.Posted, Held: derived[path].Clone(), Use: have.Use, TokenRest: have.TokenRest}
 		if next.Posted.IsZero() {
 			next.Posted = ledger.NewVector()
 		}
@@ -59,7 +64,7 @@ func (b *books) repair(ctx context.Context, fence ledger.Fence) (repaired []stri
 			repaired = append(repaired, path)
 		}
 	}
-	return repaired, b.keepHistory(ctx, fence, holds)
+	return repaired, b.keepHistory(ctx, fence, holds, requests)
 }
 
 // heldBy is what the balance of every path holds.
@@ -120,20 +125,23 @@ func (b *books) allRuns(ctx context.Context) ([]runAt, error) {
 // repairRuns sets what runs hold. What a run itself charges is not touched here:
 // it follows with the next change, as the caps do not change with its jobs.
 func (b *books) repairRuns(ctx context.Context, fence ledger.Fence, runs []runAt, holds []heldAt) (repaired []string, err error) {
-	held, open := make(map[string]ledger.Amounts), make(map[string]int)
+	found := make(map[string]*ledger.Run)
 	for _, h := range holds {
-		if h.Run != "" {
-			sum := held[h.Run]
-			addAmounts(&sum, h.Drawn, 1)
-			held[h.Run] = sum
-			open[h.Run]++
-		}
-	}
-	for _, r := range runs {
-		if maps.Equal(r.Held, held[r.ID]) && r.Open == open[r.ID] {
+		if h.Run == "" {
 			continue
 		}
-		r.Held, r.Open = held[r.ID], open[r.ID]
+		if found[h.Run] == nil {
+			found[h.Run] = &ledger.Run{}
+		}
+		addAmounts(&found[h.Run].Held, h.Drawn, 1)
+		countOpen(found[h.Run], *h.Hold, 1)
+	}
+	for _, r := range runs {
+		want := cmp.Or(found[r.ID], &ledger.Run{})
+		if maps.Equal(r.Held, want.Held) && r.Open == want.Open && r.Requests == want.Requests {
+			continue
+		}
+		r.Held, r.Open, r.Requests = want.Held, want.Open, want.Requests
 		value, err := ledger.Encode(r.Run)
 		if err != nil {
 			return repaired, fmt.Errorf("encode run %s: %w", r.ID, err)
@@ -151,17 +159,17 @@ func (b *books) repairRuns(ctx context.Context, fence ledger.Fence, runs []runAt
 
 // keepHistory records what may not have been recorded, once in a leader's term,
 // and removes what is no longer needed.
-func (b *books) keepHistory(ctx context.Context, fence ledger.Fence, holds []heldAt) error {
+func (b *books) keepHistory(ctx context.Context, fence ledger.Fence, holds, requests []heldAt) error {
 	remains, records, err := b.remains(ctx)
 	if err != nil {
 		return err
 	}
 	if b.replayed == nil || *b.replayed != fence {
-		if err := b.recordAgain(ctx, holds, remains); err != nil {
+		if err := b.recordAgain(ctx, slices.Concat(holds, requests), remains); err != nil {
 			return err
 		}
 		b.replayed = &fence
 	}
-	b.keepRecorded(holds)
+	b.keepRecorded(slices.Concat(holds, requests))
 	return b.clean(ctx, fence, remains, records)
 }

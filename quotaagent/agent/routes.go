@@ -43,6 +43,10 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "POST", Path: "/governor/v1/runs", Right: api.Read, Serve: a.serveRunOpen},
 		{Method: "GET", Path: "/governor/v1/runs/{id}", Right: api.Read, Serve: a.serveRun},
 		{Method: "POST", Path: "/governor/v1/runs/{id}/close", Right: api.Read, Serve: a.serveRunClose},
+		{Method: "POST", Path: "/governor/v1/tokens/authorize", Right: api.Read, Serve: serveTokens(a.Engine.AuthorizeTokens)},
+		{Method: "POST", Path: "/governor/v1/tokens/settle", Right: api.Read, Serve: serveTokens(a.Engine.SettleTokens)},
+		{Method: "POST", Path: "/governor/v1/tokens/void", Right: api.Read, Serve: serveTokens(a.Engine.VoidTokens)},
+		{Method: "POST", Path: "/governor/v1/tokens/report", Right: api.Read, Serve: serveTokens(a.Engine.ReportTokens)},
 		{Method: "GET", Path: "/governor/v1/alerts", Right: api.Read, Serve: a.serveAlerts},
 		{Method: "POST", Path: "/governor/v1/alerts/try", Right: api.Write, Serve: a.serveAlertTry},
 		{Method: "GET", Path: "/governor/v1/audit", Right: api.Read, Serve: a.serveAudit},
@@ -180,6 +184,17 @@ func (a *Agent) serveRun(ctx context.Context, c api.Call) (any, error) {
 
 func (a *Agent) serveRunClose(ctx context.Context, c api.Call) (any, error) {
 	return a.Engine.CloseRun(ctx, c.Caller, c.Var("id"))
+}
+
+// serveTokens serves one way to ask for tokens, or to say what became of them.
+func serveTokens[R any](do func(ctx context.Context, who api.Caller, r R) (TokenStatus, error)) func(ctx context.Context, c api.Call) (any, error) {
+	return func(ctx context.Context, c api.Call) (any, error) {
+		r, err := api.Decode[R](c)
+		if err != nil {
+			return nil, err
+		}
+		return do(ctx, c.Caller, r)
+	}
 }
 
 func (a *Agent) serveAudit(ctx context.Context, c api.Call) (any, error) {

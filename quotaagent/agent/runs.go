@@ -44,9 +44,9 @@ type RunRequest struct {
 
 // The states of a run.
 const (
-	// RunOpen: jobs may draw from it.
+	// RunOpen: jobs and requests for tokens may draw from it.
 	RunOpen = "open"
-	// RunClosing: no new job may, and some still have a hold.
+	// RunClosing: no new one may, and some still have a hold.
 	RunClosing = "closing"
 	// RunClosed: nothing is held for it any more.
 	RunClosed = "closed"
@@ -76,7 +76,7 @@ type RunLine struct {
 func (e *Engine) runStatus(p *budget.Policy, run ledger.Run) RunStatus {
 	s := RunStatus{Run: run, State: RunOpen, Lines: []RunLine{}}
 	switch over := run.ClosedMS != 0 || run.UntilMS != 0 && e.now().UnixMilli() >= run.UntilMS; {
-	case over && run.Open > 0:
+	case over && run.Open+run.Requests > 0:
 		s.State = RunClosing
 	case over:
 		s.State = RunClosed

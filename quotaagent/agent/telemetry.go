@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,12 +27,15 @@ func (a *Agent) measure(b *books, now func() time.Time) {
 	b.committed = func(d time.Duration, err error) { m.Committed(d, resultOf(err)) }
 	b.counted = func(entries []ledger.Entry) {
 		p := a.Keeper.State().Policy
-		m.Posted(entries, basisOf(p), p.Currency)
+		m.Posted(entries, metrics.Posting{Basis: basisOf(p), Currency: p.Currency, Priced: func(model string) bool { return priced(p, model) }})
 	}
 	decided := a.Engine.decided
 	a.Engine.decided = func(s gate.Submission, d admission.Decision) {
 		decided(s, d)
 		m.Decided(metrics.Decision{Verdict: d.Outcome.String(), Reason: string(d.Reason), Request: s.Kind.String(), Shadow: d.Shadow})
+	}
+	a.Engine.tokensDecided = func(d admission.Decision) {
+		m.Decided(metrics.Decision{Verdict: d.Outcome.String(), Reason: string(d.Reason), Request: tokensOf, Shadow: d.Shadow})
 	}
 	a.Engine.took = func(s gate.Submission, d time.Duration, err error, trace string) {
 		m.Took(s.Kind.String(), d, err != nil, trace)
@@ -50,6 +54,14 @@ func resultOf(err error) string {
 		return "unavailable"
 	}
 	return "error"
+}
+
+// priced reports whether some rate card names a model.
+func priced(p *budget.Policy, model string) bool {
+	return slices.ContainsFunc(p.RateCards, func(c budget.RateCard) bool {
+		_, known := c.Tokens[model]
+		return known
+	})
 }
 
 // basisOf is from when to when usage counts, by the policy.

@@ -49,7 +49,7 @@ func (e *Engine) endRuns(ctx context.Context, fence ledger.Fence) error {
 		switch {
 		case r.ClosedMS == 0 && r.UntilMS != 0 && now >= r.UntilMS, !ledger.RunCharges(r.Run, cal).Equal(r.Charged):
 			err = e.endRun(ctx, fence, r.ID, cal)
-		case r.ClosedMS != 0 && r.Open == 0 && r.Charged.IsZero() && now-r.ClosedMS >= runsKept.Milliseconds():
+		case r.ClosedMS != 0 && r.Open == 0 && r.Requests == 0 && r.Charged.IsZero() && now-r.ClosedMS >= runsKept.Milliseconds():
 			err = e.books.commit(ctx, fence, []ledger.Write{{Key: runPrefix + r.ID, Version: r.version}})
 			err = ignore(err, ledger.ErrConflict)
 		default:

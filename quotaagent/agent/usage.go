@@ -67,6 +67,16 @@ func (a *Agent) complete(ctx context.Context, h *historian) (time.Time, []string
 			earlier(time.UnixMilli(t.MarkMS))
 		}
 	}
+	requests, err := a.Engine.books.requests(ctx)
+	if err != nil {
+		a.logger.Warn("requests for tokens not read", "error", err)
+		return to, append(missing, "the ledger cannot be read now: tokens may not be posted")
+	}
+	for _, held := range requests {
+		if held.Holds() {
+			earlier(time.UnixMilli(held.CreatedMS)) // then it counts, when it is settled
+		}
+	}
 	return to, missing
 }
 

@@ -143,8 +143,12 @@ func (a *Agent) waiting(ctx context.Context, h *historian) ([]ledger.Entry, erro
 	if err != nil {
 		return nil, err
 	}
+	requests, err := a.Engine.books.requests(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var out []ledger.Entry
-	for _, held := range holds {
+	for _, held := range slices.Concat(holds, requests) {
 		out = append(out, held.Entries()...)
 	}
 	for _, r := range remains {

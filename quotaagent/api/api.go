@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Prefix of every path that Governor serves itself.
@@ -76,13 +78,13 @@ func (c Call) Body() ([]byte, error) {
 	case errors.As(err, &tooLarge):
 		return nil, tooMuch(tooLarge)
 	case err != nil:
-		return nil, &Problem{http.StatusBadRequest, "the body of the request cannot be read: " + err.Error()}
+		return nil, &Problem{Status: http.StatusBadRequest, Text: "the body of the request cannot be read: " + err.Error()}
 	}
 	return body, nil
 }
 
 func tooMuch(e *http.MaxBytesError) *Problem {
-	return &Problem{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body of this request may have at most %d bytes", e.Limit)}
+	return &Problem{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("the body of this request may have at most %d bytes", e.Limit)}
 }
 
 // Decode reads the body of a call as one JSON value without unknown fields. Its
@@ -105,9 +107,9 @@ func Decode[T any](c Call) (T, error) {
 	case errors.As(err, &tooLarge):
 		return v, tooMuch(tooLarge)
 	case errors.Is(err, io.EOF):
-		return v, &Problem{http.StatusBadRequest, "the body of the request is empty; it must be JSON"}
+		return v, &Problem{Status: http.StatusBadRequest, Text: "the body of the request is empty; it must be JSON"}
 	case err != nil:
-		return v, &Problem{http.StatusBadRequest, "the body of the request cannot be read: " + err.Error()}
+		return v, &Problem{Status: http.StatusBadRequest, Text: "the body of the request cannot be read: " + err.Error()}
 	}
 	return v, nil
 }
@@ -130,6 +132,11 @@ type Authorize func(r *http.Request, right Right) (who Caller, status int, sente
 type Problem struct {
 	Status int
 	Text   string
+	// Reason is one of the codes of docs/reasons.md, for programs; "" for none.
+	Reason string
+	// RetryAfter is in how long it may be worth to try again, which the header of that
+	// name says in whole seconds; 0 where that is not known, or never.
+	RetryAfter time.Duration
 }
 
 // Error is the text for the caller.
@@ -140,6 +147,8 @@ type Failure struct {
 	// Error says what was wrong, the rule, and what to do. It may have several
 	// lines.
 	Error string `json:"error"`
+	// Reason is one of the codes of docs/reasons.md, where a decision was refused.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Failed is told of every request that failed for a reason that its author must
@@ -178,7 +187,11 @@ func notThere(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 }
 
 func refuse(w http.ResponseWriter, status int, text string) {
-	body, err := encode(Failure{Error: text})
+	answerFailure(w, status, Failure{Error: text})
+}
+
+func answerFailure(w http.ResponseWriter, status int, failure Failure) {
+	body, err := encode(failure)
 	if err != nil { // a string always encodes
 		body = nil
 	}
@@ -230,7 +243,10 @@ func (h handler) serve(w http.ResponseWriter, r *http.Request, route Route) {
 func (h handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var problem *Problem
 	if errors.As(err, &problem) {
-		refuse(w, problem.Status, problem.Text)
+		if problem.RetryAfter > 0 {
+			w.Header().Set("Retry-After", strconv.FormatInt(int64((problem.RetryAfter+time.Second-1)/time.Second), 10))
+		}
+		answerFailure(w, problem.Status, Failure{Error: problem.Text, Reason: problem.Reason})
 		return
 	}
 	h.failed(r, err)

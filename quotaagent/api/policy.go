@@ -30,9 +30,9 @@ func DecodeUpload(c Call) (Upload, error) {
 	case err != nil:
 		return Upload{}, err
 	case len(u.Files) == 0:
-		return Upload{}, &Problem{http.StatusBadRequest, "the upload has no files; to remove all budgets delete the keys in the store"}
+		return Upload{}, &Problem{Status: http.StatusBadRequest, Text: "the upload has no files; to remove all budgets delete the keys in the store"}
 	case len(u.Commit) > commitMax:
-		return Upload{}, &Problem{http.StatusBadRequest, fmt.Sprintf("the commit has %d bytes; at most %d are kept", len(u.Commit), commitMax)}
+		return Upload{}, &Problem{Status: http.StatusBadRequest, Text: fmt.Sprintf("the commit has %d bytes; at most %d are kept", len(u.Commit), commitMax)}
 	}
 	return u, nil
 }

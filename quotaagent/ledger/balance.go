@@ -18,11 +18,14 @@ type Balance struct {
 	Held    Vector `json:"held"`
 	// Use is what of the past counts for fair share.
 	Use Use `json:"use,omitzero"`
+	// TokenRest is what rounding has left over of the cost of the budget's own tokens, in
+	// millionths of a micro-unit; see TokenCost.
+	TokenRest int64 `json:"token_rest,omitempty"`
 }
 
 // Clone is a deep copy.
 func (b Balance) Clone() Balance {
-	return Balance{SinceMS: b.SinceMS, Posted: b.Posted.Clone(), Held: b.Held.Clone(), Use: b.Use}
+	return Balance{SinceMS: b.SinceMS, Posted: b.Posted.Clone(), Held: b.Held.Clone(), Use: b.Use, TokenRest: b.TokenRest}
 }
 
 // Begun is the balance with the time of its first write, which later ones keep.

@@ -37,6 +37,9 @@ func Charges(h Hold, cal Calendar) Vector {
 // the job may have used before the next one replaced it, and nobody has seen, counts
 // beside all that came later.
 func wholeCharges(h Hold, cal Calendar) Vector {
+	if h.Request != nil {
+		return requestCharges(h, cal)
+	}
 	v, before := Vector{}, unseen(nil)
 	var seen map[string]seenTo // not needed where all that is known is of one version
 	if h.Pending != nil || len(h.Former) > 0 || slices.ContainsFunc(h.Tracks, func(t Track) bool { return t.CreateIndex <= h.JobModifyIndex }) {

@@ -66,12 +66,14 @@ type Run struct {
 	// any number.
 	Caps        Amounts `json:"caps"`
 	Concurrency int     `json:"concurrency,omitempty"`
-	// Posted is what its jobs used, Held what their open holds may still use; Jobs
+	// Posted is what its jobs and requests used, Held what their open holds may still use; Jobs
 	// counts all jobs it ever started, Open those with an open hold.
 	Posted Amounts `json:"posted,omitempty"`
 	Held   Amounts `json:"held,omitempty"`
 	Jobs   int     `json:"jobs"`
 	Open   int     `json:"open"`
+	// Requests counts the open requests for tokens.
+	Requests int `json:"requests,omitempty"`
 	// Charged is what the run now contributes to its budgets' held amounts.
 	Charged Vector `json:"charged,omitzero"`
 }

@@ -123,6 +123,9 @@ type Hold struct {
 	Gang *Gang `json:"gang,omitempty"`
 	// Placement is the offer that the job was pinned to, opaque to the ledger.
 	Placement json.RawMessage `json:"placement,omitempty"`
+	// Request is what it is for instead of a job; nil for a job. Of the rest it then only
+	// has who it is of, when it expires, and what it charges.
+	Request *TokenRequest `json:"request,omitempty"`
 }
 
 // Gang is what is remembered of a gang that runs in part, or was taken back for that.

@@ -24,10 +24,10 @@ func Draws(h Hold, cal Calendar) Amounts {
 // RunCharges is what an agent run contributes to the held amounts of its
 // budgets: all of its caps that is not posted yet, at whatever time until its end
 // it may be used, hence in any period. A run that was closed only keeps what its
-// open jobs may still use.
+// open jobs and requests may still use.
 func RunCharges(run Run, cal Calendar) Vector {
 	v := NewVector()
-	if run.ClosedMS != 0 && run.Open == 0 {
+	if run.ClosedMS != 0 && run.Open == 0 && run.Requests == 0 {
 		return v
 	}
 	for _, d := range cal.runDimensions(run.Caps) {

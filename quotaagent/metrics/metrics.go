@@ -177,14 +177,14 @@ func (m *Metrics) Notified(notifier, result string) {
 }
 
 // Posted counts entries that this agent has posted, or recorded as a line of their
-// own. basis and currency are those of the policy.
-func (m *Metrics) Posted(entries []ledger.Entry, basis, currency string) {
+// own.
+func (m *Metrics) Posted(entries []ledger.Entry, p Posting) {
 	for i := range entries {
 		if e := &entries[i]; e.Kind == ledger.OverdraftEntry {
 			m.overdrafts.WithLabelValues(e.Cause).Inc()
 		}
 	}
-	m.usage.add(entries, basis, currency)
+	m.usage.add(entries, p)
 }
 
 // guarded is a value with a lock.

@@ -61,7 +61,11 @@ func full() *metrics.Metrics {
 		{Kind: ledger.IdleEntry, Budget: "acme/research", Class: "h100", GPUTime: 30_000},
 		{Kind: ledger.UnallocatedEntry, Class: "h100", GPUTime: 900_000, Cause: "node pool default"},
 		{Kind: ledger.UngovernedEntry, Class: "h100", GPUTime: 1000},
-	}, "allocated", "USD")
+		{Kind: ledger.TokensEntry, Budget: "acme/research", Model: "llama-3.1-8b", Cost: 2, Tokens: ledger.Tokens{budget.InputTokens: 900, budget.CachedTokens: 100, budget.OutputTokens: 250}},
+		{Kind: ledger.TokensEntry, Budget: "acme/research", Model: "no-such-model", Tokens: ledger.Tokens{budget.OutputTokens: 8}},
+		{Kind: ledger.CorrectionEntry, Budget: "acme/research", Model: "llama-3.1-8b", Cost: -1, Tokens: ledger.Tokens{budget.OutputTokens: -50}},
+		{Kind: ledger.CorrectionEntry, Budget: "acme/research", Author: "ada", Cost: 70, Tokens: ledger.Tokens{budget.OutputTokens: 50}},
+	}, posting)
 	runsOut := noon.Add(12 * time.Hour)
 	m.Show(metrics.Board{At: noon, Overrides: 1, Bypasses: 2, Outbox: map[string]int{"webhook.finops": 3},
 		Alerts: []metrics.Alert{{Budget: "acme", Name: "fast_burn", Severity: "page"}},
@@ -77,6 +81,9 @@ func full() *metrics.Metrics {
 		}})
 	return m
 }
+
+// posting is a policy that prices one model.
+var posting = metrics.Posting{Basis: "allocated", Currency: "USD", Priced: func(model string) bool { return model == "llama-3.1-8b" }}
 
 // scrape is what a handler answers.
 func scrape(t must.T, h http.Handler, accept string) string {
@@ -190,7 +197,7 @@ func TestWhatIsTakenBackIsLeftOutOfWhatComesNext(t *testing.T) {
 		m := metrics.New(func() time.Time { return noon }, "0.1.0")
 		net, shown, highest := int64(0), 0.0, int64(0)
 		for _, d := range rapid.SliceOfN(rapid.Int64Range(-1_000_000_007, 1_000_000_007), 1, 40).Draw(t, "cost") {
-			m.Posted([]ledger.Entry{{Kind: ledger.UsageEntry, Budget: "acme", Cost: quantity.Amount(d)}}, "allocated", "USD")
+			m.Posted([]ledger.Entry{{Kind: ledger.UsageEntry, Budget: "acme", Cost: quantity.Amount(d)}}, posting)
 			net += d
 			highest = max(highest, net)
 			if f := families(t, m)["governor_cost_total"]; f != nil {
@@ -208,14 +215,14 @@ func TestMoneyIsCountedAsIntegers(t *testing.T) {
 	t.Parallel()
 	m := metrics.New(func() time.Time { return noon }, "0.1.0")
 	for range 1000 {
-		m.Posted([]ledger.Entry{{Kind: ledger.UsageEntry, Budget: "acme", Cost: 100_000}}, "allocated", "USD")
+		m.Posted([]ledger.Entry{{Kind: ledger.UsageEntry, Budget: "acme", Cost: 100_000}}, posting)
 	}
 	must.Eq(t, 100, families(t, m)["governor_cost_total"].GetMetric()[0].GetCounter().GetValue())
 }
 
 func TestLabelsAreBounded(t *testing.T) {
 	t.Parallel()
-	allowed := strings.Fields("action alert basis budget cause class currency dimension enforcement forecast kind le node_pool notifier over reason request result revision severity shadow state verdict version window")
+	allowed := strings.Fields("action alert basis budget cause class currency dimension enforcement forecast kind le model node_pool notifier over reason request result revision severity shadow state type verdict version window")
 	for name, f := range families(t, full()) {
 		if !strings.HasPrefix(name, "governor_") {
 			continue

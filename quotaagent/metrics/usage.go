@@ -29,6 +29,7 @@ const (
 	idleSeconds
 	unallocatedSeconds
 	ungovernedSeconds
+	tokens
 )
 
 // lineKey is one series: a metric and its label values, unused ones empty.
@@ -53,12 +54,13 @@ func (u *usage) begin() {
 		idleSeconds:        desc("governor_idle_gpu_seconds_total", "GPU time during which allocations did not use their GPUs, as seen by this agent while it led.", "budget", "class"),
 		unallocatedSeconds: desc("governor_unallocated_gpu_seconds_total", "GPU time of GPUs that no allocation had, as seen by this agent while it led.", "budget", "class", "node_pool"),
 		ungovernedSeconds:  desc("governor_ungoverned_gpu_seconds_total", "GPU time used without a hold, as seen by this agent while it led.", "class"),
+		tokens:             desc("governor_tokens_total", "Tokens of language models posted by this agent; the model is \"other\" for those that are on no rate card.", "budget", "model", "type"),
 	}
 }
 
 // labels is how many labels each metric has.
 func (l line) labels() int {
-	return [...]int{gpuSeconds: 3, cost: 2, energy: 2, overdraftSeconds: 2, idleSeconds: 2, unallocatedSeconds: 3, ungovernedSeconds: 1}[l]
+	return [...]int{gpuSeconds: 3, cost: 2, energy: 2, overdraftSeconds: 2, idleSeconds: 2, unallocatedSeconds: 3, ungovernedSeconds: 1, tokens: 3}[l]
 }
 
 // unit is how much of an amount is one of the metric's base unit.
@@ -66,15 +68,31 @@ func (l line) unit() float64 {
 	switch l {
 	case cost:
 		return float64(quantity.CurrencyUnit)
-	case energy:
+	case energy, tokens:
 		return 1
 	case gpuSeconds, overdraftSeconds, idleSeconds, unallocatedSeconds, ungovernedSeconds:
 	}
 	return 1000
 }
 
+// Posting is what counting entries takes to know of the policy.
+type Posting struct {
+	// Basis is from when to when GPU time counts.
+	Basis, Currency string
+	// Priced reports whether a rate card names a model: what else clients call a model
+	// makes no label.
+	Priced func(model string) bool
+}
+
+func (p Posting) model(name string) string {
+	if p.Priced(name) {
+		return name
+	}
+	return "other"
+}
+
 // add counts entries.
-func (u *usage) add(entries []ledger.Entry, basis, currency string) {
+func (u *usage) add(entries []ledger.Entry, p Posting) {
 	u.sums.do(func(sums *map[lineKey]*sum) {
 		count := func(a quantity.Amount, l line, labels ...string) {
 			if a == 0 {
@@ -94,9 +112,17 @@ func (u *usage) add(entries []ledger.Entry, basis, currency string) {
 			e := &entries[i]
 			switch e.Kind {
 			case ledger.UsageEntry:
-				count(e.GPUTime, gpuSeconds, e.Budget, e.Class, basis)
-				count(e.Cost, cost, e.Budget, currency)
+				count(e.GPUTime, gpuSeconds, e.Budget, e.Class, p.Basis)
+				count(e.Cost, cost, e.Budget, p.Currency)
 				count(e.Energy, energy, e.Budget, e.Class)
+			case ledger.TokensEntry, ledger.CorrectionEntry:
+				if e.Author != "" || len(e.Tokens) == 0 {
+					continue // a correction by hand, or of GPU time
+				}
+				for kind, n := range e.Tokens {
+					count(n, tokens, e.Budget, p.model(e.Model), string(kind))
+				}
+				count(e.Cost, cost, e.Budget, p.Currency)
 			case ledger.OverdraftEntry:
 				count(e.GPUTime, overdraftSeconds, e.Budget, e.Cause)
 			case ledger.IdleEntry:

@@ -37,14 +37,21 @@ type EfficiencyLine struct {
 	// measured.
 	Used Amounts `json:"used"`
 	Idle Amounts `json:"idle"`
-	Jobs JobSums `json:"jobs"`
+	// Tokens are the requests to language models in Used, with what they cost by
+	// themselves.
+	Tokens Amounts `json:"tokens"`
+	Jobs   JobSums `json:"jobs"`
 	// CostPerGPUHour is what an hour that was paid for cost, CostPerBusyGPUHour one that was
 	// used, CostPerJob a job that ended, and CostPerGoodJob a batch job that ended well:
-	// what all batch jobs cost, shared among those. In micro-units; nil where there was none.
+	// what all batch jobs cost, shared among those. CostPerMillionTokens is what a million
+	// tokens cost, with the GPUs that made them: of a job those of the job, and of a budget
+	// all that it paid. In micro-units; nil where there was none.
 	CostPerGPUHour     *quantity.Amount `json:"cost_per_gpu_hour"`
 	CostPerBusyGPUHour *quantity.Amount `json:"cost_per_busy_gpu_hour"`
 	CostPerJob         *quantity.Amount `json:"cost_per_job"`
 	CostPerGoodJob     *quantity.Amount `json:"cost_per_good_job"`
+
+	CostPerMillionTokens *quantity.Amount `json:"cost_per_million_tokens"`
 }
 
 // JobSums are sums over jobs that ended.
@@ -110,6 +117,9 @@ func MakeEfficiency(q Query, by Column, zone, currency string, rows []Row, recei
 		case ledger.PostedKind(r.Kind):
 			line := at(strings.Join(r.Key, "/"))
 			line.Used, e.Total.Used = line.Used.Add(r.Amounts), e.Total.Used.Add(r.Amounts)
+			if r.Kind == ledger.TokensEntry || r.Kind == ledger.CorrectionEntry && r.Tokens() != 0 {
+				line.Tokens, e.Total.Tokens = line.Tokens.Add(r.Amounts), e.Total.Tokens.Add(r.Amounts)
+			}
 		case r.Kind == ledger.IdleEntry:
 			line := at(strings.Join(r.Key, "/"))
 			line.Idle, e.Total.Idle = line.Idle.Add(r.Amounts), e.Total.Idle.Add(r.Amounts)
@@ -175,8 +185,10 @@ func (l *EfficiencyLine) price() {
 		return &price
 	}
 	hour := int64(quantity.GPUHour)
-	l.CostPerGPUHour = each(l.Used.Cost, int64(l.Used.GPUTime), hour)
-	l.CostPerBusyGPUHour = each(l.Used.Cost, int64(l.Used.GPUTime.Sub(l.Idle.GPUTime)), hour)
+	gpus := l.Used.Cost.Sub(l.Tokens.Cost)
+	l.CostPerGPUHour = each(gpus, int64(l.Used.GPUTime), hour)
+	l.CostPerBusyGPUHour = each(gpus, int64(l.Used.GPUTime.Sub(l.Idle.GPUTime)), hour)
+	l.CostPerMillionTokens = each(l.Used.Cost, int64(l.Tokens.Tokens()), 1_000_000)
 	l.CostPerJob = each(l.Jobs.Cost, int64(l.Jobs.Ended), 1)
 	l.CostPerGoodJob = each(l.Jobs.BatchCost, int64(l.Jobs.Good), 1)
 }
