@@ -68,6 +68,8 @@ func plays() map[string]play {
 		}
 		return out
 	}
+	const model = "meta-llama/Llama-3.1-70B-Instruct"
+	request := []string{"exec governor tokens authorize -model=" + model + " -input=1200 -max-output=400 -t={{.id}} acme/research", "keep ID"}
 	earlier := []string{"exec governor budget apply -auto-approve cheaper", "exec governor budget apply -auto-approve budgets"}
 	return map[string]play{
 		"budgets": {acts: append(do("budget validate", "budget fmt", "budget plan"),
@@ -91,7 +93,9 @@ func plays() map[string]play {
 			stands: map[string]string{"gpu-node-1": "v1", "gpu-7": "v2", "gpu-8": "l40s"}},
 		"overrides": {acts: []act{{"override request", []string{"env NOMAD_TOKEN=oncall"}}, {"override approve", []string{"env NOMAD_TOKEN=oncall2"}}, {"override revoke", nil}, {"override list", nil}},
 			stands: map[string]string{"o-3f9c1a0b2d4e5f60": "o-0000000000000002"}},
-		"runs":     {acts: do("run open", "run show", "run close", "run list"), stands: map[string]string{"r-9f1c2b3a4d5e6f70": "r-0000000000000002"}},
+		"runs": {acts: do("run open", "run show", "run close", "run list"), stands: map[string]string{"r-9f1c2b3a4d5e6f70": "r-0000000000000002"}},
+		"tokens": {acts: append(do("tokens authorize", "tokens report"), act{"tokens settle", request}, act{"tokens void", request}),
+			stands: map[string]string{"llama-3.1-8b": model, "t-0d5e...": "$ID"}},
 		"operator": {acts: do("operator agents", "operator debug")},
 	}
 }
@@ -134,7 +138,8 @@ func TestTheExamplesOfTheHelpWork(t *testing.T) {
 	dir, run := t.TempDir(), map[string]bool{}
 	acme, err := os.ReadFile("../../hcl/examples/acme/acme.hcl")
 	must.NoError(t, err)
-	acme = regexp.MustCompile(`timezone( *)= ".*"`).ReplaceAll(acme, []byte(`timezone$1= "UTC"`)) // that of the usage of the fixture
+	acme = regexp.MustCompile(`timezone( *)= ".*"`).ReplaceAll(acme, []byte(`timezone$1= "UTC"`))           // that of the usage of the fixture
+	acme = bytes.Replace(acme, []byte("2026-07-01T00:00:00+02:00"), []byte("2026-01-01T00:00:00+02:00"), 1) // the fixture's clock is in March
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	t.Cleanup(receiver.Close)
 	acme = bytes.Replace(acme, []byte("https://hooks.acme.example/gpu"), []byte(receiver.URL), 1)
