@@ -125,7 +125,7 @@ func BenchmarkDurableTokens(b *testing.B) {
 			ids := make([]string, b.N+1)
 			b.ResetTimer()
 			authorized, p99 := hammer(b, clients, b.N, func(n int) error {
-				s, err := a.Engine.AuthorizeTokens(b.Context(), opener, ask(fmt.Sprint(n), 100, 100))
+				s, err := a.Engine.AuthorizeTokens(b.Context(), opener, askTokens(fmt.Sprint(n), 100, 100))
 				ids[n] = s.ID
 				return err
 			})

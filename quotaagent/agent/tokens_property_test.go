@@ -71,7 +71,7 @@ func tokensAtRandom(t *testing.T, open func() modelBacking) {
 		for range rapid.IntRange(4, 25).Draw(rt, "steps") {
 			switch rapid.SampledFrom([]string{"ask", "ask", "ask", "settle", "settle", "void", "time", "sweep", "restart", "settle late"}).Draw(rt, "step") {
 			case "ask":
-				if w.ask() {
+				if w.askTokens() {
 					admitted++
 				} else {
 					refused++
@@ -124,9 +124,9 @@ func (w *tokenWorld) insist(do func() (TokenStatus, error)) (TokenStatus, error)
 	}
 }
 
-func (w *tokenWorld) ask() bool {
+func (w *tokenWorld) askTokens() bool {
 	w.made++
-	q := ask(fmt.Sprintf("key-%d", w.made), quantity.Amount(rapid.IntRange(0, 900).Draw(w.rt, "input")), quantity.Amount(rapid.IntRange(1, 400).Draw(w.rt, "output")))
+	q := askTokens(fmt.Sprintf("key-%d", w.made), quantity.Amount(rapid.IntRange(0, 900).Draw(w.rt, "input")), quantity.Amount(rapid.IntRange(1, 400).Draw(w.rt, "output")))
 	q.CachedTokens = quantity.Amount(rapid.IntRange(0, 90).Draw(w.rt, "cached"))
 	q.TTL = fmt.Sprintf("%ds", rapid.IntRange(1, 3600).Draw(w.rt, "ttl"))
 	s, err := w.insist(func() (TokenStatus, error) { return w.Engine.AuthorizeTokens(w.ctx, opener, q) })

@@ -115,7 +115,7 @@ func level(setting string) string {
 
 func TestLimitsOfTokensFollowTheLevelsOfEnforcement(t *testing.T) {
 	t.Parallel()
-	much := ask("much", 10, 1001)
+	much := askTokens("much", 10, 1001)
 	for name, c := range map[string]struct {
 		policy, outcome, reason, text string
 	}{
@@ -140,8 +140,8 @@ func TestLimitsOfTokensFollowTheLevelsOfEnforcement(t *testing.T) {
 	t.Run("queue", func(t *testing.T) {
 		t.Parallel()
 		r := newRigOn(t, openStore(t), level(`over_budget { admit = "queue" }`))
-		r.authorize(ask("a", 0, 900))
-		p := r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, ask("b", 0, 101))))
+		r.authorize(askTokens("a", 0, 900))
+		p := r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, askTokens("b", 0, 101))))
 		must.Eq(t, http.StatusTooManyRequests, p.Status, must.Sprint("a request does not wait"))
 	})
 }
@@ -155,7 +155,7 @@ func TestAPolicyOverrideLiftsALimitOfTokens(t *testing.T) {
       expires = "1h"
       reason  = "required"
     }`))
-	q := ask("a", 10, 1400)
+	q := askTokens("a", 10, 1400)
 	must.Eq(t, http.StatusForbidden, r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, q))).Status)
 	q.PolicyOverride = true
 	p := r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, q)))
@@ -165,7 +165,7 @@ func TestAPolicyOverrideLiftsALimitOfTokens(t *testing.T) {
 	must.Eq(t, "held", s.State)
 	contains(t, s.Text, "admitted by override")
 	must.StrContains(t, r.auditKinds(), "override.requested override.activated")
-	q = ask("b", 10, 300)
+	q = askTokens("b", 10, 300)
 	q.PolicyOverride, q.Reason = true, "demo"
 	p = r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, q)))
 	contains(t, p.Text, "counts already, and it does not fit even so")
@@ -174,7 +174,7 @@ func TestAPolicyOverrideLiftsALimitOfTokens(t *testing.T) {
 func TestRequestsMoveWithTheirBudgetAndFollowTheWindows(t *testing.T) {
 	t.Parallel()
 	r := newTokenRig(t)
-	s := r.authorize(ask("a", 100, 100))
+	s := r.authorize(askTokens("a", 100, 100))
 	r.edit(strings.Replace(tokenPolicy, `limit "month" { tokens`, `limit "hour" { tokens = { output = 100 } }
     limit "month" { tokens`, 1))
 	must.NoError(t, r.Engine.sweepTokens(r.ctx, ledger.Fence{}))
@@ -200,8 +200,8 @@ func TestTheHistoryOfTokensSurvivesAnAgentThatDies(t *testing.T) {
 	f := &fragile{Recorder: recorderFunc(func([]ledger.Entry) {})}
 	f.broken.Store(true)
 	r.Engine.books.recorder = f
-	r.settleTokens(r.authorize(ask("a", 100, 100)), 100, 0, 50)
-	open := r.authorize(ask("b", 100, 100))
+	r.settleTokens(r.authorize(askTokens("a", 100, 100)), 100, 0, 50)
+	open := r.authorize(askTokens("b", 100, 100))
 	r.start(r.store) // nobody was told
 	r.keepHistory(t)
 	must.NoError(t, r.settle())

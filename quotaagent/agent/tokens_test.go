@@ -37,8 +37,8 @@ var tokenPolicy = strings.Replace(strings.Replace(testPolicy(8, "100"), `namespa
 
 func newTokenRig(t testing.TB) *rig { return newRigOn(t, openStore(t), tokenPolicy) }
 
-// ask is a request for tokens of research.
-func ask(key string, input, output quantity.Amount) TokenRequest {
+// askTokens is a request for tokens of research.
+func askTokens(key string, input, output quantity.Amount) TokenRequest {
 	return TokenRequest{Key: key, Budget: "acme/research", Model: "llama", InputTokens: input, MaxOutputTokens: output}
 }
 
@@ -67,7 +67,7 @@ func (r *rig) spent(path string) quantity.Amount {
 func TestARequestHoldsWhatItMayUseAndPostsWhatItUsed(t *testing.T) {
 	t.Parallel()
 	r := newTokenRig(t)
-	s := r.authorize(ask("a", 1000, 400))
+	s := r.authorize(askTokens("a", 1000, 400))
 	must.Eq(t, "held", s.State)
 	must.Eq(t, TokenAmounts{Input: 1000, Cached: 1000, Output: 400, Cost: 2600}, s.Held)
 	must.Eq(t, "admit", s.Outcome)
@@ -81,7 +81,7 @@ func TestARequestHoldsWhatItMayUseAndPostsWhatItUsed(t *testing.T) {
 	}
 	must.SliceEmpty(t, r.open(), must.Sprint("it is no job's"))
 
-	again := r.authorize(ask("a", 1000, 400))
+	again := r.authorize(askTokens("a", 1000, 400))
 	must.Eq(t, s.ID, again.ID)
 	must.Eq(t, s.Held, again.Held)
 
@@ -113,12 +113,12 @@ func second[T any](_ T, err error) error { return err }
 func TestRequestsForTokensAreRefusedWithWhatWouldHelp(t *testing.T) {
 	t.Parallel()
 	r := newTokenRig(t)
-	r.authorize(ask("a", 100, 700))
+	r.authorize(askTokens("a", 100, 700))
 	refuse := func(q TokenRequest) *api.Problem {
 		t.Helper()
 		return r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, q)))
 	}
-	p := refuse(ask("b", 100, 301)) // others hold it
+	p := refuse(askTokens("b", 100, 301)) // others hold it
 	must.Eq(t, http.StatusTooManyRequests, p.Status)
 	must.Eq(t, 5*time.Second, p.RetryAfter)
 	must.Eq(t, "insufficient_budget", p.Reason)
@@ -126,11 +126,11 @@ func TestRequestsForTokensAreRefusedWithWhatWouldHelp(t *testing.T) {
 		"asked       100 input and 301 output tokens of llama = 0.001304 USD",
 		"wait until other requests and jobs of this budget end", "ask for fewer tokens")
 
-	r.settleTokens(r.authorize(ask("c", 0, 300)), 0, 0, 300)
-	p = refuse(ask("d", 100, 701)) // it does not fit today any more
+	r.settleTokens(r.authorize(askTokens("c", 0, 300)), 0, 0, 300)
+	p = refuse(askTokens("d", 100, 701)) // it does not fit today any more
 	must.Eq(t, http.StatusTooManyRequests, p.Status)
 	must.Eq(t, 12*time.Hour, p.RetryAfter)
-	p = refuse(ask("e", 100, 1001))
+	p = refuse(askTokens("e", 100, 1001))
 	must.Eq(t, http.StatusForbidden, p.Status)
 	must.Eq(t, 0, p.RetryAfter)
 	must.Eq(t, "exceeds_budget", p.Reason)
@@ -151,13 +151,13 @@ func TestWhoMayAskForTokens(t *testing.T) {
 	t.Parallel()
 	r := newTokenRig(t)
 	stranger := api.Caller{Accessor: "s", Names: []string{"token:side"}}
-	p := r.refused(second(r.Engine.AuthorizeTokens(r.ctx, stranger, ask("a", 1, 1))))
+	p := r.refused(second(r.Engine.AuthorizeTokens(r.ctx, stranger, askTokens("a", 1, 1))))
 	must.Eq(t, http.StatusForbidden, p.Status)
 	must.Eq(t, "tokens of budget acme/research are for the identities of its match rule: token:default; you are token:side", p.Text)
-	s := r.authorize(ask("a", 1, 1))
+	s := r.authorize(askTokens("a", 1, 1))
 	must.Eq(t, http.StatusForbidden, r.refused(second(r.Engine.SettleTokens(r.ctx, stranger, TokenUsage{ID: s.ID}))).Status)
 	must.Eq(t, http.StatusForbidden, r.refused(second(r.Engine.VoidTokens(r.ctx, stranger, TokenVoid{s.ID}))).Status)
-	theirs, err := r.Engine.AuthorizeTokens(r.ctx, root, ask("a", 1, 1)) // the same key of somebody else
+	theirs, err := r.Engine.AuthorizeTokens(r.ctx, root, askTokens("a", 1, 1)) // the same key of somebody else
 	must.NoError(t, err)
 	must.NotEq(t, s.ID, theirs.ID)
 	_, err = r.Engine.VoidTokens(r.ctx, root, TokenVoid{s.ID})
@@ -182,18 +182,18 @@ func TestWrongRequestsForTokensAreExplained(t *testing.T) {
 		"model is missing":                            {Key: "k", Budget: "acme/research", InputTokens: 1},
 		"names neither a budget nor a run":            {Key: "k", Model: "llama", InputTokens: 1},
 		`there is no budget "acme/none"`:              {Key: "k", Budget: "acme/none", Model: "llama", InputTokens: 1},
-		"input_tokens is -1; it must be from 0":       ask("k", -1, 1),
-		"max_output_tokens is 1000000001":             ask("k", 1, 1_000_000_001),
-		"the request is for no tokens":                ask("k", 0, 0),
+		"input_tokens is -1; it must be from 0":       askTokens("k", -1, 1),
+		"max_output_tokens is 1000000001":             askTokens("k", 1, 1_000_000_001),
+		"the request is for no tokens":                askTokens("k", 0, 0),
 		`ttl is "2h"; it must be a time from 1s to`:   {Key: "k", Budget: "acme/research", Model: "llama", InputTokens: 1, TTL: "2h"},
 		`job_id is "serve" without a namespace`:       {Key: "k", Budget: "acme/research", Model: "llama", InputTokens: 1, JobID: "serve"},
 		`model is " llama"`:                           {Key: "k", Budget: "acme/research", Model: " llama", InputTokens: 1},
-		`key has 257 bytes; it may have 256`:          ask(strings.Repeat("k", 257), 1, 1),
+		`key has 257 bytes; it may have 256`:          askTokens(strings.Repeat("k", 257), 1, 1),
 		`there is no agent run "r-none"`:              {Key: "k", Run: "r-none", Model: "llama", InputTokens: 1},
-		`this key stands for another request already`: ask("taken", 1, 2),
+		`this key stands for another request already`: askTokens("taken", 1, 2),
 	} {
 		if strings.HasPrefix(want, "this key") {
-			r.authorize(ask("taken", 1, 1))
+			r.authorize(askTokens("taken", 1, 1))
 		}
 		must.StrContains(t, r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, q))).Text, want)
 	}
@@ -214,7 +214,7 @@ func TestARequestOfWhichNobodySaysAnythingIsPostedAtWhatIsHeld(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newTokenRig(t)
-			q := ask("a", 500, 400)
+			q := askTokens("a", 500, 400)
 			q.TTL = "1m"
 			s := r.authorize(q)
 			r.clock.advance(59 * time.Second)
@@ -255,7 +255,7 @@ func TestTokensOfARunDrawFromItsCaps(t *testing.T) {
       wall_clock = "6h"
     }
     limit "day"`, 1))
-	p := r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, ask("a", 10, 10))))
+	p := r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, askTokens("a", 10, 10))))
 	must.Eq(t, http.StatusForbidden, p.Status)
 	must.Eq(t, "run_required", p.Reason)
 	contains(t, p.Text, "serves requests of agent runs only", "this request names no open run", "open a run of this budget and give its id as run")
@@ -307,7 +307,7 @@ func TestUsageAboveTheHoldIsPostedAsAnOverdraft(t *testing.T) {
 	r := newTokenRig(t)
 	var told []ledger.Entry
 	r.Engine.books.recorder = recorderFunc(func(e []ledger.Entry) { told = append(told, e...) })
-	s := r.authorize(ask("a", 100, 10))
+	s := r.authorize(askTokens("a", 100, 10))
 	ended := r.settleTokens(s, 60, 50, 1200)
 	contains(t, ended.Text, "that is more than was held, by 10 input and 1,190 output tokens")
 	must.Len(t, 2, told)
@@ -360,7 +360,7 @@ func manyGateways(t *testing.T, store Store) {
 	for n := range 40 {
 		e := []*Engine{r.Engine, other.Engine}[n%2]
 		all.Go(func() {
-			if _, err := e.AuthorizeTokens(r.ctx, opener, ask(fmt.Sprint(n), 10, 70)); err == nil {
+			if _, err := e.AuthorizeTokens(r.ctx, opener, askTokens(fmt.Sprint(n), 10, 70)); err == nil {
 				mu.Lock()
 				admitted += 70
 				mu.Unlock()
