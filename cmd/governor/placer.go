@@ -81,7 +81,7 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing
 		defer p.deciding.Unlock()
 	}
 	marked := p.spared.Mark(snapshot, ask.Namespace, ask.JobID, p.now())
-	offer, why, reserve := p.clearly(marked, ask, how, running, &out)
+	offer, why, reserve := p.beside(marked, ask, how, running, &out)
 	if s.Ask.EveryNode() {
 		out.Eligible = func(group string) (int, bool) { return p.sets.Eligible(snapshot, ask, group) }
 	}

@@ -21,18 +21,18 @@ func plansOf(planned []agent.PlannedFor) []cluster.Planned {
 	return out
 }
 
-// clearly is offer beside what is set aside for gangs; out gets the plan for a gang that
+// beside is offer beside what is set aside for gangs; out gets the plan for a gang that
 // does not fit, and behind whom another job waits.
-func (p *placer) clearly(s cluster.Snapshot, ask cluster.Ask, how agent.Placing, running bool, out *agent.Placement) (offer cluster.Offer, why place.Explanation, reserve cluster.Offer) {
+func (p *placer) beside(s cluster.Snapshot, ask cluster.Ask, how agent.Placing, running bool, out *agent.Placement) (offer cluster.Offer, why place.Explanation, reserve cluster.Offer) {
 	plans := plansOf(how.Planned)
-	clear := cluster.Against(plans, ask.Namespace, ask.JobID, how.EndsMS)
-	seen := p.aside.Taken(s, clear)
+	apart := cluster.Against(plans, ask.Namespace, ask.JobID, how.EndsMS)
+	seen := p.aside.Taken(s, apart)
 	offer, why, reserve = p.offer(seen, ask, running, out)
 	switch {
 	case ask.Gang && out.Waits != "" && how.Ends != nil:
 		out.Planned = p.plan(seen, ask, plans, how.Ends)
-	case !running && !ask.Gang && len(clear) > 0 && offer.Infeasible == nil:
-		out.Waits = p.behind(s, ask, clear, why)
+	case !running && !ask.Gang && len(apart) > 0 && offer.Infeasible == nil:
+		out.Waits = p.behind(s, ask, apart, why)
 	}
 	return offer, why, reserve
 }
@@ -56,17 +56,17 @@ func (p *placer) plan(s cluster.Snapshot, ask cluster.Ask, plans []cluster.Plann
 // behind says for which gangs the GPUs are set aside that a job could have, if it has
 // none now; "" if it has some, or could not have those either. In that case Nomad lets it
 // wait as any other job.
-func (p *placer) behind(s cluster.Snapshot, ask cluster.Ask, clear []cluster.Planned, why place.Explanation) string {
+func (p *placer) behind(s cluster.Snapshot, ask cluster.Ask, apart []cluster.Planned, why place.Explanation) string {
 	if everyGroup(why) {
 		return ""
 	}
-	if _, with := p.sets.Place(cluster.Idle(s, clear), ask); !everyGroup(with) {
+	if _, with := p.sets.Place(cluster.Idle(s, apart), ask); !everyGroup(with) {
 		return ""
 	}
 	var gangs []string
-	for i := range clear {
-		gangs = append(gangs, fmt.Sprintf("gang %s/%s, which starts by %s", clear[i].Namespace, clear[i].JobID,
-			time.UnixMilli(clear[i].StartMS).UTC().Format("2006-01-02 15:04 UTC")))
+	for i := range apart {
+		gangs = append(gangs, fmt.Sprintf("gang %s/%s, which starts by %s", apart[i].Namespace, apart[i].JobID,
+			time.UnixMilli(apart[i].StartMS).UTC().Format("2006-01-02 15:04 UTC")))
 	}
 	return "no GPUs are free for it but those that are set aside for " + strings.Join(gangs, " and ") + ", and it may not be over by then"
 }
