@@ -107,10 +107,13 @@ func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing
 	if len(patch.Kept) > 0 && len(offer.Groups) == 0 {
 		return out, nil // nothing new was offered: the record of the old offer stays
 	}
+	if !how.Commit {
+		return out, nil // nobody keeps what is only looked at
+	}
 	if out.Record, err = json.Marshal(record{ask.Namespace, ask.JobID, offer}); err != nil {
 		return agent.Placement{}, fmt.Errorf("encode offer: %w", err)
 	}
-	if how.Commit && out.Waits == "" {
+	if out.Waits == "" {
 		if !reserve.Gang {
 			reserve = offer
 		}

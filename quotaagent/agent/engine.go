@@ -260,6 +260,9 @@ func (e *Engine) appraiseIn(p *budget.Policy, b *budget.Budget, s gate.Submissio
 
 // asserted is the refusal of a job for which a rule of the policy does not hold.
 func (e *Engine) asserted(p *budget.Policy, s gate.Submission, lines []ledger.Line) *admission.Refusal {
+	if len(p.Asserts) == 0 {
+		return nil
+	}
 	facts := factsOf(s, e.now(), p)
 	facts.Estimate = admission.EstimateFacts(admission.Estimate(p, lines))
 	return admission.Asserted(p, facts)

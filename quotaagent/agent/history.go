@@ -173,8 +173,18 @@ func (h *historian) flush(ctx context.Context) error {
 		h.logger.Warn("decisions came faster than they can be kept", "not_kept", dropped)
 	}
 	var waiting []history.Decision
-	for len(h.decisions) > 0 && len(waiting) < decisionsWaiting {
-		waiting = append(waiting, <-h.decisions)
+	plans := map[history.Decision]bool{}
+	for n := 0; len(h.decisions) > 0 && n < decisionsWaiting; n++ {
+		d := <-h.decisions
+		same := d
+		same.AtMS = 0
+		if d.Plan && plans[same] {
+			continue // the same plan once more within a second says nothing new
+		}
+		if d.Plan {
+			plans[same] = true
+		}
+		waiting = append(waiting, d)
 	}
 	if len(waiting) == 0 {
 		return nil

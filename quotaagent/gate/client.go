@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
 )
 
 // client asks Nomad on behalf of a user, with the user's own token.
@@ -38,6 +40,16 @@ type answer struct {
 	status int
 	header http.Header
 	body   []byte
+	// warnings is where its warnings lie, if that was looked for.
+	warnings jobspec.Place
+}
+
+// locateWarnings finds the warnings of the answer.
+func (a *answer) locateWarnings() jobspec.Place {
+	if !a.warnings.Known() {
+		a.warnings = jobspec.Locate(a.body, "Warnings")[0]
+	}
+	return a.warnings
 }
 
 func (a *answer) Error() string {

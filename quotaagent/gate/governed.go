@@ -459,7 +459,7 @@ func (g *Gate) annotate(a *answer, s *submission, v Verdict) {
 		return
 	}
 	if !v.Denied || s.kind != Validate { // the warnings alone: no need to read the rest
-		body, ok := jobspec.SpliceText(a.body, "Warnings", func(theirs string) string { return mergeWarnings(theirs, warnings) })
+		body, ok := jobspec.SpliceAt(a.body, a.locateWarnings(), func(theirs string) string { return mergeWarnings(theirs, warnings) })
 		if ok {
 			a.body = body
 			return

@@ -112,6 +112,8 @@ func (s *submission) stillStored(theirs *answer) bool {
 	if theirs.status != http.StatusOK {
 		return false // whatever it refuses may come of what is not so any more
 	}
-	index, ok := jobspec.FindUint(theirs.body, "JobModifyIndex")
+	at := jobspec.Locate(theirs.body, "JobModifyIndex", "Warnings") // both at once: the answer is long
+	theirs.warnings = at[1]
+	index, ok := at[0].Uint(theirs.body)
 	return ok && index == jobModifyIndex(s.stored)
 }

@@ -3,16 +3,38 @@ package jobspec
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strconv"
 )
+
+// Place is where the value of a key lies in a JSON object; zero where the object does
+// not have the key exactly once at its top.
+type Place struct{ begin, end int }
+
+// Known reports whether the object has the key.
+func (p Place) Known() bool { return p.end != 0 }
+
+// Locate finds keys of a JSON object, without reading more than where values end.
+func Locate(object []byte, keys ...string) []Place {
+	s, places := scanner{text: object}, make([]Place, len(keys))
+	s.find(keys, places)
+	if s.failed {
+		clear(places)
+	}
+	return places
+}
 
 // SpliceText changes one text of a JSON object and leaves every other byte as it is,
 // without reading more than where values end. It returns false, and nothing, where the
 // object does not have the key exactly once at its top, as a text: then Parse must look.
 func SpliceText(object []byte, key string, change func(string) string) ([]byte, bool) {
-	s := scanner{text: object}
-	begin, end, found := s.find(key)
-	if !found || s.failed {
+	return SpliceAt(object, Locate(object, key)[0], change)
+}
+
+// SpliceAt is SpliceText for a key that was located.
+func SpliceAt(object []byte, at Place, change func(string) string) ([]byte, bool) {
+	begin, end := at.begin, at.end
+	if !at.Known() {
 		return nil, false
 	}
 	var text string
@@ -40,8 +62,8 @@ type scanner struct {
 	failed bool
 }
 
-// find returns where the value of a key of the object lies.
-func (s *scanner) find(key string) (begin, end int, found bool) {
+// find notes where the values of keys of the object lie.
+func (s *scanner) find(keys []string, places []Place) {
 	s.expect('{')
 	for !s.failed {
 		s.space()
@@ -51,14 +73,14 @@ func (s *scanner) find(key string) (begin, end int, found bool) {
 		from := s.at
 		s.value()
 		if s.failed {
-			return 0, 0, false
+			return
 		}
 		if bytes.IndexByte(name, '\\') >= 0 {
 			s.failed = true // it may be any key
 		}
-		if string(name) == key {
-			s.failed = s.failed || found
-			begin, end, found = from, s.at, true
+		if at := slices.Index(keys, string(name)); at >= 0 {
+			s.failed = s.failed || places[at].Known()
+			places[at] = Place{from, s.at}
 		}
 		s.space()
 		switch s.next() {
@@ -66,12 +88,11 @@ func (s *scanner) find(key string) (begin, end int, found bool) {
 		case '}':
 			s.space()
 			s.failed = s.failed || s.at != len(s.text)
-			return begin, end, found
+			return
 		default:
 			s.failed = true
 		}
 	}
-	return 0, 0, false
 }
 
 func (s *scanner) next() byte {
@@ -138,16 +159,10 @@ func (s *scanner) value() {
 	}
 }
 
-// FindUint is the number that a JSON object has under a key, read as SpliceText reads
-// it. It returns false where the object does not have the key exactly once at its top,
-// as a whole number that is not negative.
-func FindUint(object []byte, key string) (uint64, bool) {
-	s := scanner{text: object}
-	begin, end, found := s.find(key)
-	if !found || s.failed {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(object[begin:end]), 10, 64)
+// Uint is the number that lies there in the object. It returns false where that is no
+// whole number, or a negative one.
+func (p Place) Uint(object []byte) (uint64, bool) {
+	n, err := strconv.ParseUint(string(object[p.begin:p.end]), 10, 64)
 	return n, err == nil
 }
 

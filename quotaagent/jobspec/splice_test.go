@@ -53,3 +53,31 @@ func FuzzSpliceText(f *testing.F) {
 		must.Eq(t, before, after)
 	})
 }
+
+func TestLocate_severalAtOnce(t *testing.T) {
+	t.Parallel()
+	for object, want := range map[string][2]string{
+		`{"Diff":{"Index":1,"Warnings":"x"},"Index": 17 ,"Warnings":"w"}`: {"17", `"w"`},
+		`{"Warnings":"w","Index":18}`:                                     {"18", `"w"`},
+		`{"Warnings":"w"}`:                                                {"", `"w"`},
+		`{"Index":1,"Index":2,"Warnings":"w"}`:                            {"", ""},
+		`{"Index":1,"Warnings":"w"`:                                       {"", ""},
+		`{"Index":1,"Warnings":"w"}x`:                                     {"", ""},
+		`{"\u0041":1,"Index":1,"Warnings":"w"}`:                           {"", ""},
+		`[]`:                                                              {"", ""},
+		``:                                                                {"", ""},
+	} {
+		at := Locate([]byte(object), "Index", "Warnings")
+		for i, text := range want {
+			must.EqOp(t, text != "", at[i].Known(), must.Sprint(object))
+			must.EqOp(t, text, object[at[i].begin:at[i].end], must.Sprint(object))
+		}
+	}
+	n, ok := Locate([]byte(`{"Index":17}`), "Index")[0].Uint([]byte(`{"Index":17}`))
+	must.True(t, ok)
+	must.EqOp(t, 17, n)
+	for _, object := range []string{`{}`, `{"Index":-1}`, `{"Index":1.5}`, `{"Index":"1"}`, `{"Index":null}`} {
+		_, ok := Locate([]byte(object), "Index")[0].Uint([]byte(object))
+		must.False(t, ok, must.Sprint(object))
+	}
+}
