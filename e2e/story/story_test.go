@@ -29,6 +29,7 @@ func TestStory(t *testing.T) {
 	options.GovernorConfig = "gate {\n  ui_link = \"" + story.UILink + "\"\n}\n"
 	c := clustertest.Start(t, options)
 	scene := story.NewScene(c, story.NewPrinter(testWriter{t}), filepath.Join(root, "e2e", "_out", "pictures"))
+	scene.Rounds = 5 // of which the demo has ten
 	for _, step := range append(story.Steps(), story.BrowserSteps()...) {
 		t.Run(step.Name, func(t *testing.T) {
 			if err := scene.Play(t.Context(), step); err != nil {
