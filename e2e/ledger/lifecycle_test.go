@@ -25,12 +25,12 @@ budget "givenback" {
   }
 }
 `)
-	s.run(job{id: "short", gpus: 2, meta: map[string]string{"governor_max_runtime": "1h"}, script: "sleep 3"})
+	s.run(job{id: "short", gpus: 2, meta: map[string]string{"governor_max_runtime": "1h"}, script: "sleep 20"})
 	refused := s.submit(job{id: "second", gpus: 1, meta: map[string]string{"governor_max_runtime": "1h"}})
 	must.NotEq(t, 0, refused.ExitCode)
 	s.says(refused.Output(), "403", "2 GPUs held")
 	s.settled("short")
 	day := s.limit("givenback", budget.Day, budget.GPUTime(budget.AnyClass))
 	must.Eq(t, 0, day.Held)
-	must.Between(t, quantity.Amount(2*3_000), day.Posted, quantity.Amount(2*60_000))
+	must.Between(t, quantity.Amount(2*20_000), day.Posted, quantity.Amount(2*120_000))
 }
