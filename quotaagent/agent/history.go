@@ -173,17 +173,15 @@ func (h *historian) flush(ctx context.Context) error {
 		h.logger.Warn("decisions came faster than they can be kept", "not_kept", dropped)
 	}
 	var waiting []history.Decision
-	plans := map[history.Decision]bool{}
+	last := map[string]history.Decision{} // of each job, without its time
 	for n := 0; len(h.decisions) > 0 && n < decisionsWaiting; n++ {
 		d := <-h.decisions
-		same := d
+		key, same := d.Namespace+"\x00"+d.JobID, d
 		same.AtMS = 0
-		if d.Plan && plans[same] {
+		if d.Plan && last[key] == same {
 			continue // the same plan once more within a second says nothing new
 		}
-		if d.Plan {
-			plans[same] = true
-		}
+		last[key] = same
 		waiting = append(waiting, d)
 	}
 	if len(waiting) == 0 {

@@ -139,6 +139,41 @@ func TestDecisionsAreKept(t *testing.T) {
 	must.Eq(t, "", found[0].Text, must.Sprint("there are too many plans"))
 }
 
+// What many ask in the same second is one line, but what was decided last comes last.
+func TestTheSamePlanOnceMoreIsNotKept(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.keepHistory(t)
+	ask := func(gpus int) {
+		plan := r.job("planned", 1, gpus)
+		plan.Kind = gate.Plan
+		r.admit(plan)
+	}
+	other := r.job("other", 1, 2)
+	other.Kind = gate.Plan
+	for _, gpus := range []int{2, 2, 9, 9, 9, 2, 2} {
+		ask(gpus)
+		r.admit(other)
+		r.clock.advance(time.Millisecond)
+	}
+	found, err := r.Decisions(r.ctx, "default", "planned", 10)
+	must.NoError(t, err)
+	var gpus []int64
+	for _, d := range found {
+		gpus = append(gpus, d.GPUs)
+	}
+	must.Eq(t, []int64{2, 9, 2}, gpus)
+	found, err = r.Decisions(r.ctx, "default", "other", 10)
+	must.NoError(t, err)
+	must.Len(t, 1, found)
+	for range 2 {
+		must.False(t, r.run(r.job("planned", 1, 2)).Denied, must.Sprint("what has effects is kept each time"))
+	}
+	found, err = r.Decisions(r.ctx, "default", "planned", 10)
+	must.NoError(t, err)
+	must.Len(t, 5, found)
+}
+
 func TestACorrectionIsPostedOnceAndInTheHistory(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
