@@ -342,7 +342,7 @@ func (e *Engine) queuedAs(p *budget.Policy, b *budget.Budget, s gate.Submission,
 	if was != nil {
 		q.JobModifyIndex = was.JobModifyIndex
 		if !grown(was.Lines, lines, e.rulesOf(p).Calendar) {
-			q.SinceMS, q.Planned = was.SinceMS, was.Planned
+			q.SinceMS = was.SinceMS
 		}
 	}
 	if timeout := b.EffectiveQueue().Timeout; timeout > 0 {

@@ -101,6 +101,21 @@ func TestAPlanIsRenewedAsLongAsItStandsAndEndsWithItsCause(t *testing.T) {
 	must.Nil(t, r.queuedJob("train").Planned)
 }
 
+// A gang that its author changed may not be able to use what was set aside for it before.
+func TestAGangThatIsSubmittedAgainIsPlannedAnew(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	r.age(g)
+	since := r.queuedJob("train").SinceMS
+	r.placer.plan = &ledger.Planned{StartMS: r.placer.plan.StartMS, Devices: map[string][]string{"n3": {"g4", "g5", "g6", "g7"}}}
+	must.Eq(t, "gang_waits", r.submit(r.gang("train")).Reason)
+	must.Nil(t, r.queuedJob("train").Planned)
+	must.Eq(t, since, r.queuedJob("train").SinceMS)
+	r.clock.advance(planEvery)
+	must.NoError(t, r.passGangs(g))
+	must.Eq(t, r.placer.plan.Devices, r.queuedJob("train").Planned.Devices)
+}
+
 func TestAGangWithoutBudgetHasNothingSetAside(t *testing.T) {
 	t.Parallel()
 	r, g := plannedRig(t)
