@@ -19,20 +19,36 @@ import (
 // waitTimeout bounds every wait for something inside Nomad.
 const waitTimeout = 60 * time.Second
 
+// Waits leave the machine to what they wait for: between two tries passes pollShare
+// times what a try takes, and at most pollMost.
+const (
+	pollShare = 10
+	pollMost  = 2 * time.Second
+)
+
+// Detail is an error whose text is only made when somebody reads it. With it a try says
+// why it failed in words that cost more than the try, such as those of a command, and
+// Poll asks for them once, when it gives up.
+type Detail func() string
+
+func (d Detail) Error() string { return d() }
+
 // Poll calls try until it returns nil, ctx ends, or a minute has passed; what
 // says in the error what was waited for.
 func Poll(ctx context.Context, what string, try func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
 	defer cancel()
 	for {
+		begin := time.Now()
 		err := try()
+		pause := max(pollEvery, min(pollShare*time.Since(begin), pollMost))
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w (%w)", what, err, ctx.Err())
-		case <-time.After(pollEvery):
+		case <-time.After(pause):
 		}
 	}
 }

@@ -84,7 +84,9 @@ func (s *scene) compete() {
 			j, _, err := s.api().Jobs().Info(id, nil)
 			must.NoError(s.t, err)
 			if whole, _ := w.of(id); *j.Status != "dead" || whole == 0 {
-				return fmt.Errorf("it is %s, and ran %d times: %s", *j.Status, whole, s.governor("queue", "list"))
+				return cluster.Detail(func() string {
+					return fmt.Sprintf("it is %s, and ran %d times: %s", *j.Status, whole, s.governor("queue", "list"))
+				})
 			}
 			return nil
 		})
@@ -197,7 +199,7 @@ func (s *scene) loseANode() {
 		j, _, err := s.api().Jobs().Info("pair", nil)
 		must.NoError(s.t, err)
 		if *j.Stop || !strings.Contains(fmt.Sprint(constraintsOf(j)), "held by governor: gang of 2 x 8 GPUs waits until all of it fits at once") {
-			return fmt.Errorf("%s: %s", *j.Status, s.nomad("job", "status", "pair").Output())
+			return cluster.Detail(func() string { return *j.Status + ": " + s.nomad("job", "status", "pair").Output() })
 		}
 		return nil
 	})

@@ -170,7 +170,9 @@ func (s *scene) running(jobID string, n int) []*api.Allocation {
 			}
 		}
 		if len(found) != n {
-			return fmt.Errorf("there are %d: %s", len(found), s.nomad("job", "status", jobID).Output())
+			return cluster.Detail(func() string {
+				return fmt.Sprintf("there are %d: %s", len(found), s.nomad("job", "status", jobID).Output())
+			})
 		}
 		return nil
 	})

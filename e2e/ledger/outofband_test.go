@@ -82,7 +82,7 @@ func (s *scene) stopped(jobID string) *api.Allocation {
 		j, _, err := s.api().Jobs().Info(jobID, s.query())
 		must.NoError(s.t, err)
 		if !*j.Stop {
-			return fmt.Errorf("it is %s; %s", *j.Status, s.governor("audit", "list").Output())
+			return cluster.Detail(func() string { return fmt.Sprintf("it is %s; %s", *j.Status, s.governor("audit", "list").Output()) })
 		}
 		return nil
 	})

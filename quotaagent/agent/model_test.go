@@ -31,6 +31,8 @@ const (
 	modelSteps     = 600
 	modelPerDay    = 150 // steps of one episode
 	modelLogLength = 200
+	// modelTold is after how many episodes a long run says how far it is.
+	modelTold = 50
 )
 
 // model is one episode: the agents, their store, their Nomad, and the reference.
@@ -140,6 +142,9 @@ func runModel(t *testing.T, open func(t testing.TB, episode int) modelBacking) {
 		m.run(min(modelPerDay, steps-done))
 		must.NoError(t, store.Close())
 		done, admissions, denials = done+m.steps, admissions+m.admissions, denials+m.denials
+		if (episode+1)%modelTold == 0 && done < steps {
+			t.Logf("%d of %d steps in %v", done, steps, time.Since(begin).Round(time.Second))
+		}
 	}
 	t.Logf("seed %d: %d steps in %v, %d balances grew by admissions, %d denials", seed, done, time.Since(begin).Round(time.Millisecond), admissions, denials)
 	must.Positive(t, admissions)
