@@ -124,6 +124,20 @@ func (s pageSource) Decisions(ctx context.Context, limit int) ([]web.Decision, e
 	return mapped(found, decisionOf), shownError(err)
 }
 
+// Decision implements web's past.
+func (s pageSource) Decision(ctx context.Context, id string) (*web.DecisionDetail, error) {
+	found, err := s.agent.Decision(ctx, id)
+	var p *api.Problem
+	if errors.As(err, &p) && (p.Status == http.StatusNotFound || p.Status == http.StatusBadRequest) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, shownError(err)
+	}
+	return &web.DecisionDetail{Decision: decisionOf(found.Decision), Request: found.Request, Source: found.Source, Revision: found.Revision,
+		Meaning: found.Meaning, Author: found.Author, Operator: found.Operator, Agent: found.Agent}, nil
+}
+
 // Forecast implements web's past.
 func (s pageSource) Forecast(ctx context.Context) (web.Forecast, error) {
 	c, err := s.agent.Forecast(ctx)

@@ -83,7 +83,7 @@ func jobDetailOf(now agent.JobNow) web.JobDetail {
 }
 
 func decisionOf(d history.Decision) web.Decision {
-	return web.Decision{AtMS: d.AtMS, Namespace: d.Namespace, ID: d.JobID, Outcome: d.Outcome, Reason: d.Reason, Budget: d.Budget, Submitter: d.Submitter,
+	return web.Decision{Number: d.ID, AtMS: d.AtMS, Namespace: d.Namespace, ID: d.JobID, Outcome: d.Outcome, Reason: d.Reason, Budget: d.Budget, Submitter: d.Submitter,
 		GPUs: d.GPUs, Plan: d.Plan, Shadow: d.Shadow, Text: d.Text}
 }
 

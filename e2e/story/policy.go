@@ -127,6 +127,19 @@ func (s *Scene) fetch(ctx context.Context) (status, error) {
 	return out, nil
 }
 
+// decisionAbout is the ID of the latest decision about a job.
+func (s *Scene) decisionAbout(ctx context.Context, jobID string) (string, error) {
+	result, err := s.GovernorCLI(ctx, "decision", "show", "-json", jobID)
+	if err != nil {
+		return "", err
+	}
+	var out struct{ ID string }
+	if result.ExitCode != 0 || json.Unmarshal([]byte(result.Stdout), &out) != nil || out.ID == "" {
+		return "", fmt.Errorf("read the decision about job %q: %s", jobID, result.Output())
+	}
+	return out.ID, nil
+}
+
 // apply puts the example policy with n research GPUs into force.
 func (s *Scene) apply(ctx context.Context, n int) error {
 	text, err := examplePolicy(n)

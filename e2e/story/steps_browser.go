@@ -180,6 +180,12 @@ func governorPages(ctx context.Context, s *Scene) error {
 	live.Selectors = []string{"body:has(#live:not(:empty)) #q:focus"} // what changes takes nobody's focus
 	job := page("jobs/default/"+shown.ID, "job", "Cost so far", "Limits on the way to the root", v100Client, allocation.ID[:8], "GB/s at its narrowest")
 	job.Selectors = []string{"figure.fabric svg polygon.ring", "figure.fabric svg g.chosen"}
+	refusal, err := s.decisionAbout(ctx, "refused")
+	if err != nil {
+		return err
+	}
+	decision := page("decisions/"+refusal, "decision", refusal, "exceeds_job_cap", "256 GPU-hours for one job", "The author of the job")
+	decision.Selectors = []string{`a.source[href*="/policy/files/` + policyFile + `?line="]`}
 	seen, err := browser.Visit(ctx, browser.Plan{Pages: []browser.Page{
 		page("policy", "policy", "An edit is not in force", "gpuz", "Revisions"),
 		page("policy/files/"+policyFile+"?line=20", "file", "gpu_class"),
@@ -190,7 +196,7 @@ func governorPages(ctx context.Context, s *Scene) error {
 		page("jobs/default/refused", "refused", "exceeds_job_cap", "256 GPU-hours for one job"),
 		page("topology", "topology", v100Client, "client2", "Best free"),
 		page("topology/"+v100Client, "node", "NV2", "default/"+shown.ID),
-		page("decisions", "decisions", "refused", "exceeds_job_cap"),
+		page("decisions", "decisions", "refused", "exceeds_job_cap"), decision,
 		page("audit", "audit", "policy.applied"),
 		page("none", "none", "There is no page at"),
 	}, IgnoreErrors: []string{"status of 404"}})

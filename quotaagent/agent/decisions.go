@@ -58,23 +58,28 @@ func (a *Agent) serveDecisions(ctx context.Context, c api.Call) (any, error) {
 
 // serveDecision answers the one with an ID.
 func (a *Agent) serveDecision(ctx context.Context, c api.Call) (any, error) {
+	return a.Decision(ctx, c.Var("id"))
+}
+
+// Decision is the one with an ID, with what its reason means.
+func (a *Agent) Decision(ctx context.Context, id string) (DecisionView, error) {
+	var none DecisionView
 	h, err := a.historyOf()
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	id := c.Var("id")
 	if !history.IsDecisionID(id) {
-		return nil, refusal(http.StatusBadRequest, "%.80q is not the ID of a decision, such as d-3f9c1a0b-812; `governor decision list` shows them", id)
+		return none, refusal(http.StatusBadRequest, "%.80q is not the ID of a decision, such as d-3f9c1a0b-812; `governor decision list` shows them", id)
 	}
 	if err := h.flush(ctx); err != nil {
-		return nil, err
+		return none, err
 	}
 	d, err := h.store.Decision(ctx, id)
 	if errors.Is(err, history.ErrNoDecision) {
-		return nil, refusal(http.StatusNotFound, "agent %s has no decision %s: it is another agent's, or older than the last %d that are kept%s", a.name, id, decisionsKept, a.othersToAsk())
+		return none, refusal(http.StatusNotFound, "agent %s has no decision %s: it is another agent's, or older than the last %d that are kept%s", a.name, id, decisionsKept, a.othersToAsk())
 	}
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	return a.viewOf(d), nil
 }

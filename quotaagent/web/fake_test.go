@@ -12,6 +12,7 @@ import (
 	"github.com/nomad-governor/governor/hcl/budgetspec"
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/internal/quantity"
+	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/audit"
 	"github.com/nomad-governor/governor/quotaagent/budget"
 	"github.com/nomad-governor/governor/quotaagent/forecast"
@@ -123,6 +124,22 @@ func (f *fake) Decisions(_ context.Context, limit int) ([]web.Decision, error) {
 	return slices.Clone(f.decided[:min(limit, len(f.decided))]), f.history
 }
 
+// Decision implements web's past.
+func (f *fake) Decision(_ context.Context, id string) (*web.DecisionDetail, error) {
+	for _, d := range f.decided {
+		if d.Number != id {
+			continue
+		}
+		e, revision := admission.Reason(d.Reason).Explain(), f.policy.Revision
+		if d.Plan {
+			revision = "1c920f16ace2b7f0" // an earlier one
+		}
+		return &web.DecisionDetail{Decision: d, Request: "register", Source: "budgets.hcl:3", Revision: revision, Meaning: e.Meaning, Author: e.Author, Operator: e.Operator,
+			Agent: "agent-1"}, f.history
+	}
+	return nil, f.history
+}
+
 // Forecast implements web's past.
 func (f *fake) Forecast(context.Context) (web.Forecast, error) {
 	if f.history != nil {
@@ -212,10 +229,10 @@ func busy() *fake {
 }
 
 func (f *fake) fillJobs(train web.Job, wait web.Waiting) {
-	f.decided = []web.Decision{{AtMS: now.Add(-20 * time.Minute).UnixMilli(), Namespace: "research", ID: wait.ID, Outcome: "queue", Reason: "concurrency_limit", Budget: "acme/research", GPUs: 4, Text: "it waits"},
-		{AtMS: now.Add(-2 * time.Hour).UnixMilli(), Namespace: "research", ID: "train", Outcome: "admit", Reason: "fits", Budget: "acme/research", Submitter: "22222222-user", GPUs: 3, Text: "at most 3 x h100 for up to 13h20m = 40 GPU-hours"},
-		{AtMS: now.Add(-3 * time.Hour).UnixMilli(), Namespace: "inference", ID: "huge", Outcome: "deny", Reason: "exceeds_job_cap", Budget: "acme/serving", GPUs: 64},
-		{AtMS: now.Add(-3 * time.Hour).UnixMilli(), Namespace: "research", ID: "train", Outcome: "admit", Reason: "fits", Budget: "acme/research", GPUs: 3, Plan: true}}
+	f.decided = []web.Decision{{Number: "d-3f9c1a0b-4", AtMS: now.Add(-20 * time.Minute).UnixMilli(), Namespace: "research", ID: wait.ID, Outcome: "queue", Reason: "concurrency_limit", Budget: "acme/research", GPUs: 4, Text: "it waits"},
+		{Number: "d-3f9c1a0b-3", AtMS: now.Add(-2 * time.Hour).UnixMilli(), Namespace: "research", ID: "train", Outcome: "admit", Reason: "fits", Budget: "acme/research", Submitter: "22222222-user", GPUs: 3, Text: "at most 3 x h100 for up to 13h20m = 40 GPU-hours"},
+		{Number: "d-3f9c1a0b-2", AtMS: now.Add(-3 * time.Hour).UnixMilli(), Namespace: "inference", ID: "huge", Outcome: "deny", Reason: "exceeds_job_cap", Budget: "acme/serving", GPUs: 64},
+		{Number: "d-3f9c1a0b-1", AtMS: now.Add(-3 * time.Hour).UnixMilli(), Namespace: "research", ID: "train", Outcome: "admit", Reason: "fits", Budget: "acme/research", GPUs: 3, Plan: true}}
 	lines := []ledger.Line{{Group: "g", Count: 1, RuntimeMS: 48_000_000, OnceMS: 24_000_000, Starts: 2, Needs: []ledger.Need{{Classes: []string{"h100"}, GPUs: 3, PerGPUHour: 2_900_000}}}}
 	var used []web.UsedGPU
 	for i, id := range []string{"GPU-0", "GPU-3", "GPU-4"} {

@@ -23,7 +23,7 @@ func (h *Handler) functions() template.FuncMap {
 		"when": h.when, "whenMS": func(ms int64) template.HTML { return h.when(time.UnixMilli(ms)) },
 		"day": func(at time.Time) string { return at.In(h.Zone()).Format(time.DateOnly) },
 		"bar": draw.Share, "period": periodOf, "perGPUHour": quantity.FormatMoney,
-		"job": jobPath, "budget": budgetPath, "source": sourcePath, "node": func(name string) template.URL { return address("topology", name) },
+		"job": jobPath, "decision": func(id string) template.URL { return address("decisions", id) }, "budget": budgetPath, "source": sourcePath, "node": func(name string) template.URL { return address("topology", name) },
 		"plural": pluralOf, "percent": percent, "short": short, "gbps": func(mbps int) string { return quantity.FormatDecimal(quantity.Amount(mbps), 1000, 1) },
 		"gpuTime": gpuTime, "total": ledger.Usage.Total, "length": func(ms int64) string { return budget.FormatDuration(time.Duration(ms) * time.Millisecond) },
 		"depth": func(path string) int { return min(strings.Count(path, "/"), 6) }, "last": func(path string) string { return path[strings.LastIndex(path, "/")+1:] },

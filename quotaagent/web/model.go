@@ -186,8 +186,10 @@ type UsedGPU struct {
 	Percent    int64
 }
 
-// Decision is what was decided about one submission.
+// Decision is what was decided about one submission of the job ID.
 type Decision struct {
+	// Number is the ID of the decision, such as d-3f9c1a0b-812.
+	Number          string
 	AtMS            int64
 	Namespace, ID   string
 	Outcome, Reason string
@@ -196,6 +198,19 @@ type Decision struct {
 	GPUs            int64
 	Plan, Shadow    bool
 	Text            string
+}
+
+// DecisionDetail is one decision with all that is kept of it, and what its reason means.
+type DecisionDetail struct {
+	Decision
+	// Request is what was asked of Nomad, Source where what decided is set, and Revision
+	// that of the policy then; each "" where it is not known.
+	Request, Source, Revision string
+	// Meaning of the reason, and what the author of the job and the operator do about it;
+	// "" of a reason that this version does not know.
+	Meaning, Author, Operator string
+	// Agent is the name of the agent that decided.
+	Agent string
 }
 
 // Detail is what is set for one budget.

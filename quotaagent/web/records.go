@@ -46,6 +46,26 @@ func (h *Handler) decisions(v *visit) (view, error) {
 	return view{template: "decisions", title: "Decisions", section: "decisions", data: d}, nil
 }
 
+// decisionData is one decision. InForce says that the policy then is that of now, so that
+// its lines are where they were.
+type decisionData struct {
+	DecisionDetail
+	InForce bool
+}
+
+// decision shows one, with what its reason means and what to do about it.
+func (h *Handler) decision(v *visit) (view, error) {
+	id := v.PathValue("id")
+	d, err := h.Past.Decision(v.Context(), id)
+	if err != nil {
+		return view{}, err
+	}
+	if d == nil || !v.viewer.Reads(d.Namespace) {
+		return view{}, problem(http.StatusNotFound, "This agent has no decision %.60q, or your token may not read it. Each agent keeps its own, and the oldest are not kept.", id)
+	}
+	return view{template: "decision", title: "Decision " + d.Number, section: "decisions", crumbs: []crumb{{"Decisions", Prefix + "decisions"}}, data: decisionData{*d, d.Revision == h.Rules.Policy().Revision}, still: true}, nil
+}
+
 // auditData is a part of the audit log.
 type auditData struct {
 	Records         []audit.Record

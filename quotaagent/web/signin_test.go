@@ -123,6 +123,10 @@ func TestSomebodySeesOnlyNamespacesThatTheTokenReads(t *testing.T) {
 	}
 	must.StrContains(t, get(h, "/governor/topology/client1", "Cookie", cookie).Body.String(), "a job of another namespace")
 	must.EqOp(t, http.StatusNotFound, get(h, "/governor/jobs/inference/chat", "Cookie", cookie).Code)
+	must.EqOp(t, http.StatusOK, get(h, "/governor/decisions/d-3f9c1a0b-3", "Cookie", cookie).Code)
+	foreign, none := get(h, "/governor/decisions/d-3f9c1a0b-2", "Cookie", cookie), get(h, "/governor/decisions/d-3f9c1a0b-9", "Cookie", cookie)
+	must.EqOp(t, http.StatusNotFound, foreign.Code)
+	must.EqOp(t, none.Body.String(), strings.ReplaceAll(foreign.Body.String(), "d-3f9c1a0b-2", "d-3f9c1a0b-9"), must.Sprint("nobody learns that there is one"))
 	must.StrContains(t, get(h, "/governor/audit", "Cookie", cookie).Body.String(), "needs a Nomad management token")
 	root := signedIn(t, h, "secret-root")
 	must.StrContains(t, get(h, "/governor/audit", "Cookie", root.Name+"="+root.Value).Body.String(), "override o-1 counts")

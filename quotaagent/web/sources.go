@@ -29,6 +29,8 @@ type past interface {
 	Statement(ctx context.Context, q report.Query) (report.Statement, error)
 	Receipts(ctx context.Context, namespace, job string, limit int) ([]report.Receipt, error)
 	Decisions(ctx context.Context, limit int) ([]Decision, error)
+	// Decision is nil where this agent has none with that ID.
+	Decision(ctx context.Context, id string) (*DecisionDetail, error)
 	Forecast(ctx context.Context) (Forecast, error)
 }
 

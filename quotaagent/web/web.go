@@ -72,7 +72,7 @@ func New(c Config) *Handler {
 	h.templates = h.readTemplates()
 	for path, p := range map[string]func(*visit) (view, error){
 		"{$}": h.home, "budgets": h.budgets, "budgets/{path...}": h.statement, "jobs": h.jobs, "jobs/{namespace}/{job}": h.job,
-		"topology": h.topology, "topology/{node}": h.node, "decisions": h.decisions, "audit": h.audit,
+		"topology": h.topology, "topology/{node}": h.node, "decisions": h.decisions, "decisions/{id}": h.decision, "audit": h.audit,
 		"policy": h.policy, "policy/files/{file...}": h.policyFile,
 	} {
 		h.mux.HandleFunc("GET "+Prefix+path, func(w http.ResponseWriter, r *http.Request) { h.show(w, r, p) })

@@ -42,7 +42,7 @@ func get(h http.Handler, path string, header ...string) *httptest.ResponseRecord
 // all are the pages of the busy cluster.
 var all = map[string]string{
 	"home": "", "budgets": "budgets", "statement": "budgets/acme/research", "jobs": "jobs", "job": "jobs/research/train",
-	"waiting": "jobs/research/%3Cscript%3Ealert%28%22x%22%29%3C%2Fscript%3E", "ended": "jobs?state=ended", "topology": "topology", "node": "topology/client1", "decisions": "decisions", "audit": "audit",
+	"waiting": "jobs/research/%3Cscript%3Ealert%28%22x%22%29%3C%2Fscript%3E", "ended": "jobs?state=ended", "topology": "topology", "node": "topology/client1", "decisions": "decisions", "decision": "decisions/d-3f9c1a0b-3", "audit": "audit",
 	"policy": "policy", "file": "policy/files/budgets.hcl?line=3",
 }
 
@@ -71,6 +71,18 @@ func golden(t *testing.T, name string, w *httptest.ResponseRecorder, status int)
 	want, err := os.ReadFile(file)
 	must.NoError(t, err)
 	must.EqOp(t, string(want), text)
+}
+
+// The lines of a policy that was replaced are not where they were.
+func TestADecisionUnderAnEarlierPolicyLinksToNoLine(t *testing.T) {
+	t.Parallel()
+	h := pages(t, busy())
+	must.StrContains(t, get(h, "/governor/decisions/d-3f9c1a0b-3").Body.String(), `<a class="source" href="/governor/policy/files/budgets.hcl?line=3#L3">budgets.hcl:3</a>`)
+	old := get(h, "/governor/decisions/d-3f9c1a0b-1").Body.String()
+	must.StrContains(t, old, "<dd>budgets.hcl:3</dd>")
+	must.StrContains(t, old, "no longer in force")
+	must.StrContains(t, old, "The words of plans are not kept.")
+	must.EqOp(t, http.StatusNotFound, get(h, "/governor/decisions/none").Code)
 }
 
 func TestPagesOfAnAgentThatWasJustInstalled(t *testing.T) {

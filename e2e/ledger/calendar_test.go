@@ -44,7 +44,7 @@ func (z zone) file() []byte {
 
 // soonest is the whole minute to come that is not too near to start a job before.
 func soonest() time.Time {
-	return time.Now().Add(85 * time.Second).Truncate(time.Minute)
+	return time.Now().Add(100 * time.Second).Truncate(time.Minute)
 }
 
 // offsetFor is the offset from UTC of a clock that shows this hour at an instant.
