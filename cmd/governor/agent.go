@@ -378,6 +378,13 @@ func authorize(g *gate.Gate) api.Authorize {
 		case right == api.Write && !slices.Contains(id.Names, "type:management"):
 			return api.Caller{}, http.StatusForbidden, "changing budgets needs a Nomad management token"
 		}
-		return api.Caller{Accessor: id.Accessor, Names: id.Names}, 0, ""
+		caller := api.Caller{Accessor: id.Accessor, Names: id.Names}
+		if !slices.Contains(id.Names, "type:management") {
+			caller.Sees = func() (func(string) bool, error) {
+				_, reads, err := g.Sees(r)
+				return reads, err
+			}
+		}
+		return caller, 0, ""
 	}
 }

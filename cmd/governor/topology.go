@@ -4,14 +4,26 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 
 	"github.com/nomad-governor/governor/quotaagent/api"
 	"github.com/nomad-governor/governor/scheduler/clustermap"
 )
 
-// topology serves the map of the cluster.
-func (p *placer) topology(ctx context.Context, _ api.Call) (any, error) { return p.clusterMap(ctx) }
+// topology answers the map. Who has a GPU is told to those who may read the job.
+func (p *placer) topology(ctx context.Context, c api.Call) (any, error) {
+	reads := func(string) bool { return true }
+	if c.Caller.Sees != nil {
+		var err error
+		if reads, err = c.Caller.Sees(); err != nil {
+			return nil, &api.Problem{Status: http.StatusServiceUnavailable, Text: "Nomad cannot be asked now what your token may read; try again later"}
+		}
+	}
+	m, err := p.clusterMap(ctx)
+	m.Hide(func(namespace string) bool { return !reads(namespace) })
+	return m, err
+}
 
 // clusterMap is the map of the cluster, with what is promised to jobs.
 func (p *placer) clusterMap(ctx context.Context) (clustermap.Map, error) {
@@ -187,7 +199,10 @@ func printNode(w io.Writer, n clustermap.Node) {
 		t := newTable(">GPU", "STATE", "JOB", "ALLOCATION", ">NUMA", "PCI ADDRESS", "ID")
 		for _, d := range g.GPUs {
 			job, alloc, numa := "", "", ""
-			if d.Alloc != "" {
+			switch {
+			case d.Namespace == "": // nobody's, or of a job that may not be read
+				job = d.JobID
+			case d.Alloc != "":
 				job, alloc = fmt.Sprintf("%s/%s.%s", d.Namespace, d.JobID, d.Group), fmt.Sprintf("%.8s", d.Alloc)
 			}
 			if d.NUMANode >= 0 {

@@ -66,7 +66,15 @@ func (a *Agent) serveCapacity(ctx context.Context, c api.Call) (any, error) {
 		}
 		more[class] += n
 	}
-	return a.capacity(ctx, days, more)
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
+	out, err := a.capacity(ctx, days, more)
+	for i := range out.Limits {
+		out.Limits[i].Outlook = s.outlook(out.Limits[i].Outlook)
+	}
+	return out, err
 }
 
 // capacity makes the forecast by so many whole days before today, or as many as the

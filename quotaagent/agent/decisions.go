@@ -50,15 +50,46 @@ func (a *Agent) serveDecisions(ctx context.Context, c api.Call) (any, error) {
 	if q.Limit, err = limitOf(c, 100, decisionsMost); err != nil {
 		return nil, err
 	}
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
 	if err := h.flush(ctx); err != nil {
 		return nil, err
 	}
-	return h.store.FindDecisions(ctx, q)
+	return s.decisions(ctx, h.store, q)
+}
+
+// decisions finds those that the caller may know, as many as are asked for.
+func (s clearance) decisions(ctx context.Context, store *history.Store, q history.DecisionQuery) ([]history.Decision, error) {
+	most := q.Limit
+	for out := []history.Decision{}; ; q.Skip += q.Limit {
+		found, err := store.FindDecisions(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, keep(s, found, func(d *history.Decision) string { return d.Namespace })...)
+		if len(found) < q.Limit || len(out) >= most {
+			return out[:min(len(out), most)], nil
+		}
+	}
 }
 
 // serveDecision answers the one with an ID.
 func (a *Agent) serveDecision(ctx context.Context, c api.Call) (any, error) {
-	return a.Decision(ctx, c.Var("id"))
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
+	d, err := a.Decision(ctx, c.Var("id"))
+	if err == nil && !s.reads(d.Namespace) {
+		return nil, a.noDecision(d.ID) // as if there was none
+	}
+	return d, err
+}
+
+func (a *Agent) noDecision(id string) error {
+	return refusal(http.StatusNotFound, "agent %s has no decision %s: it is another agent's, or older than the last %d that are kept%s", a.name, id, decisionsKept, a.othersToAsk())
 }
 
 // Decision is the one with an ID, with what its reason means.
@@ -76,7 +107,7 @@ func (a *Agent) Decision(ctx context.Context, id string) (DecisionView, error) {
 	}
 	d, err := h.store.Decision(ctx, id)
 	if errors.Is(err, history.ErrNoDecision) {
-		return none, refusal(http.StatusNotFound, "agent %s has no decision %s: it is another agent's, or older than the last %d that are kept%s", a.name, id, decisionsKept, a.othersToAsk())
+		return none, a.noDecision(id)
 	}
 	if err != nil {
 		return none, err
@@ -96,6 +127,9 @@ func (a *Agent) serveJobDecision(ctx context.Context, c api.Call) (any, error) {
 	}
 	if q.Job == "" {
 		return nil, refusal(http.StatusBadRequest, "job is missing: give the id of a job, and its namespace if that is not default")
+	}
+	if err := a.mustRead(c, q.Namespace); err != nil {
+		return nil, err
 	}
 	n := 1
 	if text := c.Query("n"); text != "" {

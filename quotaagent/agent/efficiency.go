@@ -25,15 +25,22 @@ func (a *Agent) serveEfficiency(ctx context.Context, c api.Call) (any, error) {
 	if q.From, q.To, err = report.ParseTime(c.Query("from"), c.Query("to"), h.now(), h.store.Location()); err != nil {
 		return nil, refusal(http.StatusBadRequest, "%v", err)
 	}
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
 	p := a.Keeper.State().Policy
 	_, missing := a.complete(ctx, h)
-	rows, err := h.store.Rows(ctx, q, p.Moved)
+	rows, err := s.rows(q, func(q report.Query) ([]report.Row, error) { return h.store.Rows(ctx, q, p.Moved) })
 	if err != nil {
 		return nil, err
 	}
 	receipts, err := h.store.Closed(ctx, q.From, q.To, q.Budget, p.Moved)
 	if err != nil {
 		return nil, err
+	}
+	for i := range receipts {
+		receipts[i].JobID = s.job(receipts[i].Namespace, receipts[i].JobID)
 	}
 	e := report.MakeEfficiency(q, by, h.store.Location().String(), p.Currency, rows, receipts)
 	state, err := h.store.State(ctx)

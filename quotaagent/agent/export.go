@@ -44,7 +44,11 @@ func (a *Agent) serveExport(_ context.Context, c api.Call) (any, error) {
 	if format := c.Query("format"); format != "" && format != "focus" {
 		return nil, refusal(http.StatusBadRequest, "format is %.40q; it must be focus", format)
 	}
-	x := &export{store: h.store, policy: a.Keeper.State().Policy, now: h.now(), idle: c.Query("idle") == "true",
+	sees, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
+	x := &export{sees: sees, store: h.store, policy: a.Keeper.State().Policy, now: h.now(), idle: c.Query("idle") == "true",
 		query: report.Query{From: from, To: to, Budget: strings.Trim(c.Query("budget"), "/"), By: showback.Columns()}}
 	if x.query.Budget != "" && x.policy.Find(x.query.Budget) == nil {
 		return nil, refusal(http.StatusNotFound, "there is no budget %.200q; `governor budget status` lists all", x.query.Budget)
@@ -59,6 +63,8 @@ type export struct {
 	policy *budget.Policy
 	now    time.Time
 	query  report.Query
+	// sees says which jobs are named.
+	sees clearance
 	// idle says that what nobody had, and what was used around Governor, is wanted too.
 	idle bool
 }
@@ -98,7 +104,7 @@ func (x *export) day(w *focus.Writer, day budget.Period, rows []report.Row, byHa
 		c := x.charge(day, correctionRow(e))
 		c.Key, c.Author, c.Reason = e.Key, e.Author, e.Cause
 		c.Late = e.WrittenMS >= c.BillingEnd.UnixMilli()
-		if err := w.Write(c); err != nil {
+		if err := x.put(w, c); err != nil {
 			return err
 		}
 		known[seriesOf(c)] = known[seriesOf(c)].Add(c.Amounts)
@@ -113,11 +119,17 @@ func (x *export) day(w *focus.Writer, day budget.Period, rows []report.Row, byHa
 			c.Amounts = c.Sub(known[name])
 			delete(known, name)
 		}
-		if err := w.Write(c); err != nil {
+		if err := x.put(w, c); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// put writes a charge as its reader may see it.
+func (x *export) put(w *focus.Writer, c focus.Charge) error {
+	c.Job = x.sees.job(c.Namespace, c.Job)
+	return w.Write(c)
 }
 
 // correctionRow is an entry as the row of sums that it is counted in.

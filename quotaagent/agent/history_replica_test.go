@@ -191,7 +191,7 @@ func TestAnyReplicaAnswersForAll(t *testing.T) {
 	q := report.Query{From: noon.AddDate(0, -1, 0), To: noon.AddDate(0, 1, 0), By: by}
 	var statements []report.Statement
 	for _, agent := range []*served{a, b} {
-		s, err := agent.statement(r.ctx, q)
+		s, err := agent.statement(r.ctx, q, nil)
 		must.NoError(t, err)
 		must.Len(t, 2, s.Lines)
 		must.Eq(t, r.posted("acme"), int64(s.Total.GPUTime))
@@ -208,7 +208,7 @@ func TestAnyReplicaAnswersForAll(t *testing.T) {
 	// a loses its disk, and gets everything from b.
 	fresh := r.replicaOf(t, "a", filepath.Join(dir, "fresh.db"))
 	r.both(fresh)
-	s, err := fresh.statement(r.ctx, q)
+	s, err := fresh.statement(r.ctx, q, nil)
 	must.NoError(t, err)
 	must.Eq(t, statements[0].Lines, s.Lines)
 	c, err := fresh.compare(r.ctx, fresh.history)
@@ -228,14 +228,14 @@ func TestAStatementSaysWhenAnotherAgentDoesNotAnswer(t *testing.T) {
 	r.clock.advance(2 * freshWithin)
 	a.peers.round(r.ctx)
 	q := report.Query{From: noon.AddDate(0, 0, -1), To: noon.AddDate(0, 0, 1), By: []report.Column{report.Budget}}
-	s, err := a.statement(r.ctx, q)
+	s, err := a.statement(r.ctx, q, nil)
 	must.NoError(t, err)
 	must.Eq(t, last, s.CompleteTo)
 	must.StrContains(t, fmt.Sprint(s.Incomplete), "agent b at http://127.0.0.1")
 	must.StrContains(t, fmt.Sprint(s.Incomplete), "has not answered since 2026-03-10T12:00:00Z")
 	b.down.Store(false)
 	a.peers.round(r.ctx)
-	s, err = a.statement(r.ctx, q)
+	s, err = a.statement(r.ctx, q, nil)
 	must.NoError(t, err)
 	must.Eq(t, r.clock.now().UTC(), s.CompleteTo)
 
@@ -243,7 +243,7 @@ func TestAStatementSaysWhenAnotherAgentDoesNotAnswer(t *testing.T) {
 	b.down.Store(true)
 	r.clock.advance(awayAfter + time.Hour)
 	a.peers.round(r.ctx)
-	s, err = a.statement(r.ctx, q)
+	s, err = a.statement(r.ctx, q, nil)
 	must.NoError(t, err)
 	must.Eq(t, r.clock.now().UTC(), s.CompleteTo)
 	r.clock.advance(goneAfter)
@@ -260,7 +260,7 @@ func TestAgentsWithOneAddressSaySo(t *testing.T) {
 	a, b := r.replicaOf(t, "a", filepath.Join(dir, "a.db")), r.replicaOf(t, "b", filepath.Join(dir, "b.db"))
 	b.peers.options.Address = a.peers.options.Address
 	r.both(a, b)
-	s, err := a.statement(r.ctx, report.Query{From: noon, To: noon.Add(time.Hour), By: []report.Column{report.Budget}})
+	s, err := a.statement(r.ctx, report.Query{From: noon, To: noon.Add(time.Hour), By: []report.Column{report.Budget}}, nil)
 	must.NoError(t, err)
 	must.StrContains(t, fmt.Sprint(s.Incomplete), "agent b says to be at")
 }

@@ -29,7 +29,7 @@ func (r *rig) keepHistory(t testing.TB) *history.Store {
 // withHistory begins a new agent process with a history.
 func (r *rig) withHistory(past *history.Store, p Peers) {
 	r.Agent = New(Options{Name: "test", Store: r.store, Nomad: r.nomad, Placer: r.placer, Logger: hclog.NewNullLogger(), Now: r.clock.now,
-		History: past, Peers: p})
+		Registrar: r.registrar, History: past, Peers: p})
 	must.NoError(r.t, r.Keeper.Load(r.ctx))
 	must.NoError(r.t, r.history.keep(r.ctx))
 	r.Meter.begin()
@@ -37,7 +37,7 @@ func (r *rig) withHistory(past *history.Store, p Peers) {
 
 // statementBy is the statement of all time.
 func (r *rig) statementBy(columns ...report.Column) report.Statement {
-	s, err := r.statement(r.ctx, report.Query{From: noon.AddDate(-1, 0, 0), To: noon.AddDate(1, 0, 0), By: columns})
+	s, err := r.statement(r.ctx, report.Query{From: noon.AddDate(-1, 0, 0), To: noon.AddDate(1, 0, 0), By: columns}, nil)
 	must.NoError(r.t, err)
 	return s
 }

@@ -35,7 +35,7 @@ func (a *Agent) Statement(ctx context.Context, q report.Query) (report.Statement
 			return report.Statement{}, err
 		}
 	}
-	return a.statement(ctx, q)
+	return a.statement(ctx, q, nil)
 }
 
 // Receipts are those of a job's holds that were closed, the latest first.

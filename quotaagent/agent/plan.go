@@ -45,8 +45,8 @@ type Effect struct {
 }
 
 // Plan compares files with the policy in force and says what applying them
-// would do to the settings, to running work and to the queue.
-func (e *Engine) Plan(ctx context.Context, files []budgetspec.File) (PlanEffect, error) {
+// would do to the settings, to running work and to the queue, as somebody may see it.
+func (e *Engine) Plan(ctx context.Context, files []budgetspec.File, sees clearance) (PlanEffect, error) {
 	files, err := checkUpload(files)
 	if err != nil {
 		return PlanEffect{}, err
@@ -68,6 +68,7 @@ func (e *Engine) Plan(ctx context.Context, files []budgetspec.File) (PlanEffect,
 	if err != nil {
 		return PlanEffect{}, err
 	}
+	planner.sees = sees
 	effect.Effects = slices.Concat([]Effect{}, planner.moves(), planner.over(), planner.holdings(), planner.prices(), planner.waiting())
 	return effect, nil
 }
@@ -82,6 +83,8 @@ type planner struct {
 	grants    []ledger.Grant
 	balances  map[string]ledger.Balance
 	rules     *admission.Rules
+	// sees says which jobs are named.
+	sees clearance
 }
 
 func (e *Engine) planner(ctx context.Context, old, next *budget.Policy) (*planner, error) {
@@ -186,7 +189,7 @@ func (pl *planner) runningText(b *budget.Budget, s ledger.Standing) string {
 	var jobs []string
 	for _, h := range pl.holds {
 		if inside(pl.next.Moved(h.Budget), b.Path) && len(h.Live()) > 0 {
-			jobs = append(jobs, h.Namespace+"/"+h.JobID)
+			jobs = append(jobs, pl.sees.named(h.Namespace, h.JobID))
 		}
 	}
 	named := ""
@@ -218,7 +221,7 @@ func listText(items []string) string {
 func (pl *planner) holdings() []Effect {
 	var out []Effect
 	for _, h := range pl.holds {
-		job, path := h.Namespace+"/"+h.JobID, pl.next.Moved(h.Budget)
+		job, path := pl.sees.named(h.Namespace, h.JobID), pl.next.Moved(h.Budget)
 		if pl.next.Find(path) == nil {
 			out = append(out, Effect{Kind: "orphaned", Budget: h.Budget, Job: job, Text: fmt.Sprintf("%s holds budget %s, which would be gone; its hold stays there until it ends", job, h.Budget)})
 			continue
@@ -280,7 +283,7 @@ func (pl *planner) prices() []Effect {
 			if was == is && priced == stays {
 				continue
 			}
-			job, becomes := h.Namespace+"/"+h.JobID, "have no price"
+			job, becomes := pl.sees.named(h.Namespace, h.JobID), "have no price"
 			if stays {
 				becomes = "cost at most " + budget.Cost.Format(is, pl.next.Currency) + " per GPU-hour"
 			}
@@ -306,7 +309,7 @@ func latest(a, b time.Time) time.Time {
 func (pl *planner) waiting() []Effect {
 	var out []Effect
 	for _, q := range pl.queued {
-		job := q.Namespace + "/" + q.JobID
+		job := pl.sees.named(q.Namespace, q.JobID)
 		facts := q.Facts
 		facts.ID, facts.Namespace = q.JobID, q.Namespace
 		path, why := pl.claim(pl.next, facts, q.Accessor, q.Identity)

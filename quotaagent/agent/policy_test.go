@@ -182,7 +182,7 @@ func TestPlanTellsTheEffectOnRunningWork(t *testing.T) {
 	r := newRig(t)
 	r.run(r.job("train", 1, 6))
 	next := strings.Replace(testPolicy(4, "1000"), `budget "research"`, `budget "science"`, 1)
-	effect, err := r.Engine.Plan(r.ctx, files(next))
+	effect, err := r.Engine.Plan(r.ctx, files(next), nil)
 	must.NoError(t, err)
 	var lines []string
 	for _, c := range effect.Changes {
@@ -240,7 +240,7 @@ func TestStatusWithMoreBudgetsThanOneReadTakes(t *testing.T) {
 	status, err := r.Engine.Status(r.ctx, r.Meter)
 	must.NoError(t, err)
 	must.Len(t, 103, status.Budgets)
-	_, err = r.Engine.Plan(r.ctx, files(text))
+	_, err = r.Engine.Plan(r.ctx, files(text), nil)
 	must.NoError(t, err)
 }
 

@@ -294,13 +294,22 @@ func whyHolding(p *budget.Policy, out JobReason, h ledger.Hold) JobReason {
 }
 
 func (a *Agent) serveQueue(ctx context.Context, c api.Call) (any, error) {
-	return a.Engine.Queue(ctx, c.Query("budget"))
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
+	view, err := a.Engine.Queue(ctx, c.Query("budget"))
+	view.Jobs = keep(s, view.Jobs, func(q *QueuedView) string { return q.Namespace })
+	return view, err
 }
 
 func (a *Agent) serveWhy(ctx context.Context, c api.Call) (any, error) {
 	namespace, jobID := jobOf(c)
 	if jobID == "" {
 		return nil, refusal(http.StatusBadRequest, "name the job in the query: ?job=<id>&namespace=<namespace>")
+	}
+	if err := a.mustRead(c, namespace); err != nil {
+		return nil, err
 	}
 	why, err := a.Engine.Why(ctx, namespace, jobID)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/nomad-governor/governor/hcl/budgetspec"
 	"github.com/nomad-governor/governor/quotaagent/api"
@@ -70,11 +71,18 @@ func (a *Agent) serveHealth(context.Context, api.Call) (any, error) {
 }
 
 func (a *Agent) serveStatus(ctx context.Context, c api.Call) (any, error) {
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
 	status, err := a.Status(ctx)
-	if err == nil && c.Query("forecast") == "true" {
+	if err != nil {
+		return nil, err
+	}
+	if c.Query("forecast") == "true" {
 		a.addOutlooks(ctx, &status)
 	}
-	return status, err
+	return s.status(status), nil
 }
 
 func (a *Agent) servePolicy(context.Context, api.Call) (any, error) {
@@ -90,7 +98,11 @@ func (a *Agent) servePlan(ctx context.Context, c api.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	effect, err := a.Engine.Plan(ctx, u.Files)
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
+	effect, err := a.Engine.Plan(ctx, u.Files, s)
 	return effect, problem(err)
 }
 
@@ -179,7 +191,16 @@ func (a *Agent) serveRunOpen(ctx context.Context, c api.Call) (any, error) {
 }
 
 func (a *Agent) serveRun(ctx context.Context, c api.Call) (any, error) {
-	return a.Engine.RunNow(ctx, c.Var("id"))
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
+	run, err := a.Engine.RunNow(ctx, c.Var("id"))
+	run.OpenJobs = keep(s, run.OpenJobs, func(job *string) string {
+		namespace, _, _ := strings.Cut(*job, "/")
+		return namespace
+	})
+	return run, err
 }
 
 func (a *Agent) serveRunClose(ctx context.Context, c api.Call) (any, error) {

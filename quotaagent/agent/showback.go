@@ -32,15 +32,19 @@ func (a *Agent) serveShowback(ctx context.Context, c api.Call) (any, error) {
 	if !known {
 		return nil, refusal(http.StatusBadRequest, "format is %.40q; it must be json, csv or html", c.Query("format"))
 	}
-	s, err := a.showback(ctx, strings.Trim(c.Var("path"), "/"), from, to)
+	sees, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
+	s, err := a.showback(ctx, strings.Trim(c.Var("path"), "/"), from, to, sees)
 	if err != nil || write == nil {
 		return s, err
 	}
 	return api.Raw{Type: "text/" + c.Query("format") + "; charset=utf-8", Write: func(w io.Writer) error { return write(s, w) }}, nil
 }
 
-// showback is the statement of a budget for [from, to).
-func (a *Agent) showback(ctx context.Context, path string, from, to time.Time) (showback.Statement, error) {
+// showback is the statement of a budget for [from, to), as somebody may see it.
+func (a *Agent) showback(ctx context.Context, path string, from, to time.Time, sees clearance) (showback.Statement, error) {
 	h, err := a.historyOf()
 	if err != nil {
 		return showback.Statement{}, err
@@ -74,6 +78,7 @@ func (a *Agent) showback(ctx context.Context, path string, from, to time.Time) (
 	if err := a.showbackBooks(ctx, h, p, node, &in); err != nil {
 		return showback.Statement{}, err
 	}
+	sees.showback(&in)
 	s := showback.Make(in)
 	began, err := h.store.Began(ctx)
 	if err != nil {

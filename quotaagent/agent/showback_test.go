@@ -19,7 +19,7 @@ import (
 func (r *rig) showbackOf(path, from string) showback.Statement {
 	begin, end, err := report.ParseTime(from, "", r.clock.now(), time.UTC)
 	must.NoError(r.t, err)
-	s, err := r.showback(r.ctx, path, begin, end)
+	s, err := r.showback(r.ctx, path, begin, end, nil)
 	must.NoError(r.t, err)
 	return s
 }
@@ -123,8 +123,8 @@ func TestNoStatementOfWhatIsNotThere(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.keepHistory(t)
-	_, err := r.showback(r.ctx, "acme/none", noon.AddDate(0, 0, -1), noon)
+	_, err := r.showback(r.ctx, "acme/none", noon.AddDate(0, 0, -1), noon, nil)
 	must.ErrorContains(t, err, `there is no budget "acme/none"`)
-	_, err = r.showback(r.ctx, "acme", noon.AddDate(0, 0, 1), noon.AddDate(0, 0, 2))
+	_, err = r.showback(r.ctx, "acme", noon.AddDate(0, 0, 1), noon.AddDate(0, 0, 2), nil)
 	must.ErrorContains(t, err, "still to come")
 }

@@ -19,29 +19,29 @@ import (
 // defaultBy is what statements are grouped by.
 const defaultBy = "budget"
 
-// statement is the account of usage that a query asks for, and what may be missing
-// in it.
-func (a *Agent) statement(ctx context.Context, q report.Query) (report.Statement, error) {
+// statement is the account of usage that a query asks for, as somebody may see it, and
+// what may be missing in it.
+func (a *Agent) statement(ctx context.Context, q report.Query, s clearance) (report.Statement, error) {
 	h, err := a.historyOf()
 	if err != nil {
 		return report.Statement{}, err
 	}
 	p := a.Keeper.State().Policy
 	to, missing := a.complete(ctx, h) // before the sums are read: they are no older
-	rows, err := h.store.Rows(ctx, q, p.Moved)
+	rows, err := s.rows(q, func(q report.Query) ([]report.Row, error) { return h.store.Rows(ctx, q, p.Moved) })
 	if err != nil {
 		return report.Statement{}, err
 	}
-	s := report.Make(q, h.store.Location().String(), p.Currency, rows)
+	out := report.Make(q, h.store.Location().String(), p.Currency, rows)
 	began, err := h.store.Began(ctx)
 	if err != nil {
-		return s, err
+		return out, err
 	}
 	if q.From.Before(began) {
 		missing = append(missing, "the history begins at "+began.UTC().Format(time.RFC3339)+": what was used before is not in it")
 	}
-	s.CompleteTo, s.Incomplete = to.UTC(), append(s.Incomplete, missing...)
-	return s, nil
+	out.CompleteTo, out.Incomplete = to.UTC(), append(out.Incomplete, missing...)
+	return out, nil
 }
 
 // complete is until when the history of this agent has everything, with sentences
@@ -108,7 +108,11 @@ func (a *Agent) serveReport(ctx context.Context, c api.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := a.statement(ctx, q)
+	sees, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
+	s, err := a.statement(ctx, q, sees)
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +160,9 @@ func (a *Agent) serveReceipts(ctx context.Context, c api.Call) (any, error) {
 	if job == "" {
 		return nil, refusal(http.StatusBadRequest, "job is missing: give the id of a job, and its namespace if that is not default")
 	}
+	if err := a.mustRead(c, namespace); err != nil {
+		return nil, err
+	}
 	return h.store.Receipts(ctx, namespace, job, limit)
 }
 
@@ -174,7 +181,20 @@ func (a *Agent) serveLog(ctx context.Context, c api.Call) (any, error) {
 	if r.Heads == nil {
 		r.Heads = history.Heads{}
 	}
-	return h.store.Since(ctx, r.Heads, r.Limit)
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
+	page, err := h.store.Since(ctx, r.Heads, r.Limit)
+	if err != nil {
+		return nil, err
+	}
+	for i := range page.Entries {
+		if n := page.Entries[i].Entry.Namespace; n != "" && !s.reads(n) {
+			return nil, refusal(http.StatusForbidden, "the history is for agents, whose token may read the jobs of all namespaces")
+		}
+	}
+	return page, nil
 }
 
 // reportTime reads one point in time, as statements do.
@@ -192,6 +212,10 @@ func (a *Agent) serveTrace(ctx context.Context, c api.Call) (any, error) {
 	if err != nil {
 		return nil, refusal(http.StatusBadRequest, "%v", err)
 	}
+	s, err := a.clearanceOf(c)
+	if err != nil {
+		return nil, err
+	}
 	p := a.Keeper.State().Policy
 	runs, err := h.store.Ran(ctx, from, to, strings.Trim(c.Query("budget"), "/"), p.Moved)
 	if errors.Is(err, history.ErrTooMuch) {
@@ -199,6 +223,9 @@ func (a *Agent) serveTrace(ctx context.Context, c api.Call) (any, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	for i := range runs {
+		runs[i].Job = s.job(runs[i].Namespace, runs[i].Job)
 	}
 	return api.Raw{Type: "text/csv; charset=utf-8", Write: func(w io.Writer) error { return report.WriteTrace(w, runs, tracedDevice(p)) }}, nil
 }

@@ -39,6 +39,9 @@ type Caller struct {
 	Accessor string
 	// Names are those of the gate's identity, such as "role:oncall", sorted.
 	Names []string
+	// Sees says of which namespaces Nomad would show the jobs to the caller; nil means of
+	// all. It asks when it is called, and its error is why that is not known.
+	Sees func() (reads func(namespace string) bool, err error)
 }
 
 // Route is one endpoint.
