@@ -32,4 +32,22 @@ func panelShows(t *testing.T, c *cluster.Cluster, admin *api.Client, ml, alloc s
 			must.EqOp(t, want == http.StatusOK, strings.Contains(text.String(), "acme/ml"), must.Sprint(question, text))
 		}
 	}
+	cliShows(t, c, ml, stranger.SecretID)
+}
+
+// cliShows checks the same of the command line: budgets are for all, the job is for who
+// may read it in Nomad.
+func cliShows(t *testing.T, c *cluster.Cluster, ml, stranger string) {
+	for _, command := range []string{"budget status", "decision list", "topology client1"} {
+		for _, token := range []string{ml, c.Token, stranger} {
+			result := governor(t.Context(), t, c, token, strings.Fields(command)...)
+			must.EqOp(t, 0, result.ExitCode, must.Sprint(result.Output()))
+			must.EqOp(t, token != stranger, strings.Contains(result.Output(), "default/mine"), must.Sprint(command, result.Output()))
+		}
+	}
+	must.StrContains(t, governor(t.Context(), t, c, stranger, "budget", "status").Output(), "acme/ml")
+	must.StrContains(t, governor(t.Context(), t, c, stranger, "topology", "client1").Output(), "(a job of another namespace)")
+	refused := governor(t.Context(), t, c, stranger, "job", "why", "mine")
+	must.EqOp(t, 1, refused.ExitCode)
+	must.StrContains(t, refused.Output(), `your token may not read the jobs of namespace "default"`)
 }
