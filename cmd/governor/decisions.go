@@ -17,13 +17,13 @@ import (
 func decisionListCommand(env environment) command {
 	return command{synopsis: "List what was decided about submissions", help: `Usage: governor decision list [options]
 
-  Lists the decisions that one agent made about submissions and plans, the
-  latest first. Each agent keeps its own, the last 100,000. "governor decision
-  show" has the whole of one.
+  Lists the decisions about submissions and plans, the latest first. Each agent
+  keeps the last 100,000 that it made; the agent that is asked asks the others
+  too. "governor decision show" has the whole of one.
 
       $ governor decision list
       $ governor decision list -namespace=research -job=train
-      $ governor decision list -t='{{range .}}{{.job_id}} {{.reason}}{{"\n"}}{{end}}'
+      $ governor decision list -t='{{range .decisions}}{{.job_id}} {{.reason}}{{"\n"}}{{end}}'
 
   -job=<id>        Only about this job.
   -namespace=<n>   Namespace of the job. Default: NOMAD_NAMESPACE, else default.
@@ -42,7 +42,7 @@ func decisionListCommand(env environment) command {
 				query.Set("job", *job)
 				query.Set("namespace", *namespace)
 			}
-			var decisions []history.Decision
+			var decisions agent.DecisionList
 			raw, err := fetch(c, "/governor/v1/decisions?"+query.Encode(), &decisions)
 			switch {
 			case err != nil:
@@ -56,13 +56,14 @@ func decisionListCommand(env environment) command {
 		}}
 }
 
-func printDecisionList(w io.Writer, decisions []history.Decision) {
-	if len(decisions) == 0 {
+func printDecisionList(w io.Writer, l agent.DecisionList) {
+	defer printIncomplete(w, l.Incomplete)
+	if len(l.Decisions) == 0 {
 		fmt.Fprintln(w, "No decision is kept about that.")
 		return
 	}
 	t := newTable("ID", "AT", "JOB", ">GPUS", "OUTCOME", "REASON", "BUDGET", "SUBMITTED BY", "")
-	for _, d := range decisions {
+	for _, d := range l.Decisions {
 		note := ""
 		switch {
 		case d.Plan:
@@ -81,8 +82,7 @@ func decisionShowCommand(env environment) command {
   Shows a decision about a submission or a plan: the outcome, its reason with what
   it means and what to do about it, the budget, where the limit that decided is
   set, who submitted, and the words that the author was told. Of a job it is the
-  latest one. Each agent keeps its own decisions: the others are named, and not
-  asked.
+  latest one, whichever agent made it.
 
       $ governor decision show train
       $ governor decision show -n=2 research/train
@@ -142,9 +142,9 @@ func jobMeant(c *client, namespace, name string, asItIs bool) (inNamespace, job 
 		return namespace, name, nil
 	}
 	known := func(namespace, job string) (bool, error) {
-		var found []history.Decision
+		var found agent.DecisionList
 		_, err := fetch(c, "/governor/v1/decisions?"+url.Values{"namespace": {namespace}, "job": {job}, "limit": {"1"}}.Encode(), &found)
-		return len(found) > 0, err
+		return len(found.Decisions) > 0, err
 	}
 	whole, err := known(namespace, name)
 	if err != nil {
@@ -193,7 +193,15 @@ func printDecision(w io.Writer, v agent.DecisionView) {
 	default:
 		fmt.Fprintf(w, "\nThe words that the author was told are not kept of this decision.\n")
 	}
-	if len(v.Others) > 0 {
-		fmt.Fprintf(w, "\nEach agent keeps its own decisions. Not asked: %s.\n", strings.Join(v.Others, ", "))
+	printIncomplete(w, v.Incomplete)
+}
+
+// printIncomplete says what is missing in an answer.
+func printIncomplete(w io.Writer, sentences []string) {
+	if len(sentences) > 0 {
+		fmt.Fprintln(w)
+	}
+	for _, text := range sentences {
+		fmt.Fprintf(w, "Incomplete: %s.\n", text)
 	}
 }

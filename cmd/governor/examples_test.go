@@ -82,7 +82,7 @@ func plays() map[string]play {
 			"exec governor audit export", "cp stdout audit.jsonl", "exec governor audit verify", "end"}}},
 			stands: map[string]string{"/var/lib/governor/audit.jsonl": "audit.jsonl", "128:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef": "$END"}},
 		"decisions": {agent: "-decisions", acts: []act{{"decision list", nil},
-			{"decision show", []string{"env NOMAD_NAMESPACE=research", "exec governor decision list -t='{{(index . 4).id}}'", "keep ID"}}},
+			{"decision show", []string{"env NOMAD_NAMESPACE=research", "exec governor decision list -t='{{(index .decisions 4).id}}'", "keep ID"}}},
 			stands: map[string]string{"d-3f9c1a0b-812": "$ID", "-at=2026-03-09": "-at=2026-03-10"}},
 		"trace":   {agent: "-capacity", acts: do("usage trace")},
 		"waiting": {agent: "-queue", acts: do("queue list", "job why")},

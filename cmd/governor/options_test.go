@@ -80,7 +80,7 @@ func explained(t *testing.T, name string) {
 func TestTemplates(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte(`[{"job_id": "train", "gpus": 8, "cost": 12400000, "gpu_ms": 5400000}, {"job_id": "eval", "gpus": 1, "cost": 0, "gpu_ms": 0}]`))
+		_, _ = w.Write([]byte(`{"decisions": [{"job_id": "train", "gpus": 8, "cost": 12400000, "gpu_ms": 5400000}, {"job_id": "eval", "gpus": 1, "cost": 0, "gpu_ms": 0}]}`))
 	}))
 	t.Cleanup(server.Close)
 	for name, c := range map[string]struct {
@@ -88,11 +88,11 @@ func TestTemplates(t *testing.T) {
 		want   string
 		failed string
 	}{
-		"a range":        {[]string{`-t={{range .}}{{.job_id}} {{.gpus}} {{end}}`}, "train 8 eval 1 \n", ""},
-		"amounts":        {[]string{"-t", `{{with index . 0}}{{money .cost}} {{hours .gpu_ms}}{{end}}`, "-limit=1"}, "12.40 1.5\n", ""},
-		"json":           {[]string{"-limit", "3", `--t={{json (index . 1)}}`}, `{"cost":0,"gpu_ms":0,"gpus":1,"job_id":"eval"}` + "\n", ""},
+		"a range":        {[]string{`-t={{range .decisions}}{{.job_id}} {{.gpus}} {{end}}`}, "train 8 eval 1 \n", ""},
+		"amounts":        {[]string{"-t", `{{with index .decisions 0}}{{money .cost}} {{hours .gpu_ms}}{{end}}`, "-limit=1"}, "12.40 1.5\n", ""},
+		"json":           {[]string{"-limit", "3", `--t={{json (index .decisions 1)}}`}, `{"cost":0,"gpu_ms":0,"gpus":1,"job_id":"eval"}` + "\n", ""},
 		"a broken one":   {[]string{`-t={{range`}, "", "the template cannot be read"},
-		"no such field":  {[]string{`-t={{range .}}{{.name}}{{end}}`}, "", "the template does not fit what -json prints"},
+		"no such field":  {[]string{`-t={{range .decisions}}{{.name}}{{end}}`}, "", "the template does not fit what -json prints"},
 		"another option": {[]string{`-t={{.}}`, "-x"}, "", "there is no option -x"},
 		"no template":    {[]string{"-t"}, "", "there is no option -t"},
 	} {

@@ -119,9 +119,9 @@ func (s pageSource) Receipts(ctx context.Context, namespace, job string, limit i
 }
 
 // Decisions implements web's past.
-func (s pageSource) Decisions(ctx context.Context, limit int) ([]web.Decision, error) {
+func (s pageSource) Decisions(ctx context.Context, limit int) (web.Decisions, error) {
 	found, err := s.agent.Decisions(ctx, "", "", limit)
-	return mapped(found, decisionOf), shownError(err)
+	return web.Decisions{List: mapped(found.Decisions, decisionOf), Incomplete: found.Incomplete}, shownError(err)
 }
 
 // Decision implements web's past.
@@ -134,7 +134,7 @@ func (s pageSource) Decision(ctx context.Context, id string) (*web.DecisionDetai
 	if err != nil {
 		return nil, shownError(err)
 	}
-	return &web.DecisionDetail{Decision: decisionOf(found.Decision), Request: found.Request, Source: found.Source, Revision: found.Revision,
+	return &web.DecisionDetail{Decision: decisionOf(found.DecisionRow), Request: found.Request, Source: found.Source, Revision: found.Revision,
 		Meaning: found.Meaning, Author: found.Author, Operator: found.Operator, Agent: found.Agent}, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/agent"
-	"github.com/nomad-governor/governor/quotaagent/history"
 	"github.com/nomad-governor/governor/quotaagent/web"
 	"github.com/nomad-governor/governor/scheduler/clustermap"
 )
@@ -66,7 +65,7 @@ func waitingOf(q agent.QueuedView) web.Waiting {
 }
 
 func jobDetailOf(now agent.JobNow) web.JobDetail {
-	d := web.JobDetail{State: now.State, Budget: now.Budget, Reason: now.Reason, Text: now.Text, Asked: now.Asked, Lines: now.Lines, Decisions: mapped(now.Decisions, decisionOf)}
+	d := web.JobDetail{State: now.State, Budget: now.Budget, Reason: now.Reason, Text: now.Text, Asked: now.Asked, Lines: now.Lines, Decisions: mapped(now.Decisions, decisionOf), Incomplete: now.Incomplete}
 	if now.Hold != nil {
 		j := jobOf(*now.Hold)
 		d.Job = &j
@@ -82,7 +81,7 @@ func jobDetailOf(now agent.JobNow) web.JobDetail {
 	return d
 }
 
-func decisionOf(d history.Decision) web.Decision {
+func decisionOf(d agent.DecisionRow) web.Decision {
 	return web.Decision{Number: d.ID, AtMS: d.AtMS, Namespace: d.Namespace, ID: d.JobID, Outcome: d.Outcome, Reason: d.Reason, Budget: d.Budget, Submitter: d.Submitter,
 		GPUs: d.GPUs, Plan: d.Plan, Shadow: d.Shadow, Text: d.Text}
 }

@@ -124,10 +124,11 @@ func jobWhyCommand(env environment) command {
 }
 
 func printDecisions(env environment, why agent.JobReason) {
+	defer printIncomplete(env.stdout, why.Incomplete)
 	if len(why.Decisions) == 0 {
 		return
 	}
-	fmt.Fprintln(env.stdout, "\nDecisions about it that this agent remembers")
+	fmt.Fprintln(env.stdout, "\nDecisions about it")
 	t := newTable("ID", "AT", "OUTCOME", "REASON", "BUDGET", ">GPUS", "BY")
 	for _, d := range why.Decisions {
 		outcome := d.Outcome

@@ -120,7 +120,7 @@ func TestWhatATokenMayNotReadIsSaidSo(t *testing.T) {
 		"/governor/v1/jobs/why?job=secret-waits":    {403, `your token may not read the jobs of namespace \"default\": that needs the capability read-job there`},
 		"/governor/v1/receipts?job=secret-past":     {403, "capability read-job"},
 		"/governor/v1/jobs/decision?job=x":          {403, "capability read-job"},
-		"/governor/v1/decisions/" + refused:         {404, "agent test has no decision " + refused},
+		"/governor/v1/decisions/" + refused:         {404, "no agent has a decision " + refused},
 		"/governor/v1/decisions?limit=3":            {200, "[]"},
 		"/governor/v1/usage?job=secret-past&by=job": {200, `"lines":[]`},
 		"/governor/v1/usage?by=job":                 {200, `"(a job of another namespace)"`},

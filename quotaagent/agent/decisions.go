@@ -2,10 +2,8 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,23 +17,35 @@ import (
 // is looked for.
 const decisionsMost = 10_000
 
+// DecisionRow is a decision with the agent that made it.
+type DecisionRow struct {
+	history.Decision
+	// Agent is the name of the agent that decided and keeps it.
+	Agent string `json:"agent"`
+}
+
+// DecisionList are decisions of all agents, the latest first.
+type DecisionList struct {
+	Decisions []DecisionRow `json:"decisions"`
+	// Incomplete says in sentences whose decisions are missing.
+	Incomplete []string `json:"incomplete"`
+}
+
 // DecisionView is one decision with what its reason means.
 type DecisionView struct {
-	history.Decision
+	DecisionRow
 	// Meaning is what the reason says, Author what the author of the job does about it, and
 	// Operator what who runs Governor does: those of docs/reasons.md.
 	Meaning  string `json:"meaning"`
 	Author   string `json:"author_does"`
 	Operator string `json:"operator_does"`
-	// Agent is the name of the agent that answers and has decided. Others are the other
-	// agents, each with its address: they keep their own decisions and were not asked.
-	Agent  string   `json:"agent"`
-	Others []string `json:"others"`
+	// Incomplete says in sentences which agents could not be asked for a later one.
+	Incomplete []string `json:"incomplete"`
 }
 
-func (a *Agent) viewOf(d history.Decision) DecisionView {
+func viewOf(d DecisionRow, incomplete []string) DecisionView {
 	e := admission.Reason(d.Reason).Explain()
-	return DecisionView{Decision: d, Meaning: e.Meaning, Author: e.Author, Operator: e.Operator, Agent: a.name, Others: a.peers.others()}
+	return DecisionView{DecisionRow: d, Meaning: e.Meaning, Author: e.Author, Operator: e.Operator, Incomplete: incomplete}
 }
 
 func (a *Agent) serveDecisions(ctx context.Context, c api.Call) (any, error) {
@@ -54,25 +64,11 @@ func (a *Agent) serveDecisions(ctx context.Context, c api.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.flush(ctx); err != nil {
-		return nil, err
+	if c.Query(onlyOwn) == "true" {
+		rows, err := a.ownDecisions(ctx, q, s)
+		return DecisionList{Decisions: rows, Incomplete: []string{}}, err
 	}
-	return s.decisions(ctx, h.store, q)
-}
-
-// decisions finds those that the caller may know, as many as are asked for.
-func (s clearance) decisions(ctx context.Context, store *history.Store, q history.DecisionQuery) ([]history.Decision, error) {
-	most := q.Limit
-	for out := []history.Decision{}; ; q.Skip += q.Limit {
-		found, err := store.FindDecisions(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, keep(s, found, func(d *history.Decision) string { return d.Namespace })...)
-		if len(found) < q.Limit || len(out) >= most {
-			return out[:min(len(out), most)], nil
-		}
-	}
+	return a.allDecisions(ctx, q, s, c.Request().Header)
 }
 
 // serveDecision answers the one with an ID.
@@ -81,38 +77,7 @@ func (a *Agent) serveDecision(ctx context.Context, c api.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := a.Decision(ctx, c.Var("id"))
-	if err == nil && !s.reads(d.Namespace) {
-		return nil, a.noDecision(d.ID) // as if there was none
-	}
-	return d, err
-}
-
-func (a *Agent) noDecision(id string) error {
-	return refusal(http.StatusNotFound, "agent %s has no decision %s: it is another agent's, or older than the last %d that are kept%s", a.name, id, decisionsKept, a.othersToAsk())
-}
-
-// Decision is the one with an ID, with what its reason means.
-func (a *Agent) Decision(ctx context.Context, id string) (DecisionView, error) {
-	var none DecisionView
-	h, err := a.historyOf()
-	if err != nil {
-		return none, err
-	}
-	if !history.IsDecisionID(id) {
-		return none, refusal(http.StatusBadRequest, "%.80q is not the ID of a decision, such as d-3f9c1a0b-812; `governor decision list` shows them", id)
-	}
-	if err := h.flush(ctx); err != nil {
-		return none, err
-	}
-	d, err := h.store.Decision(ctx, id)
-	if errors.Is(err, history.ErrNoDecision) {
-		return none, a.noDecision(id)
-	}
-	if err != nil {
-		return none, err
-	}
-	return a.viewOf(d), nil
+	return a.decision(ctx, c.Var("id"), s, c.Request().Header, c.Query(onlyOwn) == "true")
 }
 
 // serveJobDecision answers the latest decision about a job, or the n-th latest.
@@ -137,18 +102,15 @@ func (a *Agent) serveJobDecision(ctx context.Context, c api.Call) (any, error) {
 			return nil, refusal(http.StatusBadRequest, "n is %.40q; it must be a number from 1, for the latest decision, to %d", text, decisionsMost)
 		}
 	}
-	if err := h.flush(ctx); err != nil {
-		return nil, err
-	}
 	q.Skip, q.Limit = n-1, 1
-	found, err := h.store.FindDecisions(ctx, q)
+	found, err := a.allDecisions(ctx, q, nil, c.Request().Header)
 	if err != nil {
 		return nil, err
 	}
-	if len(found) == 0 {
-		return nil, refusal(http.StatusNotFound, "agent %s remembers no %sdecision about job %q in namespace %q%s%s", a.name, ordinal(n), q.Job, q.Namespace, untilText(q.Until), a.othersToAsk())
+	if len(found.Decisions) == 0 {
+		return nil, refusal(http.StatusNotFound, "no agent remembers a %sdecision about job %q in namespace %q%s%s", ordinal(n), q.Job, q.Namespace, untilText(q.Until), sentences(found.Incomplete))
 	}
-	return a.viewOf(found[0]), nil
+	return viewOf(found.Decisions[0], found.Incomplete), nil
 }
 
 // ordinal is "2nd latest " for 2, and nothing for the latest.
@@ -196,29 +158,4 @@ func decisionsMeant(c api.Call, h *historian) (history.DecisionQuery, error) {
 		q.Until = end.Add(-time.Millisecond)
 	}
 	return q, nil
-}
-
-// othersToAsk is a sentence about the other agents, "" where there are none.
-func (a *Agent) othersToAsk() string {
-	others := a.peers.others()
-	if len(others) == 0 {
-		return ""
-	}
-	return ". Each agent keeps its own decisions: ask the others with -address: " + strings.Join(others, ", ")
-}
-
-// others are the other agents that keep a history, as "name at address", in the order
-// of their names.
-func (p *peers) others() []string {
-	if p == nil {
-		return []string{}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := []string{}
-	for _, other := range p.known {
-		out = append(out, other.Name+" at "+other.Address)
-	}
-	slices.Sort(out)
-	return out
 }

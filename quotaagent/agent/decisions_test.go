@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"regexp"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func TestADecisionIsShownWithWhatItMeans(t *testing.T) {
 	fits, refused := show(about), show(about+"&n=2")
 	must.Eq(t, []string{"admit", "fits", "register", "test"}, []string{fits.Outcome, fits.Reason, fits.Request, fits.Agent})
 	must.Eq(t, "The worst case fits every limit.", fits.Meaning)
-	must.SliceEmpty(t, fits.Others)
+	must.SliceEmpty(t, fits.Incomplete)
 	must.Eq(t, []string{"deny", "exceeds_budget"}, []string{refused.Outcome, refused.Reason})
 	must.Eq(t, r.Keeper.State().Policy.Revision, refused.Revision)
 	must.RegexMatch(t, regexp.MustCompile(`^budgets\.hcl:[1-9]`), refused.Source)
@@ -65,14 +66,14 @@ func TestADecisionIsShownWithWhatItMeans(t *testing.T) {
 		text   string
 	}{
 		"/governor/v1/jobs/decision":                               {400, "job is missing"},
-		"/governor/v1/jobs/decision?job=none":                      {404, `agent test remembers no decision about job \"none\" in namespace \"default\"`},
-		about + "&n=3":                                             {404, "no 3rd latest decision about"},
+		"/governor/v1/jobs/decision?job=none":                      {404, `no agent remembers a decision about job \"none\" in namespace \"default\"`},
+		about + "&n=3":                                             {404, "no agent remembers a 3rd latest decision about"},
 		about + "&n=0":                                             {400, `n is \"0\"; it must be a number from 1, for the latest decision, to 10000`},
 		about + "&at=2020":                                         {404, "made until 2020-12-31T23:59:59Z"},
 		about + "&at=noon":                                         {400, `at is \"noon\"; it must be a day`},
 		"/governor/v1/decisions/train":                             {400, `\"train\" is not the ID of a decision, such as d-3f9c1a0b-812`},
-		"/governor/v1/decisions/" + refused.ID + "00":              {404, "it is another agent's, or older than the last 100000 that are kept"},
-		"/governor/v1/decisions?job=train&limit=1&at=2020&limit=1": {200, "[]"},
+		"/governor/v1/decisions/" + refused.ID + "00":              {404, "there is none, or it is older than the last 100000 that each keeps"},
+		"/governor/v1/decisions?job=train&limit=1&at=2020&limit=1": {200, `"decisions": []`},
 	} {
 		answer := get(r.Agent, path)
 		must.Eq(t, want.status, answer.Code, must.Sprint(path))
@@ -80,15 +81,82 @@ func TestADecisionIsShownWithWhatItMeans(t *testing.T) {
 	}
 }
 
-// Each agent keeps its own decisions, and names the others.
-func TestAnAgentNamesThoseThatKeepOtherDecisions(t *testing.T) {
+// Each agent keeps its own decisions, and any of them answers for all.
+func TestAnyAgentShowsTheDecisionsOfAll(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.keepHistory(t)
-	r.peers.known = map[string]*peer{"b": {replica: replica{Name: "gov-3", Address: "http://10.0.0.3:4640"}}, "a": {replica: replica{Name: "gov-2", Address: "http://10.0.0.2:4640"}}}
-	answer := get(r.Agent, "/governor/v1/jobs/decision?job=train")
-	must.Eq(t, http.StatusNotFound, answer.Code)
-	contains(t, answer.Body.String(), "Each agent keeps its own decisions: ask the others with -address: gov-2 at http://10.0.0.2:4640, gov-3 at http://10.0.0.3:4640")
+	dir := t.TempDir()
+	a, b := r.replicaOf(t, "a", filepath.Join(dir, "a.db")), r.replicaOf(t, "b", filepath.Join(dir, "b.db"))
+	r.both(a, b)
+	at := func(agent *served, gpus int) {
+		r.Agent = agent.Agent
+		must.True(t, r.admit(r.job("train", 1, gpus)).Denied)
+		r.clock.advance(time.Minute)
+	}
+	at(a, 9)
+	at(b, 10)
+	at(a, 11)
+	ask := func(agent *served, path string, into any) *httptest.ResponseRecorder {
+		w := agentAnswer(agent, path)
+		if into != nil {
+			must.Eq(t, http.StatusOK, w.Code, must.Sprint(w.Body))
+			must.NoError(t, json.Unmarshal(w.Body.Bytes(), into))
+		}
+		return w
+	}
+	for _, agent := range []*served{a, b} {
+		var list DecisionList
+		ask(agent, "/governor/v1/decisions?limit=2", &list)
+		must.Eq(t, []int64{11, 10}, []int64{list.Decisions[0].GPUs, list.Decisions[1].GPUs})
+		must.Eq(t, []string{"a", "b"}, []string{list.Decisions[0].Agent, list.Decisions[1].Agent})
+		must.Len(t, 2, list.Decisions)
+		must.SliceEmpty(t, list.Incomplete)
+		var own DecisionList
+		ask(agent, "/governor/v1/decisions?own=true", &own)
+		must.Eq(t, map[*served]int{a: 2, b: 1}[agent], len(own.Decisions))
+		var second, byID DecisionView
+		ask(agent, "/governor/v1/jobs/decision?job=train&n=2", &second)
+		must.Eq(t, int64(10), second.GPUs)
+		must.Eq(t, "b", second.Agent)
+		ask(agent, "/governor/v1/decisions/"+second.ID, &byID)
+		must.Eq(t, second, byID)
+		var why JobReason
+		ask(agent, "/governor/v1/jobs/why?job=train", &why)
+		must.Len(t, 3, why.Decisions)
+		panel, err := agent.Panel(r.ctx, "default", "train")
+		must.NoError(t, err)
+		must.Eq(t, list.Decisions[0].AtMS, panel.Decision.At.UnixMilli())
+		none := ask(agent, "/governor/v1/decisions/"+second.ID+"00", nil)
+		must.Eq(t, http.StatusNotFound, none.Code)
+		must.StrNotContains(t, none.Body.String(), "does not answer")
+	}
+
+	// One that does not answer is named, and not waited for twice.
+	b.down.Store(true)
+	var list DecisionList
+	ask(a, "/governor/v1/decisions", &list)
+	must.Len(t, 2, list.Decisions)
+	missing := "agent b at " + b.peers.options.Address + " does not answer: its decisions are missing"
+	must.Eq(t, []string{missing}, list.Incomplete)
+	a.peers.round(r.ctx)
+	b.asked.Store(0)
+	ask(a, "/governor/v1/decisions", &list)
+	must.Eq(t, []string{missing}, list.Incomplete)
+	must.Eq(t, 0, b.asked.Load())
+	none := ask(a, "/governor/v1/decisions/d-00000000-1", nil)
+	contains(t, none.Body.String(), missing)
+}
+
+// agentAnswer asks an agent as somebody whom the others know by the same token.
+func agentAnswer(a *served, path string) *httptest.ResponseRecorder {
+	w, q := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil)
+	q.Header.Set("X-Nomad-Token", "secret")
+	a.handler.ServeHTTP(w, q)
+	return w
+}
+
+func TestOrdinal(t *testing.T) {
+	t.Parallel()
 	must.Eq(t, "11th latest ", ordinal(11))
 	must.Eq(t, "21st latest 22nd latest 113th latest ", ordinal(21)+ordinal(22)+ordinal(113))
 }

@@ -133,6 +133,9 @@ type served struct {
 	*Agent
 	past *history.Store
 	down atomic.Bool
+	// asked counts the requests of other agents.
+	asked   atomic.Int32
+	handler http.Handler
 }
 
 // replicaOf is a second agent on the rig's ledger, with a history of its own. It
@@ -142,19 +145,19 @@ func (r *rig) replicaOf(t testing.TB, name, file string) *served {
 	must.NoError(t, err)
 	t.Cleanup(func() { must.NoError(t, past.Close()) })
 	s := &served{past: past}
-	var handler http.Handler
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		s.asked.Add(1)
 		if s.down.Load() {
 			http.Error(w, "gone", http.StatusBadGateway)
 			return
 		}
-		handler.ServeHTTP(w, q)
+		s.handler.ServeHTTP(w, q)
 	}))
 	t.Cleanup(server.Close)
 	s.Agent = New(Options{Name: name, Store: r.store, Nomad: r.nomad, Placer: r.placer, Logger: hclog.NewNullLogger(), Now: r.clock.now,
 		History: past, Peers: Peers{Address: server.URL, Token: "secret", Client: server.Client()}})
 	must.NoError(t, s.Keeper.Load(r.ctx))
-	handler = api.Handler(s.Routes(), func(q *http.Request, _ api.Right) (api.Caller, int, string) {
+	s.handler = api.Handler(s.Routes(), func(q *http.Request, _ api.Right) (api.Caller, int, string) {
 		if q.Header.Get("X-Nomad-Token") != "secret" {
 			return api.Caller{}, http.StatusForbidden, "no token"
 		}

@@ -126,14 +126,16 @@ func TestDecisionsAreKept(t *testing.T) {
 	contains(t, found[0].Text, `job "large" in namespace "default" was not registered`, "9 GPUs", "what to do")
 
 	must.False(t, r.run(r.job("small", 1, 2)).Denied)
-	found, err = r.Decisions(r.ctx, "default", "small", 10)
+	must.NoError(t, r.history.flush(r.ctx))
+	found, err = past.Decisions(r.ctx, "default", "small", 10)
 	must.NoError(t, err)
 	contains(t, found[0].Text, "at most 2 x", "from budget acme/research")
 
 	plan := r.job("planned", 1, 2)
 	plan.Kind = gate.Plan
 	r.admit(plan)
-	found, err = r.Decisions(r.ctx, "default", "planned", 10)
+	must.NoError(t, r.history.flush(r.ctx))
+	found, err = past.Decisions(r.ctx, "default", "planned", 10)
 	must.NoError(t, err)
 	must.True(t, found[0].Plan)
 	must.Eq(t, "", found[0].Text, must.Sprint("there are too many plans"))
@@ -143,7 +145,7 @@ func TestDecisionsAreKept(t *testing.T) {
 func TestTheSamePlanOnceMoreIsNotKept(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.keepHistory(t)
+	past := r.keepHistory(t)
 	ask := func(gpus int) {
 		plan := r.job("planned", 1, gpus)
 		plan.Kind = gate.Plan
@@ -156,20 +158,23 @@ func TestTheSamePlanOnceMoreIsNotKept(t *testing.T) {
 		r.admit(other)
 		r.clock.advance(time.Millisecond)
 	}
-	found, err := r.Decisions(r.ctx, "default", "planned", 10)
+	must.NoError(t, r.history.flush(r.ctx))
+	found, err := past.Decisions(r.ctx, "default", "planned", 10)
 	must.NoError(t, err)
 	var gpus []int64
 	for _, d := range found {
 		gpus = append(gpus, d.GPUs)
 	}
 	must.Eq(t, []int64{2, 9, 2}, gpus)
-	found, err = r.Decisions(r.ctx, "default", "other", 10)
+	must.NoError(t, r.history.flush(r.ctx))
+	found, err = past.Decisions(r.ctx, "default", "other", 10)
 	must.NoError(t, err)
 	must.Len(t, 1, found)
 	for range 2 {
 		must.False(t, r.run(r.job("planned", 1, 2)).Denied, must.Sprint("what has effects is kept each time"))
 	}
-	found, err = r.Decisions(r.ctx, "default", "planned", 10)
+	must.NoError(t, r.history.flush(r.ctx))
+	found, err = past.Decisions(r.ctx, "default", "planned", 10)
 	must.NoError(t, err)
 	must.Len(t, 5, found)
 }

@@ -3,13 +3,9 @@ package agent
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/api"
@@ -74,16 +70,8 @@ type AgentsView struct {
 	Notes []string `json:"notes"`
 }
 
-const (
-	// selfPath is where an agent tells about itself.
-	selfPath = "/governor/v1/agents/self"
-	// memberWithin bounds how long another agent is waited for, membersAtOnce how many
-	// are asked at the same time.
-	memberWithin  = 3 * time.Second
-	membersAtOnce = 16
-	// memberMax bounds what one says of itself, in bytes.
-	memberMax = 1 << 20
-)
+// selfPath is where an agent tells about itself.
+const selfPath = "/governor/v1/agents/self"
 
 func (a *Agent) serveAgents(ctx context.Context, _ api.Call) (any, error) { return a.agents(ctx) }
 
@@ -182,64 +170,19 @@ func (p *peers) trouble() string {
 	return ""
 }
 
-// askAll asks the other agents about themselves, at the same time.
+// askAll asks the other agents about themselves.
 func (p *peers) askAll(ctx context.Context) []AgentInfo {
-	p.mu.Lock()
-	others := make([]replica, 0, len(p.known))
-	for _, key := range sortedKeys(p.known) {
-		others = append(others, p.known[key].replica)
+	whom, _ := p.others(true)
+	out := make([]AgentInfo, 0, len(whom))
+	for _, a := range askOthers[AgentInfo](ctx, p, whom, selfPath, nil, memberMax) {
+		heard := time.UnixMilli(a.AtMS).UTC()
+		if a.err != nil {
+			out = append(out, AgentInfo{Name: a.Name, Address: a.Address, Version: a.Version, State: AgentFailed, Error: a.err.Error(), Heard: &heard})
+			continue
+		}
+		info := a.said
+		info.Name, info.Address, info.State, info.Self, info.Heard = a.Name, a.Address, AgentAlive, false, &heard
+		out = append(out, info)
 	}
-	p.mu.Unlock()
-	out := make([]AgentInfo, len(others))
-	turns := make(chan struct{}, membersAtOnce)
-	var asking sync.WaitGroup
-	for i, other := range others {
-		turns <- struct{}{}
-		asking.Go(func() {
-			defer func() { <-turns }()
-			out[i] = p.askMember(ctx, other)
-		})
-	}
-	asking.Wait()
 	return out
-}
-
-// askMember is what another agent says of itself, or that it does not.
-func (p *peers) askMember(ctx context.Context, other replica) AgentInfo {
-	heard := time.UnixMilli(other.AtMS).UTC()
-	info, err := p.fetchMember(ctx, other.Address)
-	if err != nil {
-		return AgentInfo{Name: other.Name, Address: other.Address, Version: other.Version, State: AgentFailed, Error: err.Error(), Heard: &heard}
-	}
-	info.Name, info.Address, info.State, info.Self, info.Heard = other.Name, other.Address, AgentAlive, false, &heard
-	return info
-}
-
-func (p *peers) fetchMember(ctx context.Context, address string) (AgentInfo, error) {
-	var info AgentInfo
-	ctx, cancel := context.WithTimeout(ctx, memberWithin)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(address, "/")+selfPath, nil)
-	if err != nil {
-		return info, fmt.Errorf("address %q: %w", address, err)
-	}
-	if p.options.Token != "" {
-		req.Header.Set("X-Nomad-Token", p.options.Token)
-	}
-	resp, err := p.options.Client.Do(req)
-	if err != nil {
-		return info, fmt.Errorf("ask the agent: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, memberMax))
-	if err != nil {
-		return info, fmt.Errorf("read the answer: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return info, fmt.Errorf("it answers %s: %.200s", resp.Status, answer)
-	}
-	if err := json.Unmarshal(answer, &info); err != nil {
-		return info, fmt.Errorf("decode the answer: %w", err)
-	}
-	return info, nil
 }

@@ -47,16 +47,9 @@ func (a *Agent) Receipts(ctx context.Context, namespace, jobID string, limit int
 	return h.store.Receipts(ctx, namespace, jobID, limit)
 }
 
-// Decisions are those about one job, or about all for an empty id, the latest first.
-func (a *Agent) Decisions(ctx context.Context, namespace, jobID string, limit int) ([]history.Decision, error) {
-	h, err := a.historyOf()
-	if err != nil {
-		return nil, err
-	}
-	if err := h.flush(ctx); err != nil {
-		return nil, err
-	}
-	return h.store.Decisions(ctx, namespace, jobID, limit)
+// Decisions are those of all agents about one job, or about all for an empty id.
+func (a *Agent) Decisions(ctx context.Context, namespace, jobID string, limit int) (DecisionList, error) {
+	return a.allDecisions(ctx, history.DecisionQuery{Namespace: namespace, Job: jobID, Limit: limit}, nil, nil)
 }
 
 // AuditLog is the audit log from a record on; from the latest ones for 0.
@@ -135,7 +128,8 @@ func (a *Agent) JobNow(ctx context.Context, namespace, jobID string) (JobNow, er
 	if a.history == nil {
 		return out, nil
 	}
-	out.Decisions, err = a.Decisions(ctx, namespace, jobID, decisionsShown)
+	found, err := a.Decisions(ctx, namespace, jobID, decisionsShown)
+	out.Decisions, out.Incomplete = found.Decisions, found.Incomplete
 	return out, err
 }
 

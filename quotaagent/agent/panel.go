@@ -8,7 +8,6 @@ import (
 
 	"github.com/nomad-governor/governor/internal/quantity"
 	"github.com/nomad-governor/governor/quotaagent/budget"
-	"github.com/nomad-governor/governor/quotaagent/history"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 	"github.com/nomad-governor/governor/quotaagent/report"
 )
@@ -29,7 +28,7 @@ type JobPanel struct {
 	Account []PanelAmount `json:"account"`
 	// Queue is the place of a job that waits.
 	Queue *PanelTurn `json:"queue,omitempty"`
-	// Decision is the latest about a submission of it that this agent made; nil for none.
+	// Decision is the latest about a submission of it; nil for none.
 	Decision *PanelDecision `json:"decision,omitempty"`
 	// Receipt is of the latest life of a job that has ended.
 	Receipt *PanelReceipt `json:"receipt,omitempty"`
@@ -151,11 +150,11 @@ func (a *Agent) panelOfPast(ctx context.Context, p *budget.Policy, out *JobPanel
 	if err != nil {
 		return nil //nolint:nilerr // this agent keeps no history
 	}
-	decisions, err := h.store.Decisions(ctx, out.Namespace, out.JobID, decisionsShown)
+	decisions, err := a.Decisions(ctx, out.Namespace, out.JobID, decisionsShown)
 	if err != nil {
 		return err
 	}
-	out.Decision = lastDecided(decisions)
+	out.Decision = lastDecided(decisions.Decisions)
 	if out.State != "unknown" {
 		return nil
 	}
@@ -168,7 +167,7 @@ func (a *Agent) panelOfPast(ctx context.Context, p *budget.Policy, out *JobPanel
 }
 
 // lastDecided is the youngest decision about a submission.
-func lastDecided(decisions []history.Decision) *PanelDecision {
+func lastDecided(decisions []DecisionRow) *PanelDecision {
 	for _, d := range decisions {
 		if !d.Plan {
 			return &PanelDecision{At: time.UnixMilli(d.AtMS).UTC(), Outcome: d.Outcome, Reason: d.Reason}

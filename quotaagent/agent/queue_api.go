@@ -186,9 +186,10 @@ type JobReason struct {
 	Reason string `json:"reason,omitempty"`
 	// Text says it with the evidence, for people; it may have several lines.
 	Text string `json:"text"`
-	// Decisions are the latest about its submissions that this agent remembers, the
-	// youngest first.
-	Decisions []history.Decision `json:"decisions"`
+	// Decisions are the latest about its submissions, the youngest first.
+	Decisions []DecisionRow `json:"decisions"`
+	// Incomplete says in sentences whose decisions are missing.
+	Incomplete []string `json:"incomplete"`
 }
 
 // decisionsShown bounds the past decisions of a JobReason.
@@ -196,7 +197,7 @@ const decisionsShown = 5
 
 // unknownJob is a job of which the books say nothing.
 func unknownJob(namespace, jobID string) JobReason {
-	return JobReason{Namespace: namespace, JobID: jobID, State: "unknown", Decisions: []history.Decision{},
+	return JobReason{Namespace: namespace, JobID: jobID, State: "unknown", Decisions: []DecisionRow{}, Incomplete: []string{},
 		Text: fmt.Sprintf("job %q in namespace %q neither waits for budget nor holds any", jobID, namespace)}
 }
 
@@ -315,13 +316,10 @@ func (a *Agent) serveWhy(ctx context.Context, c api.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h, err := a.historyOf(); err == nil {
-		if err := h.flush(ctx); err != nil {
-			return nil, err
-		}
-		if why.Decisions, err = h.store.Decisions(ctx, namespace, jobID, decisionsShown); err != nil {
-			return nil, err
-		}
+	if a.history == nil {
+		return why, nil
 	}
-	return why, nil
+	found, err := a.allDecisions(ctx, history.DecisionQuery{Namespace: namespace, Job: jobID, Limit: decisionsShown}, nil, c.Request().Header)
+	why.Decisions, why.Incomplete = found.Decisions, found.Incomplete
+	return why, err
 }

@@ -39,6 +39,8 @@ type fake struct {
 	records  []audit.Record
 	receipts []report.Receipt
 	decided  []web.Decision
+	// incomplete is whose decisions are missing.
+	incomplete []string
 	// store and nomad are why they cannot be read; history why there is none.
 	store, nomad, history error
 	reads                 int
@@ -120,8 +122,8 @@ func (f *fake) Receipts(_ context.Context, namespace, job string, limit int) ([]
 }
 
 // Decisions implements web's past.
-func (f *fake) Decisions(_ context.Context, limit int) ([]web.Decision, error) {
-	return slices.Clone(f.decided[:min(limit, len(f.decided))]), f.history
+func (f *fake) Decisions(_ context.Context, limit int) (web.Decisions, error) {
+	return web.Decisions{List: slices.Clone(f.decided[:min(limit, len(f.decided))]), Incomplete: f.incomplete}, f.history
 }
 
 // Decision implements web's past.

@@ -170,6 +170,8 @@ type JobDetail struct {
 	Lines       []ledger.Line
 	Allocations []Allocation
 	Decisions   []Decision
+	// Incomplete says in sentences whose decisions are missing.
+	Incomplete []string
 }
 
 // Allocation is one allocation with its GPUs.
@@ -198,6 +200,12 @@ type Decision struct {
 	GPUs            int64
 	Plan, Shadow    bool
 	Text            string
+}
+
+// Decisions are the latest ones of all agents. Incomplete says in sentences whose are missing.
+type Decisions struct {
+	List       []Decision
+	Incomplete []string
 }
 
 // DecisionDetail is one decision with all that is kept of it, and what its reason means.

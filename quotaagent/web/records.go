@@ -26,18 +26,19 @@ type decisionsData struct {
 	Plans                 bool
 	Outcomes              []string
 	Trouble               string
+	Incomplete            []string
 }
 
 // decisions lists what was decided last.
 func (h *Handler) decisions(v *visit) (view, error) {
 	d := decisionsData{Q: v.query("q"), Outcome: v.query("outcome"), Namespace: v.query("namespace"), Budget: strings.Trim(v.query("budget"), "/"), Plans: v.query("plans") != "",
 		Outcomes: []string{"admit", "warn", "queue", "deny"}}
-	all, err := h.Past.Decisions(v.Context(), decisionsRead)
+	found, err := h.decided.get(v.Context())
 	if err != nil {
 		d.Trouble = h.told(v, err, "The decisions cannot be read now; the agent's log has the cause.")
 	}
-	d.Read = len(all)
-	all = slices.DeleteFunc(all, func(one Decision) bool {
+	d.Read, d.Incomplete = len(found.List), found.Incomplete
+	all := slices.DeleteFunc(slices.Clone(found.List), func(one Decision) bool {
 		return !v.viewer.Reads(one.Namespace) || (one.Plan && !d.Plans) || (d.Outcome != "" && one.Outcome != d.Outcome) || (d.Namespace != "" && one.Namespace != d.Namespace) ||
 			(d.Budget != "" && one.Budget != d.Budget && !strings.HasPrefix(one.Budget, d.Budget+"/")) ||
 			!strings.Contains(strings.ToLower(one.Namespace+"/"+one.ID+" "+one.Reason), strings.ToLower(d.Q))
@@ -61,7 +62,7 @@ func (h *Handler) decision(v *visit) (view, error) {
 		return view{}, err
 	}
 	if d == nil || !v.viewer.Reads(d.Namespace) {
-		return view{}, problem(http.StatusNotFound, "This agent has no decision %.60q, or your token may not read it. Each agent keeps its own, and the oldest are not kept.", id)
+		return view{}, problem(http.StatusNotFound, "There is no decision %.60q, or your token may not read it. The oldest are not kept.", id)
 	}
 	return view{template: "decision", title: "Decision " + d.Number, section: "decisions", crumbs: []crumb{{"Decisions", Prefix + "decisions"}}, data: decisionData{*d, d.Revision == h.Rules.Policy().Revision}, still: true}, nil
 }

@@ -28,8 +28,8 @@ type books interface {
 type past interface {
 	Statement(ctx context.Context, q report.Query) (report.Statement, error)
 	Receipts(ctx context.Context, namespace, job string, limit int) ([]report.Receipt, error)
-	Decisions(ctx context.Context, limit int) ([]Decision, error)
-	// Decision is nil where this agent has none with that ID.
+	Decisions(ctx context.Context, limit int) (Decisions, error)
+	// Decision is nil where no agent has one with that ID.
 	Decision(ctx context.Context, id string) (*DecisionDetail, error)
 	Forecast(ctx context.Context) (Forecast, error)
 }

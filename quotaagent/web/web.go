@@ -63,12 +63,14 @@ type Handler struct {
 	overview *shared[*Overview]
 	cluster  *shared[*Cluster]
 	forecast *shared[Forecast]
+	decided  *shared[Decisions]
 }
 
 // New prepares the pages.
 func New(c Config) *Handler {
 	h := &Handler{Config: c, mux: http.NewServeMux(), assets: readAssets(), slots: make(chan struct{}, rendering), crossing: http.NewCrossOriginProtection(),
 		overview: newShared(sharedFor, c.Now, c.Books.Overview), cluster: newShared(sharedFor, c.Now, c.Cluster.Map), forecast: newShared(forecastFor, c.Now, c.Past.Forecast)}
+	h.decided = newShared(sharedFor, c.Now, func(ctx context.Context) (Decisions, error) { return c.Past.Decisions(ctx, decisionsRead) })
 	h.templates = h.readTemplates()
 	for path, p := range map[string]func(*visit) (view, error){
 		"{$}": h.home, "budgets": h.budgets, "budgets/{path...}": h.statement, "jobs": h.jobs, "jobs/{namespace}/{job}": h.job,
