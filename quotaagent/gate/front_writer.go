@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 // with the framing that net/http would give it.
 type frontWriter struct {
 	conn    *frontConn
+	leave   context.CancelFunc // ends the request
 	header  http.Header
 	status  int // 0 before WriteHeader
 	sent    bool
@@ -185,8 +187,11 @@ func (w *frontWriter) flush() {
 }
 
 func (w *frontWriter) send(p []byte) {
-	if w.failed == nil && len(p) > 0 {
-		_, w.failed = w.conn.tcp.Write(p)
+	if w.failed != nil || len(p) == 0 {
+		return
+	}
+	if _, w.failed = w.conn.tcp.Write(p); w.failed != nil {
+		w.leave() // else the rest of Nomad's answer is read for nobody
 	}
 }
 
