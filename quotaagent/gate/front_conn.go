@@ -44,6 +44,10 @@ func (c *frontConn) run() {
 		if r == nil {
 			rest := bytes.Clone(buffer[:n])
 			frontHeads.Put(buffer)
+			if !c.front.busy(c, true) { // else Shutdown would take it for one that waits
+				_ = c.tcp.Close()
+				return
+			}
 			_ = c.tcp.SetReadDeadline(time.Time{})
 			c.front.handed.give(&replayed{c.tcp, rest})
 			return

@@ -408,3 +408,35 @@ func TestFront_anAnswerIsNotReadForAClientThatHasLeft(t *testing.T) {
 		t.Fatal("the gate reads on although nobody is there")
 	}
 }
+
+// What changes something is answered also if Shutdown comes while it is handed over.
+func TestFront_shutdownLeavesWhatIsHandedOver(t *testing.T) {
+	t.Parallel()
+	front := NewFront(context.Background(), NewServer(http.NotFoundHandler()))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must.NoError(t, err)
+	front.listener = listener
+	accepted := make(chan error, 1)
+	go func() { accepted <- front.accept(listener) }()
+	c, err := net.Dial("tcp", listener.Addr().String())
+	must.NoError(t, err)
+	defer c.Close()
+	_, err = io.WriteString(c, "PUT /v1/jobs HTTP/1.1\r\n")
+	must.NoError(t, err)
+	eventually(t, "it is handed over", func() bool {
+		front.mu.Lock()
+		defer front.mu.Unlock()
+		for _, busy := range front.conns {
+			return busy
+		}
+		return false
+	})
+	front.stop(func(serves bool) bool { return !serves })
+	must.ErrorIs(t, <-accepted, http.ErrServerClosed)
+	theirs, err := front.handed.Accept()
+	must.NoError(t, err)
+	_, err = io.WriteString(theirs, "answer")
+	must.NoError(t, err)
+	must.NoError(t, theirs.Close())
+	front.running.Wait()
+}
