@@ -143,7 +143,7 @@ func (l *relay) take(ctx context.Context) (*upstream, error) {
 			}
 			return &upstream{conn: conn}, nil
 		}
-		if time.Since(u.since) < relayIdleFor {
+		if time.Since(u.since) < relayIdleFor && silent(u.conn) {
 			u.reused = true
 			return u, nil
 		}

@@ -172,3 +172,29 @@ func TestRelay_takesReadsAlone(t *testing.T) {
 	var none *relay
 	must.False(t, none.takes(&http.Request{Method: http.MethodGet}))
 }
+
+// What Nomad, or a load balancer before it, says unasked is no answer to the next
+// request, which may be another user's.
+func TestRelay_whatNobodyHasAskedForIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	const unasked = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
+	long := "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n" + strings.Repeat("a", 10000)
+	for _, said := range [][]string{{fine, unasked}, {long + unasked}} {
+		address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
+			if _, err := http.ReadRequest(reader); err != nil {
+				return
+			}
+			for _, piece := range said {
+				_, _ = io.WriteString(c, piece)
+				time.Sleep(10 * time.Millisecond) // the next one comes by itself
+			}
+		})
+		r := relayRig(t, address)
+		for range 3 {
+			a := r.do(t, "GET", "/v1/jobs", "")
+			must.EqOp(t, http.StatusOK, a.status)
+			must.StrNotContains(t, a.body, "poison")
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+}
