@@ -211,7 +211,10 @@ func (u *upstream) ask(r *http.Request, host string, body []byte) (*http.Respons
 		if err != nil {
 			return nil, errors.Join(errHead, err)
 		}
-		if answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols {
+		switch {
+		case answer.StatusCode == http.StatusSwitchingProtocols: // nobody has asked for that
+			return nil, fmt.Errorf("%w: it changes the protocol", errHead)
+		case answer.StatusCode >= 200:
 			return answer, nil
 		}
 	}

@@ -115,7 +115,7 @@ func TestRelay_anAnswerThatBreaksOffIsNoWholeOne(t *testing.T) {
 
 func TestRelay_whatIsNoAnswerIsNotAskedForTwice(t *testing.T) {
 	t.Parallel()
-	for _, said := range []string{"", "nonsense\r\n\r\n"} {
+	for _, said := range []string{"", "nonsense\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"} {
 		var asked atomic.Int32
 		address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
 			_, _ = http.ReadRequest(reader)
