@@ -249,6 +249,9 @@ func (w *frontWriter) pass(answer *http.Response, more func() int) (clean bool) 
 		w.header.Add("Trailer", name)
 	}
 	w.WriteHeader(answer.StatusCode)
+	if len(answer.Trailer) > 0 {
+		w.Flush() // what follows the body can only follow pieces
+	}
 	buffer := copies.Get()
 	defer copies.Put(buffer)
 	for {
@@ -259,7 +262,9 @@ func (w *frontWriter) pass(answer *http.Response, more func() int) (clean bool) 
 			}
 		}
 		if err != nil {
-			maps.Copy(w.header, answer.Trailer)
+			if w.sent { // else it would be a part of the head
+				maps.Copy(w.header, answer.Trailer)
+			}
 			return errors.Is(err, io.EOF)
 		}
 		if answer.ContentLength < 0 && more() == 0 {

@@ -198,3 +198,30 @@ func TestRelay_whatNobodyHasAskedForIsNoAnswer(t *testing.T) {
 		}
 	}
 }
+
+// What follows the body of an answer follows it at the client too, if it was announced,
+// and gets into the head in no case.
+func TestRelay_trailersAreNoHeaders(t *testing.T) {
+	t.Parallel()
+	for announced, want := range map[string]string{"Trailer: X-T\r\n": "t", "": ""} {
+		address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
+			if _, err := http.ReadRequest(reader); err == nil {
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"+announced+"\r\n2\r\nok\r\n0\r\nX-T: t\r\nSet-Cookie: a\r\n\r\n")
+			}
+		})
+		r := relayRig(t, address)
+		for _, request := range []string{plainGet, strings.Replace(plainGet, "User-Agent", "Pragma", 1)} { // Front's, and net/http's
+			c := r.dial(t)
+			_, err := io.WriteString(c, request)
+			must.NoError(t, err)
+			response, err := http.ReadResponse(bufio.NewReader(c), nil)
+			must.NoError(t, err)
+			body, err := io.ReadAll(response.Body)
+			must.NoError(t, err)
+			must.NoError(t, response.Body.Close())
+			must.EqOp(t, "ok", string(body))
+			must.EqOp(t, want, response.Trailer.Get("X-T"))
+			must.EqOp(t, "", response.Header.Get("X-T")+response.Header.Get("Set-Cookie"))
+		}
+	}
+}
