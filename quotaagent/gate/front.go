@@ -43,6 +43,9 @@ const (
 	frontFirst = 20 * time.Second
 	frontIdle  = 2 * time.Minute
 	frontSlack = 30 * time.Second
+	// frontPatience is how long a read may take before Front looks whether its client is
+	// still there. Of a blocking query it wants to know at once.
+	frontPatience = time.Second
 )
 
 // NewFront puts itself before a server, which keeps its handler. The requests' contexts

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// frontConn is one connection of Front. One goroutine has it, and while a blocking
-// query waits another one watches whether the client leaves.
+// frontConn is one connection of Front. One goroutine has it, and while a request waits
+// for its answer another one watches whether the client leaves.
 type frontConn struct {
 	front *Front
 	tcp   *net.TCPConn
@@ -46,6 +46,10 @@ func (c *frontConn) run() {
 		if r == nil {
 			rest := bytes.Clone(buffer[:n])
 			frontHeads.Put(buffer)
+			if !c.front.busy(c, true) { // else Shutdown would take it for one that waits
+				_ = c.tcp.Close()
+				return
+			}
 			_ = c.tcp.SetReadDeadline(time.Time{})
 			c.front.handed.give(&replayed{c.tcp, rest})
 			return
@@ -98,14 +102,16 @@ func (c *frontConn) readBody(r *http.Request, body []byte) bool {
 
 // serve answers one request, and reports whether another may follow.
 func (c *frontConn) serve(r *http.Request) (keep bool) {
-	ctx := c.front.base
+	ctx, leave := context.WithCancel(c.front.base)
+	defer leave()
+	patience := frontPatience
 	if strings.Contains(r.URL.RawQuery, "index=") {
-		watched, stop := c.watch(ctx)
-		defer func() { keep = stop() && keep }()
-		ctx = watched
+		patience = 0 // it waits, most likely
 	}
+	stop := c.watch(leave, patience)
+	defer func() { keep = stop() && keep }()
 	r.RemoteAddr = c.remote
-	w := &frontWriter{conn: c}
+	w := &frontWriter{conn: c, leave: leave}
 	defer w.release()
 	defer func() {
 		if cause := recover(); cause != nil { // http.ErrAbortHandler, or a bug that the gate has logged
@@ -116,33 +122,40 @@ func (c *frontConn) serve(r *http.Request) (keep bool) {
 	return w.finish()
 }
 
-// watch cancels a context when the client leaves, until stop is called; that reports
-// whether it is still there.
-func (c *frontConn) watch(parent context.Context) (_ context.Context, stop func() bool) {
-	ctx, cancel := context.WithCancel(parent)
-	_ = c.tcp.SetReadDeadline(time.Time{})
-	c.until = time.Time{}
+// watch calls leave when the client leaves, until stop is called; that reports whether it
+// is still there. It only looks after some patience: by then most reads are answered.
+func (c *frontConn) watch(leave context.CancelFunc, patience time.Duration) (stop func() bool) {
 	there, done := true, make(chan struct{})
 	var mu sync.Mutex
 	stopped := false
-	go func() {
+	look := time.AfterFunc(patience, func() {
 		defer close(done)
+		mu.Lock()
+		if stopped {
+			mu.Unlock()
+			return
+		}
+		_ = c.tcp.SetReadDeadline(time.Time{})
+		mu.Unlock()
 		n, err := c.tcp.Read(c.ahead[:])
 		mu.Lock()
 		defer mu.Unlock()
 		c.early = n == 1
 		if err != nil && !stopped {
 			there = false
-			cancel()
+			leave()
 		}
-	}()
-	return ctx, func() bool {
+	})
+	return func() bool {
+		if look.Stop() {
+			return true
+		}
 		mu.Lock()
 		stopped = true
-		mu.Unlock()
 		_ = c.tcp.SetReadDeadline(time.Unix(1, 0)) // ends the read
+		mu.Unlock()
 		<-done
-		cancel()
+		c.until = time.Time{}
 		return there
 	}
 }

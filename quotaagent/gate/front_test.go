@@ -460,3 +460,89 @@ func TestFront_shutdownWaitsForAnswersOnly(t *testing.T) {
 	must.NoError(t, front.Shutdown(t.Context()))
 	must.NoError(t, front.Close())
 }
+
+// A Nomad that hangs, or a blocking query that does not look like one, keeps nothing for
+// clients that have left.
+func TestFront_anyReadEndsAtNomadWhenItsClientLeaves(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	asked, left := make(chan struct{}), make(chan struct{})
+	r.nomad.special = func(_ http.ResponseWriter, q *http.Request) bool {
+		asked <- struct{}{}
+		<-q.Context().Done()
+		left <- struct{}{}
+		return true
+	}
+	for _, target := range []string{"/v1/jobs", "/v1/jobs?%69ndex=5"} {
+		c := r.dial(t)
+		_, err := io.WriteString(c, "GET "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		must.NoError(t, err)
+		<-asked
+		must.NoError(t, c.Close())
+		select {
+		case <-left:
+		case <-time.After(10 * time.Second):
+			r.nomad.CloseClientConnections()
+			<-left
+			t.Errorf("Nomad still waits for a client that has left: %s", target)
+		}
+	}
+}
+
+func TestFront_anAnswerIsNotReadForAClientThatHasLeft(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	left := make(chan struct{})
+	r.nomad.special = func(w http.ResponseWriter, _ *http.Request) bool {
+		defer close(left)
+		for {
+			if _, err := w.Write(make([]byte, 32<<10)); err != nil {
+				return true
+			}
+		}
+	}
+	c := r.dial(t)
+	_, err := io.WriteString(c, plainGet)
+	must.NoError(t, err)
+	_, err = io.ReadFull(c, make([]byte, 100))
+	must.NoError(t, err)
+	must.NoError(t, c.Close())
+	select {
+	case <-left:
+	case <-time.After(10 * time.Second):
+		r.nomad.CloseClientConnections()
+		t.Fatal("the gate reads on although nobody is there")
+	}
+}
+
+// What changes something is answered also if Shutdown comes while it is handed over.
+func TestFront_shutdownLeavesWhatIsHandedOver(t *testing.T) {
+	t.Parallel()
+	front := NewFront(context.Background(), NewServer(http.NotFoundHandler()))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must.NoError(t, err)
+	front.listener = listener
+	accepted := make(chan error, 1)
+	go func() { accepted <- front.accept(listener) }()
+	c, err := net.Dial("tcp", listener.Addr().String())
+	must.NoError(t, err)
+	defer c.Close()
+	_, err = io.WriteString(c, "PUT /v1/jobs HTTP/1.1\r\n")
+	must.NoError(t, err)
+	eventually(t, "it is handed over", func() bool {
+		front.mu.Lock()
+		defer front.mu.Unlock()
+		for _, busy := range front.conns {
+			return busy
+		}
+		return false
+	})
+	front.stop(func(serves bool) bool { return !serves })
+	must.ErrorIs(t, <-accepted, http.ErrServerClosed)
+	theirs, err := front.handed.Accept()
+	must.NoError(t, err)
+	_, err = io.WriteString(theirs, "answer")
+	must.NoError(t, err)
+	must.NoError(t, theirs.Close())
+	front.running.Wait()
+}

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,8 @@ import (
 // frontWriter is the answer to one request of Front: in one piece where it is short, and
 // with the framing that net/http would give it.
 type frontWriter struct {
-	conn *frontConn
+	conn  *frontConn
+	leave context.CancelFunc // ends the request
 	// header is nil until somebody asks for it, or that of Nomad's answer.
 	header  http.Header
 	status  int // 0 before WriteHeader
@@ -191,8 +193,11 @@ func (w *frontWriter) flush() {
 }
 
 func (w *frontWriter) send(p []byte) {
-	if w.failed == nil && len(p) > 0 {
-		_, w.failed = w.conn.tcp.Write(p)
+	if w.failed != nil || len(p) == 0 {
+		return
+	}
+	if _, w.failed = w.conn.tcp.Write(p); w.failed != nil {
+		w.leave() // else the rest of Nomad's answer is read for nobody
 	}
 }
 
@@ -250,6 +255,9 @@ func (w *frontWriter) pass(answer *http.Response, more func() int) (clean bool) 
 		w.header.Add("Trailer", name)
 	}
 	w.WriteHeader(answer.StatusCode)
+	if len(answer.Trailer) > 0 {
+		w.Flush() // what follows the body can only follow pieces
+	}
 	buffer := copies.Get()
 	defer copies.Put(buffer)
 	for {
@@ -260,7 +268,9 @@ func (w *frontWriter) pass(answer *http.Response, more func() int) (clean bool) 
 			}
 		}
 		if err != nil {
-			maps.Copy(w.header, answer.Trailer)
+			if w.sent { // else it would be a part of the head
+				maps.Copy(w.header, answer.Trailer)
+			}
 			return errors.Is(err, io.EOF)
 		}
 		if answer.ContentLength < 0 && more() == 0 {

@@ -312,6 +312,10 @@ func withBody(r *http.Request, body []byte, token string) *http.Request {
 	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
 	out.Header.Del("Content-Encoding")
 	out.Header.Del("Expect") // the client has been told to go on: once is enough
+	// http.Transport sends a request with one of these twice where the answer to the first
+	// is lost. Nomad does not know them: it would do it twice.
+	out.Header.Del("Idempotency-Key")
+	out.Header.Del("X-Idempotency-Key")
 	out.Header.Del("Authorization")
 	out.Header.Del(tokenHeader)
 	if token != "" {

@@ -3,8 +3,10 @@ package gate
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -404,4 +406,30 @@ func TestNew_refusesWhatCannotWork(t *testing.T) {
 	must.ErrorContains(t, err, "certificate and key must be given together")
 	_, err = NewTransport(TLS{CAFile: "testdata/none"})
 	must.ErrorContains(t, err, "read the certificates for Nomad: open testdata/none")
+}
+
+// Whatever the client promises of it: Nomad would start a second one, or refuse that and
+// so give back what is held for the first.
+func TestGate_whatStartsWorkIsSentOnce(t *testing.T) {
+	t.Parallel()
+	for _, header := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		r := newRig(t)
+		var sent atomic.Int32
+		r.nomad.special = func(w http.ResponseWriter, q *http.Request) bool {
+			if q.URL.Path != "/v1/jobs" {
+				return false
+			}
+			_, _ = io.Copy(io.Discard, q.Body)
+			if sent.Add(1) == 1 {
+				reply(w, struct{}{}) // so that the connection is kept
+				return true
+			}
+			panic(http.ErrAbortHandler) // and closed without an answer
+		}
+		must.EqOp(t, http.StatusOK, r.do(t, "PUT", "/v1/jobs", register(gpuJob)).status)
+		must.Len(t, 1, r.admitter.settled())
+		must.EqOp(t, http.StatusBadGateway, r.do(t, "PUT", "/v1/jobs", register(gpuJob), header, "k").status)
+		must.EqOp(t, 2, sent.Load())
+		must.Eq(t, Outcome{}, r.admitter.settled()[1])
+	}
 }

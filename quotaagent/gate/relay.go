@@ -143,7 +143,7 @@ func (l *relay) take(ctx context.Context) (*upstream, error) {
 			}
 			return &upstream{conn: conn}, nil
 		}
-		if time.Since(u.since) < relayIdleFor {
+		if time.Since(u.since) < relayIdleFor && silent(u.conn) {
 			u.reused = true
 			return u, nil
 		}
@@ -211,7 +211,10 @@ func (u *upstream) ask(r *http.Request, host string, body []byte) (*http.Respons
 		if err != nil {
 			return nil, errors.Join(errHead, err)
 		}
-		if answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols {
+		switch {
+		case answer.StatusCode == http.StatusSwitchingProtocols: // nobody has asked for that
+			return nil, fmt.Errorf("%w: it changes the protocol", errHead)
+		case answer.StatusCode >= 200:
 			return answer, nil
 		}
 	}

@@ -115,7 +115,7 @@ func TestRelay_anAnswerThatBreaksOffIsNoWholeOne(t *testing.T) {
 
 func TestRelay_whatIsNoAnswerIsNotAskedForTwice(t *testing.T) {
 	t.Parallel()
-	for _, said := range []string{"", "nonsense\r\n\r\n"} {
+	for _, said := range []string{"", "nonsense\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"} {
 		var asked atomic.Int32
 		address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
 			_, _ = http.ReadRequest(reader)
@@ -171,4 +171,57 @@ func TestRelay_takesReadsAlone(t *testing.T) {
 	}
 	var none *relay
 	must.False(t, none.takes(&http.Request{Method: http.MethodGet}))
+}
+
+// What Nomad, or a load balancer before it, says unasked is no answer to the next
+// request, which may be another user's.
+func TestRelay_whatNobodyHasAskedForIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	const unasked = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
+	long := "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n" + strings.Repeat("a", 10000)
+	for _, said := range [][]string{{fine, unasked}, {long + unasked}} {
+		address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
+			if _, err := http.ReadRequest(reader); err != nil {
+				return
+			}
+			for _, piece := range said {
+				_, _ = io.WriteString(c, piece)
+				time.Sleep(10 * time.Millisecond) // the next one comes by itself
+			}
+		})
+		r := relayRig(t, address)
+		for range 3 {
+			a := r.do(t, "GET", "/v1/jobs", "")
+			must.EqOp(t, http.StatusOK, a.status)
+			must.StrNotContains(t, a.body, "poison")
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+}
+
+// What follows the body of an answer follows it at the client too, if it was announced,
+// and gets into the head in no case.
+func TestRelay_trailersAreNoHeaders(t *testing.T) {
+	t.Parallel()
+	for announced, want := range map[string]string{"Trailer: X-T\r\n": "t", "": ""} {
+		address := rawNomad(t, func(_ int, c net.Conn, reader *bufio.Reader) {
+			if _, err := http.ReadRequest(reader); err == nil {
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"+announced+"\r\n2\r\nok\r\n0\r\nX-T: t\r\nSet-Cookie: a\r\n\r\n")
+			}
+		})
+		r := relayRig(t, address)
+		for _, request := range []string{plainGet, strings.Replace(plainGet, "User-Agent", "Pragma", 1)} { // Front's, and net/http's
+			c := r.dial(t)
+			_, err := io.WriteString(c, request)
+			must.NoError(t, err)
+			response, err := http.ReadResponse(bufio.NewReader(c), nil)
+			must.NoError(t, err)
+			body, err := io.ReadAll(response.Body)
+			must.NoError(t, err)
+			must.NoError(t, response.Body.Close())
+			must.EqOp(t, "ok", string(body))
+			must.EqOp(t, want, response.Trailer.Get("X-T"))
+			must.EqOp(t, "", response.Header.Get("X-T")+response.Header.Get("Set-Cookie"))
+		}
+	}
 }
