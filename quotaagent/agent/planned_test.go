@@ -101,6 +101,19 @@ func TestAPlanIsRenewedAsLongAsItStandsAndEndsWithItsCause(t *testing.T) {
 	must.Nil(t, r.queuedJob("train").Planned)
 }
 
+func TestAPlanStaysWhileNothingChangesButTime(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	r.age(g)
+	first, audited := r.queuedJob("train").Planned, r.auditKinds()
+	for range 2 * planEvery / time.Second {
+		r.clock.advance(time.Second)
+		must.NoError(t, r.passGangs(g))
+		must.Eq(t, first, r.queuedJob("train").Planned)
+	}
+	must.Eq(t, audited, r.auditKinds())
+}
+
 // A gang that its author changed may not be able to use what was set aside for it before.
 func TestAGangThatIsSubmittedAgainIsPlannedAnew(t *testing.T) {
 	t.Parallel()
