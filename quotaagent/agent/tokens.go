@@ -297,7 +297,8 @@ func (e *Engine) holdTokens(ctx context.Context, by payer, run string, h ledger.
 			return change{}, sentAgain(held, h, run, by)
 		}
 		next, state := e.tokenState(by, h, v)
-		d = admission.Tokens(by.policy, by.budget, state, next, e.now())
+		// It counts in the periods of when it was made, which may have ended meanwhile.
+		d = admission.Tokens(by.policy, by.budget, state, next, time.UnixMilli(h.CreatedMS))
 		if blocked(d) {
 			return change{}, errNoChange
 		}

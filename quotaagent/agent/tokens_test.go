@@ -302,6 +302,23 @@ func TestTokensOfARunDrawFromItsCaps(t *testing.T) {
 	must.Eq(t, 0, r.Meter.drift.Load())
 }
 
+func TestARequestIsCheckedInThePeriodThatItCountsInThoughThatHasEndedMeanwhile(t *testing.T) {
+	t.Parallel()
+	r := newTokenRig(t)
+	midnight := budget.PeriodAt(budget.Day, r.clock.now(), time.UTC).End
+	r.clock.advance(midnight.Sub(r.clock.now()) - time.Second)
+	r.authorize(askTokens("before", 1, 1000))
+	by, err := r.Engine.payerOf(r.ctx, opener, "acme/research", "")
+	must.NoError(t, err)
+	h, _, err := r.Engine.tokenHold(by, askTokens("late", 1, 1))
+	must.NoError(t, err)
+	r.clock.advance(2 * time.Second) // it waits for its turn
+	p := r.refused(second(r.Engine.holdTokens(r.ctx, by, "", h, nil, "")))
+	must.Eq(t, "insufficient_budget", p.Reason)
+	must.Eq(t, 5*time.Second, p.RetryAfter)
+	r.authorize(askTokens("late", 1, 1000))
+}
+
 func TestUsageAboveTheHoldIsPostedAsAnOverdraft(t *testing.T) {
 	t.Parallel()
 	r := newTokenRig(t)
