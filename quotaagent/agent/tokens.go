@@ -333,11 +333,21 @@ func (e *Engine) holdTokens(ctx context.Context, by payer, run string, h ledger.
 func sentAgain(have, asked ledger.Hold, run string, by payer) error {
 	was, is := have.Request, asked.Request
 	if was.Model == is.Model && maps.Equal(was.Asked(), is.Asked()) && by.policy.Moved(have.Budget) == by.budget.Path && have.Run == run &&
-		have.Namespace == asked.Namespace && have.JobID == asked.JobID {
+		have.Namespace == asked.Namespace && have.JobID == asked.JobID && usedWhen(have) == usedWhen(asked) {
 		return errNoChange
 	}
-	return refusal(http.StatusConflict, "this key stands for another request already: %s, for %s of %s from budget %s; use a key of its own for each request",
-		have.ID, admission.TokensText(was.Asked()), was.Model, have.Budget)
+	return refusal(http.StatusConflict, "this key stands for another request already: %s, for %s of %s from budget %s%s; use a key of its own for each request",
+		have.ID, admission.TokensText(was.Asked()), was.Model, have.Budget, usedWhen(have))
+}
+
+// usedWhen is when what a report is of was used, for people; "" for now, which is another
+// moment when it is sent again, and for a request that was authorized before.
+func usedWhen(h ledger.Hold) string {
+	r := h.Request
+	if r.ToMS == 0 || r.FromMS == h.CreatedMS && r.ToMS == h.CreatedMS {
+		return ""
+	}
+	return fmt.Sprintf(", used from %s to %s", time.UnixMilli(r.FromMS).UTC().Format(time.RFC3339Nano), time.UnixMilli(r.ToMS).UTC().Format(time.RFC3339Nano))
 }
 
 // tokenTarget is what deciding about a request needs of the books. It is most likely a
