@@ -333,6 +333,17 @@ func TestUsageAboveTheHoldIsPostedAsAnOverdraft(t *testing.T) {
 	must.Eq(t, ledger.CauseAboveHold, told[1].Cause)
 	must.Eq(t, ledger.Tokens{budget.InputTokens: 10, budget.OutputTokens: 1190}, told[1].Tokens)
 	must.Eq(t, 1200, r.postedTokens("acme", budget.OutputTokens), must.Sprint("facts are posted once"))
+
+	s = r.authorize(askTokens("late", 100, 0))
+	r.clock.advance(tokenTTL)
+	must.NoError(t, r.Engine.sweepTokens(r.ctx, ledger.Fence{}))
+	told = nil
+	r.settleTokens(s, 150, 0, 0)
+	must.Len(t, 2, told)
+	must.Eq(t, ledger.CauseSettledLate, told[0].Cause)
+	must.Eq(t, ledger.OverdraftEntry, told[1].Kind)
+	must.Eq(t, ledger.Tokens{budget.InputTokens: 50}, told[1].Tokens)
+	must.Eq(t, 50, told[1].Cost)
 }
 
 // recorderFunc is a recorder that only tells.
