@@ -114,6 +114,27 @@ func TestAPlanStaysWhileNothingChangesButTime(t *testing.T) {
 	must.Eq(t, audited, r.auditKinds())
 }
 
+func TestAGangThatCannotBeRegisteredLeavesTheGPUsToTheNext(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	must.Eq(t, "gang_waits", r.submit(r.gang("train-2")).Reason)
+	r.age(g)
+	must.Nil(t, r.queuedJob("train-2").Planned)
+	waits, n := r.placer.waits, r.registrar.(*registry)
+	r.placer.waits, n.refuse = "", true
+	for range 4 { // the pause gets longer with each attempt
+		r.clock.advance(time.Minute)
+		must.NoError(t, r.passGangs(g))
+	}
+	r.placer.waits, n.refuse = waits, false
+	for range 3 * planEvery / time.Second {
+		r.clock.advance(time.Second)
+		must.NoError(t, r.passGangs(g))
+		must.False(t, r.queuedJob("train").Planned != nil && r.queuedJob("train-2").Planned != nil, must.Sprint("for one gang at a time"))
+	}
+	must.NotNil(t, r.queuedJob("train-2").Planned)
+}
+
 // A gang that its author changed may not be able to use what was set aside for it before.
 func TestAGangThatIsSubmittedAgainIsPlannedAnew(t *testing.T) {
 	t.Parallel()

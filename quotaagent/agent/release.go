@@ -245,7 +245,7 @@ func (r *releaser) start(ctx context.Context, fence ledger.Fence, waiting []ledg
 		return err // without places nobody starts, and what is set aside for whom stays
 	}
 	next := starters(places)
-	if err := r.plan(ctx, fence, ready, next); err != nil {
+	if err := r.plan(ctx, fence, waiting, next); err != nil {
 		return err
 	}
 	return r.startAll(ctx, fence, next)
