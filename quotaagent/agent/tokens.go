@@ -253,8 +253,15 @@ func (e *Engine) tokenHold(by payer, r TokenRequest) (ledger.Hold, *admission.Re
 	now := e.now()
 	prices, card, refused := admission.TokenPrices(by.policy, r.Model, r.tokens(), by.run, now)
 	request := ledger.Authorized(r.Model, r.tokens(), prices, card)
-	return ledger.Hold{ID: requestID(authorizedID, by.who, r.Key), Namespace: r.Namespace, JobID: r.JobID, Accessor: by.who.Accessor, Identity: by.who.Names,
-		State: ledger.Held, CreatedMS: now.UnixMilli(), ExpiresMS: now.Add(lasts).UnixMilli(), Request: &request}, refused, nil
+	h := ledger.Hold{ID: requestID(authorizedID, by.who, r.Key), Namespace: r.Namespace, JobID: r.JobID, Accessor: by.who.Accessor, Identity: by.who.Names,
+		State: ledger.Held, CreatedMS: now.UnixMilli(), ExpiresMS: now.Add(lasts).UnixMilli(), Request: &request}
+	// What nobody settles is posted at what is held: it must be possible to post that.
+	most := ledger.ExpireTokens(h, 0, h.CreatedMS).Entries[0]
+	if most.Cost = request.MostCost; most.Validate() != nil {
+		return h, nil, refusal(http.StatusBadRequest, "the request costs up to %s, which is more than one request can; ask for fewer tokens, or look at the prices of model %q",
+			admission.MoneyText(by.policy, request.MostCost), r.Model)
+	}
+	return h, refused, nil
 }
 
 // AuthorizeTokens holds what a request may use at most, if it fits.

@@ -319,6 +319,16 @@ func TestARequestIsCheckedInThePeriodThatItCountsInThoughThatHasEndedMeanwhile(t
 	r.authorize(askTokens("late", 1, 1000))
 }
 
+func TestNothingIsHeldThatCouldNotBePosted(t *testing.T) {
+	t.Parallel()
+	r := newRigOn(t, openStore(t), strings.Replace(strings.Replace(tokenPolicy, "governor {", "governor {\n  enforcement = \"shadow\"", 1),
+		"output_per_million = 4", "output_per_million = 4000000000", 1))
+	p := r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, askTokens("a", 1, tokensMost))))
+	must.Eq(t, http.StatusBadRequest, p.Status)
+	must.StrContains(t, p.Text, `costs up to 4,000,000,000,000.00 USD, which is more than one request can; ask for fewer tokens, or look at the prices of model "llama"`)
+	must.True(t, r.balance("acme").Held.IsZero())
+}
+
 func TestUsageAboveTheHoldIsPostedAsAnOverdraft(t *testing.T) {
 	t.Parallel()
 	r := newTokenRig(t)
