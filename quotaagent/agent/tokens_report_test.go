@@ -128,6 +128,26 @@ func TestAReportOfARunCountsInIt(t *testing.T) {
 	contains(t, s.Text, "serves requests of agent runs only", "this request names no open run")
 }
 
+func TestAReportOfAClosedRunSaysWhatItExceedsOfItsBudget(t *testing.T) {
+	t.Parallel()
+	r := newRigOn(t, openStore(t), strings.Replace(tokenPolicy, `limit "day"`, `per_run {
+      tokens     = { output = 700 }
+      wall_clock = "6h"
+    }
+    limit "day"`, 1))
+	var runs [2]RunStatus
+	for i := range runs {
+		runs[i] = r.openRun(RunRequest{})
+		closed, err := r.Engine.CloseRun(r.ctx, opener, runs[i].ID)
+		must.NoError(t, err)
+		must.Eq(t, RunClosed, closed.State)
+	}
+	for i, run := range runs { // within the caps of each, and together above the day's limit
+		s := r.report(TokenReport{Key: run.ID, Run: run.ID, Model: "llama", Output: 600})
+		must.Eq(t, i == 1, s.OverBudget, must.Sprint(s.Text))
+	}
+}
+
 // level is the token policy with a setting in research.
 func level(setting string) string {
 	return strings.Replace(tokenPolicy, `limit "day"`, setting+"\n    limit \"day\"", 1)
