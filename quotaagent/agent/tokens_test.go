@@ -319,6 +319,16 @@ func TestARequestIsCheckedInThePeriodThatItCountsInThoughThatHasEndedMeanwhile(t
 	r.authorize(askTokens("late", 1, 1000))
 }
 
+func TestNothingIsPostedBeforeTheBudgetsWereRead(t *testing.T) {
+	t.Parallel()
+	r := newTokenRig(t)
+	s := r.authorize(askTokens("a", 100, 10))
+	young := New(Options{Name: "young", Store: r.store, Nomad: r.nomad, Placer: r.placer, Actor: r.actor, Auditor: r.actor, Logger: hclog.NewNullLogger(), Now: r.clock.now})
+	must.ErrorIs(t, second(young.Engine.SettleTokens(r.ctx, opener, TokenUsage{ID: s.ID, Input: 100})), ledger.ErrUnavailable, must.Sprint("in which time zone its day is nobody knows"))
+	must.ErrorIs(t, second(young.Engine.VoidTokens(r.ctx, opener, TokenVoid{s.ID})), errNotLoaded)
+	must.Eq(t, 0, r.spent("acme"))
+}
+
 func TestNothingIsHeldThatCouldNotBePosted(t *testing.T) {
 	t.Parallel()
 	r := newRigOn(t, openStore(t), strings.Replace(strings.Replace(tokenPolicy, "governor {", "governor {\n  enforcement = \"shadow\"", 1),
