@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +113,19 @@ func TestAPlanStaysWhileNothingChangesButTime(t *testing.T) {
 		must.Eq(t, first, r.queuedJob("train").Planned)
 	}
 	must.Eq(t, audited, r.auditKinds())
+}
+
+func TestAPlanStaysWhileNomadCannotBeRead(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	r.age(g)
+	first := r.queuedJob("train").Planned
+	r.placer.err = errors.New("no answer")
+	r.clock.advance(2 * planFor / 3) // so that it is time to renew it
+	must.NoError(t, r.passGangs(g))
+	contains(t, r.queuedJob("train").Detail, "for Nomad cannot be read; 4 GPUs are set aside for it")
+	must.Eq(t, first.Devices, r.queuedJob("train").Planned.Devices)
+	must.Less(t, r.queuedJob("train").Planned.UntilMS, first.UntilMS)
 }
 
 func TestAGangThatCannotBeRegisteredLeavesTheGPUsToTheNext(t *testing.T) {
