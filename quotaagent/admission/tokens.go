@@ -44,7 +44,9 @@ func TokensUsed(p *budget.Policy, b *budget.Budget, state State, h ledger.Hold, 
 		for _, c := range e.PostedVector(x.rules.Calendar.Location, []budget.Window{budget.Total}).Row(budget.Total.String()) {
 			x.draws[c.Dimension] = c.Amount
 		}
-		x.growth.Drop(func(c ledger.Cell) bool { return slices.Contains(state.Run.Capped(), c.Dimension) })
+		if state.Run.ClosedMS == 0 { // it holds this from its budgets; a run that is closed has given it back
+			x.growth.Drop(func(c ledger.Cell) bool { return slices.Contains(state.Run.Capped(), c.Dimension) })
+		}
 	}
 	return x.decide(b)
 }

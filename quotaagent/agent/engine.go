@@ -161,7 +161,7 @@ func (e *Engine) placeOr(ctx context.Context, s gate.Submission, ends map[string
 	if err != nil {
 		e.logger.Warn("placement failed", "job_id", s.Ask.JobID, "namespace", s.Ask.Namespace, "error", err)
 		if admission.IsGang(s.Ask.Meta) {
-			return Placement{Waits: "whether all of the gang fits cannot be told now, for Nomad cannot be read", Release: func() {}}
+			return Placement{Waits: "whether all of the gang fits cannot be told now, for Nomad cannot be read", Planned: how.setAside(s.Ask), Release: func() {}}
 		}
 		return Placement{Notice: "governor: placement is not available now; Nomad picks the GPUs", Release: func() {}}
 	}

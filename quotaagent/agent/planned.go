@@ -7,6 +7,8 @@ import (
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
 	"github.com/nomad-governor/governor/quotaagent/gate"
+	"github.com/nomad-governor/governor/quotaagent/jobspec"
+	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
 // planned are the GPUs that are set aside for gangs now, as this agent has read the
@@ -32,6 +34,16 @@ func (e *Engine) clearOf(ctx context.Context, s gate.Submission, how Placing) Pl
 		how.EndsMS = e.endOf(s)
 	}
 	return how
+}
+
+// setAside is what is set aside for a job already; nil for nothing.
+func (how Placing) setAside(ask jobspec.Ask) *ledger.Planned {
+	for i := range how.Planned {
+		if p := &how.Planned[i]; p.Namespace == ask.Namespace && p.JobID == ask.JobID {
+			return &p.Planned
+		}
+	}
+	return nil
 }
 
 // endOf is when a job has ended at the latest that starts now, in Unix milliseconds; 0

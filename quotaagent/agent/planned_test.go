@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,53 @@ func TestAPlanIsRenewedAsLongAsItStandsAndEndsWithItsCause(t *testing.T) {
 	r.placer.plan = nil
 	must.NoError(t, r.passGangs(g))
 	must.Nil(t, r.queuedJob("train").Planned)
+}
+
+func TestAPlanStaysWhileNothingChangesButTime(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	r.age(g)
+	first, audited := r.queuedJob("train").Planned, r.auditKinds()
+	for range 2 * planEvery / time.Second {
+		r.clock.advance(time.Second)
+		must.NoError(t, r.passGangs(g))
+		must.Eq(t, first, r.queuedJob("train").Planned)
+	}
+	must.Eq(t, audited, r.auditKinds())
+}
+
+func TestAPlanStaysWhileNomadCannotBeRead(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	r.age(g)
+	first := r.queuedJob("train").Planned
+	r.placer.err = errors.New("no answer")
+	r.clock.advance(2 * planFor / 3) // so that it is time to renew it
+	must.NoError(t, r.passGangs(g))
+	contains(t, r.queuedJob("train").Detail, "for Nomad cannot be read; 4 GPUs are set aside for it")
+	must.Eq(t, first.Devices, r.queuedJob("train").Planned.Devices)
+	must.Less(t, r.queuedJob("train").Planned.UntilMS, first.UntilMS)
+}
+
+func TestAGangThatCannotBeRegisteredLeavesTheGPUsToTheNext(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	must.Eq(t, "gang_waits", r.submit(r.gang("train-2")).Reason)
+	r.age(g)
+	must.Nil(t, r.queuedJob("train-2").Planned)
+	waits, n := r.placer.waits, r.registrar.(*registry)
+	r.placer.waits, n.refuse = "", true
+	for range 4 { // the pause gets longer with each attempt
+		r.clock.advance(time.Minute)
+		must.NoError(t, r.passGangs(g))
+	}
+	r.placer.waits, n.refuse = waits, false
+	for range 3 * planEvery / time.Second {
+		r.clock.advance(time.Second)
+		must.NoError(t, r.passGangs(g))
+		must.False(t, r.queuedJob("train").Planned != nil && r.queuedJob("train-2").Planned != nil, must.Sprint("for one gang at a time"))
+	}
+	must.NotNil(t, r.queuedJob("train-2").Planned)
 }
 
 // A gang that its author changed may not be able to use what was set aside for it before.

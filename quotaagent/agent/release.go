@@ -241,11 +241,11 @@ func (r *releaser) start(ctx context.Context, fence ledger.Fence, waiting []ledg
 		places, err = r.e.places(ctx, state.Policy, ready)
 	}
 	r.plans = measure(begin)
-	if err != nil {
-		return err
+	if err != nil || !changed {
+		return err // without places nobody starts, and what is set aside for whom stays
 	}
 	next := starters(places)
-	if err := r.plan(ctx, fence, ready, next); err != nil {
+	if err := r.plan(ctx, fence, waiting, next); err != nil {
 		return err
 	}
 	return r.startAll(ctx, fence, next)

@@ -253,8 +253,15 @@ func (e *Engine) tokenHold(by payer, r TokenRequest) (ledger.Hold, *admission.Re
 	now := e.now()
 	prices, card, refused := admission.TokenPrices(by.policy, r.Model, r.tokens(), by.run, now)
 	request := ledger.Authorized(r.Model, r.tokens(), prices, card)
-	return ledger.Hold{ID: requestID(authorizedID, by.who, r.Key), Namespace: r.Namespace, JobID: r.JobID, Accessor: by.who.Accessor, Identity: by.who.Names,
-		State: ledger.Held, CreatedMS: now.UnixMilli(), ExpiresMS: now.Add(lasts).UnixMilli(), Request: &request}, refused, nil
+	h := ledger.Hold{ID: requestID(authorizedID, by.who, r.Key), Namespace: r.Namespace, JobID: r.JobID, Accessor: by.who.Accessor, Identity: by.who.Names,
+		State: ledger.Held, CreatedMS: now.UnixMilli(), ExpiresMS: now.Add(lasts).UnixMilli(), Request: &request}
+	// What nobody settles is posted at what is held: it must be possible to post that.
+	most := ledger.ExpireTokens(h, 0, h.CreatedMS).Entries[0]
+	if most.Cost = request.MostCost; most.Validate() != nil {
+		return h, nil, refusal(http.StatusBadRequest, "the request costs up to %s, which is more than one request can; ask for fewer tokens, or look at the prices of model %q",
+			admission.MoneyText(by.policy, request.MostCost), r.Model)
+	}
+	return h, refused, nil
 }
 
 // AuthorizeTokens holds what a request may use at most, if it fits.
@@ -297,7 +304,8 @@ func (e *Engine) holdTokens(ctx context.Context, by payer, run string, h ledger.
 			return change{}, sentAgain(held, h, run, by)
 		}
 		next, state := e.tokenState(by, h, v)
-		d = admission.Tokens(by.policy, by.budget, state, next, e.now())
+		// It counts in the periods of when it was made, which may have ended meanwhile.
+		d = admission.Tokens(by.policy, by.budget, state, next, time.UnixMilli(h.CreatedMS))
 		if blocked(d) {
 			return change{}, errNoChange
 		}
@@ -332,11 +340,21 @@ func (e *Engine) holdTokens(ctx context.Context, by payer, run string, h ledger.
 func sentAgain(have, asked ledger.Hold, run string, by payer) error {
 	was, is := have.Request, asked.Request
 	if was.Model == is.Model && maps.Equal(was.Asked(), is.Asked()) && by.policy.Moved(have.Budget) == by.budget.Path && have.Run == run &&
-		have.Namespace == asked.Namespace && have.JobID == asked.JobID {
+		have.Namespace == asked.Namespace && have.JobID == asked.JobID && usedWhen(have) == usedWhen(asked) {
 		return errNoChange
 	}
-	return refusal(http.StatusConflict, "this key stands for another request already: %s, for %s of %s from budget %s; use a key of its own for each request",
-		have.ID, admission.TokensText(was.Asked()), was.Model, have.Budget)
+	return refusal(http.StatusConflict, "this key stands for another request already: %s, for %s of %s from budget %s%s; use a key of its own for each request",
+		have.ID, admission.TokensText(was.Asked()), was.Model, have.Budget, usedWhen(have))
+}
+
+// usedWhen is when what a report is of was used, for people; "" for now, which is another
+// moment when it is sent again, and for a request that was authorized before.
+func usedWhen(h ledger.Hold) string {
+	r := h.Request
+	if r.ToMS == 0 || r.FromMS == h.CreatedMS && r.ToMS == h.CreatedMS {
+		return ""
+	}
+	return fmt.Sprintf(", used from %s to %s", time.UnixMilli(r.FromMS).UTC().Format(time.RFC3339Nano), time.UnixMilli(r.ToMS).UTC().Format(time.RFC3339Nano))
 }
 
 // tokenTarget is what deciding about a request needs of the books. It is most likely a

@@ -98,7 +98,11 @@ func (e *Engine) endTokens(ctx context.Context, who api.Caller, id string, end f
 	if err := checkTokenID(id); err != nil {
 		return TokenStatus{}, err
 	}
-	p := e.policy.State().Policy
+	state := e.policy.State()
+	if !state.Loaded { // in which periods it counts is not known
+		return TokenStatus{}, fmt.Errorf("%w: %w", ledger.ErrUnavailable, errNotLoaded)
+	}
+	p := state.Policy
 	var out ledger.Hold
 	err := e.books.update(ctx, ledger.Fence{}, target{key: tokenKey(id), calendar: e.rulesOf(p).Calendar}, func(v view) (change, error) {
 		switch {

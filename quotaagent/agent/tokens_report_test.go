@@ -61,6 +61,26 @@ func TestReportedTokensArePostedOnceAndSayWhatTheyExceed(t *testing.T) {
 	must.SliceEmpty(t, all)
 }
 
+func TestAReportOfAnotherTimeIsAnotherReport(t *testing.T) {
+	t.Parallel()
+	r := newTokenRig(t)
+	from, to := r.clock.now().Add(-2*time.Hour), r.clock.now().Add(-time.Hour)
+	q := TokenReport{Key: "10:00", Budget: "acme/research", Model: "llama", Output: 10, From: &from, To: &to}
+	r.report(q)
+	next := q
+	next.From, next.To = &to, new(r.clock.now())
+	for _, other := range []TokenReport{next, {Key: q.Key, Budget: q.Budget, Model: q.Model, Output: q.Output}} {
+		p := r.refused(second(r.Engine.ReportTokens(r.ctx, opener, other)))
+		must.Eq(t, http.StatusConflict, p.Status)
+		must.StrContains(t, p.Text, "for 10 output tokens of llama from budget acme/research, used from 2026-03-10T10:00:00Z to 2026-03-10T11:00:00Z; use a key of its own")
+	}
+	now := TokenReport{Key: "now", Model: "llama", Output: 5}
+	s := r.report(now)
+	r.clock.advance(time.Minute)
+	must.Eq(t, s.ID, r.report(now).ID)
+	must.Eq(t, 15, r.postedTokens("acme", budget.OutputTokens))
+}
+
 func TestReportsOfAModelWithoutAPriceAreNotFree(t *testing.T) {
 	t.Parallel()
 	r := newTokenRig(t)
@@ -106,6 +126,26 @@ func TestAReportOfARunCountsInIt(t *testing.T) {
 	must.Eq(t, 12000, r.runNow(run.ID).Posted[budget.Cost])
 	s = r.report(TokenReport{Key: "b", Model: "llama", Output: 3})
 	contains(t, s.Text, "serves requests of agent runs only", "this request names no open run")
+}
+
+func TestAReportOfAClosedRunSaysWhatItExceedsOfItsBudget(t *testing.T) {
+	t.Parallel()
+	r := newRigOn(t, openStore(t), strings.Replace(tokenPolicy, `limit "day"`, `per_run {
+      tokens     = { output = 700 }
+      wall_clock = "6h"
+    }
+    limit "day"`, 1))
+	var runs [2]RunStatus
+	for i := range runs {
+		runs[i] = r.openRun(RunRequest{})
+		closed, err := r.Engine.CloseRun(r.ctx, opener, runs[i].ID)
+		must.NoError(t, err)
+		must.Eq(t, RunClosed, closed.State)
+	}
+	for i, run := range runs { // within the caps of each, and together above the day's limit
+		s := r.report(TokenReport{Key: run.ID, Run: run.ID, Model: "llama", Output: 600})
+		must.Eq(t, i == 1, s.OverBudget, must.Sprint(s.Text))
+	}
 }
 
 // level is the token policy with a setting in research.

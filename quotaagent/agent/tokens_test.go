@@ -302,6 +302,43 @@ func TestTokensOfARunDrawFromItsCaps(t *testing.T) {
 	must.Eq(t, 0, r.Meter.drift.Load())
 }
 
+func TestARequestIsCheckedInThePeriodThatItCountsInThoughThatHasEndedMeanwhile(t *testing.T) {
+	t.Parallel()
+	r := newTokenRig(t)
+	midnight := budget.PeriodAt(budget.Day, r.clock.now(), time.UTC).End
+	r.clock.advance(midnight.Sub(r.clock.now()) - time.Second)
+	r.authorize(askTokens("before", 1, 1000))
+	by, err := r.Engine.payerOf(r.ctx, opener, "acme/research", "")
+	must.NoError(t, err)
+	h, _, err := r.Engine.tokenHold(by, askTokens("late", 1, 1))
+	must.NoError(t, err)
+	r.clock.advance(2 * time.Second) // it waits for its turn
+	p := r.refused(second(r.Engine.holdTokens(r.ctx, by, "", h, nil, "")))
+	must.Eq(t, "insufficient_budget", p.Reason)
+	must.Eq(t, 5*time.Second, p.RetryAfter)
+	r.authorize(askTokens("late", 1, 1000))
+}
+
+func TestNothingIsPostedBeforeTheBudgetsWereRead(t *testing.T) {
+	t.Parallel()
+	r := newTokenRig(t)
+	s := r.authorize(askTokens("a", 100, 10))
+	young := New(Options{Name: "young", Store: r.store, Nomad: r.nomad, Placer: r.placer, Actor: r.actor, Auditor: r.actor, Logger: hclog.NewNullLogger(), Now: r.clock.now})
+	must.ErrorIs(t, second(young.Engine.SettleTokens(r.ctx, opener, TokenUsage{ID: s.ID, Input: 100})), ledger.ErrUnavailable, must.Sprint("in which time zone its day is nobody knows"))
+	must.ErrorIs(t, second(young.Engine.VoidTokens(r.ctx, opener, TokenVoid{s.ID})), errNotLoaded)
+	must.Eq(t, 0, r.spent("acme"))
+}
+
+func TestNothingIsHeldThatCouldNotBePosted(t *testing.T) {
+	t.Parallel()
+	r := newRigOn(t, openStore(t), strings.Replace(strings.Replace(tokenPolicy, "governor {", "governor {\n  enforcement = \"shadow\"", 1),
+		"output_per_million = 4", "output_per_million = 4000000000", 1))
+	p := r.refused(second(r.Engine.AuthorizeTokens(r.ctx, opener, askTokens("a", 1, tokensMost))))
+	must.Eq(t, http.StatusBadRequest, p.Status)
+	must.StrContains(t, p.Text, `costs up to 4,000,000,000,000.00 USD, which is more than one request can; ask for fewer tokens, or look at the prices of model "llama"`)
+	must.True(t, r.balance("acme").Held.IsZero())
+}
+
 func TestUsageAboveTheHoldIsPostedAsAnOverdraft(t *testing.T) {
 	t.Parallel()
 	r := newTokenRig(t)
@@ -316,6 +353,17 @@ func TestUsageAboveTheHoldIsPostedAsAnOverdraft(t *testing.T) {
 	must.Eq(t, ledger.CauseAboveHold, told[1].Cause)
 	must.Eq(t, ledger.Tokens{budget.InputTokens: 10, budget.OutputTokens: 1190}, told[1].Tokens)
 	must.Eq(t, 1200, r.postedTokens("acme", budget.OutputTokens), must.Sprint("facts are posted once"))
+
+	s = r.authorize(askTokens("late", 100, 0))
+	r.clock.advance(tokenTTL)
+	must.NoError(t, r.Engine.sweepTokens(r.ctx, ledger.Fence{}))
+	told = nil
+	r.settleTokens(s, 150, 0, 0)
+	must.Len(t, 2, told)
+	must.Eq(t, ledger.CauseSettledLate, told[0].Cause)
+	must.Eq(t, ledger.OverdraftEntry, told[1].Kind)
+	must.Eq(t, ledger.Tokens{budget.InputTokens: 50}, told[1].Tokens)
+	must.Eq(t, 50, told[1].Cost)
 }
 
 // recorderFunc is a recorder that only tells.

@@ -206,13 +206,7 @@ func endTokens(h Hold, state State, used Tokens, cause string, rest, nowMS int64
 	}
 	e := h.tokenEntry("", TokensEntry)
 	e.Tokens, e.Cost, e.Cause, e.Estimated = request.Used, request.UsedCost, cause, cause != ""
-	entries := []Entry{e}
-	if over := h.Overdrawn(); len(over) > 0 {
-		e := h.tokenEntry("/over", OverdraftEntry)
-		e.Tokens, e.Cost, e.Cause = over, max(0, request.UsedCost.Sub(request.MostCost)), CauseAboveHold
-		entries = append(entries, e)
-	}
-	return TokenEnd{Hold: h, Entries: entries, Rest: rest}
+	return TokenEnd{Hold: h, Entries: append([]Entry{e}, h.overdraft()...), Rest: rest}
 }
 
 // correctTokens posts the difference between what is posted and what was used.
@@ -232,7 +226,19 @@ func correctTokens(h Hold, state State, used Tokens, cause string, rest, nowMS i
 	}
 	e := h.tokenEntry("/late", CorrectionEntry)
 	e.Tokens, e.Cost, e.Cause = difference, cost, cause
-	return TokenEnd{Hold: h, Entries: []Entry{e}, Rest: rest}
+	return TokenEnd{Hold: h, Entries: append([]Entry{e}, h.overdraft()...), Rest: rest}
+}
+
+// overdraft is the line of what a request used beyond what was held for it; none where
+// it did not.
+func (h Hold) overdraft() []Entry {
+	over := h.Overdrawn()
+	if len(over) == 0 {
+		return nil
+	}
+	e := h.tokenEntry("/over", OverdraftEntry)
+	e.Tokens, e.Cost, e.Cause = over, max(0, h.Request.UsedCost.Sub(h.Request.MostCost)), CauseAboveHold
+	return []Entry{e}
 }
 
 // Overdrawn is what a request used beyond what was held for it.
