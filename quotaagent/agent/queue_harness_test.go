@@ -44,6 +44,8 @@ type registry struct {
 	before func(r nomadctl.Registration)
 	// refuse and lose make registrations fail; lost ones have arrived if arrives.
 	refuse, lose, arrives bool
+	// garbled is a job that cannot be read.
+	garbled string
 	registered            int
 }
 
@@ -60,6 +62,9 @@ func (n *registry) JobSpec(_ context.Context, namespace, jobID string) (nomadctl
 	}
 	job := j.job()
 	raw, err := json.Marshal(job)
+	if jobID == n.garbled {
+		raw = []byte(`{"ID": 5}`)
+	}
 	return nomadctl.Spec{Job: raw, Index: j.modifyIndex, Stopped: job.Stop != nil && *job.Stop}, err
 }
 

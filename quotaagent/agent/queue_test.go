@@ -320,6 +320,28 @@ func TestAGateThatAJobBringsAlongIsNotItsAuthors(t *testing.T) {
 
 }
 
+// A job that cannot be read holds up nobody behind it.
+func TestAJobThatCannotBeReadDoesNotHoldUpTheQueue(t *testing.T) {
+	t.Parallel()
+	r, n := newQueueRig(t)
+	running := r.busy("running", 8, time.Hour)
+	must.False(t, r.submit(r.whole("unreadable", 4, time.Hour)).Denied)
+	r.clock.advance(time.Second)
+	must.False(t, r.submit(r.whole("behind", 4, time.Hour)).Denied)
+	n.garbled = "unreadable"
+	r.nomad.finish(running)
+	err := r.pass()
+	must.ErrorContains(t, err, "unreadable")
+	must.True(t, r.gated("behind"))
+	r.clock.advance(3 * time.Second)
+	must.NoError(t, r.pass())
+	must.False(t, r.gated("behind"))
+	n.garbled = ""
+	r.clock.advance(10 * time.Minute)
+	must.NoError(t, r.pass())
+	must.False(t, r.gated("unreadable"))
+}
+
 func TestTheQueueAndItsReasonsAreShown(t *testing.T) {
 	t.Parallel()
 	r, _ := newQueueRig(t)

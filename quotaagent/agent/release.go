@@ -370,6 +370,7 @@ func (r *releaser) release(ctx context.Context, fence ledger.Fence, q ledger.Que
 	}
 	c, err := r.read(q, spec)
 	if err != nil {
+		r.pause(keyOf(q)) // it stays as it is, and the others have their turn
 		return waitsOn, err
 	}
 	ends, err := r.ends(ctx, q)
