@@ -45,8 +45,8 @@ type registry struct {
 	// refuse and lose make registrations fail; lost ones have arrived if arrives.
 	refuse, lose, arrives bool
 	// garbled is a job that cannot be read.
-	garbled string
-	registered            int
+	garbled    string
+	registered int
 }
 
 // JobSpec implements registrar.
