@@ -83,6 +83,9 @@ func ignoreClosed(err error) error {
 }
 
 func (f *Front) accept(listener net.Listener) error {
+	stop := make(chan struct{})
+	defer close(stop)
+	f.running.Go(func() { f.watch(stop) })
 	delay := time.Duration(0)
 	for {
 		c, err := listener.Accept()
@@ -110,6 +113,7 @@ func (f *Front) begin(c *net.TCPConn) {
 		return
 	}
 	conn := &frontConn{front: f, tcp: c}
+	conn.ctx, conn.leave = context.WithCancel(f.base)
 	f.conns[conn] = false
 	f.running.Go(conn.run)
 }
@@ -132,6 +136,32 @@ func (f *Front) gone(c *frontConn) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.conns, c)
+}
+
+// watch has a look, until stop, for requests that take long. They are looked for, instead
+// of a timer for each: nearly all are answered by then.
+func (f *Front) watch(stop <-chan struct{}) {
+	look := time.NewTicker(frontPatience / 2)
+	defer look.Stop()
+	var serving []*frontConn
+	for {
+		select {
+		case <-stop:
+			return
+		case now := <-look.C:
+			f.mu.Lock()
+			serving = serving[:0]
+			for c, serves := range f.conns {
+				if serves {
+					serving = append(serving, c)
+				}
+			}
+			f.mu.Unlock()
+			for _, c := range serving {
+				c.watchAfter(now)
+			}
+		}
+	}
 }
 
 // Shutdown takes no new connections, closes those that wait, and returns when all others

@@ -21,9 +21,18 @@ type frontConn struct {
 	// until is the deadline of reads; zero for none.
 	until  time.Time
 	remote string
+	// ctx is that of its requests, which leave ends.
+	ctx   context.Context
+	leave context.CancelFunc
 	// ahead is a byte that came while a request was served, if early.
 	ahead [1]byte
 	early bool
+
+	mu sync.Mutex
+	// begun is when the request began that is served, zero for none, and watched who looks
+	// whether its client is still there, nil for nobody.
+	begun   time.Time
+	watched *frontWatch
 }
 
 // frontHeads are buffers for the heads of requests.
@@ -32,6 +41,7 @@ var frontHeads = sync.Pool{New: func() any { return new([frontHead]byte) }}
 // run serves requests until there is one that Front does not take.
 func (c *frontConn) run() {
 	defer c.front.gone(c)
+	defer c.leave()
 	c.remote = c.tcp.RemoteAddr().String()
 	wait := frontFirst
 	for {
@@ -102,62 +112,74 @@ func (c *frontConn) readBody(r *http.Request, body []byte) bool {
 
 // serve answers one request, and reports whether another may follow.
 func (c *frontConn) serve(r *http.Request) (keep bool) {
-	ctx, leave := context.WithCancel(c.front.base)
-	defer leave()
-	patience := frontPatience
+	c.mu.Lock()
+	c.begun = time.Now()
 	if strings.Contains(r.URL.RawQuery, "index=") {
-		patience = 0 // it waits, most likely
+		c.watch() // it waits, most likely
 	}
-	stop := c.watch(leave, patience)
-	defer func() { keep = stop() && keep }()
+	c.mu.Unlock()
+	defer func() { keep = c.unwatch() && keep }()
 	r.RemoteAddr = c.remote
-	w := &frontWriter{conn: c, leave: leave}
+	w := &frontWriter{conn: c, leave: c.leave}
 	defer w.release()
 	defer func() {
 		if cause := recover(); cause != nil { // http.ErrAbortHandler, or a bug that the gate has logged
 			keep = false
 		}
 	}()
-	c.front.handler.ServeHTTP(w, r.WithContext(ctx))
+	c.front.handler.ServeHTTP(w, r.WithContext(c.ctx))
 	return w.finish()
 }
 
-// watch calls leave when the client leaves, until stop is called; that reports whether it
-// is still there. It only looks after some patience: by then most reads are answered.
-func (c *frontConn) watch(leave context.CancelFunc, patience time.Duration) (stop func() bool) {
-	there, done := true, make(chan struct{})
-	var mu sync.Mutex
-	stopped := false
-	look := time.AfterFunc(patience, func() {
-		defer close(done)
-		mu.Lock()
-		if stopped {
-			mu.Unlock()
-			return
-		}
-		_ = c.tcp.SetReadDeadline(time.Time{})
-		mu.Unlock()
+// frontWatch looks whether a client is still there while its request is served.
+type frontWatch struct {
+	stopped, gone bool // with frontConn.mu
+	done          chan struct{}
+}
+
+// watch ends the requests' context when the client leaves, until unwatch is called. The
+// caller holds the lock.
+func (c *frontConn) watch() {
+	w := &frontWatch{done: make(chan struct{})}
+	c.watched = w
+	_ = c.tcp.SetReadDeadline(time.Time{})
+	go func() {
+		defer close(w.done)
 		n, err := c.tcp.Read(c.ahead[:])
-		mu.Lock()
-		defer mu.Unlock()
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.early = n == 1
-		if err != nil && !stopped {
-			there = false
-			leave()
+		if err != nil && !w.stopped {
+			w.gone = true
+			c.leave()
 		}
-	})
-	return func() bool {
-		if look.Stop() {
-			return true
-		}
-		mu.Lock()
-		stopped = true
-		_ = c.tcp.SetReadDeadline(time.Unix(1, 0)) // ends the read
-		mu.Unlock()
-		<-done
-		c.until = time.Time{}
-		return there
+	}()
+}
+
+// watchAfter watches a request that is served for longer than frontPatience.
+func (c *frontConn) watchAfter(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watched == nil && !c.begun.IsZero() && now.Sub(c.begun) >= frontPatience {
+		c.watch()
 	}
+}
+
+// unwatch is the end of a request. It reports whether the client is still there.
+func (c *frontConn) unwatch() bool {
+	c.mu.Lock()
+	w := c.watched
+	c.begun, c.watched = time.Time{}, nil
+	if w == nil {
+		c.mu.Unlock()
+		return true
+	}
+	w.stopped = true
+	_ = c.tcp.SetReadDeadline(time.Unix(1, 0)) // ends the read
+	c.mu.Unlock()
+	<-w.done
+	c.until = time.Time{}
+	return !w.gone
 }
 
 // parsePlain reads a request that changes nothing, a read or a plan: all of its head, as
