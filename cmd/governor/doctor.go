@@ -112,9 +112,9 @@ func addStatus(facts *bypass.Facts, status agent.Status) {
 	for _, u := range status.Ungoverned {
 		facts.Ungoverned = append(facts.Ungoverned, bypass.Work{Namespace: u.Namespace, JobID: u.JobID, Alloc: u.Alloc, Node: u.Node})
 	}
-	if !status.Leader {
+	if !status.Observed {
 		facts.Missing = append(facts.Missing, bypass.Missing{Check: bypass.CheckGate,
-			Why:  "this agent is not the leader, which alone knows work without a hold",
+			Why:  "the leading agent, which alone knows work without a hold, does not answer",
 			Look: "governor doctor -address=<another agent>"})
 	}
 	if b := status.Bypasses; b != nil {

@@ -75,7 +75,7 @@ func TestAnAgentThatDoesNotLead(t *testing.T) {
 	must.Eq(t, bypass.CheckGate, facts.Missing[0].Check)
 
 	facts = bypass.Facts{}
-	addStatus(&facts, agent.Status{Leader: true, Ungoverned: []agent.StrayStatus{{Namespace: "n", JobID: "j", Alloc: "a", Node: "x"}}})
+	addStatus(&facts, agent.Status{Observed: true, Ungoverned: []agent.StrayStatus{{Namespace: "n", JobID: "j", Alloc: "a", Node: "x"}}})
 	must.Eq(t, []bypass.Work{{Namespace: "n", JobID: "j", Alloc: "a", Node: "x"}}, facts.Ungoverned)
 	must.Len(t, 1, facts.Missing, must.Sprint("an agent without a watch does not tell its settings"))
 }

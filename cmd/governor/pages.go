@@ -173,7 +173,7 @@ func (s pageSource) Map(ctx context.Context) (*web.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pageCluster(m, s.agent.Utilization()), nil
+	return pageCluster(m, s.agent.Utilization(ctx)), nil
 }
 
 // Records implements web's audit log.

@@ -18,7 +18,7 @@ func mapped[A, B any](all []A, of func(A) B) []B {
 
 func overviewOf(s agent.Status, waiting agent.QueueView) *web.Overview {
 	o := &web.Overview{Time: s.Time, Currency: s.Policy.Currency, Revision: s.Policy.Revision, Enforcement: s.Policy.Enforcement,
-		Author: s.Policy.Author, Commit: s.Policy.Commit, Since: s.Policy.Since, Broken: s.Policy.Broken != "", Leader: s.Leader,
+		Author: s.Policy.Author, Commit: s.Policy.Commit, Since: s.Policy.Since, Broken: s.Policy.Broken != "", Observed: s.Observed,
 		Budgets: mapped(s.Budgets, budgetOf), Jobs: mapped(s.Holds, jobOf), Waiting: mapped(waiting.Jobs, waitingOf)}
 	for _, u := range s.Ungoverned {
 		o.Strays = append(o.Strays, web.Stray{Namespace: u.Namespace, ID: u.JobID, Alloc: u.Alloc, Node: u.Node, GPUs: u.GPUs})

@@ -158,8 +158,8 @@ func printHolds(w io.Writer, s agent.Status, inside func(string) bool) {
 	}
 	fmt.Fprintln(w, "\nJobs that hold budget")
 	t.write(w)
-	if !s.Leader {
-		fmt.Fprintln(w, "\nThis agent is not the leader, which alone knows placement and ungoverned work.")
+	if !s.Observed {
+		fmt.Fprintln(w, "\nPlacement and ungoverned work are not known now: the leading agent does not answer.")
 	}
 }
 

@@ -55,6 +55,8 @@ type Agent struct {
 	// agent that keeps none.
 	history *historian
 	peers   *peers
+	// observer asks the leader.
+	observer observer
 	// outlook is what was forecast last.
 	outlook outlookCache
 	// releaser is nil where no job may wait.

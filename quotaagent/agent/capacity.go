@@ -112,8 +112,11 @@ func (a *Agent) capacity(ctx context.Context, days int, more map[string]int) (Ca
 	if err := a.Engine.capacityNow(ctx, p, a.Meter, &in); err != nil {
 		return out, err
 	}
+	if said, ok := a.observed(ctx); ok {
+		in.Supply = supplyOf(said.Capacity)
+	}
 	if len(in.Supply) == 0 {
-		out.Incomplete = append(out.Incomplete, "how many GPUs there are is known to the leading agent only, once it has looked: ask that one")
+		out.Incomplete = append(out.Incomplete, "how many GPUs there are is not known: the leading agent has not looked yet, or does not answer")
 	}
 	out.Forecast = forecast.Make(in)
 	found, err := a.outlooks(ctx, h)
@@ -164,15 +167,21 @@ func (a *Agent) usesOf(ctx context.Context, h *historian, p *budget.Policy, from
 	return out, nil
 }
 
+func supplyOf(all []CapacityStatus) []forecast.Supply {
+	out := make([]forecast.Supply, 0, len(all))
+	for _, c := range all {
+		out = append(out, forecast.Supply{Class: c.Class, GPUs: c.GPUs, Free: c.Free})
+	}
+	return out
+}
+
 // capacityNow adds what there is now, what waits for it, and how the limits stand.
 func (e *Engine) capacityNow(ctx context.Context, p *budget.Policy, m *Meter, in *forecast.Input) error {
 	status, err := e.Status(ctx, m)
 	if err != nil {
 		return err
 	}
-	for _, c := range status.Capacity {
-		in.Supply = append(in.Supply, forecast.Supply{Class: c.Class, GPUs: c.GPUs, Free: c.Free})
-	}
+	in.Supply = supplyOf(status.Capacity)
 	holds, _, err := e.books.holds(ctx)
 	if err != nil {
 		return err

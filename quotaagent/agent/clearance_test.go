@@ -50,6 +50,7 @@ func newTenants(t *testing.T) (r *rig, refused string) {
 func tenantQuestions(refused string) map[string]string {
 	return map[string]string{
 		"GET /governor/v1/status":               "/governor/v1/status?forecast=true",
+		"GET /governor/v1/observed":             "/governor/v1/observed",
 		"GET /governor/v1/queue":                "/governor/v1/queue",
 		"GET /governor/v1/jobs/why":             "/governor/v1/jobs/why?namespace=default&job=secret-waits",
 		"GET /governor/v1/jobs/decision":        "/governor/v1/jobs/decision?namespace=default&job=secret-past",

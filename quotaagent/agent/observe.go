@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -426,6 +427,27 @@ func (m *Meter) Verified(namespace, jobID string) []Verification {
 			out = append(out, v)
 		}
 	}
-	slices.SortFunc(out, func(a, b Verification) int { return strings.Compare(a.Alloc, b.Alloc) })
+	slices.SortFunc(out, byAlloc)
+	return out
+}
+
+func byAlloc(a, b Verification) int { return strings.Compare(a.Alloc, b.Alloc) }
+
+// verifications are those of all jobs.
+func (m *Meter) verifications() []Verification {
+	m.mu.Lock()
+	out := slices.Collect(maps.Values(m.checked))
+	m.mu.Unlock()
+	slices.SortFunc(out, byAlloc)
+	return out
+}
+
+// placedBy are verifications by the key of the hold.
+func placedBy(all []Verification) map[string][]Verification {
+	out := make(map[string][]Verification)
+	for _, v := range all {
+		key := holdKey(v.Namespace, v.JobID)
+		out[key] = append(out[key], v)
+	}
 	return out
 }

@@ -16,6 +16,9 @@ import (
 // Status is everything that an operator asks for first, with the ways around the gate.
 func (a *Agent) Status(ctx context.Context) (Status, error) {
 	status, err := a.Engine.Status(ctx, a.Meter)
+	if said, ok := a.observed(ctx); ok && err == nil {
+		said.add(&status)
+	}
 	if err == nil && a.bypasses != nil {
 		status.Bypasses, err = a.bypasses.status(ctx, status.Leader)
 	}
@@ -100,7 +103,7 @@ type GPUNow struct {
 	// PerGPUHour is its price, in micro-units.
 	PerGPUHour quantity.Amount
 	// Percent is the share of time in which a kernel ran, as read last; -1 where that is
-	// not known, as on all agents but the leader.
+	// not known.
 	Percent int64
 }
 
@@ -120,10 +123,10 @@ func (a *Agent) JobNow(ctx context.Context, namespace, jobID string) (JobNow, er
 	}
 	if hold != nil {
 		out.JobReason = whyHolding(p, out.JobReason, *hold)
-		status := holdStatus(*hold, a.Meter)
+		status := holdStatus(*hold, a.verified(ctx, namespace, jobID))
 		out.Hold, out.Lines = &status, linesOf(*hold)
 		out.Asked = admission.Decision{Lines: out.Lines, Estimate: hold.Estimate}.Asked(p)
-		out.Allocations = a.allocationsNow(*hold)
+		out.Allocations = a.allocationsNow(ctx, *hold)
 	}
 	if a.history == nil {
 		return out, nil
@@ -133,8 +136,8 @@ func (a *Agent) JobNow(ctx context.Context, namespace, jobID string) (JobNow, er
 	return out, err
 }
 
-func (a *Agent) allocationsNow(h ledger.Hold) []AllocationNow {
-	used := a.Meter.used()
+func (a *Agent) allocationsNow(ctx context.Context, h ledger.Hold) []AllocationNow {
+	used := a.Utilization(ctx)
 	at := func(ms int64) time.Time {
 		if ms == 0 {
 			return time.Time{}
@@ -174,7 +177,3 @@ func (m *Meter) used() map[string]int64 {
 	}
 	return out
 }
-
-// Utilization is the utilisation of GPUs in percent that was read lately, by their ids;
-// only the leader knows any.
-func (a *Agent) Utilization() map[string]int64 { return a.Meter.used() }

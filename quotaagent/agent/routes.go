@@ -21,6 +21,7 @@ func (a *Agent) Routes() []api.Route {
 		{Method: "GET", Path: "/governor/v1/health", Right: api.Anyone, Serve: a.serveHealth},
 		{Method: "GET", Path: "/governor/v1/status", Right: api.Read, Serve: a.serveStatus},
 		{Method: "GET", Path: "/governor/v1/agents", Right: api.Read, Serve: a.serveAgents},
+		{Method: "GET", Path: observedPath, Right: api.Read, Serve: a.serveObserved},
 		{Method: "GET", Path: selfPath, Right: api.Read, Serve: a.serveSelf},
 		{Method: "POST", Path: "/governor/v1/operator/step-down", Right: api.Read, Serve: a.serveStepDown},
 		{Method: "GET", Path: "/governor/v1/operator/debug", Right: api.Read, Serve: a.serveDebug},

@@ -16,12 +16,13 @@ type Status struct {
 	Policy  PolicyStatus   `json:"policy"`
 	Budgets []BudgetStatus `json:"budgets"`
 	Holds   []HoldStatus   `json:"holds"`
-	// Ungoverned are running GPU allocations that no hold covers; only the leader
-	// knows them.
+	// Observed says that what follows is known: it is what the leader has observed, and
+	// another agent lacks it while the leader does not answer.
+	Observed bool `json:"observed"`
+	// Ungoverned are running GPU allocations that no hold covers.
 	Ungoverned []StrayStatus `json:"ungoverned"`
 	// Idle are allocations whose GPUs are not used, Rogue GPUs that are used by who
-	// does not hold them, and Capacity what nobody has; only the leader knows them,
-	// and Capacity lacks nodes that take no work.
+	// does not hold them, and Capacity what nobody has, but for nodes that take no work.
 	Idle     []IdleStatus     `json:"idle,omitempty"`
 	Rogue    []RogueStatus    `json:"rogue,omitempty"`
 	Capacity []CapacityStatus `json:"capacity,omitempty"`
@@ -155,7 +156,7 @@ func (e *Engine) Status(ctx context.Context, m *Meter) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	out := Status{Policy: policyStatus(state), Time: e.now(), Leader: m.Leading(),
+	out := Status{Policy: policyStatus(state), Time: e.now(), Leader: m.Leading(), Observed: m.Leading(),
 		Budgets: []BudgetStatus{}, Holds: []HoldStatus{}, Ungoverned: []StrayStatus{}}
 	if unreadable != nil {
 		e.logger.Error("holds left out of the status", "error", unreadable)
@@ -185,8 +186,9 @@ func (e *Engine) Status(ctx context.Context, m *Meter) (Status, error) {
 		s.Queued = queued[b.Path]
 		out.Budgets = append(out.Budgets, s)
 	})
+	placed := placedBy(m.verifications())
 	for _, h := range holds {
-		out.Holds = append(out.Holds, holdStatus(*h.Hold, m))
+		out.Holds = append(out.Holds, holdStatus(*h.Hold, placed[holdKey(h.Namespace, h.JobID)]))
 	}
 	for _, a := range m.Strays() {
 		out.Ungoverned = append(out.Ungoverned, strayStatus(a))
@@ -239,9 +241,9 @@ func linesOf(h ledger.Hold) []ledger.Line {
 	return h.Lines
 }
 
-func holdStatus(h ledger.Hold, m *Meter) HoldStatus {
+func holdStatus(h ledger.Hold, placed []Verification) HoldStatus {
 	s := HoldStatus{ID: h.ID, Namespace: h.Namespace, JobID: h.JobID, Budget: h.Budget, State: string(h.State),
-		Created: time.UnixMilli(h.CreatedMS).UTC(), Submitter: h.Accessor, GPUs: gpusOf(linesOf(h)), Allocations: []string{}, Estimate: h.Estimate, Posted: h.Posted, Held: heldNow(h), Placement: m.Verified(h.Namespace, h.JobID),
+		Created: time.UnixMilli(h.CreatedMS).UTC(), Submitter: h.Accessor, GPUs: gpusOf(linesOf(h)), Allocations: []string{}, Estimate: h.Estimate, Posted: h.Posted, Held: heldNow(h), Placement: placed,
 		Ending: endingStatus(h.Ending)}
 	for _, t := range h.Tracks {
 		s.Allocations = append(s.Allocations, t.Alloc)

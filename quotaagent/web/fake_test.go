@@ -197,7 +197,7 @@ func usage(hours int64) ledger.Usage {
 
 // empty is an agent that was just installed.
 func empty() *fake {
-	return &fake{overview: &web.Overview{Time: now, Currency: "USD", Enforcement: "enforce", Leader: true}, cluster: &web.Cluster{}, jobs: map[string]web.JobDetail{}, policy: web.Policy{Enforcement: "enforce"}}
+	return &fake{overview: &web.Overview{Time: now, Currency: "USD", Enforcement: "enforce", Observed: true}, cluster: &web.Cluster{}, jobs: map[string]web.JobDetail{}, policy: web.Policy{Enforcement: "enforce"}}
 }
 
 // busy is one that has something for every part of the pages.

@@ -51,15 +51,15 @@ type Overview struct {
 	Jobs    []Job
 	Waiting []Waiting
 	// Strays run without budget; Idle and Rogue are GPUs that nobody uses and that are
-	// used by who does not hold them; Capacity is what nobody has. All are known to the
-	// leader only.
+	// used by who does not hold them; Capacity is what nobody has.
 	Strays   []Stray
 	Idle     []Idle
 	Rogue    []Rogue
 	Capacity []Capacity
 	// Ways around the gate; nil where nobody looks for them.
-	Ways   *Ways
-	Leader bool
+	Ways *Ways
+	// Observed says that strays, idle and rogue GPUs and capacity are known.
+	Observed bool
 }
 
 // Budget is one budget with its limits.
