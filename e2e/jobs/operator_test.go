@@ -16,10 +16,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-governor/governor/e2e/cluster"
 	"github.com/nomad-governor/governor/e2e/clustertest"
+	"github.com/nomad-governor/governor/e2e/story"
 	"github.com/nomad-governor/governor/e2e/toolchain"
 	"github.com/nomad-governor/governor/quotaagent/agent"
 )
@@ -82,7 +84,8 @@ func (o operators) second(root string) string {
 // TestTheLeadIsHandedOver: two agents on one Consul know each other, the one that leads
 // gives the lead up, and the other one has it within the time of a session.
 func TestTheLeadIsHandedOver(t *testing.T) {
-	c := clustertest.Start(t, cluster.Options{Consul: true, ACL: true, Governor: true, GovernorConfig: "name = \"first\"\n"})
+	c := clustertest.Start(t, cluster.Options{Consul: true, ACL: true, Governor: true, GovernorConfig: "name = \"first\"\n",
+		Clients: []cluster.ClientOptions{{Name: "client1", Fixture: "dgx1v"}}})
 	root, err := toolchain.Root()
 	must.NoError(t, err)
 	o := operators{c, t}
@@ -99,6 +102,7 @@ func TestTheLeadIsHandedOver(t *testing.T) {
 		}
 		return nil
 	}))
+	o.answersForAll(second)
 	must.StrContains(t, o.run(1, second, "operator", "step-down"), "agent second does not lead, agent first does: ask that one, with -address="+c.GovernorAddr)
 
 	began := time.Now()
@@ -123,6 +127,39 @@ func TestTheLeadIsHandedOver(t *testing.T) {
 	o.run(0, second, "audit", "verify")
 
 	o.debugs(second)
+}
+
+// answersForAll submits a job at the agent that does not lead, and wants of both agents
+// what that one has decided and what the other one has observed.
+func (o operators) answersForAll(second string) {
+	o.t.Helper()
+	budgets, err := o.WriteFile("lab.hcl", policy)
+	must.NoError(o.t, err)
+	o.run(0, o.GovernorAddr, "budget", "apply", "-auto-approve", budgets)
+	file, err := o.WriteFile("seen.nomad.hcl", story.Job{ID: "seen", GPUs: 2, Device: "nvidia/gpu", MaxRuntime: "10m"}.HCL())
+	must.NoError(o.t, err)
+	var submitted cluster.Result
+	must.NoError(o.t, cluster.Poll(o.t.Context(), "the budgets are in force at the second agent", func() error {
+		submitted, err = o.Nomad(o.t.Context(), second, "job", "run", "-detach", file)
+		if err == nil && submitted.ExitCode != 0 {
+			err = errors.New(submitted.Output())
+		}
+		return err
+	}))
+	_, err = o.WaitAllocations(o.t.Context(), "seen", 1, api.AllocClientStatusRunning)
+	must.NoError(o.t, err)
+	for _, address := range []string{o.GovernorAddr, second} {
+		must.StrContains(o.t, o.run(0, address, "decision", "list"), "default/seen")
+		must.StrContains(o.t, o.run(0, address, "decision", "show", "seen"), "by agent second")
+		must.NoError(o.t, cluster.Poll(o.t.Context(), "what the leader has observed is told at "+address, func() error {
+			text := o.run(0, address, "budget", "status")
+			if !strings.Contains(text, "as offered") || !strings.Contains(text, "6 of 8") {
+				return errors.New(text)
+			}
+			return nil
+		}))
+	}
+	must.NoError(o.t, o.StopJob(o.t.Context(), "seen"))
 }
 
 // debugs looks into both agents, and wants the versions of what is there and no token.
