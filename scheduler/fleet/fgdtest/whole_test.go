@@ -28,6 +28,9 @@ func TestWholeGPUsByWaste(t *testing.T) {
 			pods := slices.DeleteFunc(trace(t, workload), func(p fgdtest.Pod) bool {
 				return p.Ask.GPUs == 0 && !beside || p.Ask.GPUs > 0 && p.Ask.GPUMilli < fleet.WholeGPU
 			})
+			if !slices.ContainsFunc(pods, func(p fgdtest.Pod) bool { return p.Ask.GPUs > 0 }) {
+				continue // of this workload all GPUs are shared
+			}
 			packed, waste := run(t, s.nodes, pods, s.seeds, whole(false)).mean(), run(t, s.nodes, pods, s.seeds, whole(true)).mean()
 			fmt.Fprintf(&table, "\n%-12s work without GPUs beside it: %-5v  packed %.2f  by waste %.2f  difference %+.2f", workload, beside, packed, waste, waste-packed)
 			if !beside {
