@@ -110,7 +110,7 @@ func inBundle() map[string]string {
 	return map[string]string{
 		"agents.json":         "/governor/v1/agents",
 		"alerts.json":         "/governor/v1/alerts",
-		"decisions.json":      "/governor/v1/decisions?limit=200",
+		"decisions.json":      "/governor/v1/decisions?own=true&limit=200",
 		"overrides.json":      "/governor/v1/overrides",
 		"policy-history.json": "/governor/v1/policy/history",
 		"queue.json":          "/governor/v1/queue",
