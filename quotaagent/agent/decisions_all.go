@@ -24,6 +24,8 @@ const (
 	// the answer of an agent.
 	decisionSize   = 16 << 10
 	decisionsBytes = 64 << 20
+	// filtered is how many are read at once for somebody who may not know all of them.
+	filtered = 1000
 )
 
 // ownDecisions are those of this agent that the caller may know, the latest first.
@@ -36,6 +38,9 @@ func (a *Agent) ownDecisions(ctx context.Context, q history.DecisionQuery, s cle
 		return nil, err
 	}
 	rows, skip, most := []DecisionRow{}, q.Skip, q.Limit
+	if s != nil {
+		q.Limit = max(q.Limit, filtered)
+	}
 	for q.Skip = 0; ; q.Skip += q.Limit {
 		found, err := h.store.FindDecisions(ctx, q)
 		if err != nil {

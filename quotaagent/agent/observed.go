@@ -28,15 +28,17 @@ const (
 	observedPath = "/governor/v1/observed"
 	observedMax  = 32 << 20
 	// observedFor is how old may be what another agent tells of that: the leader itself
-	// reads statistics less often.
+	// reads statistics less often. A leader that did not answer is asked again after
+	// silentFor: who asks it meanwhile would wait.
 	observedFor = 2 * time.Second
+	silentFor   = 10 * time.Second
 )
 
 // observer asks the leader, for an agent that does not lead.
 type observer struct {
 	mu   sync.Mutex
-	at   time.Time
-	said *Observed // nil while the leader does not answer
+	next time.Time // when it is asked again
+	said *Observed // nil while it does not answer
 }
 
 // serveObserved answers what this agent has observed itself: nothing unless it leads.
@@ -45,10 +47,12 @@ func (a *Agent) serveObserved(ctx context.Context, c api.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	status, err := a.Engine.Status(ctx, a.Meter)
+	holds, _, err := a.Engine.books.holds(ctx) // a status says which cannot be read
 	if err != nil {
 		return nil, err
 	}
+	var status Status
+	a.Meter.addObserved(&status, holds)
 	status = s.status(status)
 	placed := keep(s, a.Meter.verifications(), func(v *Verification) string { return v.Namespace })
 	return Observed{Placement: placed, Ungoverned: status.Ungoverned, Idle: status.Idle, Rogue: status.Rogue, Capacity: status.Capacity, Utilization: a.Meter.used()}, nil
@@ -62,8 +66,12 @@ func (a *Agent) observed(ctx context.Context) (Observed, bool) {
 	o := &a.observer
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if now := a.now(); now.Sub(o.at) >= observedFor || now.Before(o.at) {
-		o.said, o.at = a.askLeader(ctx), now
+	if now := a.now(); !now.Before(o.next) || o.next.Sub(now) > silentFor {
+		// Others get the answer too, also when who asked is gone.
+		o.said, o.next = a.askLeader(context.WithoutCancel(ctx)), now.Add(silentFor)
+		if o.said != nil {
+			o.next = now.Add(observedFor)
+		}
 	}
 	if o.said == nil {
 		return Observed{}, false

@@ -190,13 +190,18 @@ func (e *Engine) Status(ctx context.Context, m *Meter) (Status, error) {
 	for _, h := range holds {
 		out.Holds = append(out.Holds, holdStatus(*h.Hold, placed[holdKey(h.Namespace, h.JobID)]))
 	}
+	m.addObserved(&out, holds)
+	return out, nil
+}
+
+// addObserved adds what only the leader has observed, if this agent leads.
+func (m *Meter) addObserved(out *Status, holds []heldAt) {
 	for _, a := range m.Strays() {
 		out.Ungoverned = append(out.Ungoverned, strayStatus(a))
 	}
-	if m.lines != nil && out.Leader {
-		m.lines.status(&out, holds)
+	if m.lines != nil && m.Leading() {
+		m.lines.status(out, holds)
 	}
-	return out, nil
 }
 
 // Status is the state as the API tells it.

@@ -120,7 +120,7 @@ func (c *frontConn) serve(r *http.Request) (keep bool) {
 	c.mu.Unlock()
 	defer func() { keep = c.unwatch() && keep }()
 	r.RemoteAddr = c.remote
-	w := &frontWriter{conn: c, leave: c.leave}
+	w := &frontWriter{conn: c}
 	defer w.release()
 	defer func() {
 		if cause := recover(); cause != nil { // http.ErrAbortHandler, or a bug that the gate has logged

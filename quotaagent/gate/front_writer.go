@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,8 +16,7 @@ import (
 // frontWriter is the answer to one request of Front: in one piece where it is short, and
 // with the framing that net/http would give it.
 type frontWriter struct {
-	conn  *frontConn
-	leave context.CancelFunc // ends the request
+	conn *frontConn
 	// header is nil until somebody asks for it, or that of Nomad's answer.
 	header  http.Header
 	status  int // 0 before WriteHeader
@@ -197,7 +195,7 @@ func (w *frontWriter) send(p []byte) {
 		return
 	}
 	if _, w.failed = w.conn.tcp.Write(p); w.failed != nil {
-		w.leave() // else the rest of Nomad's answer is read for nobody
+		w.conn.leave() // else the rest of Nomad's answer is read for nobody
 	}
 }
 

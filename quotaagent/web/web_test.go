@@ -85,6 +85,15 @@ func TestADecisionUnderAnEarlierPolicyLinksToNoLine(t *testing.T) {
 	must.EqOp(t, http.StatusNotFound, get(h, "/governor/decisions/none").Code)
 }
 
+// Whose decisions are missing is said where decisions are shown.
+func TestMissingDecisionsAreSaidToBe(t *testing.T) {
+	t.Parallel()
+	f := busy()
+	f.incomplete = []string{"agent b at http://10.0.0.2 does not answer: its decisions are missing"}
+	must.StrContains(t, get(pages(t, f), "/governor/decisions").Body.String(), f.incomplete[0])
+	must.StrNotContains(t, get(pages(t, busy()), "/governor/decisions").Body.String(), "does not answer")
+}
+
 func TestPagesOfAnAgentThatWasJustInstalled(t *testing.T) {
 	t.Parallel()
 	h := pages(t, empty())
