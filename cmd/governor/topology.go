@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 
 	"github.com/nomad-governor/governor/quotaagent/api"
@@ -13,15 +12,14 @@ import (
 
 // topology answers the map. Who has a GPU is told to those who may read the job.
 func (p *placer) topology(ctx context.Context, c api.Call) (any, error) {
-	reads := func(string) bool { return true }
-	if c.Caller.Sees != nil {
-		var err error
-		if reads, err = c.Caller.Sees(); err != nil {
-			return nil, &api.Problem{Status: http.StatusServiceUnavailable, Text: "Nomad cannot be asked now what your token may read; try again later"}
-		}
+	reads, _, err := c.Reads()
+	if err != nil {
+		return nil, err
 	}
 	m, err := p.clusterMap(ctx)
-	m.Hide(func(namespace string) bool { return !reads(namespace) })
+	if reads != nil {
+		m.Hide(func(namespace string) bool { return !reads(namespace) }, api.HiddenJob)
+	}
 	return m, err
 }
 

@@ -14,23 +14,16 @@ import (
 // for those whose token may read them in Nomad: what the API says of them, and the pages
 // too, follows the capability read-job of their namespace.
 
-// hiddenJob stands for a job that its reader must not know.
-const hiddenJob = "(a job of another namespace)"
-
 // clearance is of which namespaces a caller may read the jobs; nil means of all.
 type clearance func(namespace string) bool
 
 // clearanceOf asks Nomad what the caller may read.
 func (a *Agent) clearanceOf(c api.Call) (clearance, error) {
-	if c.Caller.Sees == nil {
-		return nil, nil
-	}
-	reads, err := c.Caller.Sees()
+	reads, cause, err := c.Reads()
 	if err != nil {
-		a.logger.Warn("not known what a token may read", "accessor", c.Caller.Accessor, "error", err)
-		return nil, refusal(http.StatusServiceUnavailable, "Nomad cannot be asked now what your token may read; try again later")
+		a.logger.Warn("not known what a token may read", "accessor", c.Caller.Accessor, "error", cause)
 	}
-	return reads, nil
+	return reads, err
 }
 
 // mustRead refuses a caller who may not read the jobs of a namespace.
@@ -49,7 +42,7 @@ func (s clearance) job(namespace, id string) string {
 	if id == "" || s.reads(namespace) {
 		return id
 	}
-	return hiddenJob
+	return api.HiddenJob
 }
 
 // named is a job with its namespace, as lists have it.

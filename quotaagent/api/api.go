@@ -63,6 +63,21 @@ type Call struct {
 	body    io.Reader
 }
 
+// HiddenJob stands for a job that its reader must not know.
+const HiddenJob = "(a job of another namespace)"
+
+// Reads says of which namespaces the caller may read the jobs; nil means of all. Its error
+// is a Problem, with the cause for the log.
+func (c Call) Reads() (reads func(namespace string) bool, cause, err error) {
+	if c.Caller.Sees == nil {
+		return nil, nil, nil
+	}
+	if reads, cause = c.Caller.Sees(); cause != nil {
+		return nil, cause, &Problem{Status: http.StatusServiceUnavailable, Text: "Nomad cannot be asked now what your token may read; try again later"}
+	}
+	return reads, nil, nil
+}
+
 // Var is the value of a wildcard in the route's path.
 func (c Call) Var(name string) string { return c.request.PathValue(name) }
 

@@ -10,17 +10,15 @@ type Map struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// hiddenJob stands for a job of a namespace that is hidden.
-const hiddenJob = "(a job of another namespace)"
-
-// Hide takes the names of jobs and allocations of some namespaces out of the map.
-func (m *Map) Hide(namespace func(string) bool) {
+// Hide takes the names of jobs and allocations of some namespaces out of the map; as stands
+// for each of the jobs.
+func (m *Map) Hide(namespace func(string) bool, as string) {
 	for i := range m.Nodes {
 		for j := range m.Nodes[i].Groups {
 			gpus := m.Nodes[i].Groups[j].GPUs
 			for k := range gpus {
 				if g := &gpus[k]; g.Namespace != "" && namespace(g.Namespace) {
-					g.Namespace, g.JobID, g.Group, g.Alloc = "", hiddenJob, "", ""
+					g.Namespace, g.JobID, g.Group, g.Alloc = "", as, "", ""
 				}
 			}
 		}
