@@ -131,24 +131,26 @@ func (r *racks) fits(n int) (f fit, ok bool) {
 // racks of one class that can hold them and there in the ones with the least to
 // spare; all or nothing. The ask must be for all GPUs of a node. Where some of
 // these nodes may have too little CPU or memory all of them are looked at.
-func (x *Index) Gang(a Ask, n int) (offers []Offer, ok bool) {
+func (x *Index) Gang(a Ask, n int) (offers []Offer, ok bool) { return x.AppendGang(nil, a, n) }
+
+// AppendGang is Gang, and appends what is offered to offers, as it is when ok is false.
+func (x *Index) AppendGang(offers []Offer, a Ask, n int) (appended []Offer, ok bool) {
 	if n < 1 || a.GPUs < 1 || a.CPU < 0 || a.MemoryMiB < 0 {
-		return nil, false
+		return offers, false
 	}
-	var best *gang
+	var best gang
 	for _, c := range x.classes {
 		if a.GPUs != c.Joint.GPUs() || a.Accepts != nil && !a.Accepts(c.ID) {
 			continue
 		}
-		g := x.gangIn(c, &a, n)
-		if g != nil && (best == nil || g.fit.compare(best.fit) < 0) {
-			best = g
+		if g, fits := x.gangIn(c, &a, n); fits && (!ok || g.fit.compare(best.fit) < 0) {
+			best, ok = g, true
 		}
 	}
-	if best == nil {
-		return nil, false
+	if !ok {
+		return offers, false
 	}
-	return x.takeGang(best, &a, n), true
+	return x.takeGang(slices.Grow(offers, n), &best, &a, n), true
 }
 
 // gang is where a gang could go.
@@ -159,17 +161,13 @@ type gang struct {
 	fit    fit
 }
 
-func (x *Index) gangIn(c *class, a *Ask, n int) *gang {
-	g := &gang{class: c, racks: &c.racks, places: &x.inRack}
+func (x *Index) gangIn(c *class, a *Ask, n int) (g gang, ok bool) {
+	g = gang{class: c, racks: &c.racks, places: &x.inRack}
 	if enough, sure := c.enough(a); enough != sure && !c.allAt(sure) {
 		g.racks, g.places = x.eligible(c, a)
 	}
-	var ok bool
 	g.fit, ok = g.racks.fits(n)
-	if !ok {
-		return nil
-	}
-	return g
+	return g, ok
 }
 
 // allAt reports whether all nodes whose GPUs are free are at these levels.
@@ -198,40 +196,37 @@ func (x *Index) eligible(c *class, a *Ask) (*racks, *items) {
 }
 
 // takeGang takes the first nodes of each rack.
-func (x *Index) takeGang(g *gang, a *Ask, n int) []Offer {
-	offers := make([]Offer, 0, n)
+func (x *Index) takeGang(offers []Offer, g *gang, a *Ask, n int) []Offer {
 	for n > 0 {
 		count := g.racks.some.next(n)
 		if count < 0 {
 			count = g.racks.some.last()
 		}
-		rack := g.racks.byCount[count][0].item
-		taken := g.racks.takeFirst(g.places, rack, min(n, count))
-		for _, e := range taken {
-			offers = append(offers, x.takeWhole(g, e.item, a))
+		rack, most := g.racks.byCount[count][0].item, min(n, count)
+		nodes := &g.racks.full[rack]
+		g.racks.recount(rack, len(*nodes)-most)
+		if n -= most; most == len(*nodes) {
+			offers = x.takeRack(offers, g, nodes, a)
+			continue
 		}
-		n -= len(taken)
+		for range most {
+			at := (*nodes)[0].item
+			nodes.remove(g.places, at)
+			offers = append(offers, x.takeWhole(g, at, a))
+		}
 	}
 	return offers
 }
 
-// takeFirst takes the first nodes out of a rack, all at once: whole racks are what gangs
-// mostly get.
-func (r *racks) takeFirst(s *items, rack int32, n int) []entry {
-	nodes := &r.full[rack]
-	r.recount(rack, len(*nodes)-n)
-	if n == len(*nodes) {
-		taken := *nodes
-		*nodes = taken[:0] // nothing is added to it before taken is read
-		slices.SortFunc(taken, s.compare)
-		return taken
+// takeRack takes all nodes of a rack at once: that is what gangs mostly get.
+func (x *Index) takeRack(offers []Offer, g *gang, nodes *queue, a *Ask) []Offer {
+	taken := *nodes
+	*nodes = taken[:0] // nothing is added to it before taken is read
+	slices.SortFunc(taken, g.places.compare)
+	for _, e := range taken {
+		offers = append(offers, x.takeWhole(g, e.item, a))
 	}
-	taken := make([]entry, n)
-	for i := range taken {
-		taken[i] = (*nodes)[0]
-		nodes.remove(s, taken[i].item)
-	}
-	return taken
+	return offers
 }
 
 // takeWhole takes all GPUs of a node that is not in the racks of the gang any more.
