@@ -21,9 +21,11 @@ type frontConn struct {
 	// until is the deadline of reads; zero for none.
 	until  time.Time
 	remote string
-	// ctx is that of its requests, which leave ends.
-	ctx   context.Context
-	leave context.CancelFunc
+	// ctx is that of its requests, which leave ends, and blank a request with it.
+	ctx    context.Context
+	leave  context.CancelFunc
+	blank  *http.Request
+	writer frontWriter // of the request that is served
 	// ahead is a byte that came while a request was served, if early.
 	ahead [1]byte
 	early bool
@@ -33,6 +35,8 @@ type frontConn struct {
 	// whether its client is still there, nil for nobody.
 	begun   time.Time
 	watched *frontWatch
+	// asked is the connection on which Nomad is asked for the client; nil for none.
+	asked net.Conn
 }
 
 // frontHeads are buffers for the heads of requests.
@@ -42,6 +46,8 @@ var frontHeads = sync.Pool{New: func() any { return new([frontHead]byte) }}
 func (c *frontConn) run() {
 	defer c.front.gone(c)
 	defer c.leave()
+	defer context.AfterFunc(c.ctx, c.hangUp)()
+	c.blank = (&http.Request{}).WithContext(c.ctx)
 	c.remote = c.tcp.RemoteAddr().String()
 	wait := frontFirst
 	for {
@@ -52,7 +58,7 @@ func (c *frontConn) run() {
 			_ = c.tcp.Close()
 			return
 		}
-		r, came := parsePlain(buffer[:n])
+		r, came := parsePlain(c.blank, buffer[:n])
 		if r == nil {
 			rest := bytes.Clone(buffer[:n])
 			frontHeads.Put(buffer)
@@ -120,15 +126,42 @@ func (c *frontConn) serve(r *http.Request) (keep bool) {
 	c.mu.Unlock()
 	defer func() { keep = c.unwatch() && keep }()
 	r.RemoteAddr = c.remote
-	w := &frontWriter{conn: c}
+	w := &c.writer
+	*w = frontWriter{conn: c}
 	defer w.release()
 	defer func() {
 		if cause := recover(); cause != nil { // http.ErrAbortHandler, or a bug that the gate has logged
 			keep = false
 		}
 	}()
-	c.front.handler.ServeHTTP(w, r.WithContext(c.ctx))
+	c.front.handler.ServeHTTP(w, r)
 	return w.finish()
+}
+
+// asks notes on which connection Nomad is asked for the client: it is closed when that
+// leaves. answered is the end of that, and reports whether it was not.
+func (c *frontConn) asks(at net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.asked = at; c.ctx.Err() != nil {
+		_ = at.Close()
+	}
+}
+
+func (c *frontConn) answered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = nil
+	return c.ctx.Err() == nil
+}
+
+// hangUp ends the question to Nomad.
+func (c *frontConn) hangUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.asked != nil {
+		_ = c.asked.Close()
+	}
 }
 
 // frontWatch looks whether a client is still there while its request is served.
@@ -184,8 +217,9 @@ func (c *frontConn) unwatch() bool {
 
 // parsePlain reads a request that changes nothing, a read or a plan: all of its head, as
 // the most usual clients write it; body is as much as has come of that. Whatever else
-// there is makes it nil: what is refused, and how, is then net/http's word.
-func parsePlain(text []byte) (r *http.Request, body []byte) {
+// there is makes it nil: what is refused, and how, is then net/http's word. Blank has its
+// context.
+func parsePlain(blank *http.Request, text []byte) (r *http.Request, body []byte) {
 	head, body, ok := bytes.Cut(text, []byte("\r\n\r\n"))
 	if !ok {
 		return nil, nil
@@ -200,8 +234,10 @@ func parsePlain(text []byte) (r *http.Request, body []byte) {
 	if err != nil || !frontTakes(method, at.Path) {
 		return nil, nil
 	}
-	r = &http.Request{Method: method, URL: at, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header, 8),
-		Body: http.NoBody, RequestURI: target}
+	r = new(http.Request)
+	*r = *blank
+	r.Method, r.URL, r.RequestURI, r.Header, r.Body = method, at, target, make(http.Header, 8), http.NoBody
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
 	if !plainHeader(r, rest) || !plainLength(r, int64(len(body))) {
 		return nil, nil
 	}
@@ -233,7 +269,7 @@ var notPlain = map[string]bool{
 }
 
 func plainHeader(r *http.Request, lines string) bool {
-	hosts := 0
+	hosts, values := 0, make([]string, 0, 8)
 	for lines != "" {
 		var line string
 		line, lines, _ = strings.Cut(lines, "\r\n")
@@ -249,7 +285,12 @@ func plainHeader(r *http.Request, lines string) bool {
 		case notPlain[name]:
 			return false
 		default:
-			r.Header[name] = append(r.Header[name], value)
+			if r.Header[name] != nil {
+				r.Header[name] = append(r.Header[name], value)
+				continue
+			}
+			values = append(values, value) // one array for all
+			r.Header[name] = values[len(values)-1 : len(values) : len(values)]
 		}
 	}
 	return hosts == 1 && only(r.Host, isHost)

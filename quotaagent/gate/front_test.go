@@ -92,7 +92,7 @@ func TestParsePlain_takesReadsAndPlansOnly(t *testing.T) {
 		strings.Replace(plainPlan, "/v1/job/a/plan", "/v1/job/a/scale", 1):               false,
 		strings.Replace(plainPlan, "/v1/job/a/plan", "/v1/job/a/plan/evaluate", 1):       false,
 	} {
-		r, body := parsePlain([]byte(text))
+		r, body := parsePlain(&http.Request{}, []byte(text))
 		must.EqOp(t, taken, r != nil, must.Sprintf("%q", text))
 		if r != nil && r.Method != http.MethodGet {
 			must.EqOp(t, `{"a":`, string(body))
@@ -108,7 +108,7 @@ func FuzzParsePlain(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, target, host, line string) {
 		text := "GET " + target + " HTTP/1.1\r\nHost: " + host + "\r\n" + line + "\r\n\r\n"
-		ours, body := parsePlain([]byte(text))
+		ours, body := parsePlain(&http.Request{}, []byte(text))
 		if ours == nil {
 			return
 		}
@@ -137,7 +137,7 @@ func FuzzParsePlan(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, method, target, line, body string) {
 		text := method + " " + target + " HTTP/1.1\r\nHost: nomad\r\n" + line + "\r\n\r\n" + body
-		ours, came := parsePlain([]byte(text))
+		ours, came := parsePlain(&http.Request{}, []byte(text))
 		if ours == nil || method == http.MethodGet {
 			return
 		}

@@ -25,6 +25,7 @@ type frontWriter struct {
 	// length is what the header promises, or -1, and written is what has come of it.
 	length, written int64
 	out             *[]byte // what is not sent yet
+	whole           bool    // all of an answer was passed by passPlain
 	failed          error
 }
 

@@ -32,6 +32,7 @@ type relay struct {
 // upstream is one connection to Nomad. It has no buffer while it waits.
 type upstream struct {
 	conn   net.Conn
+	socket *socket       // of conn; nil where there is none that can be used by itself
 	reader *bufio.Reader // of the answer; nil before and after
 	first  [1]byte
 	reused bool
@@ -70,15 +71,16 @@ func (l *relay) takes(r *http.Request) bool {
 // serve forwards a request. An error means that nothing was written to the client.
 func (l *relay) serve(w http.ResponseWriter, r *http.Request) error {
 	clean := false
-	err := l.do(r, nil, func(answer *http.Response, more func() int) bool {
-		if front, ok := w.(*frontWriter); ok {
+	front, _ := w.(*frontWriter)
+	err := l.do(r, nil, front, func(answer *http.Response, more func() int) bool {
+		if front != nil {
 			clean = front.pass(answer, more)
 		} else {
 			clean = pass(w, answer)
 		}
 		return clean
 	})
-	if err == nil && !clean {
+	if err == nil && !clean && (front == nil || !front.whole) {
 		panic(http.ErrAbortHandler) // the client sees that something is missing
 	}
 	return err
@@ -89,7 +91,7 @@ func (l *relay) serve(w http.ResponseWriter, r *http.Request) error {
 func (l *relay) exchange(r *http.Request, body []byte, most int64) (*answer, error) {
 	var theirs *answer
 	var broken error
-	err := l.do(r, body, func(response *http.Response, _ func() int) bool {
+	err := l.do(r, body, nil, func(response *http.Response, _ func() int) bool {
 		defer response.Body.Close()
 		theirs, broken = whole(response, most)
 		return broken == nil
@@ -101,35 +103,45 @@ func (l *relay) exchange(r *http.Request, body []byte, most int64) (*answer, err
 }
 
 // do sends a request that may be sent twice, and gives the answer to take, which reports
-// whether it has read all of it; more says how much of it is there already. An error
-// means that take was not called.
-func (l *relay) do(r *http.Request, body []byte, take func(answer *http.Response, more func() int) (clean bool)) error {
+// whether it has read all of it; more says how much of it is there already. Front, if not
+// nil, may take it as it comes instead. An error means that neither has taken it.
+func (l *relay) do(r *http.Request, body []byte, front *frontWriter, take func(answer *http.Response, more func() int) (clean bool)) error {
+	text := requests.Get().(*bytes.Buffer)
+	defer putText(text)
+	wireRequest(text, r, l.host, body)
 	for {
 		u, err := l.take(r.Context())
 		if err != nil {
 			return err
 		}
-		// A client that leaves ends the request at Nomad too.
-		stop := context.AfterFunc(r.Context(), func() { _ = u.conn.Close() })
-		answer, err := u.ask(r, l.host, body) //nolint:bodyclose // take closes it
+		stop := u.endsWith(r.Context(), front)
+		reusable, err := u.ask(r, text.Bytes(), front, take)
+		u.release()
+		going := stop()
 		if err != nil {
-			stop()
 			_ = u.conn.Close()
-			u.release()
 			if u.reused && r.Context().Err() == nil && !errors.Is(err, errHead) {
 				continue // Nomad has closed it meanwhile; it can be sent again
 			}
 			return cmp.Or(r.Context().Err(), err)
 		}
-		reusable := take(answer, u.reader.Buffered) && !answer.Close && u.reader.Buffered() == 0
-		u.release()
-		if stop() && reusable {
+		if going && reusable {
 			l.keep(u)
 		} else {
 			_ = u.conn.Close()
 		}
 		return nil
 	}
+}
+
+// endsWith closes the connection when ctx ends, so that a client that leaves ends the
+// request at Nomad too, until stop is called. That reports whether it was in time.
+func (u *upstream) endsWith(ctx context.Context, front *frontWriter) (stop func() bool) {
+	if front != nil && front.conn.ctx == ctx { // it has a place for that
+		front.conn.asks(u.conn)
+		return front.conn.answered
+	}
+	return context.AfterFunc(ctx, func() { _ = u.conn.Close() })
 }
 
 // take returns a connection that is kept, or a new one.
@@ -141,9 +153,9 @@ func (l *relay) take(ctx context.Context) (*upstream, error) {
 			if err != nil {
 				return nil, err
 			}
-			return &upstream{conn: conn}, nil
+			return &upstream{conn: conn, socket: newSocket(conn)}, nil
 		}
-		if time.Since(u.since) < relayIdleFor && silent(u.conn) {
+		if time.Since(u.since) < relayIdleFor && (u.socket != nil || silent(u.conn)) {
 			u.reused = true
 			return u, nil
 		}
@@ -180,42 +192,48 @@ func (l *relay) keep(u *upstream) {
 // errHead is an answer whose head cannot be read although some of it was.
 var errHead = errors.New("read the head of nomad's answer")
 
-// heads are buffers for the heads of requests.
-var heads = sync.Pool{New: func() any { return bufio.NewWriterSize(io.Discard, 4<<10) }}
+// requests are buffers for requests.
+var requests = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// ask sends a request and reads the head of the answer.
-func (u *upstream) ask(r *http.Request, host string, body []byte) (*http.Response, error) {
+// putText gives a buffer back, unless a plan has made it large.
+func putText(b *bytes.Buffer) {
+	if b.Reset(); b.Cap() <= 64<<10 {
+		requests.Put(b)
+	}
+}
+
+// wireRequest writes a request in the form in which Nomad gets it.
+func wireRequest(to *bytes.Buffer, r *http.Request, host string, body []byte) {
 	if r.Host != "" {
 		host = r.Host
 	}
-	head := heads.Get().(*bufio.Writer)
-	head.Reset(u.conn)
-	_, _ = head.WriteString(r.Method + " " + r.URL.RequestURI() + " HTTP/1.1\r\nHost: " + host + "\r\n")
-	_ = r.Header.WriteSubset(head, notForwarded(r.Header))
+	to.WriteString(r.Method + " " + r.URL.RequestURI() + " HTTP/1.1\r\nHost: " + host + "\r\n")
+	_ = r.Header.WriteSubset(to, notForwarded(r.Header))
 	if body != nil {
-		_, _ = head.WriteString("Content-Length: " + strconv.Itoa(len(body)) + "\r\n")
+		to.WriteString("Content-Length: " + strconv.Itoa(len(body)) + "\r\n")
 	}
-	_, _ = head.WriteString("\r\n")
-	_, _ = head.Write(body)
-	err := head.Flush()
-	head.Reset(io.Discard)
-	heads.Put(head)
-	if err != nil {
-		return nil, err
+	to.WriteString("\r\n")
+	to.Write(body)
+}
+
+// ask sends a request and gives the answer to one of those who take it. It reports
+// whether the connection can be used again.
+func (u *upstream) ask(r *http.Request, text []byte, front *frontWriter, take func(*http.Response, func() int) bool) (reusable bool, err error) {
+	if err := u.send(text, strings.Contains(r.URL.RawQuery, "index=")); err != nil {
+		return false, err
 	}
-	if err := u.await(strings.Contains(r.URL.RawQuery, "index=")); err != nil {
-		return nil, err
+	if front != nil && front.passPlain(u.reader) {
+		return front.whole && u.reader.Buffered() == 0, nil
 	}
 	for {
-		answer, err := http.ReadResponse(u.reader, r)
-		if err != nil {
-			return nil, errors.Join(errHead, err)
-		}
+		answer, err := http.ReadResponse(u.reader, r) //nolint:bodyclose // take closes it
 		switch {
+		case err != nil:
+			return false, errors.Join(errHead, err)
 		case answer.StatusCode == http.StatusSwitchingProtocols: // nobody has asked for that
-			return nil, fmt.Errorf("%w: it changes the protocol", errHead)
+			return false, fmt.Errorf("%w: it changes the protocol", errHead)
 		case answer.StatusCode >= 200:
-			return answer, nil
+			return take(answer, u.reader.Buffered) && !answer.Close && u.reader.Buffered() == 0, nil
 		}
 	}
 }
@@ -223,11 +241,23 @@ func (u *upstream) ask(r *http.Request, host string, body []byte) (*http.Respons
 // readers are buffers for answers.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10) }}
 
-// await waits for the first byte of an answer. What may take minutes has no buffer
-// until then.
-func (u *upstream) await(long bool) error {
+// send sends a request and waits for the first byte of the answer. One that may take
+// minutes has no buffer until then.
+func (u *upstream) send(text []byte, long bool) error {
+	sent, waited := 0, false
+	if u.socket != nil {
+		var err error
+		if sent, waited, err = u.socket.send(text, u.reused); err != nil {
+			return err
+		}
+	}
+	if sent < len(text) {
+		if _, err := u.conn.Write(text[sent:]); err != nil {
+			return err
+		}
+	}
 	from := io.Reader(u.conn)
-	if long {
+	if long && !waited {
 		if _, err := io.ReadFull(u.conn, u.first[:]); err != nil {
 			return err
 		}
