@@ -9,7 +9,8 @@ import (
 
 // heapRoom is how much a small heap may grow before it is collected. Go's own rule, to
 // collect when the heap has doubled, has a busy gate with a heap of ten megabytes collect
-// several times a second; a heap that is larger than this keeps that rule.
+// several times a second. One that is larger than twice this is collected when it has grown
+// by half: what the leader reads of a large cluster for a moment would else stay in memory.
 const heapRoom = 32 << 20
 
 // roomyHeap gives small heaps that room, for as long as the process lives, unless GOGC
@@ -39,5 +40,5 @@ func adjustHeap(c *collection) {
 
 // heapPercent is GOGC for a heap with so many bytes in use.
 func heapPercent(live uint64) int {
-	return int(max(100, min(1000, heapRoom*100/max(live, 1))))
+	return int(max(50, min(1000, heapRoom*100/max(live, 1))))
 }

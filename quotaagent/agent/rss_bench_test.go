@@ -1,19 +1,27 @@
 package agent
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 	"github.com/nomad-governor/governor/quotaagent/sqlite"
 	"github.com/shoenig/test/must"
 )
@@ -36,7 +44,9 @@ func BenchmarkRSS10000Holds(b *testing.B) {
 	}
 	dir := fastDir(b)
 	fillForRSS(b, dir)
-	newChaosNomad(b, dir, rssRig(newClock()), false)
+	nomad := rssRig(newClock())
+	newChaosNomad(b, dir, nomad, false)
+	serveAllocations(b, filepath.Join(dir, "api"), nomad)
 	for b.Loop() {
 		child := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkRSS10000Holds$", "-test.benchtime=1x") //nolint:gosec // this binary
 		child.Env = append(os.Environ(), rssEnv+"="+dir)
@@ -50,6 +60,60 @@ func BenchmarkRSS10000Holds(b *testing.B) {
 			b.ReportMetric(float64(kilobytes)*1024/1e6, metric)
 		}
 	}
+}
+
+// serveAllocations answers with the list of allocations as a Nomad does, on a socket.
+func serveAllocations(b *testing.B, socket string, nomad *fakeNomad) {
+	allocs, err := nomad.list(everything)
+	must.NoError(b, err)
+	stubs := make([]*api.AllocationListStub, len(allocs))
+	for i, a := range allocs {
+		event := &api.TaskEvent{Time: a.Created.UnixNano(), Details: map[string]string{}}
+		state := &api.TaskState{State: "running", StartedAt: a.Created}
+		for _, kind := range []string{api.TaskReceived, api.TaskSetup, api.TaskStarted} {
+			e := *event
+			e.Type, e.DisplayMessage = kind, "Task "+kind+" by client"
+			state.Events = append(state.Events, &e)
+		}
+		task := &api.AllocatedTaskResources{Cpu: api.AllocatedCpuResources{CpuShares: 4000}, Memory: api.AllocatedMemoryResources{MemoryMB: 64_000}}
+		for _, d := range a.Devices {
+			name := strings.SplitN(d.Name, "/", 3)
+			task.Devices = append(task.Devices, &api.AllocatedDeviceResource{Vendor: name[0], Type: name[1], Name: name[2], DeviceIDs: d.IDs})
+		}
+		stubs[i] = &api.AllocationListStub{ID: a.ID, EvalID: a.ID, Name: a.Name, Namespace: a.Namespace, NodeID: a.NodeID, NodeName: a.NodeName, JobID: a.JobID, JobType: api.JobTypeBatch,
+			TaskGroup: a.Group, DesiredStatus: api.AllocDesiredStatusRun, ClientStatus: api.AllocClientStatusRunning, CreateIndex: a.CreateIndex, ModifyIndex: a.CreateIndex,
+			CreateTime: a.Created.UnixNano(), ModifyTime: a.Created.UnixNano(), TaskStates: map[string]*api.TaskState{"t": state},
+			AllocatedResources: &api.AllocatedResources{Tasks: map[string]*api.AllocatedTaskResources{"t": task}}}
+	}
+	text, err := json.Marshal(stubs)
+	must.NoError(b, err)
+	listener, err := net.Listen("unix", socket)
+	must.NoError(b, err)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(text) })}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	b.Cleanup(func() {
+		_ = server.Close()
+		<-served
+	})
+}
+
+// rssNomad reads the allocations as the agent does.
+type rssNomad struct {
+	*chaosClient
+	events *nomadevents.Client
+}
+
+func newRSSNomad(b *testing.B, dir string) rssNomad {
+	client, err := api.NewClient(&api.Config{Address: "unix://" + filepath.Join(dir, "api")})
+	must.NoError(b, err)
+	b.Cleanup(client.Close)
+	return rssNomad{newChaosClient(filepath.Join(dir, "nomad")), nomadevents.New(client, nil)}
+}
+
+// Snapshot implements nomadState.
+func (n rssNomad) Snapshot(ctx context.Context) ([]nomadevents.Allocation, error) {
+	return n.events.Snapshot(ctx)
 }
 
 // rssRig is a Nomad in which the jobs run: the same in every process, by the order.
@@ -106,8 +170,9 @@ func fillForRSS(b *testing.B, dir string) {
 
 // leadForRSS is the child process.
 func leadForRSS(b *testing.B, dir string) {
+	debug.SetGCPercent(50) // as cmd/governor has it for a heap of that size
 	c := newClock()
-	nomad := newChaosClient(filepath.Join(dir, "nomad"))
+	nomad := newRSSNomad(b, dir)
 	store, err := sqlite.Open(filepath.Join(dir, "ledger.db"))
 	must.NoError(b, err)
 	defer store.Close()

@@ -2,6 +2,7 @@ package nomadevents
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -88,37 +89,62 @@ func (c *Client) Ahead() time.Duration { return c.clock.Ahead() }
 
 // Snapshot lists every allocation with GPUs in all namespaces.
 func (c *Client) Snapshot(ctx context.Context) ([]Allocation, error) {
-	q := (&api.QueryOptions{Namespace: "*", Params: map[string]string{"resources": "true", "task_states": "true"}}).WithContext(ctx)
-	stubs, _, err := c.nomad.Allocations().List(q)
+	out, err := c.list(ctx, &api.QueryOptions{Namespace: "*"})
 	if err != nil {
 		return nil, fmt.Errorf("list allocations: %w", err)
 	}
-	return fromStubs(stubs), nil
+	return out, nil
 }
 
 // JobAllocations lists the allocations with GPUs of one job, all versions.
 func (c *Client) JobAllocations(ctx context.Context, namespace, jobID string) ([]Allocation, error) {
-	q := (&api.QueryOptions{Namespace: namespace, Params: map[string]string{
-		"resources": "true", "task_states": "true"}, Filter: fmt.Sprintf("JobID == %q", jobID)}).WithContext(ctx)
-	stubs, _, err := c.nomad.Allocations().List(q)
+	out, err := c.list(ctx, &api.QueryOptions{Namespace: namespace, Filter: fmt.Sprintf("JobID == %q", jobID)})
 	if err != nil {
 		return nil, fmt.Errorf("list allocations of job %q: %w", jobID, err)
 	}
-	return fromStubs(stubs), nil
+	return out, nil
 }
 
-func fromStubs(stubs []*api.AllocationListStub) []Allocation {
+// list reads a list as it comes: as a whole, with all that Nomad says of each allocation,
+// that of a large cluster takes several times the memory of what is kept.
+func (c *Client) list(ctx context.Context, q *api.QueryOptions) ([]Allocation, error) {
+	q.Params = map[string]string{"resources": "true", "task_states": "true"}
+	body, err := c.nomad.Raw().Response("/v1/allocations", q.WithContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	text := json.NewDecoder(body)
+	switch first, err := text.Token(); {
+	case err != nil:
+		return nil, fmt.Errorf("read the list: %w", err)
+	case first == nil: // null
+		return nil, nil
+	case first != json.Delim('['):
+		return nil, fmt.Errorf("read the list: it begins with %v and not with [", first)
+	}
 	var out []Allocation
-	for _, s := range stubs {
-		a := Allocation{ID: s.ID, Name: s.Name, Namespace: s.Namespace, JobID: s.JobID, Group: s.TaskGroup, NodeID: s.NodeID,
-			NodeName: s.NodeName, CreateIndex: s.CreateIndex, Created: time.Unix(0, s.CreateTime), Devices: devices(s.AllocatedResources), ByTask: byTask(s.AllocatedResources)}
-		a.run(s.ClientStatus, s.TaskStates)
-		a.end(s.ClientStatus, s.JobType, s.ModifyTime)
-		if len(a.Devices) > 0 {
+	for text.More() {
+		var s api.AllocationListStub
+		if err := text.Decode(&s); err != nil {
+			return nil, fmt.Errorf("read the list: %w", err)
+		}
+		if a := fromStub(&s); len(a.Devices) > 0 {
 			out = append(out, a)
 		}
 	}
-	return out
+	if _, err := text.Token(); err != nil { // ]: else it has broken off
+		return nil, fmt.Errorf("read the list: %w", err)
+	}
+	return out, nil
+}
+
+func fromStub(s *api.AllocationListStub) Allocation {
+	a := Allocation{ID: s.ID, Name: s.Name, Namespace: s.Namespace, JobID: s.JobID, Group: s.TaskGroup, NodeID: s.NodeID,
+		NodeName: s.NodeName, CreateIndex: s.CreateIndex, Created: time.Unix(0, s.CreateTime), Devices: devices(s.AllocatedResources), ByTask: byTask(s.AllocatedResources)}
+	a.run(s.ClientStatus, s.TaskStates)
+	a.end(s.ClientStatus, s.JobType, s.ModifyTime)
+	return a
 }
 
 // fromAllocation reads an allocation as events carry it: without its job.

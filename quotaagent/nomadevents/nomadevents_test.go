@@ -90,6 +90,24 @@ func TestHowAnAllocationEnds(t *testing.T) {
 	}
 }
 
+// A list that is not whole is none: what is missing in it would count as ended.
+func TestAListIsReadToItsEnd(t *testing.T) {
+	t.Parallel()
+	stub, err := json.Marshal(api.AllocationListStub{ID: "a", AllocatedResources: gpus("1")})
+	must.NoError(t, err)
+	one := string(stub)
+	for said, want := range map[string]int{
+		"[]": 0, "null": 0, "[" + one + "]": 1, "[" + one + ",\n" + one + "]": 2,
+		"": -1, "[": -1, "[" + one: -1, "[" + one + ",": -1, "[" + one[:40]: -1, "{}": -1, `"x"`: -1, "[1]": -1, "[" + one + " " + one + "]": -1,
+	} {
+		got, err := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(said)) }).Snapshot(t.Context())
+		must.EqOp(t, want < 0, err != nil, must.Sprint(said, err))
+		must.Len(t, max(0, want), got)
+	}
+	_, err = serve(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Permission denied", http.StatusForbidden) }).Snapshot(t.Context())
+	must.ErrorContains(t, err, "Permission denied")
+}
+
 func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 	t.Parallel()
 	index, running, dead, stopped := uint64(42), "running", "dead", true
