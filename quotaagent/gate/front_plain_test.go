@@ -81,6 +81,7 @@ func FuzzPlainAnswer(f *testing.F) {
 		}
 		theirs, err := http.ReadResponse(bufio.NewReader(strings.NewReader(text)), nil)
 		must.NoError(t, err, must.Sprintf("%q", text))
+		defer theirs.Body.Close()
 		must.EqOp(t, theirs.StatusCode, code)
 		must.EqOp(t, theirs.ContentLength, n)
 		must.False(t, theirs.Close)
