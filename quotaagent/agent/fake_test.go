@@ -345,6 +345,7 @@ type fakePlacer struct {
 	waits      string // what is missing of gangs
 	behind     string // for which gangs GPUs are set aside, for jobs that never end before
 	plan       *ledger.Planned
+	hopeless   string // the gang for which there is no plan
 	reserved   int
 	better     jobspec.Patch // what Replace offers
 	replaced   []string      // for which groups it was asked
@@ -362,7 +363,9 @@ func (p *fakePlacer) Place(_ context.Context, s gate.Submission, how Placing) (P
 	if p.waits != "" && admission.IsGang(s.Ask.Meta) {
 		waits := Placement{Waits: p.waits, Release: func() {}}
 		if how.Ends != nil {
-			waits.Planned = p.plan
+			if s.Ask.JobID != p.hopeless {
+				waits.Planned = p.plan
+			}
 		}
 		return waits, nil
 	}

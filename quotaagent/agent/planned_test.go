@@ -150,6 +150,40 @@ func TestAGangThatCannotBeRegisteredLeavesTheGPUsToTheNext(t *testing.T) {
 }
 
 // A gang that its author changed may not be able to use what was set aside for it before.
+// The first gang waits for GPUs whose work has no end. GPUs are set aside for the next
+// one, and stay so; the first one is tried again when that has its own.
+func TestAGangWithoutHopeDoesNotKeepTheNextFromAPlan(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	r.placer.hopeless = "train"
+	must.Eq(t, "gang_waits", r.submit(r.gang("train-2")).Reason)
+	r.clock.advance(15 * time.Minute)
+	must.NoError(t, r.passGangs(g))
+	must.Nil(t, r.queuedJob("train-2").Planned)
+	r.clock.advance(gangTryEvery)
+	must.NoError(t, r.passGangs(g))
+	second := r.queuedJob("train-2").Planned
+	must.NotNil(t, second)
+	must.Nil(t, r.queuedJob("train").Planned)
+	for range 10 {
+		r.clock.advance(hopelessFor / 4)
+		must.NoError(t, r.passGangs(g))
+		must.Eq(t, second.SinceMS, r.queuedJob("train-2").Planned.SinceMS)
+	}
+	must.StrNotContains(t, r.auditKinds(), "gang.plan_ended")
+
+	// There is hope again, and nothing is set aside for another.
+	r.placer.hopeless = ""
+	r.nomad.stop("default", "train-2", false)
+	r.releaser.touch("default", "train-2")
+	r.clock.advance(hopelessFor)
+	must.NoError(t, r.passGangs(g))
+	r.clock.advance(gangTryEvery)
+	must.NoError(t, r.passGangs(g))
+	must.NotNil(t, r.queuedJob("train").Planned)
+	r.checkBooks()
+}
+
 func TestAGangThatIsSubmittedAgainIsPlannedAnew(t *testing.T) {
 	t.Parallel()
 	r, g := plannedRig(t)

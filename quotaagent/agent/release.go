@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -57,6 +58,8 @@ type releaser struct {
 	refused map[string]backoff
 	// gangs is when it may next be looked whether a job fits that waits for GPUs.
 	gangs map[string]time.Time
+	// noPlan is when it may next be tried to set GPUs aside for a gang for which none could be.
+	noPlan map[string]time.Time
 	// planner is the gang that GPUs are set aside for, by the key of its hold, if it does
 	// not fit; "" for none. planAfter is how long one has waited then, 0 for never.
 	planner   string
@@ -93,7 +96,7 @@ const (
 
 func newReleaser(e *Engine, nomad registrar, planAfter time.Duration, logger hclog.Logger) *releaser {
 	return &releaser{e: e, planAfter: planAfter, nomad: nomad, logger: logger.Named("queue"), now: e.now,
-		touched: make(map[string]bool), looked: make(map[string]time.Time), refused: make(map[string]backoff), gangs: make(map[string]time.Time)}
+		touched: make(map[string]bool), looked: make(map[string]time.Time), refused: make(map[string]backoff), gangs: make(map[string]time.Time), noPlan: make(map[string]time.Time)}
 }
 
 // touch notes that a job changed. Any goroutine may call it.
@@ -118,7 +121,7 @@ func (r *releaser) untouch(key string) {
 // lead works until ctx ends. A term begins with nothing believed.
 func (r *releaser) lead(ctx context.Context, fence ledger.Fence) {
 	r.looked, r.refused, r.planned = make(map[string]time.Time), make(map[string]backoff), 0
-	r.gangs = make(map[string]time.Time)
+	r.gangs, r.noPlan = make(map[string]time.Time), make(map[string]time.Time)
 	every(ctx, tickEvery, func() error { return r.tick(ctx, fence) }, func(err error) { r.logger.Warn("queue delayed", "error", err) })
 }
 
@@ -161,27 +164,16 @@ func (r *releaser) forget(waiting []ledger.Queued) {
 		known[keyOf(q)] = true
 	}
 	r.mu.Lock()
-	for _, key := range sortedKeys(r.touched) {
-		if !known[key] {
-			delete(r.touched, key)
-		}
-	}
+	forgetOthers(r.touched, known)
 	r.mu.Unlock()
-	for _, key := range sortedKeys(r.looked) {
-		if !known[key] {
-			delete(r.looked, key)
-		}
-	}
-	for _, key := range sortedKeys(r.refused) {
-		if !known[key] {
-			delete(r.refused, key)
-		}
-	}
-	for _, key := range sortedKeys(r.gangs) {
-		if !known[key] {
-			delete(r.gangs, key)
-		}
-	}
+	forgetOthers(r.looked, known)
+	forgetOthers(r.refused, known)
+	forgetOthers(r.gangs, known)
+	forgetOthers(r.noPlan, known)
+}
+
+func forgetOthers[T any](of map[string]T, known map[string]bool) {
+	maps.DeleteFunc(of, func(key string, _ T) bool { return !known[key] })
 }
 
 func keyOf(q ledger.Queued) string { return holdKey(q.Namespace, q.JobID) }
@@ -259,7 +251,7 @@ func (r *releaser) startAll(ctx context.Context, fence ledger.Fence, next []queu
 	for _, place := range next {
 		gang := admission.IsGang(place.Queued.Facts.Meta)
 		if gang && !overtake || !r.gangDue(place.Queued) {
-			overtake = overtake && (!gang || !place.Aged)
+			overtake = overtake && !(gang && r.blocks(place))
 			continue
 		}
 		if started == startsMax || tried == triesMax {
@@ -273,12 +265,19 @@ func (r *releaser) startAll(ctx context.Context, fence ledger.Fence, next []queu
 			return aboutJob(place.Queued, err)
 		case outcome == misfits:
 			tried++
-			overtake = overtake && (!gang || !place.Aged)
+			overtake = overtake && !(gang && r.blocks(place))
 		default:
 			started++
 		}
 	}
 	return nil
+}
+
+// blocks reports whether other gangs wait for one that does not fit now: it has waited
+// for long, and it is not known that what it waits for has no end.
+func (r *releaser) blocks(place queue.Place) bool {
+	_, hopeless := r.noPlan[keyOf(place.Queued)]
+	return place.Aged && !hopeless
 }
 
 // released is what came of the attempt to start a job.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
@@ -26,6 +27,9 @@ const (
 	planRenew = 5 * time.Minute
 	// behindTryEvery is how often it is looked whether a job fits that waits behind a gang.
 	behindTryEvery = 10 * time.Second
+	// hopelessFor is for how long a gang is passed over for which no GPUs could be set
+	// aside, because those that it needs have work without an end.
+	hopelessFor = 2 * time.Minute
 )
 
 // plan chooses the gang that GPUs are set aside for, and ends the plans of others: next
@@ -34,7 +38,7 @@ func (r *releaser) plan(ctx context.Context, fence ledger.Fence, waiting []ledge
 	r.planner = ""
 	for _, place := range next {
 		q := place.Queued
-		if r.planAfter > 0 && admission.IsGang(q.Facts.Meta) && r.now().UnixMilli()-q.SinceMS >= r.planAfter.Milliseconds() {
+		if r.planAfter > 0 && admission.IsGang(q.Facts.Meta) && r.now().UnixMilli()-q.SinceMS >= r.planAfter.Milliseconds() && !r.hopeless(q, waiting) {
 			r.planner = keyOf(q)
 			break
 		}
@@ -51,6 +55,13 @@ func (r *releaser) plan(ctx context.Context, fence ledger.Fence, waiting []ledge
 		r.planned = 0 // its document is another one now
 	}
 	return nil
+}
+
+// hopeless reports whether GPUs cannot be set aside for a gang, as was seen lately. While
+// those of another one are it stays so: they would be given up for nothing.
+func (r *releaser) hopeless(q ledger.Queued, waiting []ledger.Queued) bool {
+	until, seen := r.noPlan[keyOf(q)]
+	return seen && (r.now().Before(until) || slices.ContainsFunc(waiting, func(o ledger.Queued) bool { return o.Planned != nil && keyOf(o) != keyOf(q) }))
 }
 
 // ends is when running work is over at the latest, by allocation id, for the gang that
@@ -96,6 +107,8 @@ func (r *releaser) misfit(ctx context.Context, fence ledger.Fence, c candidate, 
 	}
 	next.Planned = r.renewed(q.Planned, placed.Planned)
 	if next.Planned == nil {
+		r.noPlan[keyOf(q)] = r.now().Add(hopelessFor)
+		r.planned = 0 // the next one has its turn
 		return r.write(ctx, fence, q, &next)
 	}
 	p := r.e.policy.State().Policy
