@@ -96,12 +96,7 @@ func (c *client) do(r *http.Request) (*answer, error) {
 // whole reads the rest of an answer, which must have at most so many bytes.
 func whole(resp *http.Response, most int64) (*answer, error) {
 	read := texts.Get().(*bytes.Buffer)
-	defer func() {
-		if read.Cap() <= textMost {
-			read.Reset()
-			texts.Put(read)
-		}
-	}()
+	defer putText(read)
 	if _, err := read.ReadFrom(io.LimitReader(resp.Body, most+1)); err != nil {
 		return nil, fmt.Errorf("read answer of nomad: %w", err)
 	}
@@ -111,11 +106,18 @@ func whole(resp *http.Response, most int64) (*answer, error) {
 	return &answer{status: resp.StatusCode, header: resp.Header, body: bytes.Clone(read.Bytes())}, nil
 }
 
-// texts are buffers that answers are read into whose length is not known; none is kept
+// texts are buffers for requests, and for answers whose length is not known; none is kept
 // that has become larger than textMost.
 var texts = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 const textMost = 256 << 10
+
+func putText(b *bytes.Buffer) {
+	if b.Cap() <= textMost {
+		b.Reset()
+		texts.Put(b)
+	}
+}
 
 // get asks one question; path is already escaped.
 func (c *client) get(ctx context.Context, path string, query url.Values, token string) (*answer, error) {

@@ -106,7 +106,7 @@ func (l *relay) exchange(r *http.Request, body []byte, most int64) (*answer, err
 // whether it has read all of it; more says how much of it is there already. Front, if not
 // nil, may take it as it comes instead. An error means that neither has taken it.
 func (l *relay) do(r *http.Request, body []byte, front *frontWriter, take func(answer *http.Response, more func() int) (clean bool)) error {
-	text := requests.Get().(*bytes.Buffer)
+	text := texts.Get().(*bytes.Buffer)
 	defer putText(text)
 	wireRequest(text, r, l.host, body)
 	for {
@@ -191,16 +191,6 @@ func (l *relay) keep(u *upstream) {
 
 // errHead is an answer whose head cannot be read although some of it was.
 var errHead = errors.New("read the head of nomad's answer")
-
-// requests are buffers for requests.
-var requests = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-// putText gives a buffer back, unless a plan has made it large.
-func putText(b *bytes.Buffer) {
-	if b.Reset(); b.Cap() <= 64<<10 {
-		requests.Put(b)
-	}
-}
 
 // wireRequest writes a request in the form in which Nomad gets it.
 func wireRequest(to *bytes.Buffer, r *http.Request, host string, body []byte) {
