@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -151,6 +152,9 @@ func (e *Engine) placeOr(ctx context.Context, s gate.Submission, ends map[string
 	how := e.PlacingOf(s)
 	how.Commit, how.Ends = places && s.Kind.Commits(), ends
 	how = e.clearOf(ctx, s, how)
+	if ends != nil { // it comes before those that GPUs are set aside for
+		how.Planned = slices.DeleteFunc(how.Planned, func(p PlannedFor) bool { return p.Namespace != s.Ask.Namespace || p.JobID != s.Ask.JobID })
+	}
 	ctx, span := gate.StartSpan(ctx, "place", trace.SpanKindInternal)
 	placed, err := e.placer.Place(ctx, s, how)
 	span.End()

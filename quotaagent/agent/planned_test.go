@@ -151,37 +151,70 @@ func TestAGangThatCannotBeRegisteredLeavesTheGPUsToTheNext(t *testing.T) {
 
 // A gang that its author changed may not be able to use what was set aside for it before.
 // The first gang waits for GPUs whose work has no end. GPUs are set aside for the next
-// one, and stay so; the first one is tried again when that has its own.
+// one, and stay so until there is a plan for the first one.
 func TestAGangWithoutHopeDoesNotKeepTheNextFromAPlan(t *testing.T) {
 	t.Parallel()
 	r, g := plannedRig(t)
 	r.placer.hopeless = "train"
 	must.Eq(t, "gang_waits", r.submit(r.gang("train-2")).Reason)
 	r.clock.advance(15 * time.Minute)
-	must.NoError(t, r.passGangs(g))
+	r.passFor(g, hopelessFor-planEvery)
 	must.Nil(t, r.queuedJob("train-2").Planned)
-	r.clock.advance(gangTryEvery)
-	must.NoError(t, r.passGangs(g))
+	r.passFor(g, 2*planEvery)
 	second := r.queuedJob("train-2").Planned
 	must.NotNil(t, second)
 	must.Nil(t, r.queuedJob("train").Planned)
-	for range 10 {
-		r.clock.advance(hopelessFor / 4)
-		must.NoError(t, r.passGangs(g))
-		must.Eq(t, second.SinceMS, r.queuedJob("train-2").Planned.SinceMS)
-	}
+	r.passFor(g, 5*time.Minute)
+	must.Eq(t, second.SinceMS, r.queuedJob("train-2").Planned.SinceMS)
 	must.StrNotContains(t, r.auditKinds(), "gang.plan_ended")
 
-	// There is hope again, and nothing is set aside for another.
 	r.placer.hopeless = ""
-	r.nomad.stop("default", "train-2", false)
-	r.releaser.touch("default", "train-2")
-	r.clock.advance(hopelessFor)
-	must.NoError(t, r.passGangs(g))
-	r.clock.advance(gangTryEvery)
-	must.NoError(t, r.passGangs(g))
+	r.passFor(g, 2*planEvery)
 	must.NotNil(t, r.queuedJob("train").Planned)
+	must.Nil(t, r.queuedJob("train-2").Planned)
+	must.False(t, r.releaser.hopeless(*r.queuedJob("train")))
+	r.passFor(g, 5*time.Minute)
+	must.EqOp(t, 1, strings.Count(r.auditKinds(), "gang.plan_ended"))
 	r.checkBooks()
+}
+
+// passFor is rounds of the leader's work, for some time.
+func (r *rig) passFor(g *gangs, d time.Duration) {
+	r.t.Helper()
+	for ; d > 0; d -= planEvery {
+		r.clock.advance(planEvery)
+		must.NoError(r.t, r.passGangs(g))
+	}
+}
+
+// An allocation that just starts is known to Nomad before the books have it: for a moment
+// there is no plan, and that is no reason to give the next gang the first one's turn.
+func TestAMomentWithoutAPlanChangesNothing(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	must.Eq(t, "gang_waits", r.submit(r.gang("train-2")).Reason)
+	r.age(g)
+	plan := r.placer.plan
+	r.placer.plan = nil
+	r.passFor(g, planEvery)
+	r.placer.plan = plan
+	r.passFor(g, 10*time.Minute)
+	must.NotNil(t, r.queuedJob("train").Planned)
+	must.Nil(t, r.queuedJob("train-2").Planned)
+}
+
+func TestAGangThatIsChangedHasHopeAgain(t *testing.T) {
+	t.Parallel()
+	r, g := plannedRig(t)
+	must.Eq(t, "gang_waits", r.submit(r.gang("train-2")).Reason)
+	r.placer.hopeless = "train"
+	r.clock.advance(15 * time.Minute)
+	r.passFor(g, hopelessFor+planEvery)
+	must.NotNil(t, r.queuedJob("train-2").Planned)
+	must.True(t, r.releaser.hopeless(*r.queuedJob("train")))
+	must.Eq(t, "gang_waits", r.submit(r.gang("train", "note", "smaller")).Reason)
+	must.NoError(t, r.passGangs(g))
+	must.False(t, r.releaser.hopeless(*r.queuedJob("train")))
 }
 
 func TestAGangThatIsSubmittedAgainIsPlannedAnew(t *testing.T) {

@@ -58,8 +58,8 @@ type releaser struct {
 	refused map[string]backoff
 	// gangs is when it may next be looked whether a job fits that waits for GPUs.
 	gangs map[string]time.Time
-	// noPlan is when it may next be tried to set GPUs aside for a gang for which none could be.
-	noPlan map[string]time.Time
+	// noPlan are the gangs whose turn it was and for which no GPUs could be set aside.
+	noPlan map[string]planless
 	// planner is the gang that GPUs are set aside for, by the key of its hold, if it does
 	// not fit; "" for none. planAfter is how long one has waited then, 0 for never.
 	planner   string
@@ -96,7 +96,7 @@ const (
 
 func newReleaser(e *Engine, nomad registrar, planAfter time.Duration, logger hclog.Logger) *releaser {
 	return &releaser{e: e, planAfter: planAfter, nomad: nomad, logger: logger.Named("queue"), now: e.now,
-		touched: make(map[string]bool), looked: make(map[string]time.Time), refused: make(map[string]backoff), gangs: make(map[string]time.Time), noPlan: make(map[string]time.Time)}
+		touched: make(map[string]bool), looked: make(map[string]time.Time), refused: make(map[string]backoff), gangs: make(map[string]time.Time), noPlan: make(map[string]planless)}
 }
 
 // touch notes that a job changed. Any goroutine may call it.
@@ -121,7 +121,7 @@ func (r *releaser) untouch(key string) {
 // lead works until ctx ends. A term begins with nothing believed.
 func (r *releaser) lead(ctx context.Context, fence ledger.Fence) {
 	r.looked, r.refused, r.planned = make(map[string]time.Time), make(map[string]backoff), 0
-	r.gangs, r.noPlan = make(map[string]time.Time), make(map[string]time.Time)
+	r.gangs, r.noPlan = make(map[string]time.Time), make(map[string]planless)
 	every(ctx, tickEvery, func() error { return r.tick(ctx, fence) }, func(err error) { r.logger.Warn("queue delayed", "error", err) })
 }
 
@@ -275,10 +275,7 @@ func (r *releaser) startAll(ctx context.Context, fence ledger.Fence, next []queu
 
 // blocks reports whether other gangs wait for one that does not fit now: it has waited
 // for long, and it is not known that what it waits for has no end.
-func (r *releaser) blocks(place queue.Place) bool {
-	_, hopeless := r.noPlan[keyOf(place.Queued)]
-	return place.Aged && !hopeless
-}
+func (r *releaser) blocks(place queue.Place) bool { return place.Aged && !r.hopeless(place.Queued) }
 
 // released is what came of the attempt to start a job.
 type released uint8

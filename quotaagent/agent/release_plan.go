@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
@@ -27,10 +26,16 @@ const (
 	planRenew = 5 * time.Minute
 	// behindTryEvery is how often it is looked whether a job fits that waits behind a gang.
 	behindTryEvery = 10 * time.Second
-	// hopelessFor is for how long a gang is passed over for which no GPUs could be set
-	// aside, because those that it needs have work without an end.
+	// hopelessFor is for how long no GPUs could be set aside for a gang before the next one
+	// has its turn: a moment without a plan may come of an allocation that just starts.
 	hopelessFor = 2 * time.Minute
 )
+
+// planless is since when there is no plan for a gang, as it was registered at an index.
+type planless struct {
+	since time.Time
+	index uint64
+}
 
 // plan chooses the gang that GPUs are set aside for, and ends the plans of others: next
 // are the jobs that have their budget, in their order.
@@ -38,7 +43,7 @@ func (r *releaser) plan(ctx context.Context, fence ledger.Fence, waiting []ledge
 	r.planner = ""
 	for _, place := range next {
 		q := place.Queued
-		if r.planAfter > 0 && admission.IsGang(q.Facts.Meta) && r.now().UnixMilli()-q.SinceMS >= r.planAfter.Milliseconds() && !r.hopeless(q, waiting) {
+		if r.planAfter > 0 && admission.IsGang(q.Facts.Meta) && r.now().UnixMilli()-q.SinceMS >= r.planAfter.Milliseconds() && !r.hopeless(q) {
 			r.planner = keyOf(q)
 			break
 		}
@@ -57,18 +62,30 @@ func (r *releaser) plan(ctx context.Context, fence ledger.Fence, waiting []ledge
 	return nil
 }
 
-// hopeless reports whether GPUs cannot be set aside for a gang, as was seen lately. While
-// those of another one are it stays so: they would be given up for nothing.
-func (r *releaser) hopeless(q ledger.Queued, waiting []ledger.Queued) bool {
-	until, seen := r.noPlan[keyOf(q)]
-	return seen && (r.now().Before(until) || slices.ContainsFunc(waiting, func(o ledger.Queued) bool { return o.Planned != nil && keyOf(o) != keyOf(q) }))
+// hopeless reports whether no GPUs can be set aside for a gang, because those that it needs
+// have work without an end. It keeps no other from its turn, until there is a plan for it.
+func (r *releaser) hopeless(q ledger.Queued) bool {
+	w, seen := r.noPlan[keyOf(q)]
+	return seen && w.index == q.JobModifyIndex && r.now().Sub(w.since) >= hopelessFor
+}
+
+// notePlan notes whether there is a plan for a gang.
+func (r *releaser) notePlan(q ledger.Queued, known bool) {
+	w, seen := r.noPlan[keyOf(q)]
+	switch {
+	case known && seen:
+		delete(r.noPlan, keyOf(q))
+		r.planned = 0 // it has its turn again
+	case !known && (!seen || w.index != q.JobModifyIndex):
+		r.noPlan[keyOf(q)] = planless{r.now(), q.JobModifyIndex}
+	}
 }
 
 // ends is when running work is over at the latest, by allocation id, for the gang that
-// GPUs are set aside for; nil for other jobs. What should be over already is so any
+// GPUs are set aside for, and for those that are without hope; nil for other jobs. What should be over already is so any
 // moment.
 func (r *releaser) ends(ctx context.Context, q ledger.Queued) (map[string]int64, error) {
-	if keyOf(q) != r.planner {
+	if keyOf(q) != r.planner && !r.hopeless(q) {
 		return nil, nil
 	}
 	open, _, err := r.e.books.holds(ctx)
@@ -102,13 +119,14 @@ func (r *releaser) misfit(ctx context.Context, fence ledger.Fence, c candidate, 
 		pause = behindTryEvery
 	}
 	r.gangs[keyOf(q)] = r.now().Add(min(max(pause, 50*took), time.Minute))
+	if keyOf(q) == r.planner || r.hopeless(q) {
+		r.notePlan(q, placed.Planned != nil)
+	}
 	if keyOf(q) != r.planner {
 		return r.write(ctx, fence, q, &next)
 	}
 	next.Planned = r.renewed(q.Planned, placed.Planned)
 	if next.Planned == nil {
-		r.noPlan[keyOf(q)] = r.now().Add(hopelessFor)
-		r.planned = 0 // the next one has its turn
 		return r.write(ctx, fence, q, &next)
 	}
 	p := r.e.policy.State().Policy

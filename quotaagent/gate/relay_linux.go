@@ -73,8 +73,8 @@ func (s *socket) send(text []byte, look bool) (sent int, waited bool, err error)
 	return s.sent, s.waits, err
 }
 
-// turn is called with nothing known of what can be read, and again when something can be.
-// What comes after it was called first is not missed.
+// turn is called with nothing known of what can be read, and again when something can be
+// that has come since.
 func (s *socket) turn(fd uintptr) (done bool) {
 	if s.waits {
 		return true
@@ -92,7 +92,8 @@ func (s *socket) turn(fd uintptr) (done bool) {
 		return true
 	}
 	s.sent = max(0, n)
-	s.waits = s.sent == len(s.text)
+	// On a new connection something may have come already: its edge is gone.
+	s.waits = s.sent == len(s.text) && (s.look || quiet(fd))
 	return !s.waits
 }
 

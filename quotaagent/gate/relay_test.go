@@ -2,6 +2,7 @@ package gate
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -224,4 +225,28 @@ func TestRelay_trailersAreNoHeaders(t *testing.T) {
 			must.EqOp(t, "", response.Header.Get("X-T")+response.Header.Get("Set-Cookie"))
 		}
 	}
+}
+
+// What refuses a connection may say so before it is asked anything.
+func TestRelay_anAnswerThatIsThereBeforeTheRequestIsRead(t *testing.T) {
+	t.Parallel()
+	address := rawNomad(t, func(_ int, c net.Conn, _ *bufio.Reader) {
+		_, _ = io.WriteString(c, "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy")
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, c) // it reads on, as proxies do
+	})
+	relay := relayRig(t, address).gate.Config.Handler.(*Gate).relay
+	dial := relay.dial
+	relay.dial = func(ctx context.Context) (net.Conn, error) {
+		c, err := dial(ctx)
+		time.Sleep(20 * time.Millisecond)
+		return c, err
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://nomad/v1/jobs", http.NoBody)
+	must.NoError(t, err)
+	theirs, err := relay.exchange(q, nil, 100)
+	must.NoError(t, err)
+	must.EqOp(t, http.StatusTooManyRequests, theirs.status)
 }
