@@ -162,6 +162,32 @@ func TestSessionIsOpenedAgainWhileAGPUIsLost(t *testing.T) {
 	must.ErrorIs(t, err, nvml.ErrNotReady)
 }
 
+// XIDs that have come and were not asked for yet outlive the session.
+func TestXIDsOutliveTheSession(t *testing.T) {
+	_, c := node(t, "dgx1v")
+	clock := time.Unix(0, 0)
+	r := nvml.New(library, func() time.Time { return clock })
+	t.Cleanup(r.Close)
+	gpus := read(t, r).GPUs
+	must.NoError(t, c.SetGPULost(0))
+	for _, e := range [][2]int{{0, 79}, {1, 74}, {2, 74}} {
+		must.NoError(t, c.XID(e[0], e[1]))
+	}
+	clock = clock.Add(time.Minute)
+	read(t, r)          // ends the session
+	_, err := r.Probe() // and begins the next
+	must.NoError(t, err)
+	want := []inventory.Event{{UUID: gpus[0].UUID, XID: 79}, {UUID: gpus[1].UUID, XID: 74}, {UUID: gpus[2].UUID, XID: 74}}
+	events, eventless, err := r.Wait(time.Second)
+	must.NoError(t, err)
+	must.False(t, eventless)
+	must.Eq(t, want, events)
+	must.NoError(t, c.XID(3, 31))
+	events, _, err = r.Wait(time.Second)
+	must.NoError(t, err)
+	must.Eq(t, []inventory.Event{{UUID: gpus[3].UUID, XID: 31}}, events)
+}
+
 func TestXIDNamesItsGPUEvenWhenItIsLost(t *testing.T) {
 	r, c := node(t, "dgx1v")
 	readings := read(t, r)

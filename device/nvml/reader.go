@@ -50,6 +50,8 @@ type Reader struct {
 	stale  bool       // the library is to be opened again
 	loaded *identity  // the library's file when it was loaded; nil before
 	uuids  map[nvml.Device]string
+	// pending are events of sessions that have ended, which nobody has asked for yet.
+	pending []inventory.Event
 }
 
 // New returns a reader of the library with that name or path; empty means
@@ -156,6 +158,7 @@ func (r *Reader) reopen() error {
 	if r.lib != nil && !r.isStale() {
 		return nil // another caller was first
 	}
+	r.rescue()
 	r.closeLocked()
 	path := Locate(r.name)
 	if path == "" {
@@ -292,6 +295,38 @@ func (r *Reader) uuidOf(device nvml.Device) string {
 	return r.uuids[device]
 }
 
+// eventsMost bounds how many events are taken out of a session that ends.
+const eventsMost = 256
+
+// rescue takes the events out of a session that ends: a GPU that falls off the bus, for
+// which the library is opened again, is seldom the only one to report something. What
+// happens between the sessions is lost.
+func (r *Reader) rescue() {
+	if r.set == nil {
+		return
+	}
+	var found []inventory.Event
+	for range eventsMost {
+		data, ret := r.set.Wait(0)
+		if ret != nvml.SUCCESS {
+			break
+		}
+		found = append(found, r.eventOf(data))
+	}
+	r.broken.Lock()
+	defer r.broken.Unlock()
+	r.pending = append(r.pending, found...)
+}
+
+// rescued are the events of sessions that have ended, once.
+func (r *Reader) rescued() []inventory.Event {
+	r.broken.Lock()
+	defer r.broken.Unlock()
+	found := r.pending
+	r.pending = nil
+	return found
+}
+
 // Wait waits at most that long for an XID. Without events to wait for it
 // reports eventless, at once.
 func (r *Reader) Wait(timeout time.Duration) (found []inventory.Event, eventless bool, err error) {
@@ -300,8 +335,8 @@ func (r *Reader) Wait(timeout time.Duration) (found []inventory.Event, eventless
 		return nil, true, err
 	}
 	defer done()
-	if r.set == nil {
-		return nil, true, nil
+	if found = r.rescued(); r.set == nil || len(found) > 0 {
+		return found, r.set == nil, nil
 	}
 	data, ret := r.set.Wait(uint32(timeout.Milliseconds()))
 	switch {
@@ -310,6 +345,10 @@ func (r *Reader) Wait(timeout time.Duration) (found []inventory.Event, eventless
 	case ret != nvml.SUCCESS:
 		return nil, true, notReady("wait for events", ret)
 	}
+	return []inventory.Event{r.eventOf(data)}, false, nil
+}
+
+func (r *Reader) eventOf(data nvml.EventData) inventory.Event {
 	event := inventory.Event{}
 	if data.EventType == nvml.EventTypeXidCriticalError {
 		event.XID = int64(data.EventData)
@@ -320,5 +359,5 @@ func (r *Reader) Wait(timeout time.Duration) (found []inventory.Event, eventless
 	} else {
 		event.UUID = r.uuidOf(data.Device)
 	}
-	return []inventory.Event{event}, false, nil
+	return event
 }

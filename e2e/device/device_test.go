@@ -108,9 +108,14 @@ type fault struct {
 	why    string
 	begin  func(c *control.Control, gpu int) error
 	repair func(c *control.Control, gpu int) error
+	// shown is called when the node has shown it, or will not; nil for nothing.
+	shown func()
 }
 
 func faults() []fault {
+	// A GPU that is lost has the plugin open NVML again, and what the driver reports
+	// meanwhile nobody hears.
+	heard := make(chan struct{})
 	return []fault{
 		{
 			"XID 79", [2]int{0, 1}, "79",
@@ -118,21 +123,28 @@ func faults() []fault {
 				return errors.Join(c.RecoveryAction(gpu, 1), c.XID(gpu, 79))
 			},
 			func(c *control.Control, gpu int) error { return c.RecoveryAction(gpu, 0) },
+			sync.OnceFunc(func() { close(heard) }),
 		},
 		{
 			"it is lost", [2]int{2, 3}, "lost",
-			(*control.Control).SetGPULost,
+			func(c *control.Control, gpu int) error {
+				<-heard
+				return c.SetGPULost(gpu)
+			},
 			(*control.Control).ClearLost,
+			nil,
 		},
 		{
 			"a memory row cannot be remapped", [2]int{4, 5}, "remap",
 			func(c *control.Control, gpu int) error { return c.Number(gpu, "remap_failure", 1) },
 			func(c *control.Control, gpu int) error { return c.Number(gpu, "remap_failure", 0) },
+			nil,
 		},
 		{
 			"its driver asks for a reboot", [2]int{6, 7}, "reboot",
 			func(c *control.Control, gpu int) error { return c.RecoveryAction(gpu, 2) },
 			func(c *control.Control, gpu int) error { return c.RecoveryAction(gpu, 0) },
+			nil,
 		},
 	}
 }
@@ -140,6 +152,10 @@ func faults() []fault {
 // play lets a GPU fail that a job uses, and one that is free: the node shows
 // both with the reason, the job runs on, a new one waits until the GPU is well.
 func (f fault) play(t *testing.T, n *nodes) {
+	if f.shown == nil {
+		f.shown = func() {}
+	}
+	defer f.shown()
 	client := n.Client(faultyClient)
 	ids := n.history(faultyClient, 0)[0].ids()
 	used, spare := ids[f.gpus[0]], ids[f.gpus[1]]
@@ -151,6 +167,7 @@ func (f fault) play(t *testing.T, n *nodes) {
 		must.NoError(t, f.begin(client.Control, gpu))
 	}
 	n.wait(t, faultyClient, "shows the fault", unhealthy(f.why, used, spare))
+	f.shown()
 	n.register(t, job{id: "waits-" + name, devices: gpus(1, spare)})
 	why := n.blocked(t, "waits-"+name)
 	must.SliceContains(t, reasons(why), noneThere, must.Sprintf("%+v", why))
