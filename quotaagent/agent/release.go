@@ -251,7 +251,7 @@ func (r *releaser) startAll(ctx context.Context, fence ledger.Fence, next []queu
 	for _, place := range next {
 		gang := admission.IsGang(place.Queued.Facts.Meta)
 		if gang && !overtake || !r.gangDue(place.Queued) {
-			overtake = overtake && !(gang && r.blocks(place))
+			overtake = overtake && (!gang || !r.blocks(place))
 			continue
 		}
 		if started == startsMax || tried == triesMax {
@@ -265,7 +265,7 @@ func (r *releaser) startAll(ctx context.Context, fence ledger.Fence, next []queu
 			return aboutJob(place.Queued, err)
 		case outcome == misfits:
 			tried++
-			overtake = overtake && !(gang && r.blocks(place))
+			overtake = overtake && (!gang || !r.blocks(place))
 		default:
 			started++
 		}
