@@ -54,13 +54,24 @@ func newPlacer(state *nomadstate.Reader, store records, now func() time.Time, ho
 		assets: newAssets(store, now, how), now: now, allowAny: allowInfeasible}
 }
 
+// Prepare implements gate.Preparer.
+func (p *placer) Prepare() { p.state.Begin() }
+
+// snapshot is the cluster as it must be known for a submission: what commits is placed by
+// what was read after it came.
+func (p *placer) snapshot(ctx context.Context, s gate.Submission, how agent.Placing) (cluster.Snapshot, error) {
+	if !how.Commit {
+		return p.state.Snapshot(ctx, planAge)
+	}
+	if came := p.now().Sub(s.Since); came >= 0 && came <= planAge {
+		return p.state.SnapshotSince(ctx, s.Since)
+	}
+	return p.state.Snapshot(ctx, 0)
+}
+
 // Place implements agent.Placer.
 func (p *placer) Place(ctx context.Context, s gate.Submission, how agent.Placing) (agent.Placement, error) {
-	age := planAge
-	if how.Commit {
-		age = 0
-	}
-	snapshot, err := p.state.Snapshot(ctx, age)
+	snapshot, err := p.snapshot(ctx, s, how)
 	if err != nil {
 		return agent.Placement{}, fmt.Errorf("read cluster: %w", err)
 	}

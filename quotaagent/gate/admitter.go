@@ -58,6 +58,17 @@ type Submission struct {
 	LaunchToken string
 	// Explain asks for Verdict.Account. Nothing is on its way to Nomad then.
 	Explain bool
+	// Since is when the gate told a Preparer of the submission: what was read after that
+	// is new enough for it. Zero: what is read from the call on.
+	Since time.Time
+}
+
+// Preparer is an Admitter that can read what it will need while the gate still reads the
+// job that is stored.
+type Preparer interface {
+	// Prepare says that a submission that asks for GPUs and commits is about to follow. It
+	// does not wait.
+	Prepare()
 }
 
 // Identity is who submits, as Nomad itself vouches for it or, where Nomad runs

@@ -433,3 +433,40 @@ func TestGate_whatStartsWorkIsSentOnce(t *testing.T) {
 		must.Eq(t, Outcome{}, r.admitter.settled()[1])
 	}
 }
+
+// preparing is an Admitter that wants to know early.
+type preparing struct {
+	*fakeAdmitter
+	prepared atomic.Int32
+}
+
+func (p *preparing) Prepare() { p.prepared.Add(1) }
+
+func TestGate_whatWillBeNeededIsBegunBeforeTheJobIsLookedUp(t *testing.T) {
+	t.Parallel()
+	p := &preparing{}
+	r := newRig(t, func(c *Config) {
+		p.fakeAdmitter = c.Admitter.(*fakeAdmitter)
+		c.Admitter = p
+	})
+	for path, c := range map[string]struct {
+		body  string
+		wants int32
+	}{
+		"/v1/jobs":                  {register(gpuJob), 1},
+		"/v1/jobs?x=no GPUs":        {register(cpuJob), 0},
+		"/v1/jobs?region=elsewhere": {register(gpuJob), 0},
+		"/v1/job/train/plan":        {register(gpuJob), 0},
+		"/v1/validate/job":          {register(gpuJob), 0},
+	} {
+		p.prepared.Store(0)
+		p.asked = nil
+		began := time.Now()
+		r.do(t, "PUT", strings.ReplaceAll(path, " ", "%20"), c.body)
+		must.EqOp(t, c.wants, p.prepared.Load(), must.Sprint(path))
+		for _, s := range p.asked {
+			must.EqOp(t, c.wants == 1, !s.Since.IsZero(), must.Sprint(path))
+			must.True(t, s.Since.IsZero() || !s.Since.Before(began))
+		}
+	}
+}

@@ -41,6 +41,8 @@ type submission struct {
 	unpinned bool
 	// explain asks for the Admitter's account.
 	explain bool
+	// since is Submission.Since.
+	since time.Time
 	// materialised says that a revert is sent as the registration.
 	materialised bool
 	registration []byte
@@ -122,7 +124,7 @@ func (g *Gate) decideFor(ctx context.Context, s *submission, identify func(conte
 	verdict, err := g.config.Admitter.Admit(ctx, Submission{
 		Kind: s.kind, Ask: s.ask, Job: s.job, Stored: stored, Identity: identity,
 		KeepsResources: s.request.PreserveResources, PolicyOverride: s.request.PolicyOverride, LaunchToken: s.launch,
-		Fresh: s.fresh, Explain: s.explain,
+		Fresh: s.fresh, Explain: s.explain, Since: s.since,
 	})
 	if span.IsRecording() {
 		span.SetAttributes(attribute.Bool("governor.denied", verdict.Denied), attribute.String("governor.reason", verdict.Reason))
@@ -208,6 +210,10 @@ func (g *Gate) parse(r *http.Request, route Route, body []byte) (*submission, er
 func (g *Gate) resolve(ctx context.Context, s *submission) (wantsGPU bool, err error) {
 	preserve := jobspec.Preserve{Counts: s.request.PreserveCounts, Resources: s.request.PreserveResources}
 	submitted := jobspec.ExtractCanonical(s.job, s.defaults())
+	if prepared, ok := g.config.Admitter.(Preparer); ok && s.kind.Commits() && len(submitted.Groups) > 0 && s.scope.region == g.config.Region {
+		s.since = time.Now()
+		prepared.Prepare()
+	}
 	s.stored, err = g.lookUp(ctx, s)
 	if err != nil {
 		if len(submitted.Groups) == 0 && preserve == (jobspec.Preserve{}) {

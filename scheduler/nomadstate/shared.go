@@ -45,7 +45,22 @@ func NewShared(r *Reader, now func() time.Time) *Shared { return &Shared{read: r
 // Once it is half as old as that the next one is read, so that those who come again and
 // again need not wait.
 func (s *Shared) Snapshot(ctx context.Context, maxAge time.Duration) (cluster.Snapshot, error) {
-	r := s.join(maxAge)
+	return s.join(maxAge).wait(ctx)
+}
+
+// SnapshotSince returns what Nomad said at some time after since.
+func (s *Shared) SnapshotSince(ctx context.Context, since time.Time) (cluster.Snapshot, error) {
+	return s.joinSince(since).wait(ctx)
+}
+
+// Begin begins to read a snapshot for SnapshotSince.
+func (s *Shared) Begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.anew()
+}
+
+func (r *reading) wait(ctx context.Context) (cluster.Snapshot, error) {
 	select {
 	case <-r.done:
 		return r.snapshot, r.err
@@ -78,10 +93,28 @@ func (s *Shared) join(maxAge time.Duration) *reading {
 		return s.last
 	case fresh(s.running):
 		return s.running
-	case s.running == nil:
+	}
+	return s.anew()
+}
+
+func (s *Shared) joinSince(since time.Time) *reading {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range []*reading{s.last, s.running} {
+		if r != nil && !r.began.Before(since) && r.news == s.news {
+			return r
+		}
+	}
+	return s.anew()
+}
+
+// anew is what is read from now on; the caller holds the lock.
+func (s *Shared) anew() *reading {
+	if s.running == nil {
 		s.start(&reading{done: make(chan struct{})})
 		return s.running
-	case s.next == nil: // what is being read may have been read before the call
+	}
+	if s.next == nil { // what is being read may have been read before the call
 		s.next = &reading{done: make(chan struct{})}
 	}
 	return s.next

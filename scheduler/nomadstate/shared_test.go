@@ -106,6 +106,55 @@ func TestASnapshotThatIsYoungEnoughIsNotReadAgain(t *testing.T) {
 	must.EqOp(t, 5, nomad.began.Load())
 }
 
+// What was begun ahead is what those get who came before that, and nobody else.
+func TestASnapshotIsBegunAhead(t *testing.T) {
+	t.Parallel()
+	s, nomad, clock := newShared(t)
+	clock.Store(100)
+	came := time.Unix(100, 0)
+	s.Begin()
+	eventually(t, "it is read", func() bool { return nomad.began.Load() == 1 })
+	close(nomad.letGo)
+	for range 3 {
+		_, err := s.SnapshotSince(t.Context(), came)
+		must.NoError(t, err)
+	}
+	must.EqOp(t, 1, nomad.began.Load())
+	clock.Store(101)
+	_, err := s.SnapshotSince(t.Context(), time.Unix(101, 0))
+	must.NoError(t, err)
+	must.EqOp(t, 2, nomad.began.Load(), must.Sprint("the first is older"))
+	s.Expire()
+	_, err = s.SnapshotSince(t.Context(), came)
+	must.NoError(t, err)
+	must.EqOp(t, 3, nomad.began.Load(), must.Sprint("something was learnt since"))
+}
+
+func TestASnapshotThatIsBegunWhileAnotherIsReadIsTheNext(t *testing.T) {
+	t.Parallel()
+	s, nomad, clock := newShared(t)
+	clock.Store(100)
+	s.Begin()
+	eventually(t, "the first is read", func() bool { return nomad.began.Load() == 1 })
+	clock.Store(101)
+	s.Begin()
+	got := make(chan error)
+	go func() {
+		_, err := s.SnapshotSince(t.Context(), time.Unix(101, 0))
+		got <- err
+	}()
+	nomad.letGo <- struct{}{}
+	eventually(t, "the second is read", func() bool { return nomad.began.Load() == 2 })
+	select {
+	case <-got:
+		t.Fatal("it got the first")
+	case <-time.After(10 * time.Millisecond):
+	}
+	nomad.letGo <- struct{}{}
+	must.NoError(t, <-got)
+	must.EqOp(t, 2, nomad.began.Load())
+}
+
 func TestTheNextSnapshotIsReadBeforeItIsNeeded(t *testing.T) {
 	t.Parallel()
 	s, nomad, clock := newShared(t)
