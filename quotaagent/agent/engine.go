@@ -83,14 +83,6 @@ func (e *Engine) Admit(ctx context.Context, s gate.Submission) (verdict gate.Ver
 	return verdict, err
 }
 
-// Prepare implements gate.Preparer: the placement service reads the cluster, if it can do
-// so ahead.
-func (e *Engine) Prepare() {
-	if p, ok := e.placer.(gate.Preparer); ok {
-		p.Prepare()
-	}
-}
-
 func (e *Engine) admit(ctx context.Context, s gate.Submission) (gate.Verdict, error) {
 	state := e.policy.State()
 	if !state.Loaded {

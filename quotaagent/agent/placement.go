@@ -89,3 +89,11 @@ type Placer interface {
 	// when the record does not speak of it.
 	Verify(record json.RawMessage, group, node string, byTask map[string][]string) (difference string, known bool)
 }
+
+// Prepare implements gate.Preparer: the placement service reads the cluster, if it can do
+// so ahead.
+func (e *Engine) Prepare() {
+	if p, ok := e.placer.(gate.Preparer); ok {
+		p.Prepare()
+	}
+}

@@ -485,19 +485,3 @@ func (g *Gate) annotate(a *answer, s *submission, v Verdict) {
 	}
 	a.body = doc.Encode()
 }
-
-// jobGPUs is how many GPUs a stored job asks for, at least 1 when it asks for
-// any; a job that cannot be read counts as asking.
-func jobGPUs(job *api.Job) int {
-	if job == nil {
-		return 0
-	}
-	ask, err := jobspec.Extract(job, jobspec.Defaults{})
-	if err != nil {
-		return 1
-	}
-	if len(ask.Groups) == 0 {
-		return 0
-	}
-	return max(ask.GPUs(), 1)
-}

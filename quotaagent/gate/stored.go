@@ -352,3 +352,19 @@ func (g *Gate) child(ctx context.Context, s *submission, a *answer) (*api.Job, e
 	}
 	return g.nomad.job(ctx, id, s.scope, s.token)
 }
+
+// jobGPUs is how many GPUs a stored job asks for, at least 1 when it asks for
+// any; a job that cannot be read counts as asking.
+func jobGPUs(job *api.Job) int {
+	if job == nil {
+		return 0
+	}
+	ask, err := jobspec.Extract(job, jobspec.Defaults{})
+	if err != nil {
+		return 1
+	}
+	if len(ask.Groups) == 0 {
+		return 0
+	}
+	return max(ask.GPUs(), 1)
+}
