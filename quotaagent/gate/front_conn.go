@@ -297,13 +297,13 @@ func plainHeader(r *http.Request, lines string) bool {
 }
 
 // only reports whether a text has some characters, and all of one kind.
-func only(text string, kind func(c byte) bool) bool {
+func only[T string | []byte](text T, kind func(c byte) bool) bool {
 	for i := range len(text) {
 		if !kind(text[i]) {
 			return false
 		}
 	}
-	return text != ""
+	return len(text) > 0
 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }

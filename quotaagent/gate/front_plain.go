@@ -55,12 +55,12 @@ func plainAnswer(come []byte) (head, status int, length int64, ok bool) {
 		line, rest, _ = bytes.Cut(rest, endOfLine)
 		name, value, found := bytes.Cut(line, []byte{':'})
 		switch {
-		case !found || !onlyBytes(name, isToken) || bytes.ContainsFunc(value, isControl) || concernsConnection(name):
+		case !found || !only(name, isToken) || bytes.ContainsFunc(value, isControl) || concernsConnection(name):
 			return 0, 0, 0, false
 		case bytes.EqualFold(name, contentLength):
 			digits := bytes.Trim(value, " \t")
 			n, err := strconv.ParseInt(string(digits), 10, 64)
-			if err != nil || length >= 0 || !onlyBytes(digits, isDigit) {
+			if err != nil || length >= 0 || !only(digits, isDigit) {
 				return 0, 0, 0, false
 			}
 			length = n
@@ -78,7 +78,7 @@ var (
 // plainStatus is the status of an answer that has a body.
 func plainStatus(line []byte) (status int, ok bool) {
 	text, ok := bytes.CutPrefix(line, []byte("HTTP/1.1 "))
-	if !ok || len(text) < 4 || text[3] != ' ' || !onlyBytes(text[:3], isDigit) || bytes.ContainsFunc(text, isControl) {
+	if !ok || len(text) < 4 || text[3] != ' ' || !only(text[:3], isDigit) || bytes.ContainsFunc(text, isControl) {
 		return 0, false
 	}
 	status = int(text[0]-'0')*100 + int(text[1]-'0')*10 + int(text[2]-'0')
@@ -97,12 +97,3 @@ func concernsConnection(name []byte) bool {
 }
 
 func isControl(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
-
-func onlyBytes(text []byte, kind func(c byte) bool) bool {
-	for _, c := range text {
-		if !kind(c) {
-			return false
-		}
-	}
-	return len(text) > 0
-}
