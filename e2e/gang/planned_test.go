@@ -46,10 +46,14 @@ func TestSmallJobsDoNotKeepAGangFromStarting(t *testing.T) {
 	for _, id := range []string{"small", "quick", "large"} {
 		must.Eq(t, 0, s.nomad("job", "stop", "-detach", id).ExitCode)
 	}
-	s.exact("gang", s.running("gang", 2)...)
+	gang := s.running("gang", 2)
+	s.exact("gang", gang...)
 
 	// With that nothing is set aside any more, and it has its turn: with GPUs of its own
 	// choice if that comes when the gang is gone, else by Nomad's queue.
 	must.Eq(t, 0, s.nomad("job", "stop", "-detach", "gang").ExitCode)
-	s.running("long", 1)
+	long := s.running("long", 1)[0]
+	for _, a := range gang {
+		must.Greater(t, a.CreateIndex, long.CreateIndex, must.Sprint("the gang came first"))
+	}
 }

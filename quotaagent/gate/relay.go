@@ -106,16 +106,14 @@ func (l *relay) exchange(r *http.Request, body []byte, most int64) (*answer, err
 // whether it has read all of it; more says how much of it is there already. Front, if not
 // nil, may take it as it comes instead. An error means that neither has taken it.
 func (l *relay) do(r *http.Request, body []byte, front *frontWriter, take func(answer *http.Response, more func() int) (clean bool)) error {
-	text := texts.Get().(*bytes.Buffer)
-	defer putText(text)
-	wireRequest(text, r, l.host, body)
+	text := textOf(r, l.host, body)
 	for {
 		u, err := l.take(r.Context())
 		if err != nil {
 			return err
 		}
 		stop := u.endsWith(r.Context(), front)
-		reusable, err := u.ask(r, text.Bytes(), front, take)
+		reusable, err := u.ask(r, text, front, take)
 		u.release()
 		going := stop()
 		if err != nil {
@@ -192,18 +190,22 @@ func (l *relay) keep(u *upstream) {
 // errHead is an answer whose head cannot be read although some of it was.
 var errHead = errors.New("read the head of nomad's answer")
 
-// wireRequest writes a request in the form in which Nomad gets it.
-func wireRequest(to *bytes.Buffer, r *http.Request, host string, body []byte) {
+// textOf is a request in the form in which Nomad gets it. It is no larger than it must be:
+// a blocking query keeps it for minutes.
+func textOf(r *http.Request, host string, body []byte) []byte {
 	if r.Host != "" {
 		host = r.Host
 	}
-	to.WriteString(r.Method + " " + r.URL.RequestURI() + " HTTP/1.1\r\nHost: " + host + "\r\n")
-	_ = r.Header.WriteSubset(to, notForwarded(r.Header))
+	text := texts.Get().(*bytes.Buffer)
+	defer putText(text)
+	text.WriteString(r.Method + " " + r.URL.RequestURI() + " HTTP/1.1\r\nHost: " + host + "\r\n")
+	_ = r.Header.WriteSubset(text, notForwarded(r.Header))
 	if body != nil {
-		to.WriteString("Content-Length: " + strconv.Itoa(len(body)) + "\r\n")
+		text.WriteString("Content-Length: " + strconv.Itoa(len(body)) + "\r\n")
 	}
-	to.WriteString("\r\n")
-	to.Write(body)
+	text.WriteString("\r\n")
+	text.Write(body)
+	return bytes.Clone(text.Bytes())
 }
 
 // ask sends a request and gives the answer to one of those who take it. It reports
