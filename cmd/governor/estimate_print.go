@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -104,12 +105,29 @@ func printExplanation(w io.Writer, e agent.Estimate) error {
 	return nil
 }
 
+// knowsNetwork reports whether a node publishes NICs for any of the sets.
+func knowsNetwork(c place.NodeChoice) bool {
+	return slices.ContainsFunc(c.Sets, func(s place.SetChoice) bool { return s.NetworkMBps > 0 })
+}
+
+// networkCells are what each GPU of a set has to other hosts, and where the NICs are.
+func networkCells(s place.SetChoice) []string {
+	if s.NetworkMBps == 0 {
+		return []string{"-", "-"}
+	}
+	return []string{gigabytes(s.NetworkMBps), s.NICPath}
+}
+
 func printGroupPlacement(w io.Writer, g *place.GroupExplanation) {
 	fmt.Fprintf(w, "Group %q\n", g.Group)
 	if len(g.Choices) == 0 {
 		fmt.Fprintln(w, "  No node has the GPUs free now.")
 	} else {
 		columns := []string{map[bool]string{false: ">RANK", true: ">OF ALL"}[g.Members], "NODE", "DEVICE", "GPUS ARE", ">RING GB/s", ">OUT OF", ">LEFT", "GPUS"}
+		networked := slices.ContainsFunc(g.Choices, knowsNetwork)
+		if networked {
+			columns = append(columns, ">NETWORK GB/s A GPU", "NICS AT")
+		}
 		stateful := g.Choices[0].Loading != ""
 		if stateful {
 			columns = append(columns, ">LOADS IN")
@@ -123,6 +141,9 @@ func printGroupPlacement(w io.Writer, g *place.GroupExplanation) {
 					ring = gigabytes(s.RingMBps)
 				}
 				cells := []string{rank, node, shortDevice(s.Device), s.Link, ring, fmt.Sprintf("%d free", s.Free), left, shortIDs(s.IDs)}
+				if networked {
+					cells = append(cells, networkCells(s)...)
+				}
 				if stateful && rank != "" {
 					cells = append(cells, locality.About(time.Duration(c.LoadsMS)*time.Millisecond))
 				}

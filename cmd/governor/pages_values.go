@@ -113,7 +113,8 @@ func pageCluster(m clustermap.Map, used map[string]int64) *web.Cluster {
 		node := web.Node{ID: n.ID, Name: n.Name, Datacenter: n.Datacenter, Pool: n.Pool, Class: n.Class, Ready: n.Ready}
 		for _, g := range n.Groups {
 			group := web.Group{Device: g.Device, Free: g.Free, Islands: g.Islands, Links: g.Links, Topology: g.Topology,
-				Sets: mapped(g.Sets, func(s clustermap.Set) web.Set { return web.Set(s) })}
+				Sets: mapped(g.Sets, func(s clustermap.Set) web.Set { return web.Set(s) }),
+				NICs: mapped(g.NICs, func(n clustermap.NIC) web.NIC { return web.NIC(n) })}
 			for _, gpu := range g.GPUs {
 				percent, known := used[gpu.ID]
 				if !known {

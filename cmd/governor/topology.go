@@ -223,9 +223,16 @@ func printLinks(w io.Writer, g clustermap.Group) {
 	for i := range g.Links {
 		titles = append(titles, fmt.Sprint(i))
 	}
+	for nic := range g.NICs {
+		titles = append(titles, fmt.Sprintf("NIC%d", nic))
+	}
 	t := newTable(titles...)
 	for i, row := range g.Links {
-		t.row(append([]string{fmt.Sprint(i)}, row...)...)
+		row = append([]string{fmt.Sprint(i)}, row...)
+		for _, nic := range g.NICs {
+			row = append(row, nic.Paths[i])
+		}
+		t.row(row...)
 	}
 	fmt.Fprintln(w)
 	t.write(w)
@@ -233,9 +240,17 @@ func printLinks(w io.Writer, g clustermap.Group) {
 		return
 	}
 	fmt.Fprintln(w)
-	sets := newTable(">BEST FREE", "GPUS", ">GB/s", ">OF AN IDLE NODE")
+	titles = []string{">BEST FREE", "GPUS", ">GB/s", ">OF AN IDLE NODE"}
+	if len(g.NICs) > 0 {
+		titles = append(titles, ">NETWORK GB/s A GPU", "NICS AT")
+	}
+	sets := newTable(titles...)
 	for _, s := range g.Sets {
-		sets.row(fmt.Sprint(s.GPUs), strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Indexes), " ", ","), "[]"), gigabytes(s.RingMBps), gigabytes(s.IdealMBps))
+		row := []string{fmt.Sprint(s.GPUs), strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Indexes), " ", ","), "[]"), gigabytes(s.RingMBps), gigabytes(s.IdealMBps)}
+		if len(g.NICs) > 0 {
+			row = append(row, gigabytes(s.NetworkMBps), s.NICPath)
+		}
+		sets.row(row...)
 	}
 	sets.write(w)
 }

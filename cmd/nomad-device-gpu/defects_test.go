@@ -303,7 +303,7 @@ func TestDefect08PCIAddressesAreThoseOfSysfs(t *testing.T) {
 // printed is what the command line says of a fixture.
 func printed(t *testing.T, name string) []jsonGroup {
 	t.Helper()
-	code, stdout, stderr := invoke(t, flat(name), "fingerprint", "-json", "-nvml-library-path", library(), "-config", emptyConfig(t))
+	code, stdout, stderr := invoke(t, flat(name), "fingerprint", "-json", "-nvml-library-path", library(), "-config", configFor(t, name))
 	must.Zero(t, code, must.Sprint(stderr))
 	var groups []jsonGroup
 	must.NoError(t, json.Unmarshal([]byte(stdout), &groups))

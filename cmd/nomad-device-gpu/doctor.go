@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,9 +12,11 @@ import (
 
 	"github.com/nomad-governor/governor/device/inject"
 	"github.com/nomad-governor/governor/device/inventory"
+	"github.com/nomad-governor/governor/device/nic"
 	"github.com/nomad-governor/governor/device/nvml"
 	"github.com/nomad-governor/governor/device/plugin"
 	"github.com/nomad-governor/governor/hcl/deviceconfig"
+	"github.com/nomad-governor/governor/internal/gpu/topology"
 )
 
 // mark is how bad a finding is.
@@ -74,6 +77,7 @@ func doctor(o options, stdout, _ io.Writer) int {
 		return 1
 	}
 	c.devices(inv, layout)
+	c.network(o.settings, inv)
 	c.layout(o.settings, inv, layout)
 	c.injection(o.settings, readings.DriverVersion, inv.Units(layout))
 	if c.failed {
@@ -138,6 +142,29 @@ func (c *checkup) devices(inv inventory.Inventory, layout inventory.Layout) {
 	}
 	if len(prohibited) > 0 {
 		c.say(bad, "compute mode is prohibited on "+strings.Join(prohibited, ", "), "No task can use CUDA there: nvidia-smi -c DEFAULT")
+	}
+}
+
+// network says which NICs placement knows of. A node of one GPU has no set to choose.
+func (c *checkup) network(s deviceconfig.Settings, inv inventory.Inventory) {
+	var names []string
+	near := 0
+	for _, nic := range inv.NICs {
+		names = append(names, nic.Name)
+	}
+	for _, d := range inv.Devices {
+		if slices.ContainsFunc(inv.NICs, func(n inventory.NIC) bool { return n.Paths[d.GPU.PCIBusID] != topology.PathUnknown }) {
+			near++
+		}
+	}
+	switch {
+	case len(names) == 0:
+		c.say(good, "no NICs with RDMA that are up: placement does not consider the network", "")
+	case near < len(inv.Devices):
+		c.say(note, fmt.Sprintf("NICs: %s; the way to them is known for %d of %d GPUs", strings.Join(names, ", "), near, len(inv.Devices)),
+			"Placement considers the network only for sets of GPUs of which all are known. Is sysfs mounted at "+cmp.Or(s.SysfsPath, nic.DefaultRoot)+"?")
+	default:
+		c.say(good, "NICs: "+strings.Join(names, ", "), "")
 	}
 }
 

@@ -49,6 +49,10 @@ func TestDefect16TheFeaturesThatWereMissingAreThere(t *testing.T) {
 			fixture: "dgxa100", shows: numaNodes,
 			also: [2]string{"../../device/inventory/layout_test.go", "TestTopologyGroups"},
 		},
+		"NICs": {
+			fixture: "hgxh100-rdma", shows: networkCards,
+			also: [2]string{"../../device/nic/nic_test.go", "TestPathsAreThoseThatTheKernelsTreeShows"},
+		},
 		"compute capability and architecture": {
 			fixture: "dgxh100", shows: attributesOf("gpu/NVIDIA H100 80GB HBM3", map[string]string{gpu.AttrComputeCapability: "9.0", gpu.AttrArchitecture: "hopper"}),
 			also: [2]string{"../../device/nvml/nvml_test.go", "TestReadsEveryGPU"},
@@ -153,6 +157,31 @@ func numaNodes(t *testing.T, n *nomad) {
 	must.Eq(t, []int{3, 3, 1, 1, 7, 7, 5, 5}, []int{m.NUMA(0), m.NUMA(1), m.NUMA(2), m.NUMA(3), m.NUMA(4), m.NUMA(5), m.NUMA(6), m.NUMA(7)})
 	must.NoError(t, has(gpu.AttrNUMANodes, "4")(n.latest()))
 	figureOf("numa.node", "3")(t, n)
+}
+
+func networkCards(t *testing.T, n *nomad) {
+	attributesOf("gpu/NVIDIA H100 80GB HBM3", map[string]string{gpu.AttrNICs: "mlx5_0,mlx5_1,mlx5_2,mlx5_3", gpu.AttrNICCount: "4", gpu.AttrNICBandwidth: "200000 MB/s"})(t, n)
+	m := matrix(t, n)
+	must.Eq(t, []topology.Path{topology.PathSingle, topology.PathNode, topology.PathSystem, topology.PathSystem},
+		[]topology.Path{m.NICPath(1, 0), m.NICPath(1, 1), m.NICPath(1, 2), m.NICPath(1, 3)})
+}
+
+// A port that goes down is no way for a job, and one that comes back is.
+func TestNICsAreThoseThatAreUp(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "hgxh100-rdma")
+	n := m.start("")
+	port := func(name, state string) {
+		must.NoError(t, os.WriteFile(filepath.Join(m.sys(), "class", "infiniband", name, "ports", "1", "state"), []byte(state), 0o644))
+	}
+	must.NoError(t, has(gpu.AttrNICs, "mlx5_0,mlx5_1,mlx5_2,mlx5_3")(n.latest()))
+	port("mlx5_1", "1: DOWN\n")
+	n.wait("the NIC that is down to be left out", has(gpu.AttrNICs, "mlx5_0,mlx5_2,mlx5_3"))
+	must.Eq(t, 3, matrix(t, n).NICs())
+	port("mlx5_4", "4: ACTIVE\n")
+	port("mlx5_1", "4: ACTIVE\n")
+	n.wait("all of them", has(gpu.AttrNICs, "mlx5_0,mlx5_1,mlx5_2,mlx5_3,mlx5_4"))
+	must.NoError(t, has(gpu.AttrNICBandwidth, "225000 MB/s")(n.latest()))
 }
 
 // attributesOf is a feature that shows in a group's attributes.

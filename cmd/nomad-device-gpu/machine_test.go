@@ -40,11 +40,15 @@ func newMachine(t *testing.T, fixture string) *machine {
 	m := &machine{t: t, dir: t.TempDir(), logger: hclog.NewNullLogger()}
 	m.place("libnvidia-ml.so.1", contents(t, library()))
 	m.place("node.flat", contents(t, flat(fixture)))
+	must.NoError(t, os.CopyFS(m.sys(), os.DirFS(sysfs(fixture))))
 	var err error
 	m.control, err = control.New(filepath.Join(m.dir, "control"))
 	must.NoError(t, err)
 	return m
 }
+
+// sys is its sysfs.
+func (m *machine) sys() string { return filepath.Join(m.dir, "sys") }
 
 // place puts a file into the machine's directory, as an installer does.
 func (m *machine) place(name string, raw []byte) {
@@ -67,8 +71,8 @@ var launcher = sync.OnceValues(func() (string, error) {
 // and more.
 func (m *machine) settings(more string) plugin.Settings {
 	m.t.Helper()
-	text := fmt.Sprintf("nvml_library_path = %q\nstate_dir = %q\nhealth_period = \"100ms\"\nfingerprint_period = \"1s\"\n%s\n",
-		filepath.Join(m.dir, "libnvidia-ml.so.1"), filepath.Join(m.dir, "state"), more)
+	text := fmt.Sprintf("nvml_library_path = %q\nstate_dir = %q\nsysfs_path = %q\nhealth_period = \"100ms\"\nfingerprint_period = \"1s\"\n%s\n",
+		filepath.Join(m.dir, "libnvidia-ml.so.1"), filepath.Join(m.dir, "state"), m.sys(), more)
 	s, err := deviceconfig.Parse([]byte(text), "config.hcl", plugin.Name)
 	must.NoError(m.t, err)
 	return s

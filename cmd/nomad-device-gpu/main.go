@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/nomad-governor/governor/device/inventory"
+	"github.com/nomad-governor/governor/device/nic"
 	"github.com/nomad-governor/governor/device/nvml"
 	"github.com/nomad-governor/governor/device/plugin"
 	"github.com/nomad-governor/governor/device/worker"
@@ -101,7 +103,7 @@ const workerProcs = "GOMAXPROCS=1"
 func supervise(program string, logger hclog.Logger) func(plugin.Settings) plugin.Source {
 	return func(s plugin.Settings) plugin.Source {
 		return worker.New(worker.Options{
-			Path: program, Args: []string{plugin.Name, worker.Argument, s.LibraryPath},
+			Path: program, Args: append([]string{plugin.Name, worker.Argument, s.LibraryPath, s.SysfsPath}, s.NICs...),
 			Env:    append(plugin.WithoutHandshake(os.Environ()), workerProcs),
 			Jitter: rand.Float64, Now: time.Now, Logger: logger.Named(plugin.Name + ".worker")})
 	}
@@ -110,17 +112,40 @@ func supervise(program string, logger hclog.Logger) func(plugin.Settings) plugin
 // work is the worker process. It ends when its supervisor does.
 func work(args []string, stderr io.Writer) int {
 	requests, answers, err := worker.Pipes()
-	if err == nil && len(args) != 1 {
-		err = fmt.Errorf("%s takes the library's path, got %q", worker.Argument, args)
+	if err == nil && len(args) < 2 {
+		err = fmt.Errorf("%s takes the paths of the library and of sysfs, and the names of NICs, got %q", worker.Argument, args)
 	}
 	if err == nil {
-		err = worker.Serve(nvml.New(args[0], time.Now), requests, answers)
+		err = worker.Serve(&host{nvml.New(args[0], time.Now), nic.Host{Root: args[1], Names: args[2:]}}, requests, answers)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", worker.Argument, err)
 		return 1
 	}
 	return 0
+}
+
+// host reads the GPUs, and the NICs beside them.
+type host struct {
+	*nvml.Reader
+
+	nics nic.Host
+}
+
+// Read is that of the GPUs, with the NICs.
+func (h *host) Read() (inventory.Readings, error) {
+	readings, err := h.Reader.Read()
+	if err != nil {
+		return readings, err
+	}
+	var addresses []string
+	for _, g := range readings.GPUs {
+		if g.Failure == "" {
+			addresses = append(addresses, g.PCIBusID)
+		}
+	}
+	readings.NICs = h.nics.Read(addresses)
+	return readings, nil
 }
 
 // run is the command line.

@@ -77,6 +77,8 @@ func golden(t *testing.T, name, got string) {
 
 func flat(name string) string { return filepath.Join(fake, "fixtures", name+".flat") }
 
+func sysfs(name string) string { return filepath.Join(fake, "fixtures", name+".sys") }
+
 func library() string { return filepath.Join(fake, "libnvidia-ml.so.1") }
 
 // fixtures are the names of all fixtures.
@@ -108,7 +110,7 @@ func TestFingerprintTopologyAndHealthOfEachFixture(t *testing.T) {
 			t.Parallel()
 			var all strings.Builder
 			for _, args := range [][]string{{"fingerprint"}, {"topo"}, {"health"}} {
-				code, stdout, stderr := invoke(t, flat(name), append(args, "-nvml-library-path", libraryOf(name), "-config", emptyConfig(t))...)
+				code, stdout, stderr := invoke(t, flat(name), append(args, "-nvml-library-path", libraryOf(name), "-config", configFor(t, name))...)
 				fmt.Fprintf(&all, "$ nomad-device-gpu %s\n%s%sexit code %d\n\n", args[0], stdout, stderr, code)
 			}
 			golden(t, name, strings.TrimSuffix(all.String(), "\n"))
@@ -116,11 +118,11 @@ func TestFingerprintTopologyAndHealthOfEachFixture(t *testing.T) {
 	}
 }
 
-// emptyConfig is a configuration whose state is nobody else's.
-func emptyConfig(t *testing.T) string {
+// configFor is a configuration with a fixture's sysfs, whose state is nobody else's.
+func configFor(t *testing.T, name string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "client.hcl")
-	text := fmt.Sprintf("plugin %q {\n  config {\n    state_dir = %q\n  }\n}\n", plugin.Name, t.TempDir())
+	text := fmt.Sprintf("plugin %q {\n  config {\n    state_dir = %q\n    sysfs_path = %q\n  }\n}\n", plugin.Name, t.TempDir(), sysfs(name))
 	must.NoError(t, os.WriteFile(file, []byte(text), 0o644))
 	return file
 }
@@ -128,7 +130,7 @@ func emptyConfig(t *testing.T) string {
 func TestFingerprintAsJSON(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"dgxh100", "mig-h100"} {
-		code, stdout, stderr := invoke(t, flat(name), "fingerprint", "-json", "-nvml-library-path", library())
+		code, stdout, stderr := invoke(t, flat(name), "fingerprint", "-json", "-nvml-library-path", library(), "-config", configFor(t, name))
 		must.Eq(t, "", stderr)
 		must.Zero(t, code)
 		golden(t, name+"_json", stdout)

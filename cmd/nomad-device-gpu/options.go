@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nomad-governor/governor/device/inventory"
+	"github.com/nomad-governor/governor/device/nic"
 	"github.com/nomad-governor/governor/device/nvml"
 	"github.com/nomad-governor/governor/device/plugin"
 	"github.com/nomad-governor/governor/hcl/deviceconfig"
@@ -19,7 +20,7 @@ type options struct {
 	json, reset bool
 	settings    deviceconfig.Settings
 	configFile  string // empty when the defaults count
-	reader      *nvml.Reader
+	reader      *host
 }
 
 // command parses the flags, reads the configuration, opens NVML and runs one
@@ -51,7 +52,7 @@ func command(args []string, stdout, stderr io.Writer, do func(options, io.Writer
 	if *library != "" {
 		o.settings.LibraryPath = *library
 	}
-	o.reader = nvml.New(o.settings.LibraryPath, time.Now)
+	o.reader = &host{nvml.New(o.settings.LibraryPath, time.Now), nic.Host{Root: o.settings.SysfsPath, Names: o.settings.NICs}}
 	defer o.reader.Close()
 	return do(o, stdout, stderr)
 }

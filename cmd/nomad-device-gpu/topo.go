@@ -24,15 +24,22 @@ func topo(o options, stdout, stderr io.Writer) int {
 		return 1
 	}
 	topoTable(stdout, inv, m, "connections", func(i, j int) string {
-		if n := m.Links(i, j); n > 0 {
-			return fmt.Sprintf("NV%d", n)
+		switch {
+		case j >= m.Size():
+			return m.NICPath(i, j-m.Size()).String()
+		case m.Links(i, j) > 0:
+			return fmt.Sprintf("NV%d", m.Links(i, j))
 		}
 		return m.Path(i, j).String()
-	})
+	}, m.NICs())
+	for n := range m.NICs() {
+		nic := inv.NICs[n]
+		fmt.Fprintf(stdout, "NIC%d    %s  %s  %s GB/s one way\n", n, nic.PCIBusID, nic.Name, gigabytes(m.NICMBps(n)))
+	}
 	fmt.Fprintln(stdout)
-	topoTable(stdout, inv, m, "GB/s one way, as the links are rated", func(i, j int) string { return gigabytes(m.PeakMBps(i, j)) })
+	topoTable(stdout, inv, m, "GB/s one way, as the links are rated", func(i, j int) string { return gigabytes(m.PeakMBps(i, j)) }, 0)
 	fmt.Fprintln(stdout)
-	topoTable(stdout, inv, m, "GB/s one way, as a collective (NCCL) sees it", func(i, j int) string { return gigabytes(m.EffectiveMBps(i, j)) })
+	topoTable(stdout, inv, m, "GB/s one way, as a collective (NCCL) sees it", func(i, j int) string { return gigabytes(m.EffectiveMBps(i, j)) }, 0)
 	fmt.Fprint(stdout, `
 NV#   # NVLinks bonded      PIX   one PCIe switch       PXB   several PCIe switches
 PHB   one host bridge       NODE  one NUMA node         SYS   across NUMA nodes
@@ -53,16 +60,20 @@ func gigabytes(mbps int) string {
 	return fmt.Sprintf("%d.%d", tenths/10, tenths%10)
 }
 
-func topoTable(w io.Writer, inv inventory.Inventory, m *topology.Matrix, title string, cell func(i, j int) string) {
+// topoTable prints a cell for each pair of GPUs, and one for each GPU and NIC.
+func topoTable(w io.Writer, inv inventory.Inventory, m *topology.Matrix, title string, cell func(i, j int) string, nics int) {
 	fmt.Fprintln(w, title)
 	fmt.Fprintf(w, "%-8s", "")
 	for i := range inv.Devices {
 		fmt.Fprintf(w, "%-7s", fmt.Sprintf("GPU%d", i))
 	}
+	for n := range nics {
+		fmt.Fprintf(w, "%-7s", fmt.Sprintf("NIC%d", n))
+	}
 	fmt.Fprintln(w, "NUMA  PCI address   UUID")
 	for i, d := range inv.Devices {
 		fmt.Fprintf(w, "%-8s", fmt.Sprintf("GPU%d", i))
-		for j := range inv.Devices {
+		for j := range len(inv.Devices) + nics {
 			text := "X"
 			if i != j {
 				text = cell(i, j)

@@ -5,6 +5,7 @@
 #   <outdir>/r470/libnvidia-ml.so.1      as of driver R470
 #   <outdir>/fakenvml-compile            the fixture compiler
 #   <outdir>/fixtures/<name>.flat        each fixture, for the node name ""
+#   <outdir>/fixtures/<name>.sys         what its sysfs says of GPUs and NICs
 # With --library only the newest library, with --libraries all three. CC may name
 # another C compiler, CFLAGS more of its flags.
 set -eu
@@ -35,5 +36,7 @@ if [ "$only" = --libraries ]; then exit 0; fi
 mkdir -p "$out/fixtures"
 (cd "$here" && CGO_ENABLED=0 go build -o "$out/fakenvml-compile" ./cmd/fakenvml-compile)
 for f in "$here"/fixtures/*.hcl; do
-  "$out/fakenvml-compile" -fixture "$f" -o "$out/fixtures/$(basename "$f" .hcl).flat"
+  target=$out/fixtures/$(basename "$f" .hcl)
+  rm -rf "$target.sys"
+  "$out/fakenvml-compile" -fixture "$f" -o "$target.flat" -sysfs "$target.sys"
 done

@@ -107,7 +107,7 @@ func (inv Inventory) group(units []Unit) Group {
 	case first.Share != nil:
 		shares(g.Attributes, units)
 	default:
-		links(g.Attributes, inv.matrix(devices), devices)
+		inv.links(g.Attributes, inv.matrix(devices), devices)
 		if p2p := inv.p2p(devices); p2p != "" {
 			g.Attributes[gpu.AttrP2P] = Text(p2p)
 		}

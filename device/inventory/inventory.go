@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/nomad-governor/governor/internal/gpu/topology"
 )
 
 // Inventory is everything known about the GPUs of a node: the latest good
@@ -19,6 +21,8 @@ type Inventory struct {
 	Paths   []Path
 	// ConfidentialComputing is the latest reading's.
 	ConfidentialComputing Maybe[bool]
+	// NICs are the latest reading's.
+	NICs []NIC
 	// Unidentified holds the failures of GPUs that never answered, so that
 	// there is no identity to publish them under.
 	Unidentified []string
@@ -72,6 +76,7 @@ func Observe(prev Inventory, r Readings) Inventory {
 		Paths:         mergePaths(prev.Paths, r.Paths),
 
 		ConfidentialComputing: r.ConfidentialComputing,
+		NICs:                  mergeNICs(prev.NICs, r.NICs),
 	}
 	if !next.ConfidentialComputing.Known {
 		next.ConfidentialComputing = prev.ConfidentialComputing
@@ -193,6 +198,21 @@ func mergePaths(prev, next []Path) []Path {
 	slices.SortFunc(merged, func(a, b Path) int {
 		return cmp.Or(strings.Compare(a.A, b.A), strings.Compare(a.B, b.B))
 	})
+	return merged
+}
+
+// mergeNICs keeps the paths of GPUs that this pass could not ask about.
+func mergeNICs(prev, next []NIC) []NIC {
+	merged := slices.Clone(next)
+	for i, nic := range merged {
+		for _, before := range prev {
+			if before.PCIBusID == nic.PCIBusID && before.Name == nic.Name {
+				merged[i].Paths = map[string]topology.Path{}
+				maps.Copy(merged[i].Paths, before.Paths)
+				maps.Copy(merged[i].Paths, nic.Paths)
+			}
+		}
+	}
 	return merged
 }
 

@@ -314,3 +314,31 @@ func TestThrottleReasonsInWords(t *testing.T) {
 		must.Eq(t, want, inventory.ThrottleWords(mask))
 	}
 }
+
+func TestNICsArePartOfTheTopology(t *testing.T) {
+	t.Parallel()
+	near := func(paths map[string]topology.Path) []inventory.NIC {
+		return []inventory.NIC{{Name: "mlx5_0", PCIBusID: "0000:54:00.0", MBps: 50_000, Paths: paths}, {Name: "mlx5_1", PCIBusID: "0000:99:00.0", MBps: 25_000}}
+	}
+	r := inventory.Readings{GPUs: cards(2), NICs: near(map[string]topology.Path{busID(0): topology.PathSingle, busID(1): topology.PathNode})}
+	inv := inventory.Observe(inventory.Inventory{}, r)
+	attrs := inv.Groups(whole)[0].Attributes
+	must.Eq(t, "mlx5_0,mlx5_1", attrs[gpu.AttrNICs].String())
+	must.Eq(t, "2", attrs[gpu.AttrNICCount].String())
+	must.Eq(t, "75000 MB/s", attrs[gpu.AttrNICBandwidth].String())
+	m, err := topology.Parse(attrs[gpu.AttrTopology].Text)
+	must.NoError(t, err)
+	must.Eq(t, []topology.Path{topology.PathSingle, topology.PathNode, topology.PathUnknown, topology.PathUnknown},
+		[]topology.Path{m.NICPath(0, 0), m.NICPath(1, 0), m.NICPath(0, 1), m.NICPath(1, 1)})
+
+	// A GPU that does not answer stays where it is; a NIC that is gone does not.
+	r.GPUs[1].Failure = "gpu_lost: gone"
+	r.NICs = near(map[string]topology.Path{busID(0): topology.PathSingle})
+	lost := inventory.Observe(inv, r)
+	must.Eq(t, attrs[gpu.AttrTopology], lost.Groups(whole)[0].Attributes[gpu.AttrTopology])
+	r.NICs = nil
+	none := inventory.Observe(lost, r).Groups(whole)[0].Attributes
+	must.MapNotContainsKeys(t, none, []string{gpu.AttrNICs, gpu.AttrNICCount, gpu.AttrNICBandwidth})
+	must.StrHasPrefix(t, "1;2;", none[gpu.AttrTopology].Text)
+	must.MapContainsKey(t, inv.NICs[0].Paths, busID(1), must.Sprint("the earlier inventory is as it was"))
+}

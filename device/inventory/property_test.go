@@ -48,6 +48,13 @@ func genNode(t *rapid.T) inventory.Readings {
 			r.Paths = append(r.Paths, inventory.Path{A: uuid(i), B: uuid(j), Level: topology.Path(rapid.IntRange(0, 6).Draw(t, "level"))})
 		}
 	}
+	for k := range rapid.IntRange(0, 3).Draw(t, "NICs") {
+		nic := inventory.NIC{Name: fmt.Sprintf("mlx5_%d", k), PCIBusID: busID(20 + k), MBps: 25_000, Paths: map[string]topology.Path{}}
+		for i := range n {
+			nic.Paths[busID(buses[i])] = topology.Path(rapid.IntRange(0, 6).Draw(t, "path to a NIC"))
+		}
+		r.NICs = append(r.NICs, nic)
+	}
 	return r
 }
 

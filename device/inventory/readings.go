@@ -21,6 +21,19 @@ type Readings struct {
 	Paths []Path
 	// ConfidentialComputing says whether the GPUs encrypt what leaves them.
 	ConfidentialComputing Maybe[bool]
+	// NICs are those of the host that carry RDMA and are up, by PCI address.
+	NICs []NIC
+}
+
+// NIC is a network card that carries RDMA: InfiniBand, or Ethernet with RoCE.
+type NIC struct {
+	// Name is that of its RDMA device, "mlx5_0".
+	Name, PCIBusID string
+	// MBps is what its active ports carry together in one direction.
+	MBps int64
+	// Paths is how the GPU with each PCI address reaches it; one that is missing is not
+	// known.
+	Paths map[string]topology.Path
 }
 
 // Path is the PCIe path between the GPUs with these UUIDs.

@@ -38,6 +38,17 @@ func (inv Inventory) matrix(devices []Device) *topology.Matrix {
 			m.Set(i, j, pairLinks(a.GPU, b.GPU), paths[key])
 		}
 	}
+	nics := inv.NICs[:min(len(inv.NICs), topology.MaxNICs)]
+	speeds := make([]int, len(nics))
+	for n, nic := range nics {
+		speeds[n] = int(nic.MBps)
+	}
+	m.SetNICs(speeds)
+	for n, nic := range nics {
+		for i, d := range devices {
+			m.SetNICPath(i, n, nic.Paths[d.GPU.PCIBusID])
+		}
+	}
 	m.SetSwitched(slices.ContainsFunc(devices, func(d Device) bool { return switchLinks(d.GPU) > 0 }))
 	return m
 }
@@ -83,7 +94,7 @@ func linkSpeed(devices []Device) int64 {
 }
 
 // links adds the attributes that describe the group's NVLinks and nodes.
-func links(attrs map[string]Value, m *topology.Matrix, devices []Device) {
+func (inv Inventory) links(attrs map[string]Value, m *topology.Matrix, devices []Device) {
 	if m == nil {
 		return
 	}
@@ -91,6 +102,7 @@ func links(attrs map[string]Value, m *topology.Matrix, devices []Device) {
 	if nodes := numaNodes(m); nodes > 0 {
 		attrs[gpu.AttrNUMANodes] = Number(int64(nodes), "")
 	}
+	inv.network(attrs)
 	if slices.ContainsFunc(devices, func(d Device) bool { return !d.GPU.LinksKnown }) {
 		return
 	}
@@ -108,6 +120,22 @@ func links(attrs map[string]Value, m *topology.Matrix, devices []Device) {
 	if version := same(devices, linkVersion); version != "" {
 		attrs[gpu.AttrNVLinkVersion] = Text(version)
 	}
+}
+
+// network adds the host's NICs, whose names are in the order of the topology's.
+func (inv Inventory) network(attrs map[string]Value) {
+	if len(inv.NICs) == 0 {
+		return
+	}
+	var names []string
+	var mbps int64
+	for _, nic := range inv.NICs {
+		names = append(names, nic.Name)
+		mbps += nic.MBps
+	}
+	attrs[gpu.AttrNICs] = Text(strings.Join(names, ","))
+	attrs[gpu.AttrNICCount] = Number(int64(len(names)), "")
+	attrs[gpu.AttrNICBandwidth] = Number(mbps, "MB/s")
 }
 
 func linkKind(m *topology.Matrix, largest int) string {

@@ -28,6 +28,8 @@ var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"fingerprint_period": attr("fingerprint_period", "string", `"15s"`),
 	"health_period":      attr("health_period", "string", `"1s"`),
 	"nvml_library_path":  attr("nvml_library_path", "string", ""),
+	"sysfs_path":         attr("sysfs_path", "string", ""),
+	"nics":               attr("nics", "list(string)", `["*"]`),
 	"stats":              attr("stats", "bool", "true"),
 	"state_dir":          attr("state_dir", "string", ""),
 	"mig_strategy":       attr("mig_strategy", "string", `"mixed"`),

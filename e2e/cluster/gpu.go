@@ -46,7 +46,8 @@ func (c *Cluster) prepareGPUs(ctx context.Context, client *Client, options Clien
 	}
 	source := filepath.Join(c.root, "device", "fakenvml", "fixtures", options.Fixture+".hcl")
 	compiled := filepath.Join(client.gpuDir, fixtureName)
-	out, err := exec.CommandContext(ctx, compiler, "-fixture", source, "-node", options.Name, "-o", compiled).CombinedOutput()
+	out, err := exec.CommandContext(ctx, compiler, "-fixture", source, "-node", options.Name, "-o", compiled,
+		"-sysfs", filepath.Join(client.gpuDir, "sys")).CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("compile the fixture of %s: %w\n%s", options.Name, err, out)
 	}
@@ -100,7 +101,8 @@ func (c *Client) CDISpec() string { return filepath.Join(c.gpuDir, "cdi", "gover
 // pluginConfig is the inside of the plugin's config block. What the plugin keeps
 // is the client's own: several clients share this machine.
 func (c *Client) pluginConfig(more string) string {
-	text := fmt.Sprintf("state_dir = %q\ncdi_spec_dir = %q\n", filepath.Join(c.gpuDir, "state"), filepath.Join(c.gpuDir, "cdi"))
+	text := fmt.Sprintf("state_dir = %q\ncdi_spec_dir = %q\nsysfs_path = %q\n",
+		filepath.Join(c.gpuDir, "state"), filepath.Join(c.gpuDir, "cdi"), filepath.Join(c.gpuDir, "sys"))
 	if c.driverFiles {
 		text += fmt.Sprintf("dev_root = %q\ndriver_root = %q\n", c.DriverRoot(), c.DriverRoot())
 	}

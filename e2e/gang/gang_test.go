@@ -28,7 +28,7 @@ func raise(t *testing.T) *scene {
 	t.Helper()
 	c := clustertest.Start(t, cluster.Options{Consul: true, Governor: true, Clients: []cluster.ClientOptions{
 		{Name: "cube", Fixture: "dgx1v", Meta: map[string]string{"governor_rack": "left"}},
-		{Name: "switch", Fixture: "dgxh100", Meta: map[string]string{"governor_rack": "right"}},
+		{Name: "switch", Fixture: "hgxh100-rdma", Meta: map[string]string{"governor_rack": "right"}},
 		{Name: "bridge", Fixture: "rtx8000x4", Meta: map[string]string{"governor_rack": "left"}},
 		{Name: "flat", Fixture: "l40s-x4", Meta: map[string]string{"governor_rack": "right"}},
 	}})
@@ -43,10 +43,54 @@ func gangMeta() map[string]string {
 
 func TestGangsRunAsAWholeOrNotAtAll(t *testing.T) {
 	s := raise(t)
+	t.Run("NICs of their own", func(t *testing.T) { (&scene{s.Cluster, t}).network() })
 	t.Run("they compete", func(t *testing.T) { (&scene{s.Cluster, t}).compete() })
 	t.Run("Nomad picks the GPUs", func(t *testing.T) { (&scene{s.Cluster, t}).unpinned() })
 	t.Run("several on one node", func(t *testing.T) { (&scene{s.Cluster, t}).shareANode() })
 	t.Run("a node dies", func(t *testing.T) { (&scene{s.Cluster, t}).loseANode() })
+}
+
+// network has two GPUs on a machine where each NIC is shared by two: they get one each,
+// and those of the next job too, although all GPUs are joined by NVSwitch.
+func (s *scene) network() {
+	const onSwitch = `constraint {
+    attribute = "${node.unique.name}"
+    value     = "switch"
+  }`
+	told := s.run(job{id: "talks", kind: "service", gpus: 2, constraint: onSwitch})
+	must.StrContains(s.t, strings.Join(strings.Fields(told), " "), "network 50.0 GB/s for each GPU, NICs at PIX")
+	first := s.running("talks", 1)[0]
+	s.exact("talks", first)
+	topology := s.governor("topology", "switch")
+	for _, want := range []string{"NIC3", "NETWORK GB/s A GPU"} {
+		must.StrContains(s.t, topology, want)
+	}
+	s.run(job{id: "talks-too", kind: "service", gpus: 2, constraint: onSwitch})
+	second := s.running("talks-too", 1)[0]
+	s.exact("talks-too", second)
+	node, _, err := s.api().Nodes().Info(first.NodeID, nil)
+	must.NoError(s.t, err)
+	var order []string
+	for _, d := range node.NodeResources.Devices[0].Instances {
+		order = append(order, d.ID)
+	}
+	of := func(a *api.Allocation) (nics []int) {
+		for _, id := range gpusOf(a) {
+			nics = append(nics, slices.Index(order, id)/2) // two GPUs for each NIC
+		}
+		slices.Sort(nics)
+		return nics
+	}
+	must.Eq(s.t, [][]int{{0, 1}, {0, 1}}, [][]int{of(first), of(second)}, must.Sprint("on one NUMA node, a NIC each"))
+	for _, id := range []string{"talks", "talks-too"} {
+		must.Eq(s.t, 0, s.nomad("job", "stop", "-detach", id).ExitCode)
+	}
+	s.eventually("nothing of them holds budget", func() error {
+		if now := s.holds(); len(now) > 0 {
+			return fmt.Errorf("%+v", now)
+		}
+		return nil
+	})
 }
 
 // compete submits more gangs at once than fit: at no time does one run in part, and all

@@ -43,6 +43,8 @@ type Block struct {
 	FingerprintPeriod string    `codec:"fingerprint_period" hcl:"fingerprint_period,optional"`
 	HealthPeriod      string    `codec:"health_period" hcl:"health_period,optional"`
 	NVMLLibraryPath   string    `codec:"nvml_library_path" hcl:"nvml_library_path,optional"`
+	SysfsPath         string    `codec:"sysfs_path" hcl:"sysfs_path,optional"`
+	NICs              []string  `codec:"nics" hcl:"nics,optional"`
 	Stats             bool      `codec:"stats" hcl:"stats,optional"`
 	StateDir          string    `codec:"state_dir" hcl:"state_dir,optional"`
 	MIGStrategy       string    `codec:"mig_strategy" hcl:"mig_strategy,optional"`
@@ -90,7 +92,11 @@ type Settings struct {
 	Enabled                         bool
 	FingerprintPeriod, HealthPeriod time.Duration
 	LibraryPath                     string
-	Stats                           bool
+	// SysfsPath is where the host's sysfs is mounted; empty for the usual place. NICs are
+	// the RDMA devices in it that count, in which * stands for any text.
+	SysfsPath string
+	NICs      []string
+	Stats     bool
 	// StateDir is where group identities and the key for grants are kept.
 	StateDir string
 
@@ -130,13 +136,13 @@ var (
 
 // Default is the block of a client that says nothing.
 func Default() Block {
-	return Block{Enabled: true, FingerprintPeriod: "15s", HealthPeriod: "1s", Stats: true,
+	return Block{NICs: []string{"*"}, Enabled: true, FingerprintPeriod: "15s", HealthPeriod: "1s", Stats: true,
 		MIGStrategy: string(inventory.MIGMixed), TopologyGroups: string(inventory.GroupOff), Injection: "auto"}
 }
 
 // Check makes settings of the block, or says what in it is wrong and what to do.
 func (b Block) Check() (Settings, error) {
-	s := Settings{block: b, ConfigFile: b.ConfigFile, Enabled: b.Enabled, LibraryPath: b.NVMLLibraryPath, Stats: b.Stats, StateDir: b.StateDir,
+	s := Settings{block: b, ConfigFile: b.ConfigFile, Enabled: b.Enabled, LibraryPath: b.NVMLLibraryPath, SysfsPath: b.SysfsPath, NICs: b.NICs, Stats: b.Stats, StateDir: b.StateDir,
 		DriverRoot: b.DriverRoot, DevRoot: b.DevRoot, CDISpecDir: b.CDISpecDir, IMEXChannels: b.IMEXChannels,
 		LibraryDir: b.LibraryDir, DockerRuntime: b.DockerRuntime, GDS: b.GDS, GDRCopy: b.GDRCopy, RDMA: b.RDMA,
 		MPSPipeDirectory: cmp.Or(b.MPSPipeDirectory, DefaultMPSPipeDirectory), MPSShmDirectory: b.MPSShmDirectory,
@@ -154,6 +160,11 @@ func (b Block) Check() (Settings, error) {
 	err := checkPatterns("ignored_gpus", b.IgnoredGPUs)
 	if err != nil {
 		return Settings{}, err
+	}
+	for _, pattern := range b.NICs {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			return Settings{}, fmt.Errorf("nics has %q, which no RDMA device can match; a [ needs its ], list them with: ls /sys/class/infiniband", pattern)
+		}
 	}
 	if s.FingerprintPeriod, err = period("fingerprint_period", b.FingerprintPeriod, fingerprintPeriodLeast); err != nil {
 		return Settings{}, err
@@ -195,7 +206,7 @@ func oneOf[T ~string](name, text string, words []T) (T, error) {
 func (b Block) checkPlaces() error {
 	dirs := map[string]string{"config_file": b.ConfigFile, "state_dir": b.StateDir, "driver_root": b.DriverRoot, "dev_root": b.DevRoot,
 		"cdi_spec_dir": b.CDISpecDir, "library_dir": b.LibraryDir, "mps_pipe_directory": b.MPSPipeDirectory,
-		"mps_shm_directory": b.MPSShmDirectory}
+		"mps_shm_directory": b.MPSShmDirectory, "sysfs_path": b.SysfsPath}
 	for _, name := range slices.Sorted(maps.Keys(dirs)) {
 		if dir := dirs[name]; dir != "" && !filepath.IsAbs(dir) {
 			return fmt.Errorf("%s is %q; it must be an absolute path", name, dir)

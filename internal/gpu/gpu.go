@@ -57,6 +57,10 @@ const (
 	AttrConfidential      = "confidential_computing" // "Enabled" or "Disabled"
 	AttrTopologyGroup     = "topology_group"         // "nvlink0": the island that is this group
 
+	AttrNICs         = "nics"          // RDMA devices of the host that are up, in the topology's order: "mlx5_0,mlx5_1"
+	AttrNICCount     = "nic_count"     // int
+	AttrNICBandwidth = "nic_bandwidth" // all of them, one way, MB/s
+
 	AttrMIGProfile       = "mig_profile"        // "1g.10gb"
 	AttrMIGComputeSlices = "mig_compute_slices" // of the GPU's seven, int
 	AttrMIGGPUSlices     = "mig_gpu_slices"     // of the GPU's seven, the GPU instance's, int

@@ -57,7 +57,7 @@ func purePackages() []string {
 
 func adapterPackages() []string {
 	return []string{
-		"device/nvml", "device/inject", "device/plugin", "device/worker",
+		"device/nvml", "device/nic", "device/inject", "device/plugin", "device/worker",
 		"device/occupancy/watch", "device/exporter",
 		"scheduler/nomadstate",
 		"quotaagent/gate", "quotaagent/consulkv", "quotaagent/sqlite",

@@ -261,7 +261,8 @@ func (f *fake) fillCluster() {
 	for _, l := range [][3]int{{0, 1, 1}, {0, 2, 1}, {0, 3, 2}, {0, 4, 2}, {1, 2, 2}, {1, 3, 1}, {1, 5, 2}, {2, 3, 2}, {2, 6, 1}, {3, 7, 1}, {4, 5, 1}, {4, 6, 1}, {4, 7, 2}, {5, 6, 2}, {5, 7, 1}, {6, 7, 2}} {
 		m.Set(l[0], l[1], l[2], topology.PathSystem)
 	}
-	g := web.Group{Device: "nvidia/gpu/NVIDIA H100 80GB HBM3", Free: 3, Islands: m.Islands(), Topology: m.Encode(), Sets: []web.Set{{GPUs: 2, Indexes: []int{5, 6}, RingMBps: 40_000, IdealMBps: 41_000}}}
+	g := web.Group{Device: "nvidia/gpu/NVIDIA H100 80GB HBM3", Free: 3, Islands: m.Islands(), Topology: m.Encode(), Sets: []web.Set{{GPUs: 2, Indexes: []int{5, 6}, RingMBps: 40_000, IdealMBps: 41_000, NetworkMBps: 12_500, NICPath: "PXB"}},
+		NICs: []web.NIC{{MBps: 12_500, Paths: []string{"PXB", "PXB", "NODE", "NODE", "SYS", "SYS", "SYS", "SYS"}}, {MBps: 12_500, Paths: []string{"SYS", "SYS", "SYS", "SYS", "PXB", "PXB", "NODE", "NODE"}}}}
 	for i := range 8 {
 		gpu := web.GPU{Index: i, ID: fmt.Sprintf("GPU-%d", i), PCIBusID: fmt.Sprintf("0000:%02x:00.0", i), NUMANode: i / 4, State: "free", Percent: -1}
 		switch i {

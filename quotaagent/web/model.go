@@ -292,8 +292,10 @@ type Group struct {
 	Free   int
 	// Islands and Links are as nvidia-smi tells them, Topology what they were read from
 	// (internal/gpu/topology); empty where the node publishes none.
-	Islands  [][]int
-	Links    [][]string
+	Islands [][]int
+	Links   [][]string
+	// NICs of the node that carry RDMA; empty where it publishes none.
+	NICs     []NIC
 	Topology string
 	Sets     []Set
 }
@@ -315,6 +317,16 @@ type Set struct {
 	GPUs                int
 	Indexes             []int
 	RingMBps, IdealMBps int
+	// NetworkMBps is what each of its GPUs has to other hosts when all send, NICPath how the
+	// farthest reaches its nearest NIC; zero without NICs.
+	NetworkMBps int
+	NICPath     string
+}
+
+// NIC is a network card: what it carries in one direction, and how each GPU reaches it.
+type NIC struct {
+	MBps  int
+	Paths []string
 }
 
 // Room is for how many allocations there is room.

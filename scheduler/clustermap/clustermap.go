@@ -52,6 +52,8 @@ type Group struct {
 	// Links is what connects each pair as nvidia-smi topo -m names it (NV18, PIX, SYS);
 	// nil where the node publishes no topology.
 	Links [][]string `json:"links,omitempty"`
+	// NICs are those of the node that carry RDMA; nil where it publishes none.
+	NICs []NIC `json:"nics,omitempty"`
 	// Topology is the matrix behind them as the node publishes it (internal/gpu/topology);
 	// "" where it publishes none.
 	Topology string `json:"topology,omitempty"`
@@ -100,6 +102,19 @@ type Set struct {
 	// direction, and IdealMBps that of the best set of an idle node.
 	RingMBps  int `json:"ring_mbps"`
 	IdealMBps int `json:"ideal_mbps"`
+	// NetworkMBps is what each GPU of the set has to other hosts when all of them send, in
+	// MB/s per direction, and NICPath how the farthest reaches its nearest NIC; left out
+	// without NICs.
+	NetworkMBps int    `json:"network_mbps,omitempty"`
+	NICPath     string `json:"nic_path,omitempty"`
+}
+
+// NIC is a network card. Its number is its place in the list.
+type NIC struct {
+	// MBps is what it carries in one direction; 0 where that is not known.
+	MBps int `json:"mbps"`
+	// Paths is how each GPU reaches it as nvidia-smi topo -m names it (PIX, NODE, SYS).
+	Paths []string `json:"paths"`
 }
 
 // Room is for how many allocations of so many GPUs on one node there is room now, on

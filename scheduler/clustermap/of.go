@@ -68,6 +68,7 @@ func groupOf(g *cluster.Group, finder setFinder) Group {
 	}
 	if topo != nil {
 		out.Islands, out.Links, out.Sets, out.Topology = topo.Islands(), linksOf(topo), setsOf(topo, free, finder), topo.Encode()
+		out.NICs = nicsOf(topo)
 	}
 	return out
 }
@@ -96,7 +97,11 @@ func setsOf(m *topology.Matrix, free uint64, finder setFinder) []Set {
 		if !ok || !possible {
 			continue
 		}
-		out = append(out, Set{GPUs: k, Indexes: indexes(set), RingMBps: q.RingMBps, IdealMBps: ideal.RingMBps})
+		best := Set{GPUs: k, Indexes: indexes(set), RingMBps: q.RingMBps, IdealMBps: ideal.RingMBps}
+		if q.NICPath != topology.PathUnknown {
+			best.NetworkMBps, best.NICPath = q.NetworkMBps, q.NICPath.String()
+		}
+		out = append(out, best)
 	}
 	return out
 }
@@ -119,6 +124,18 @@ func linksOf(m *topology.Matrix) [][]string {
 		}
 	}
 	return rows
+}
+
+func nicsOf(m *topology.Matrix) []NIC {
+	var out []NIC
+	for nic := range m.NICs() {
+		n := NIC{MBps: m.NICMBps(nic), Paths: make([]string, m.Size())}
+		for i := range n.Paths {
+			n.Paths[i] = m.NICPath(i, nic).String()
+		}
+		out = append(out, n)
+	}
+	return out
 }
 
 // linkName is what nvidia-smi topo -m calls the connection.

@@ -55,6 +55,15 @@ func (c *candidate) ringMBps() int {
 	return total
 }
 
+// networkMBps is what each of its GPUs has to other hosts, the slowest; 0 without NICs.
+func (c *candidate) networkMBps() int {
+	least := c.choices[0].quality.NetworkMBps
+	for _, ch := range c.choices[1:] {
+		least = min(least, ch.quality.NetworkMBps)
+	}
+	return least
+}
+
 // compare orders candidates; negative when c is better: one that takes nothing from
 // other jobs, one that can run more of the allocations, for a job that names state the
 // one with the faster ring and then the one that loads it sooner, then by the policy of

@@ -73,6 +73,9 @@ type SetChoice struct {
 	// the one that was chosen.
 	RingMBps int `json:"ring_mbps"`
 	BestMBps int `json:"best_mbps"`
+	// NetworkMBps and NICPath (PIX, PXB, ...) are as in sets.Quality; left out without NICs.
+	NetworkMBps int    `json:"network_mbps,omitempty"`
+	NICPath     string `json:"nic_path,omitempty"`
 	// Tied says that another set has as fast a ring and better links in all, and that this
 	// one leaves more to later jobs.
 	Tied bool `json:"tied,omitempty"`
@@ -114,11 +117,15 @@ func explainChoice(g *cluster.GroupAsk, c *candidate) NodeChoice {
 	for i, ch := range c.choices {
 		group := &c.node.Groups[ch.group]
 		free := len(sets.Members(ch.free))
-		n.Sets = append(n.Sets, SetChoice{
+		choice := SetChoice{
 			Task: g.Devices[i].Task, Device: group.Name(), IDs: offered.Sets[i].IDs,
 			Link: linkName(group.Topology, ch.set), RingMBps: ch.quality.RingMBps, BestMBps: ch.best.RingMBps, Tied: tied(ch.quality, ch.best),
 			Free: free, Sets: chooseCount(free, g.Devices[i].Count),
-		})
+		}
+		if q := &ch.quality; q.NICPath != topology.PathUnknown {
+			choice.NetworkMBps, choice.NICPath = q.NetworkMBps, q.NICPath.String()
+		}
+		n.Sets = append(n.Sets, choice)
 	}
 	return n
 }
@@ -355,6 +362,9 @@ func (s SetChoice) text(node string) string {
 	text := s.Link + " on " + node + ": " + strings.Join(s.IDs, ",") + " ("
 	if s.RingMBps > 0 {
 		text += "ring " + gigabytes(s.RingMBps) + " per direction; "
+	}
+	if s.NetworkMBps > 0 {
+		text += fmt.Sprintf("network %s for each GPU, NICs at %s; ", gigabytes(s.NetworkMBps), s.NICPath)
 	}
 	free := strconv.FormatInt(s.Sets, 10) + " free " + setNoun(len(s.IDs))
 	switch {

@@ -122,9 +122,9 @@ type lineup struct {
 	// members by group of the ask; one for each allocation, best node first.
 	members [][]candidate
 	exact   bool
-	// worst is the slowest ring of an allocation, spare the GPUs left over on the
-	// nodes that were looked at.
-	worst, spare int
+	// worst is the slowest ring of an allocation, network the least that a GPU has to other
+	// hosts, spare the GPUs left over on the nodes that were looked at.
+	worst, network, spare int
 	// where says what the nodes have in common: `rack "r1"`; "" for nothing.
 	where string
 }
@@ -133,7 +133,7 @@ func (l *lineup) full() bool { return l.placed == l.wanted }
 
 // better compares two places that hold the whole gang.
 func (l *lineup) better(o *lineup) bool {
-	return cmp.Or(cmp.Compare(l.worst, o.worst), cmp.Compare(o.spare, l.spare), strings.Compare(o.where, l.where)) > 0
+	return cmp.Or(cmp.Compare(l.worst, o.worst), cmp.Compare(l.network, o.network), cmp.Compare(o.spare, l.spare), strings.Compare(o.where, l.where)) > 0
 }
 
 // tier is one kind of domain that nodes can have in common.
@@ -283,11 +283,9 @@ func (m *muster) fewest(names []string, members map[string][]cluster.Node) []str
 // after the other.
 func (m *muster) on(nodes []cluster.Node, rank map[string]int) lineup {
 	room := &cluster.Snapshot{Nodes: slices.Clone(nodes)}
-	l := lineup{members: make([][]candidate, len(m.groups)), exact: m.exact, worst: -1}
+	l := lineup{members: make([][]candidate, len(m.groups)), exact: m.exact, worst: -1, network: -1}
 	given := taken{}
-	for i := range m.groups {
-		l.wanted += m.groups[i].Count
-	}
+	l.wanted = m.allocations()
 	for _, i := range m.order(nodes) {
 		l.members[i] = m.group(room, &m.groups[i], given, rank)
 		l.placed += len(l.members[i])
@@ -295,10 +293,22 @@ func (m *muster) on(nodes []cluster.Node, rank map[string]int) lineup {
 			if ring := l.members[i][j].ringMBps(); l.worst < 0 || ring < l.worst {
 				l.worst = ring
 			}
+			if network := l.members[i][j].networkMBps(); l.network < 0 || network < l.network {
+				l.network = network
+			}
 		}
 	}
 	l.spare = m.left(room, given)
 	return l
+}
+
+// allocations of the gang.
+func (m *muster) allocations() int {
+	count := 0
+	for i := range m.groups {
+		count += m.groups[i].Count
+	}
+	return count
 }
 
 // left counts the devices that nobody has after the gang is placed.
@@ -318,6 +328,10 @@ func (m *muster) group(room *cluster.Snapshot, g *cluster.GroupAsk, given taken,
 	one := *g
 	one.Canaries, one.CountMax = 0, 0
 	r := m.placer.placeGroup(m.seen(room), m.ask, &one, given)
+	// Allocations that talk to each other want NICs; one that is alone has nobody to talk to.
+	if m.allocations() > 1 {
+		slices.SortStableFunc(r.candidates, func(a, b candidate) int { return falseFirst(a.networkMBps() == 0, b.networkMBps() == 0) })
+	}
 	if rank != nil {
 		slices.SortStableFunc(r.candidates, func(a, b candidate) int { return cmp.Compare(rank[a.node.ID], rank[b.node.ID]) })
 	}

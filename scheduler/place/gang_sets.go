@@ -10,7 +10,7 @@ import (
 func onesOf(mask uint64) int { return bits.OnesCount64(mask) }
 
 // alike reports whether all sets of k devices out of a mask are equally good, what
-// stays free aside.
+// stays free and the way to the network aside.
 func (p *Placer) alike(g *cluster.Group, all uint64, k int) bool {
 	at := sets.Members(all)
 	var first *sets.Quality
@@ -18,7 +18,7 @@ func (p *Placer) alike(g *cluster.Group, all uint64, k int) bool {
 	same = func(from int, set uint64, left int) bool {
 		if left == 0 {
 			q := p.qualityOf(g, set)
-			q.LeftMBps = 0
+			q.LeftMBps, q.NetworkMBps, q.NICPath = 0, 0, 0
 			if first == nil {
 				first = &q
 			}

@@ -54,6 +54,12 @@ type Set struct {
 	// direction, and BestMBps that of the fastest set that is free on the node.
 	RingMBps int `json:"ring_mbps"`
 	BestMBps int `json:"best_mbps"`
+	// NetworkMBps is what each of them has to other hosts when all of them send, in MB/s
+	// per direction, and NICPath how the farthest of them reaches its nearest NIC, as
+	// nvidia-smi topo -m names it (PIX, PXB, PHB, NODE, SYS); left out where the node
+	// publishes no NICs.
+	NetworkMBps int    `json:"network_mbps,omitempty"`
+	NICPath     string `json:"nic_path,omitempty"`
 }
 
 // GroupPatch is what would be added to one task group, with the names of Nomad's API.
@@ -102,7 +108,7 @@ func AnswerOf(offer cluster.Offer, why place.Explanation, most int) Answer {
 		for _, c := range told {
 			n := Node{ID: c.NodeID, Name: c.Node, Sets: make([]Set, len(c.Sets))}
 			for j, s := range c.Sets {
-				n.Sets[j] = Set{Task: s.Task, Device: s.Device, IDs: s.IDs, RingMBps: s.RingMBps, BestMBps: s.BestMBps}
+				n.Sets[j] = Set{Task: s.Task, Device: s.Device, IDs: s.IDs, RingMBps: s.RingMBps, BestMBps: s.BestMBps, NetworkMBps: s.NetworkMBps, NICPath: s.NICPath}
 			}
 			g.Nodes = append(g.Nodes, n)
 		}

@@ -191,6 +191,8 @@ func setOrder(t *Table) order {
 			cmp.Compare(t.ring[a], t.ring[b]),
 			cmp.Compare(t.sum[a], t.sum[b]),
 			cmp.Compare(t.numa[b], t.numa[a]),
+			cmp.Compare(t.network[a], t.network[b]),
+			cmp.Compare(distance(t.nic[b]), distance(t.nic[a])),
 			cmp.Compare(bits.Reverse16(a), bits.Reverse16(b)), // the lowest GPU counts most
 		)
 	})
@@ -218,7 +220,7 @@ func (j *Joint) GPUs() int { return j.gpus }
 
 // Set returns the k GPUs to take out of free: the highest sum of their rate and
 // a fourth of what is left, then the highest Quality.LeftMBps, then the best
-// ring, sum and NUMA nodes, then the first in PCI order.
+// ring, sum, NUMA nodes and network, then the first in PCI order.
 // 1 <= k <= number of free GPUs.
 func (j *Joint) Set(free uint64, k int) uint64 { return uint64(j.chosen[k][free]) }
 

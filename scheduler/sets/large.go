@@ -76,6 +76,7 @@ func acrossIslands(m *topology.Matrix, free uint64, k int) uint64 {
 // ones the ring in PCI order, a lower bound. It does not value what is left.
 func qualityLarge(m *topology.Matrix, set uint64) Quality {
 	q := Quality{SumMBps: sumMBps(m, set), NUMANodes: numaNodes(m, set)}
+	q.NetworkMBps, q.NICPath = m.NetworkMBps(set)
 	at := Members(set)
 	if len(at) <= MaxGPUs {
 		rings := ringBottlenecks(restrict(m, at))
@@ -95,8 +96,16 @@ func qualityLarge(m *topology.Matrix, set uint64) Quality {
 func restrict(m *topology.Matrix, at []int) *topology.Matrix {
 	sub := topology.New(len(at), m.LinkMBps(), m.PCIeMBps())
 	sub.SetSwitched(m.Switched())
+	speeds := make([]int, m.NICs())
+	for nic := range speeds {
+		speeds[nic] = m.NICMBps(nic)
+	}
+	sub.SetNICs(speeds)
 	for i := range at {
 		sub.SetNUMA(i, m.NUMA(at[i]))
+		for nic := range speeds {
+			sub.SetNICPath(i, nic, m.NICPath(at[i], nic))
+		}
 		for j := i + 1; j < len(at); j++ {
 			sub.Set(i, j, m.Links(at[i], at[j]), m.Path(at[i], at[j]))
 		}

@@ -16,6 +16,11 @@ type Quality struct {
 	SumMBps int
 	// NUMANodes is the number of host NUMA nodes; unknown ones count as one.
 	NUMANodes int
+	// NetworkMBps is what each GPU of the set has to other hosts when all of them send,
+	// and NICPath how the farthest of them reaches its nearest NIC, as in
+	// topology.Matrix.NetworkMBps; zero without NICs.
+	NetworkMBps int
+	NICPath     topology.Path
 	// LeftMBps is the value of what stays free, the most that jobs of
 	// 2, 4 and 8 GPUs could make of it: the higher, the less the choice hurts them.
 	LeftMBps int64
@@ -27,8 +32,18 @@ func (q Quality) Compare(o Quality) int {
 		cmp.Compare(q.RingMBps, o.RingMBps),
 		cmp.Compare(q.SumMBps, o.SumMBps),
 		cmp.Compare(o.NUMANodes, q.NUMANodes),
+		cmp.Compare(q.NetworkMBps, o.NetworkMBps),
+		cmp.Compare(distance(o.NICPath), distance(q.NICPath)),
 		cmp.Compare(q.LeftMBps, o.LeftMBps),
 	)
+}
+
+// distance orders paths, an unknown one last.
+func distance(path topology.Path) int {
+	if path == topology.PathUnknown {
+		return int(topology.PathSystem) + 1
+	}
+	return int(path)
 }
 
 func sumMBps(m *topology.Matrix, set uint64) int {

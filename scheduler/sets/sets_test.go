@@ -66,19 +66,26 @@ func checkAll(t must.T, m *topology.Matrix) (answers int) {
 	value := o.Pack(rate)
 	of := func(values []int) func(uint64) int { return func(set uint64) int { return values[set] } }
 	numa := func(set uint64) int { return -o.NUMA[set] }
+	near := func(set uint64) int {
+		if o.NICPath[set] == topology.PathUnknown {
+			return -100
+		}
+		return -int(o.NICPath[set])
+	}
 	for free := range uint64(1) << m.Size() {
 		must.Eq(t, value[free], joint.Value(free))
 		leaves := func(values []int) func(uint64) int { return func(set uint64) int { return values[free&^set] } }
 		for k := 1; k <= bits.OnesCount64(free); k++ {
 			want := bestOf(free, k, func(a, b uint64) bool {
-				return first(a, b, of(o.Ring), of(o.Sum), numa, leaves(left))
+				return first(a, b, of(o.Ring), of(o.Sum), numa, of(o.Network), near, leaves(left))
 			})
 			must.Eq(t, want, table.Best(free, k), must.Sprintf("best of %b, k %d", free, k))
-			must.Eq(t, sets.Quality{RingMBps: o.Ring[want], SumMBps: o.Sum[want], NUMANodes: o.NUMA[want], LeftMBps: int64(left[free&^want])}, table.Quality(want, free))
+			must.Eq(t, sets.Quality{RingMBps: o.Ring[want], SumMBps: o.Sum[want], NUMANodes: o.NUMA[want],
+				NetworkMBps: o.Network[want], NICPath: o.NICPath[want], LeftMBps: int64(left[free&^want])}, table.Quality(want, free))
 
 			score := func(set uint64) int { return 4*rate[set] + value[free&^set] }
 			want = bestOf(free, k, func(a, b uint64) bool {
-				return first(a, b, score, leaves(left), of(o.Ring), of(o.Sum), numa)
+				return first(a, b, score, leaves(left), of(o.Ring), of(o.Sum), numa, of(o.Network), near)
 			})
 			must.Eq(t, want, joint.Set(free, k), must.Sprintf("joint of %b, k %d", free, k))
 			loss := value[free] - value[free&^want]
@@ -144,8 +151,36 @@ func TestEveryAnswerOnRandomTopologiesIsTheBest(t *testing.T) {
 				m.Set(i, j, rapid.IntRange(0, 2).Draw(t, "links"), topology.Path(rapid.IntRange(0, 6).Draw(t, "path")))
 			}
 		}
+		nics := rapid.SliceOfN(rapid.SampledFrom([]int{0, 12500, 25000, 50000}), 0, 4).Draw(t, "NICs")
+		m.SetNICs(nics)
+		for i := range n {
+			for nic := range nics {
+				m.SetNICPath(i, nic, topology.Path(rapid.IntRange(0, 6).Draw(t, "path to a NIC")))
+			}
+		}
 		checkAll(t, m)
 	})
+}
+
+// On a machine whose GPUs are all joined alike the network decides.
+func TestGPUsThatAreJoinedAlikeAreChosenByTheirNICs(t *testing.T) {
+	t.Parallel()
+	m := shipped(t)["hgxh100-rdma"]
+	must.Eq(t, 4, m.NICs(), must.Sprint("the one that is down is none"))
+	table := sets.New(m)
+	joint := sets.NewJoint(table, sets.Packed())
+	for _, c := range []struct {
+		free uint64
+		k    int
+		want uint64
+	}{
+		{0xff, 2, 0b101}, {0xff, 4, 0b1111}, {0b11110011, 2, 0b01010000}, {0b00110011, 2, 0b11}, {0b11001111, 3, 0b111},
+	} {
+		must.Eq(t, c.want, table.Best(c.free, c.k), must.Sprintf("best %d of %08b", c.k, c.free))
+		must.Eq(t, c.want, joint.Set(c.free, c.k), must.Sprintf("joint %d of %08b", c.k, c.free))
+	}
+	must.Eq(t, 50_000, table.Quality(0b101, 0xff).NetworkMBps)
+	must.Eq(t, 25_000, table.Quality(0b11, 0xff).NetworkMBps)
 }
 
 // Of sixteen GPUs there are 43 million sets in sets: some are compared here,

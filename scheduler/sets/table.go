@@ -17,10 +17,13 @@ const MaxGPUs = 16
 type Table struct {
 	matrix *topology.Matrix
 	gpus   int
-	// By subset: ring bottleneck, sum of pairs, NUMA nodes.
-	ring []int32
-	sum  []int32
-	numa []uint8
+	// By subset: ring bottleneck, sum of pairs, NUMA nodes, network of each GPU, path to
+	// the NIC of the farthest.
+	ring    []int32
+	sum     []int32
+	numa    []uint8
+	network []int32
+	nic     []topology.Path
 	// left is, by set of free GPUs, what they are still worth: packings of the
 	// ring bottlenecks. Judging by a packing and not by the one best set that
 	// remains is what keeps whole pairs and quads together.
@@ -39,9 +42,12 @@ func New(m *topology.Matrix) *Table {
 	t := &Table{matrix: m, gpus: n, ring: ringBottlenecks(m)}
 	t.sum = make([]int32, 1<<n)
 	t.numa = make([]uint8, 1<<n)
+	t.network, t.nic = make([]int32, 1<<n), make([]topology.Path, 1<<n)
 	for set := range 1 << n {
 		t.sum[set] = int32(sumMBps(m, uint64(set)))
 		t.numa[set] = uint8(numaNodes(m, uint64(set)))
+		network, path := m.NetworkMBps(uint64(set))
+		t.network[set], t.nic[set] = int32(network), path
 	}
 	t.left = packings(n, t.ring)
 	return t
@@ -120,10 +126,12 @@ func (t *Table) GPUs() int { return t.gpus }
 // Quality says how good a set is that is taken out of the free GPUs.
 func (t *Table) Quality(set, free uint64) Quality {
 	return Quality{
-		RingMBps:  int(t.ring[set]),
-		SumMBps:   int(t.sum[set]),
-		NUMANodes: int(t.numa[set]),
-		LeftMBps:  t.left[free&^set],
+		RingMBps:    int(t.ring[set]),
+		SumMBps:     int(t.sum[set]),
+		NUMANodes:   int(t.numa[set]),
+		NetworkMBps: int(t.network[set]),
+		NICPath:     t.nic[set],
+		LeftMBps:    t.left[free&^set],
 	}
 }
 

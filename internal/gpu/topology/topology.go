@@ -1,11 +1,8 @@
 package topology
 
 import (
-	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 )
 
 // Path is how two GPUs reach each other without NVLink, from nearest to
@@ -40,6 +37,10 @@ const (
 	MaxGPUs = 64
 	// MaxLinks between one pair: NVML_NVLINK_MAX_LINKS.
 	MaxLinks = 36
+	// MaxNICs of one host: more than any that is sold has.
+	MaxNICs = 64
+	// maxMBps is more than any link carries.
+	maxMBps = 1 << 30
 	// UnknownNUMA marks a GPU whose host NUMA node is not known.
 	UnknownNUMA = -1
 )
@@ -54,6 +55,8 @@ type Matrix struct {
 	numa     []int
 	links    []uint8 // row-major, symmetric
 	paths    []Path
+	nics     []int  // one direction in MB/s
+	nicPaths []Path // by GPU, then NIC
 }
 
 // New returns the matrix of size GPUs without links, with unknown paths and
@@ -134,11 +137,16 @@ func (m *Matrix) EffectiveMBps(i, j int) int {
 	if n := m.Links(i, j); n > 0 && m.linkMBps > 0 {
 		return n * m.effectiveLinkMBps()
 	}
+	return m.pcieOver(m.Path(i, j))
+}
+
+// pcieOver is what a path carries of a GPU's PCIe link.
+func (m *Matrix) pcieOver(path Path) int {
 	pcie := m.pcieMBps
 	if pcie == 0 {
 		pcie = 12000 // PCIe 3.0 x16, NCCL's PCI_BW
 	}
-	return max(1, pcie*pathPercent[m.Path(i, j)]/100)
+	return max(1, pcie*pathPercent[path]/100)
 }
 
 // PeakMBps is the bandwidth between GPUs i and j, one direction, as their links
@@ -194,127 +202,4 @@ func (m *Matrix) Islands() [][]int {
 		islands = append(islands, members)
 	}
 	return islands
-}
-
-const (
-	encodingVersion = "1"
-	linkDigits      = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ*" // 0..36
-)
-
-// Encode writes the matrix as one string:
-//
-//	1;<size>;<link MB/s>;<pcie MB/s>;<d|s>;<numa,numa,...>;<pair pair ...>
-//
-// with d for direct links and s for NVSwitch, and for each pair i<j, in
-// row-major order, a digit of base 37 (NVLinks) and a letter (PCIe path).
-func (m *Matrix) Encode() string {
-	var b strings.Builder
-	kind := "d"
-	if m.switched {
-		kind = "s"
-	}
-	fmt.Fprintf(&b, "%s;%d;%d;%d;%s;", encodingVersion, m.size, m.linkMBps, m.pcieMBps, kind)
-	for i, node := range m.numa {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(strconv.Itoa(node))
-	}
-	b.WriteByte(';')
-	for i := range m.size {
-		for j := i + 1; j < m.size; j++ {
-			b.WriteByte(linkDigits[m.Links(i, j)])
-			b.WriteByte(pathLetters[m.Path(i, j)])
-		}
-	}
-	return b.String()
-}
-
-var errMalformed = errors.New("malformed topology")
-
-// Parse reads what Encode wrote. Any other text is an error that says which
-// part is wrong; no partial matrix is returned.
-func Parse(text string) (*Matrix, error) {
-	parts := strings.Split(text, ";")
-	if len(parts) != 7 {
-		return nil, fmt.Errorf("%w: %d parts separated by ';', want 7", errMalformed, len(parts))
-	}
-	if parts[0] != encodingVersion {
-		return nil, fmt.Errorf("%w: version %q, this build reads %q", errMalformed, parts[0], encodingVersion)
-	}
-	size, err := parseBounded("size", parts[1], MaxGPUs)
-	if err != nil {
-		return nil, err
-	}
-	link, err := parseBounded("NVLink speed", parts[2], 1<<30)
-	if err != nil {
-		return nil, err
-	}
-	pcie, err := parseBounded("PCIe speed", parts[3], 1<<30)
-	if err != nil {
-		return nil, err
-	}
-	m := New(size, link, pcie)
-	switch parts[4] {
-	case "d":
-	case "s":
-		m.switched = true
-	default:
-		return nil, fmt.Errorf("%w: link kind %q, want d or s", errMalformed, parts[4])
-	}
-	if err := m.parseNUMA(parts[5]); err != nil {
-		return nil, err
-	}
-	if err := m.parsePairs(parts[6]); err != nil {
-		return nil, err
-	}
-	return m, nil
-}
-
-func parseBounded(what, text string, most int) (int, error) {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 || n > most || strconv.Itoa(n) != text {
-		return 0, fmt.Errorf("%w: %s %q, want a number in 0..%d", errMalformed, what, text, most)
-	}
-	return n, nil
-}
-
-func (m *Matrix) parseNUMA(text string) error {
-	var fields []string
-	if text != "" {
-		fields = strings.Split(text, ",")
-	}
-	if len(fields) != m.size {
-		return fmt.Errorf("%w: %d NUMA nodes for %d GPUs", errMalformed, len(fields), m.size)
-	}
-	for i, field := range fields {
-		if field == strconv.Itoa(UnknownNUMA) {
-			continue
-		}
-		node, err := parseBounded("NUMA node", field, 1<<16)
-		if err != nil {
-			return err
-		}
-		m.numa[i] = node
-	}
-	return nil
-}
-
-func (m *Matrix) parsePairs(text string) error {
-	if want := m.size * max(0, m.size-1); len(text) != want {
-		return fmt.Errorf("%w: pairs take %d characters, want %d", errMalformed, len(text), want)
-	}
-	at := 0
-	for i := range m.size {
-		for j := i + 1; j < m.size; j++ {
-			links := strings.IndexByte(linkDigits, text[at])
-			path := strings.IndexByte(pathLetters, text[at+1])
-			if links < 0 || path < 0 {
-				return fmt.Errorf("%w: pair %d,%d is %q", errMalformed, i, j, text[at:at+2])
-			}
-			m.Set(i, j, links, Path(path))
-			at += 2
-		}
-	}
-	return nil
 }

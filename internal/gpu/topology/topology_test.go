@@ -20,6 +20,13 @@ func genMatrix(t *rapid.T) *topology.Matrix {
 				topology.Path(rapid.IntRange(0, int(topology.PathSystem)).Draw(t, "path")))
 		}
 	}
+	nics := rapid.SliceOfN(rapid.IntRange(0, 100000), 0, 5).Draw(t, "NICs")
+	m.SetNICs(nics)
+	for i := range size {
+		for nic := range nics {
+			m.SetNICPath(i, nic, topology.Path(rapid.IntRange(0, int(topology.PathSystem)).Draw(t, "path to a NIC")))
+		}
+	}
 	return m
 }
 
@@ -32,6 +39,10 @@ func TestParseInvertsEncode(t *testing.T) {
 		must.Eq(t, m.Encode(), back.Encode())
 		for i := range m.Size() {
 			must.Eq(t, m.NUMA(i), back.NUMA(i))
+			for nic := range m.NICs() {
+				must.Eq(t, m.NICPath(i, nic), back.NICPath(i, nic))
+				must.Eq(t, m.NICMBps(nic), back.NICMBps(nic))
+			}
 			for j := range m.Size() {
 				must.Eq(t, m.EffectiveMBps(i, j), back.EffectiveMBps(i, j))
 				must.Eq(t, m.EffectiveMBps(j, i), back.EffectiveMBps(i, j))
@@ -68,6 +79,8 @@ func FuzzParse(f *testing.F) {
 	f.Add("1;2;25781;15754;d;0,1;2s")
 	f.Add("1;0;0;0;s;;")
 	f.Add("1;2;0;0;d;-1,0;0?")
+	f.Add("2;2;0;63000;d;0,1;0s;50000,25000;issi")
+	f.Add("2;0;0;0;d;;;50000;")
 	f.Fuzz(func(t *testing.T, text string) {
 		m, err := topology.Parse(text)
 		if err != nil {
@@ -81,8 +94,9 @@ func FuzzParse(f *testing.F) {
 func TestParseSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"":                       "1 parts separated by ';', want 7",
-		"2;0;0;0;d;;":            `version "2"`,
+		"":                       `version "", this build reads "1" and "2"`,
+		"1;0":                    "2 parts separated by ';', want 7",
+		"3;0;0;0;d;;":            `version "3"`,
 		"1;65;0;0;d;;":           `size "65", want a number in 0..64`,
 		"1;1;x;0;d;0;":           `NVLink speed "x"`,
 		"1;1;0;-1;d;0;":          `PCIe speed "-1"`,
@@ -93,6 +107,10 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		"1;2;0;0;d;0,0;!s":       `pair 0,1 is "!s"`,
 		"1;02;0;0;d;0,0;0s":      `size "02"`,
 		"1;2;0;0;d;0,0;0s;extra": "8 parts",
+		"2;1;0;0;d;0;":           "7 parts separated by ';', want 9",
+		"2;1;0;0;d;0;;x;i":       `NIC speed "x"`,
+		"2;1;0;0;d;0;;50000;is":  "paths to NICs take 2 characters, want 1",
+		"2;1;0;0;d;0;;50000;!":   `path 0 of GPU 0 to a NIC is "!"`,
 	} {
 		_, err := topology.Parse(text)
 		must.ErrorContains(t, err, want)

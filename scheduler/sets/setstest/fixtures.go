@@ -18,6 +18,11 @@ var (
 	fixtureSpeed = regexp.MustCompile(`nvlink_speed_mbps\s*=\s*(\d+)`)
 	fixturePCIe  = regexp.MustCompile(`pcie_generation\s*=\s*(\d+)`)
 	fixtureSets  = regexp.MustCompile(`(?m)^    (sys|node|phb|pxb|pix)\s*=\s*\[(.*)\]$`)
+	fixtureNIC   = regexp.MustCompile(`(?s)\n  nic "[^"]+" \{\n.*?\n  \}`)
+	fixtureSysfs = regexp.MustCompile(`(?m)^    sysfs\s*=\s*"(.*)"$`)
+	fixtureDown  = regexp.MustCompile(`(?m)^    down\s*=\s*true`)
+	fixtureGbps  = regexp.MustCompile(`(?m)^    gbps\s*=\s*(\d+)`)
+	fixtureNode  = regexp.MustCompile(`(?m)^    numa_node\s*=\s*(\d+)`)
 	fixtureSet   = regexp.MustCompile(`\[([\d, ]+)\]`)
 )
 
@@ -40,7 +45,8 @@ func Fixtures(folder string) (map[string]*topology.Matrix, error) {
 	return found, nil
 }
 
-func fixture(text string) *topology.Matrix {
+func fixture(whole string) *topology.Matrix {
+	text := fixtureNIC.ReplaceAllString(whole, "")
 	gpus := len(fixtureGPU.FindAllString(text, -1))
 	// One lane of each PCIe generation, in MB/s, as topology's users round it.
 	lane := []int{0, 250, 500, 985, 1969, 3938, 7563}[number(fixturePCIe, text)]
@@ -50,6 +56,7 @@ func fixture(text string) *topology.Matrix {
 		node, _ := strconv.Atoi(match[1])
 		m.SetNUMA(i, node)
 	}
+	fixtureNICs(whole, text, m)
 	paths := fixturePaths(text, m)
 	rows := fixtureRow.FindAllStringSubmatch(fixtureRows.FindStringSubmatch(text)[1], -1)
 	for i := range rows {
@@ -64,6 +71,41 @@ func fixture(text string) *topology.Matrix {
 		}
 	}
 	return m
+}
+
+// fixtureNICs are the NICs that are up, with the paths that their folders in sysfs show.
+func fixtureNICs(whole, text string, m *topology.Matrix) {
+	gpus := fixtureSysfs.FindAllStringSubmatch(text, -1)
+	var speeds []int
+	var found [][]string
+	for _, block := range fixtureNIC.FindAllString(whole, -1) {
+		if !fixtureDown.MatchString(block) {
+			speeds = append(speeds, number(fixtureGbps, block)*1000/8)
+			found = append(found, []string{fixtureSysfs.FindStringSubmatch(block)[1], fixtureNode.FindStringSubmatch(block)[1]})
+		}
+	}
+	m.SetNICs(speeds)
+	for nic, at := range found {
+		for i, gpu := range gpus {
+			a, b := strings.Split(gpu[1], "/"), strings.Split(at[0], "/")
+			same := 0
+			for same < min(len(a), len(b)) && a[same] == b[same] {
+				same++
+			}
+			path := topology.PathMultiple
+			switch {
+			case same == 0 && strconv.Itoa(m.NUMA(i)) == at[1]:
+				path = topology.PathNode
+			case same == 0:
+				path = topology.PathSystem
+			case same == 1:
+				path = topology.PathHostBridge
+			case len(a)-same < 3 && len(b)-same < 3:
+				path = topology.PathSingle
+			}
+			m.SetNICPath(i, nic, path)
+		}
+	}
 }
 
 var pathNames = map[string]topology.Path{

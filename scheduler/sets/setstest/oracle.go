@@ -12,6 +12,9 @@ type Oracle struct {
 	M *topology.Matrix
 	// Ring, Sum, NUMA and Rate are those of sets.Table and sets.Joint, by set.
 	Ring, Sum, NUMA, Rate []int
+	// Network and NICPath are those of sets.Quality, by set.
+	Network []int
+	NICPath []topology.Path
 	// Ideal is the best rate of each size.
 	Ideal []int
 }
@@ -19,7 +22,8 @@ type Oracle struct {
 // NewOracle tries every order of the GPUs of every set.
 func NewOracle(m *topology.Matrix) *Oracle {
 	size := 1 << m.Size()
-	o := &Oracle{M: m, Ring: make([]int, size), Sum: make([]int, size), NUMA: make([]int, size), Rate: make([]int, size), Ideal: make([]int, m.Size()+1)}
+	o := &Oracle{M: m, Ring: make([]int, size), Sum: make([]int, size), NUMA: make([]int, size), Rate: make([]int, size), Ideal: make([]int, m.Size()+1),
+		Network: make([]int, size), NICPath: make([]topology.Path, size)}
 	for set := range size {
 		at := members(uint64(set))
 		o.Ring[set] = ringOf(m, at)
@@ -31,6 +35,7 @@ func NewOracle(m *topology.Matrix) *Oracle {
 			}
 		}
 		o.NUMA[set] = len(nodes)
+		o.Network[set], o.NICPath[set] = networkOf(m, at)
 		o.Rate[set] = o.Ring[set]
 		if len(at) > 2 && !m.Switched() {
 			o.Rate[set] = max(o.Rate[set], 2*cyclesOf(m, at)*oneLink(m))
@@ -38,6 +43,51 @@ func NewOracle(m *topology.Matrix) *Oracle {
 		o.Ideal[len(at)] = max(o.Ideal[len(at)], o.Rate[set])
 	}
 	return o
+}
+
+// networkOf lets each GPU send through an equal part of each NIC that no other is nearer
+// than, and takes the slowest.
+func networkOf(m *topology.Matrix, at []int) (slowest int, farthest topology.Path) {
+	users := map[int]int{}
+	for _, i := range at {
+		_, nics := nearest(m, i)
+		for _, nic := range nics {
+			users[nic]++
+		}
+	}
+	for n, i := range at {
+		path, nics := nearest(m, i)
+		if len(nics) == 0 {
+			return 0, topology.PathUnknown
+		}
+		speed := 0
+		for _, nic := range nics {
+			speed += m.NICMBps(nic) / users[nic]
+		}
+		pcie := topology.New(2, 0, m.PCIeMBps())
+		pcie.Set(0, 1, 0, path)
+		speed = min(speed, pcie.EffectiveMBps(0, 1))
+		if n == 0 || speed < slowest {
+			slowest = speed
+		}
+		farthest = max(farthest, path)
+	}
+	return slowest, farthest
+}
+
+// nearest are the NICs of a GPU that no other is nearer than.
+func nearest(m *topology.Matrix, i int) (path topology.Path, nics []int) {
+	for path = topology.PathInternal; path <= topology.PathSystem; path++ {
+		for nic := range m.NICs() {
+			if m.NICPath(i, nic) == path {
+				nics = append(nics, nic)
+			}
+		}
+		if len(nics) > 0 {
+			return path, nics
+		}
+	}
+	return topology.PathUnknown, nil
 }
 
 func ringOf(m *topology.Matrix, at []int) int {

@@ -25,12 +25,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	path := flags.String("fixture", "", "fixture file (HCL)")
 	node := flags.String("node", "", "node name; UUIDs are derived from it")
+	sysfs := flags.String("sysfs", "", "folder to write the node's sysfs into; none when empty")
 	out := flags.String("o", "", "file to write; the standard output when empty")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
 	if *path == "" || flags.NArg() > 0 {
-		fmt.Fprintln(stderr, "usage: fakenvml-compile -fixture FILE [-node NAME] [-o FILE]")
+		fmt.Fprintln(stderr, "usage: fakenvml-compile -fixture FILE [-node NAME] [-o FILE] [-sysfs FOLDER]")
 		return 2
 	}
 	src, err := os.ReadFile(*path)
@@ -47,6 +48,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err := write(*out, f.Flat(*node), stdout); err != nil {
 		fmt.Fprintf(stderr, "write compiled fixture: %v\n", err)
 		return 1
+	}
+	if *sysfs != "" {
+		if err := f.WriteSysfs(*sysfs); err != nil {
+			fmt.Fprintf(stderr, "write sysfs: %v\n", err)
+			return 1
+		}
 	}
 	return 0
 }
