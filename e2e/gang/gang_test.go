@@ -23,7 +23,8 @@ const (
 	slack   = 10 * time.Second
 )
 
-// raise starts four clients of different kinds, two in each rack.
+// raise starts four clients of different kinds, two in each rack, and two with parts of
+// GPUs.
 func raise(t *testing.T) *scene {
 	t.Helper()
 	c := clustertest.Start(t, cluster.Options{Consul: true, Governor: true, Clients: []cluster.ClientOptions{
@@ -31,6 +32,8 @@ func raise(t *testing.T) *scene {
 		{Name: "switch", Fixture: "hgxh100-rdma", Meta: map[string]string{"governor_rack": "right"}},
 		{Name: "bridge", Fixture: "rtx8000x4", Meta: map[string]string{"governor_rack": "left"}},
 		{Name: "flat", Fixture: "l40s-x4", Meta: map[string]string{"governor_rack": "right"}},
+		{Name: "shared", Fixture: "l40s-x4", PluginConfig: "sharing {\n  gpus     = [\"*\"]\n  replicas = 2\n}\n"},
+		{Name: "sliced", Fixture: "mig-a100-single"},
 	}})
 	s := &scene{Cluster: c, t: t}
 	s.apply()
@@ -44,6 +47,7 @@ func gangMeta() map[string]string {
 func TestGangsRunAsAWholeOrNotAtAll(t *testing.T) {
 	s := raise(t)
 	t.Run("NICs of their own", func(t *testing.T) { (&scene{s.Cluster, t}).network() })
+	t.Run("parts of GPUs", func(t *testing.T) { (&scene{s.Cluster, t}).parts() })
 	t.Run("they compete", func(t *testing.T) { (&scene{s.Cluster, t}).compete() })
 	t.Run("Nomad picks the GPUs", func(t *testing.T) { (&scene{s.Cluster, t}).unpinned() })
 	t.Run("several on one node", func(t *testing.T) { (&scene{s.Cluster, t}).shareANode() })
@@ -83,6 +87,48 @@ func (s *scene) network() {
 	}
 	must.Eq(s.t, [][]int{{0, 1}, {0, 1}}, [][]int{of(first), of(second)}, must.Sprint("on one NUMA node, a NIC each"))
 	for _, id := range []string{"talks", "talks-too"} {
+		must.Eq(s.t, 0, s.nomad("job", "stop", "-detach", id).ExitCode)
+	}
+	s.eventually("nothing of them holds budget", func() error {
+		if now := s.holds(); len(now) > 0 {
+			return fmt.Errorf("%+v", now)
+		}
+		return nil
+	})
+}
+
+// parts has shares, each of a GPU of its own while there are any, and MIG instances, all of
+// one GPU while there are any.
+func (s *scene) parts() {
+	// on are the GPUs, by PCI address, that a new job's parts are of.
+	on := func(id, device string, count int, why string) (gpus []string) {
+		told := strings.Join(strings.Fields(s.run(job{id: id, device: device, kind: "service", gpus: count})), " ")
+		must.StrContains(s.t, told, why)
+		a := s.running(id, 1)[0]
+		s.exact(id, a)
+		node, _, err := s.api().Nodes().Info(a.NodeID, nil)
+		must.NoError(s.t, err)
+		for _, d := range node.NodeResources.Devices[0].Instances {
+			if slices.Contains(gpusOf(a), d.ID) {
+				gpus = append(gpus, d.Locality.PciBusID)
+			}
+		}
+		slices.Sort(gpus)
+		must.Len(s.t, count, gpus)
+		return gpus
+	}
+	const shares, instances = "nvidia/gpu-share", "nvidia/mig"
+	first := on("share-1", shares, 1, "share of a GPU on shared")
+	second := on("share-2", shares, 1, "where the fewest shares are in use; out of 7 that are free")
+	both := on("share-3", shares, 2, "2 shares of 2 GPUs on shared")
+	all := slices.Concat(first, second, both)
+	slices.Sort(all)
+	must.Len(s.t, 4, slices.Compact(all), must.Sprint(first, second, both))
+	must.Eq(s.t, on("slice-1", instances, 1, "MIG instance of a GPU on sliced"), slices.Compact(on("slice-2", instances, 2, "2 MIG instances of a GPU on sliced")))
+	refused := s.nomad("job", "run", "-detach", job{id: "share-5", device: shares, gpus: 5}.file(s.t))
+	must.NotEq(s.t, 0, refused.ExitCode)
+	must.StrContains(s.t, strings.Join(strings.Fields(refused.Output()), " "), "asks for 5 x nvidia/gpu-share on one node, but the largest matching node, shared, has 4")
+	for _, id := range []string{"share-1", "share-2", "share-3", "slice-1", "slice-2"} {
 		must.Eq(s.t, 0, s.nomad("job", "stop", "-detach", id).ExitCode)
 	}
 	s.eventually("nothing of them holds budget", func() error {

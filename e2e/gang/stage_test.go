@@ -31,7 +31,8 @@ governor {
 }
 
 gpu_class "all" {
-  devices = ["nvidia/gpu/Tesla V100-SXM2-16GB", "nvidia/gpu/NVIDIA H100 80GB HBM3", "nvidia/gpu/Quadro RTX 8000", "nvidia/gpu/NVIDIA L40S"]
+  devices = ["nvidia/gpu/Tesla V100-SXM2-16GB", "nvidia/gpu/NVIDIA H100 80GB HBM3", "nvidia/gpu/Quadro RTX 8000", "nvidia/gpu/NVIDIA L40S",
+    "nvidia/gpu-share/NVIDIA L40S-shared-2", "nvidia/mig/NVIDIA A100-SXM4-40GB MIG 1g.5gb"]
 }
 
 budget "lab" {
@@ -90,6 +91,7 @@ func (s *scene) nomad(args ...string) cluster.Result {
 // job is a job with one group.
 type job struct {
 	id, kind, script string
+	device           string // "nvidia/gpu" when empty
 	count, gpus      int
 	meta             map[string]string
 	constraint       string
@@ -127,14 +129,14 @@ func (j job) file(t *testing.T) string {
       resources {
         cpu    = 50
         memory = 32
-        device "nvidia/gpu" {
+        device %q {
           count = %d
         }
       }
     }
   }
 }
-`, j.id, cmp.Or(j.kind, "batch"), meta.String(), j.constraint, max(1, j.count), cmp.Or(j.script, "exec sleep 3600"), j.gpus)
+`, j.id, cmp.Or(j.kind, "batch"), meta.String(), j.constraint, max(1, j.count), cmp.Or(j.script, "exec sleep 3600"), cmp.Or(j.device, "nvidia/gpu"), j.gpus)
 	name := filepath.Join(t.TempDir(), j.id+".nomad.hcl")
 	must.NoError(t, os.WriteFile(name, []byte(text), 0o600))
 	return name

@@ -8,8 +8,8 @@ import (
 )
 
 // MaxDevices is how many devices of one group placement considers: sets are
-// 64-bit masks. Larger groups (many small MIG instances) are cut after the
-// first 64 in PCI order.
+// 64-bit masks. Of larger groups (many shares, many small MIG instances) those that are
+// free come first, so that only what somebody has is cut off.
 const MaxDevices = 64
 
 // Snapshot is the state of all nodes that have devices. It is read-only once
@@ -70,7 +70,8 @@ type Group struct {
 	Topology *topology.Matrix
 	// TopologyText is the encoded matrix: equal texts are equal topologies.
 	TopologyText string
-	// Devices in ascending order of their PCI bus ids.
+	// Devices in ascending order of their PCI bus ids; of more than MaxDevices the free
+	// ones before the others.
 	Devices []Device
 }
 

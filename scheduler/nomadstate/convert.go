@@ -156,11 +156,22 @@ func (r *Reader) group(res *api.NodeDeviceResource, uses *nodeUses) (cluster.Gro
 	slices.SortFunc(g.Devices, func(a, b cluster.Device) int {
 		return cmp.Or(strings.Compare(a.PCIBusID, b.PCIBusID), strings.Compare(a.ID, b.ID))
 	})
+	if len(g.Devices) > cluster.MaxDevices {
+		slices.SortStableFunc(g.Devices, func(a, b cluster.Device) int { return cmp.Compare(busy(&a), busy(&b)) })
+	}
 	matrix, note := r.matrix(&g, text)
 	if matrix != nil {
 		g.Topology, g.TopologyText = matrix, text
 	}
 	return g, note
+}
+
+// busy is 0 for a device that work can have now, and 1 for others.
+func busy(d *cluster.Device) int {
+	if d.Healthy && !d.Use.Held() {
+		return 0
+	}
+	return 1
 }
 
 func value(a *api.Attribute) cluster.Value {

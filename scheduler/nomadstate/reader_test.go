@@ -299,6 +299,30 @@ func TestAnUnusableTopologyIsAWarning(t *testing.T) {
 	must.Len(t, 0, snapshotOf(t, f).Warnings) // slices have no links
 }
 
+// Placement considers 64 devices of a group: who is free must be among them.
+func TestOfManySharesTheFreeOnesComeFirst(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	d := f.node("l40s").NodeResources.Devices[0]
+	d.Type = "gpu-share"
+	delete(d.Attributes, "unique.topology")
+	whole := d.Instances
+	d.Instances = nil
+	for _, gpu := range whole {
+		for n := range 20 {
+			d.Instances = append(d.Instances, &api.NodeDevice{ID: fmt.Sprintf("%s::%d", gpu.ID, n), Healthy: n >= 5, Locality: gpu.Locality})
+		}
+	}
+	devices := nodeOf(t, snapshotOf(t, f), "l40s").Groups[0].Devices
+	must.Len(t, 80, devices)
+	for i, d := range devices {
+		must.Eq(t, i < 60, d.Healthy)
+		if i%60 > 0 {
+			must.LessEq(t, d.PCIBusID, devices[i-1].PCIBusID)
+		}
+	}
+}
+
 func TestBusIDsOfOtherPluginsSortTheSame(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)

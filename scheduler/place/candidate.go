@@ -293,7 +293,7 @@ func (p *Placer) assign(n *cluster.Node, asks []cluster.DeviceAsk, order []int, 
 func (p *Placer) options(n *cluster.Node, ask *cluster.DeviceAsk, free []uint64) []choice {
 	var options []choice
 	for _, group := range matching(n, ask) {
-		if ask.Count > 0 && bits.OnesCount64(free[group]) >= ask.Count {
+		if ask.Count > 0 && room(&n.Groups[group], free[group]) >= ask.Count {
 			m := p.machineOf(n, &n.Groups[group])
 			options = append(options, m.choose(n, group, free[group], ask.Count))
 		}

@@ -76,6 +76,8 @@ type SetChoice struct {
 	// NetworkMBps and NICPath (PIX, PXB, ...) are as in sets.Quality; left out without NICs.
 	NetworkMBps int    `json:"network_mbps,omitempty"`
 	NICPath     string `json:"nic_path,omitempty"`
+	// Why says by what parts of GPUs were chosen, which have no links; "" for whole GPUs.
+	Why string `json:"why,omitempty"`
 	// Tied says that another set has as fast a ring and better links in all, and that this
 	// one leaves more to later jobs.
 	Tied bool `json:"tied,omitempty"`
@@ -119,7 +121,7 @@ func explainChoice(g *cluster.GroupAsk, c *candidate) NodeChoice {
 		free := len(sets.Members(ch.free))
 		choice := SetChoice{
 			Task: g.Devices[i].Task, Device: group.Name(), IDs: offered.Sets[i].IDs,
-			Link: linkName(group.Topology, ch.set), RingMBps: ch.quality.RingMBps, BestMBps: ch.best.RingMBps, Tied: tied(ch.quality, ch.best),
+			Link: linkOf(group, ch.set), Why: partReason(group), RingMBps: ch.quality.RingMBps, BestMBps: ch.best.RingMBps, Tied: tied(ch.quality, ch.best),
 			Free: free, Sets: chooseCount(free, g.Devices[i].Count),
 		}
 		if q := &ch.quality; q.NICPath != topology.PathUnknown {
@@ -134,7 +136,7 @@ func explainChoice(g *cluster.GroupAsk, c *candidate) NodeChoice {
 func mention(c *candidate) NodeChoice {
 	n := NodeChoice{NodeID: c.node.ID, Node: c.node.Name, FreeLeft: c.freeLeft, Sets: make([]SetChoice, len(c.choices))}
 	for i, ch := range c.choices {
-		n.Sets[i].Link = linkName(c.node.Groups[ch.group].Topology, ch.set)
+		n.Sets[i].Link = linkOf(&c.node.Groups[ch.group], ch.set)
 	}
 	return n
 }
@@ -217,6 +219,14 @@ func (c *candidate) linkCost() int32 {
 
 // linksUnknown is what is said of a node without a topology.
 const linksUnknown = "links not known"
+
+// linkOf says in a few words what a set of a group is.
+func linkOf(g *cluster.Group, set uint64) string {
+	if name := partName(g, set); name != "" {
+		return name
+	}
+	return linkName(g.Topology, set)
+}
 
 // linkName says in a few words what connects the GPUs of a set.
 func linkName(m *topology.Matrix, set uint64) string {
@@ -368,6 +378,8 @@ func (s SetChoice) text(node string) string {
 	}
 	free := strconv.FormatInt(s.Sets, 10) + " free " + setNoun(len(s.IDs))
 	switch {
+	case s.Why != "":
+		return text + fmt.Sprintf("%s; out of %d that are free)", s.Why, s.Free)
 	case s.Sets == 1:
 		return text + "the only free choice)"
 	case s.RingMBps < s.BestMBps:

@@ -380,7 +380,7 @@ func (m *muster) share(room *cluster.Snapshot, g *cluster.GroupAsk, first *candi
 		for _, ch := range next.choices {
 			union[ch.group] |= ch.set
 		}
-		if len(members) > 0 && m.exact && !m.placer.divisible(node, g, union) {
+		if len(members) > 0 && (m.exact || clashes(node, g, union)) && !m.placer.divisible(node, g, union) {
 			break
 		}
 		members = append(members, next)
@@ -402,6 +402,18 @@ func (m *muster) share(room *cluster.Snapshot, g *cluster.GroupAsk, first *candi
 	return members
 }
 
+// clashes reports whether dividing the devices in the union could give an allocation two
+// shares of one GPU, which cannot start.
+func clashes(n *cluster.Node, g *cluster.GroupAsk, union map[int]uint64) bool {
+	for at, all := range union {
+		several := slices.ContainsFunc(g.Devices, func(d cluster.DeviceAsk) bool { return d.Count > 1 })
+		if several && room(&n.Groups[at], all) < onesOf(all) {
+			return true
+		}
+	}
+	return false
+}
+
 // divisionsMax bounds how many sets divisible compares.
 const divisionsMax = 20000
 
@@ -415,7 +427,7 @@ func (p *Placer) divisible(n *cluster.Node, g *cluster.GroupAsk, union map[int]u
 	for at, all := range union {
 		group := &n.Groups[at]
 		if k == 1 || !tabulated(group) {
-			return true
+			return k == 1 || room(group, all) == onesOf(all) // no division has two shares of one GPU
 		}
 		if chooseCount(onesOf(all), k) > divisionsMax {
 			return false

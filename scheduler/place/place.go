@@ -3,7 +3,6 @@ package place
 import (
 	"cmp"
 	"fmt"
-	"math/bits"
 	"slices"
 
 	"github.com/nomad-governor/governor/scheduler/cluster"
@@ -187,8 +186,8 @@ func shortage(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk) string {
 		all := 0
 		for _, at := range groups {
 			mask := freeMasks(n, func(d *cluster.Device) bool { return usable(d, a, g) })[at]
-			if free := bits.OnesCount64(mask); free > most {
-				most, all = free, len(n.Groups[at].Devices)
+			if free := room(&n.Groups[at], mask); free > most {
+				most, all = free, mostOf(&n.Groups[at])
 			}
 		}
 		if most < d.Count {
@@ -241,7 +240,7 @@ func blame(inf *cluster.Infeasible, s *cluster.Snapshot, a *cluster.Ask, g *clus
 	inf.LargestNode, inf.LargestCount = largest(s, a, g.Devices)
 }
 
-// largest finds the node with the most devices for the asks. One ask is served
+// largest finds the node with the most devices for the asks, of shares the most GPUs. One ask is served
 // from one device group, several may add up.
 func largest(s *cluster.Snapshot, a *cluster.Ask, asks []cluster.DeviceAsk) (name string, count int) {
 	for i := range s.Nodes {
@@ -252,7 +251,7 @@ func largest(s *cluster.Snapshot, a *cluster.Ask, asks []cluster.DeviceAsk) (nam
 		usable := map[int]int{}
 		for j := range asks {
 			for _, group := range matching(n, &asks[j]) {
-				usable[group] = len(n.Groups[group].Devices)
+				usable[group] = mostOf(&n.Groups[group])
 			}
 		}
 		have := 0

@@ -104,8 +104,8 @@ type choice struct {
 	standing index.Standing
 }
 
-// choose chooses k devices of a group of a node that is such a machine; without a
-// topology the first in PCI order.
+// choose chooses k devices of a group of a node that is such a machine; GPUs without a
+// topology in PCI order. There must be room for k.
 func (m *machine) choose(n *cluster.Node, group int, free uint64, k int) choice {
 	g := &n.Groups[group]
 	c := choice{group: group, free: free, standing: index.StandingOf(n.ID, m.class, n.CPU.Free, n.MemoryMiB.Free)}
@@ -118,6 +118,10 @@ func (m *machine) choose(n *cluster.Node, group int, free uint64, k int) choice 
 	case tabulated(g):
 		c.set, c.quality = sets.Large(g.Topology, free, k)
 		c.best = c.quality
+	case partOf(g) != whole:
+		var lost int
+		c.set, lost = chooseParts(n, g, free, k)
+		c.standing.Loss = lost * sets.Unit
 	default:
 		c.set = sets.First(free, k)
 	}
