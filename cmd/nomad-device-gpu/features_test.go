@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/shoenig/test/must"
 
@@ -182,6 +183,23 @@ func TestNICsAreThoseThatAreUp(t *testing.T) {
 	port("mlx5_1", "4: ACTIVE\n")
 	n.wait("all of them", has(gpu.AttrNICs, "mlx5_0,mlx5_1,mlx5_2,mlx5_3,mlx5_4"))
 	must.NoError(t, has(gpu.AttrNICBandwidth, "225000 MB/s")(n.latest()))
+}
+
+// A NIC whose driver does not answer is no reason to doubt the GPUs.
+func TestANICThatHangsConcernsNoGPU(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "hgxh100-rdma")
+	state := filepath.Join(m.sys(), "class", "infiniband", "mlx5_1", "ports", "1", "state")
+	must.NoError(t, os.Remove(state))
+	must.NoError(t, syscall.Mkfifo(state, 0o600)) // nobody writes: whoever reads it waits
+	n := m.start("")
+	for range 3 {
+		time.Sleep(time.Second)
+		for _, d := range n.latest().devices() {
+			must.True(t, d.healthy, must.Sprint(d.why))
+		}
+	}
+	must.MapNotContainsKey(t, n.latest().groups[0].attributes, gpu.AttrNICs, must.Sprint("nothing was ever read"))
 }
 
 // attributesOf is a feature that shows in a group's attributes.

@@ -116,7 +116,7 @@ func work(args []string, stderr io.Writer) int {
 		err = fmt.Errorf("%s takes the paths of the library and of sysfs, and the names of NICs, got %q", worker.Argument, args)
 	}
 	if err == nil {
-		err = worker.Serve(&host{nvml.New(args[0], time.Now), nic.Host{Root: args[1], Names: args[2:]}}, requests, answers)
+		err = worker.Serve(newHost(args[0], nic.Host{Root: args[1], Names: args[2:]}), requests, answers)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", worker.Argument, err)
@@ -129,10 +129,14 @@ func work(args []string, stderr io.Writer) int {
 type host struct {
 	*nvml.Reader
 
-	nics nic.Host
+	nics *nic.Source
 }
 
-// Read is that of the GPUs, with the NICs.
+func newHost(library string, nics nic.Host) *host {
+	return &host{nvml.New(library, time.Now), nic.NewSource(nics)}
+}
+
+// Read is that of the GPUs, with the NICs, which it does not wait for.
 func (h *host) Read() (inventory.Readings, error) {
 	readings, err := h.Reader.Read()
 	if err != nil {

@@ -6,11 +6,9 @@ import (
 	"io"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/nomad-governor/governor/device/inventory"
 	"github.com/nomad-governor/governor/device/nic"
-	"github.com/nomad-governor/governor/device/nvml"
 	"github.com/nomad-governor/governor/device/plugin"
 	"github.com/nomad-governor/governor/hcl/deviceconfig"
 )
@@ -52,7 +50,7 @@ func command(args []string, stdout, stderr io.Writer, do func(options, io.Writer
 	if *library != "" {
 		o.settings.LibraryPath = *library
 	}
-	o.reader = &host{nvml.New(o.settings.LibraryPath, time.Now), nic.Host{Root: o.settings.SysfsPath, Names: o.settings.NICs}}
+	o.reader = newHost(o.settings.LibraryPath, nic.Host{Root: o.settings.SysfsPath, Names: o.settings.NICs})
 	defer o.reader.Close()
 	return do(o, stdout, stderr)
 }

@@ -27,8 +27,9 @@ type Host struct {
 
 // Read lists the NICs in the order of their PCI addresses, with the path from each of the
 // GPUs, which are named by PCI address. A NIC counts when a port of it is active, since
-// NCCL uses no other; virtual functions of a NIC that the host has itself do not. What
-// cannot be read is left out: without sysfs there are no NICs.
+// NCCL uses no other; virtual and scalable functions of a NIC that the host has itself do not. What
+// cannot be read is left out: without sysfs there are no NICs. It can take long where a
+// driver waits for a NIC, see Source.
 func (h Host) Read(gpus []string) []inventory.NIC {
 	root := cmp.Or(h.Root, DefaultRoot)
 	names, _ := os.ReadDir(filepath.Join(root, "class", "infiniband")) // none is none
@@ -46,6 +47,9 @@ func (h Host) Read(gpus []string) []inventory.NIC {
 			continue
 		}
 		at, ok := find(root, filepath.Join(device, "device"))
+		if at.part && hasRDMA(root, at) {
+			continue // a scalable function: its NIC is listed itself
+		}
 		mbps := portsMBps(filepath.Join(device, "ports"))
 		if !ok || mbps == 0 {
 			continue
@@ -67,6 +71,12 @@ func (h Host) counts(entry fs.DirEntry) bool {
 		matched, err := path.Match(pattern, entry.Name())
 		return err == nil && matched
 	})
+}
+
+// hasRDMA reports whether a PCI device has an RDMA device of its own.
+func hasRDMA(root string, at place) bool {
+	own, _ := os.ReadDir(filepath.Join(root, "bus", "pci", "devices", at.address(), "infiniband"))
+	return len(own) > 0
 }
 
 func exists(name string) bool {

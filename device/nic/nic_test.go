@@ -83,14 +83,25 @@ func TestOnlyNICsThatAJobCanUseCount(t *testing.T) {
 	must.NoError(t, os.Mkdir(filepath.Join(root, "devices/pci0000:80/80:00.0"), 0o755))
 	must.NoError(t, os.MkdirAll(filepath.Join(root, "devices/virtual/rxe0/ports/1"), 0o755)) // RDMA in software
 	must.NoError(t, os.Symlink("../../devices/virtual/rxe0", filepath.Join(root, "class/infiniband/rxe0")))
+	sf := "devices/pci0000:50/0000:50:01.0/mlx5_core.sf.2"
+	for _, at := range []string{sf, "devices/pci0000:a0/0000:a0:00.0/mlx5_core.sf.3"} { // the second's NIC has no RDMA itself
+		must.NoError(t, os.MkdirAll(filepath.Join(root, at, "infiniband", filepath.Base(at)), 0o755))
+		ports := filepath.Join(root, at, "infiniband", filepath.Base(at), "ports", "1")
+		must.NoError(t, os.MkdirAll(ports, 0o755))
+		must.NoError(t, os.WriteFile(filepath.Join(ports, "state"), []byte("4: ACTIVE\n"), 0o644))
+		must.NoError(t, os.WriteFile(filepath.Join(ports, "rate"), []byte("100 Gb/sec (4X EDR)\n"), 0o644))
+		must.NoError(t, os.Symlink("../..", filepath.Join(root, at, "infiniband", filepath.Base(at), "device")))
+		must.NoError(t, os.Symlink("../../"+at+"/infiniband/"+filepath.Base(at), filepath.Join(root, "class/infiniband", filepath.Base(at))))
+	}
 	names := func(patterns ...string) (names []string) {
 		for _, n := range (nic.Host{Root: root, Names: patterns}).Read(nil) {
 			names = append(names, n.Name)
 		}
 		return names
 	}
-	must.Eq(t, []string{"mlx5_1", "mlx5_0", "irdma0"}, names("*"), must.Sprint("in the order of their addresses"))
-	must.Eq(t, []string{"mlx5_1", "mlx5_0"}, names("mlx5_*"))
+	must.Eq(t, []string{"mlx5_1", "mlx5_0", "irdma0", "mlx5_core.sf.3"}, names("*"), must.Sprint("in the order of their addresses"))
+	must.Eq(t, []string{"mlx5_1", "mlx5_0"}, names("mlx5_[0-9]"))
+	must.Eq(t, "0000:a0:00.0", (nic.Host{Root: root, Names: []string{"mlx5_core.sf.3"}}).Read(nil)[0].PCIBusID)
 	must.Eq(t, []string{"irdma0"}, names("irdma0", "none"))
 	must.SliceEmpty(t, names())
 	must.SliceEmpty(t, nic.Host{Root: filepath.Join(root, "nothing"), Names: []string{"*"}}.Read([]string{"0000:50:01.0"}))

@@ -17,6 +17,8 @@ type place struct {
 	// device itself.
 	bridge string
 	hops   []string
+	// part says that it is a part of that device.
+	part bool
 	// numa is its NUMA node, or topology.UnknownNUMA.
 	numa int
 }
@@ -49,17 +51,32 @@ func find(root, link string) (place, bool) {
 	if at < 0 || at+1 == len(folders) {
 		return place{}, false
 	}
+	// What is below a function of the bus, a part of it with a driver of its own, is where
+	// that is.
+	end := at + 1
+	for end < len(folders) && isAddress(folders[end]) {
+		end++
+	}
+	if end == at+1 {
+		return place{}, false
+	}
 	node, err := strconv.Atoi(text(target, "numa_node"))
 	if err != nil || node < 0 {
 		node = topology.UnknownNUMA
 	}
-	return place{bridge: strings.Join(folders[:at+1], "/"), hops: folders[at+1:], numa: node}, true
+	return place{bridge: strings.Join(folders[:at+1], "/"), hops: folders[at+1 : end], part: end < len(folders), numa: node}, true
 }
 
 // isBridge recognises the folder of a host bridge: "pci0000:50".
 func isBridge(folder string) bool {
 	domain, bus, found := strings.Cut(strings.TrimPrefix(folder, "pci"), ":")
 	return found && strings.HasPrefix(folder, "pci") && isHex(domain) && isHex(bus)
+}
+
+// isAddress recognises the folder of a PCI device: "0000:53:00.0".
+func isAddress(folder string) bool {
+	parts := strings.FieldsFunc(folder, func(r rune) bool { return r == ':' || r == '.' })
+	return len(parts) == 4 && !slices.ContainsFunc(parts, func(digits string) bool { return !isHex(digits) })
 }
 
 func isHex(digits string) bool {

@@ -7,9 +7,9 @@ import (
 	"github.com/nomad-governor/governor/internal/gpu/topology"
 )
 
-// MaxDevices is how many devices of one group placement considers: sets are
-// 64-bit masks. Of larger groups (many shares, many small MIG instances) those that are
-// free come first, so that only what somebody has is cut off.
+// MaxDevices is how many devices one group has: sets are 64-bit masks. What Nomad has
+// more of under one name (many shares, many small MIG instances) are several groups here,
+// see Divide.
 const MaxDevices = 64
 
 // Snapshot is the state of all nodes that have devices. It is read-only once
@@ -70,9 +70,12 @@ type Group struct {
 	Topology *topology.Matrix
 	// TopologyText is the encoded matrix: equal texts are equal topologies.
 	TopologyText string
-	// Devices in ascending order of their PCI bus ids; of more than MaxDevices the free
-	// ones before the others.
+	// Devices in ascending order of their PCI bus ids.
 	Devices []Device
+	// Part is what they are of a GPU, and GPUs, where that is not all of it, the number of
+	// each device's GPU on the node. See Divide.
+	Part Part
+	GPUs []uint8
 }
 
 // Name is the full device name, "nvidia/gpu/Tesla V100-SXM2-16GB".

@@ -59,6 +59,10 @@ type Group struct {
 	Topology string `json:"topology,omitempty"`
 	// Sets are the best sets of 2, 4, 8, ... GPUs that are free now.
 	Sets []Set `json:"sets,omitempty"`
+
+	// Of shares: how many GPUs they are of, and the number of each free one's GPU.
+	gpus  int
+	parts []uint8
 }
 
 // GPU is one device.

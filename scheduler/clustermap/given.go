@@ -29,8 +29,12 @@ func GivenOf(n *cluster.Node, ids []string, finder setFinder) []Given {
 		wanted[id] = true
 	}
 	var out []Given
+	before := 0 // devices of earlier groups of the same name, see cluster.Divide
 	for i := range n.Groups {
 		g := &n.Groups[i]
+		if i == 0 || n.Groups[i-1].Name() != g.Name() {
+			before = 0
+		}
 		var set uint64
 		for at := range min(len(g.Devices), cluster.MaxDevices) {
 			if wanted[g.Devices[at].ID] {
@@ -38,8 +42,17 @@ func GivenOf(n *cluster.Node, ids []string, finder setFinder) []Given {
 			}
 		}
 		if set != 0 {
-			out = append(out, givenOf(g, set, finder))
+			given := givenOf(g, set, finder)
+			for at := range given.Indexes {
+				given.Indexes[at] += before
+			}
+			if last := len(out) - 1; last >= 0 && out[last].Device == given.Device {
+				out[last].Indexes = append(out[last].Indexes, given.Indexes...)
+			} else {
+				out = append(out, given)
+			}
 		}
+		before += len(g.Devices)
 	}
 	return out
 }

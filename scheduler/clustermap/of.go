@@ -39,13 +39,31 @@ func nodeOf(n *cluster.Node, finder setFinder) Node {
 	out := Node{ID: n.ID, Name: n.Name, Datacenter: n.Datacenter, Pool: cmp.Or(n.Pool, "default"), Class: n.Class, Ready: n.Ready,
 		CPUMHz: n.CPU.Total, MemoryMiB: n.MemoryMiB.Total, Groups: make([]Group, 0, len(n.Groups))}
 	for i := range n.Groups {
-		out.Groups = append(out.Groups, groupOf(&n.Groups[i], finder))
+		g := groupOf(&n.Groups[i], finder)
+		if last := len(out.Groups) - 1; last >= 0 && out.Groups[last].Device == g.Device && g.Topology == "" {
+			out.Groups[last].add(g) // cluster.Divide made two of what Nomad has as one
+		} else {
+			out.Groups = append(out.Groups, g)
+		}
 	}
 	return out
 }
 
+// add adds the devices of another group of the same name.
+func (g *Group) add(more Group) {
+	for _, d := range more.GPUs {
+		d.Index = len(g.GPUs)
+		g.GPUs = append(g.GPUs, d)
+	}
+	g.Free += more.Free
+	g.parts = append(g.parts, more.parts...)
+}
+
 func groupOf(g *cluster.Group, finder setFinder) Group {
 	out := Group{Device: g.Name(), GPUs: make([]GPU, 0, len(g.Devices))}
+	if g.Part == cluster.Share {
+		out.gpus = g.Room(g.All())
+	}
 	topo := g.Topology
 	if topo != nil && topo.Size() != len(g.Devices) {
 		topo = nil
@@ -63,6 +81,9 @@ func groupOf(g *cluster.Group, finder setFinder) Group {
 			if i < cluster.MaxDevices {
 				free |= 1 << i
 			}
+		}
+		if g.Part == cluster.Share && gpu.State == Free {
+			out.parts = append(out.parts, g.GPUs[i])
 		}
 		out.GPUs = append(out.GPUs, gpu)
 	}
@@ -157,15 +178,46 @@ func addRoom(room map[string]*Room, n *Node, g *Group) {
 		room[g.Device] = r
 	}
 	r.Total += len(g.GPUs)
-	for k, at := 1, 0; k <= len(g.GPUs); k, at = 2*k, at+1 {
+	for k, at := 1, 0; k <= max(1, g.most()); k, at = 2*k, at+1 {
 		if at == len(r.Fits) {
 			r.Fits = append(r.Fits, Fits{GPUs: k})
 		}
 		if n.Ready {
-			r.Fits[at].Allocations += g.Free / k
+			r.Fits[at].Allocations += g.fits(k)
 		}
 	}
 	if n.Ready {
 		r.Free += g.Free
 	}
+}
+
+// most is how many devices one allocation can have at most: of shares one of each GPU.
+func (g *Group) most() int {
+	if g.gpus > 0 {
+		return g.gpus
+	}
+	return len(g.GPUs)
+}
+
+// fits is for how many allocations of k devices there is room. Of shares each has k of as
+// many GPUs: the most is the largest n for which the GPUs have n*k free shares, where none
+// counts for more than n.
+func (g *Group) fits(k int) int {
+	if g.gpus == 0 {
+		return g.Free / k
+	}
+	free := map[uint8]int{}
+	for _, gpu := range g.parts {
+		free[gpu]++
+	}
+	for n := g.Free / k; n > 0; n-- {
+		count := 0
+		for _, shares := range free {
+			count += min(shares, n)
+		}
+		if count >= n*k {
+			return n
+		}
+	}
+	return 0
 }

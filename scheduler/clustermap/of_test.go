@@ -122,3 +122,48 @@ func TestTheMapCountsEveryGPUOnce(t *testing.T) {
 		must.Eq(t, m, clustermap.Of(s, place.New()), must.Sprint("the order of nodes does not matter"))
 	})
 }
+
+// Shares of one GPU are no room for an allocation that wants two.
+func TestRoomAmongShares(t *testing.T) {
+	t.Parallel()
+	of := func(gpus ...string) cluster.Snapshot {
+		g := cluster.Group{Vendor: gpu.Vendor, Type: gpu.TypeShare, Model: "A"}
+		for i, states := range gpus {
+			for j, state := range states {
+				d := cluster.Device{ID: fmt.Sprintf("GPU-%d::%d", i, j), PCIBusID: fmt.Sprintf("0000:%02x:00.0", i), Healthy: true}
+				if state == 't' {
+					d.Use = cluster.Use{AllocID: "a", Namespace: "ml", JobID: "j", Group: "g"}
+				}
+				g.Devices = append(g.Devices, d)
+			}
+		}
+		return cluster.Snapshot{Nodes: []cluster.Node{{ID: "n", Name: "n", Ready: true, Groups: cluster.Divide([]cluster.Group{g})}}}
+	}
+	for _, c := range []struct {
+		gpus []string
+		want []clustermap.Fits
+	}{
+		{[]string{"ffff"}, []clustermap.Fits{{GPUs: 1, Allocations: 4}}},
+		{[]string{"ffff", "tttf"}, []clustermap.Fits{{GPUs: 1, Allocations: 5}, {GPUs: 2, Allocations: 1}}},
+		{[]string{"fff", "fff", "tff", "ttt"}, []clustermap.Fits{{GPUs: 1, Allocations: 8}, {GPUs: 2, Allocations: 4}, {GPUs: 4}}},
+		{[]string{"fff", "fff", "ttf", "ttt"}, []clustermap.Fits{{GPUs: 1, Allocations: 7}, {GPUs: 2, Allocations: 3}, {GPUs: 4}}},
+	} {
+		m := clustermap.Of(of(c.gpus...), place.New())
+		must.Eq(t, c.want, m.Room[0].Fits, must.Sprint(c.gpus))
+	}
+	many := make([]string, 8)
+	for i := range many {
+		many[i] = "ffffffffft"
+	}
+	s := of(many...)
+	m := clustermap.Of(s, place.New())
+	must.Len(t, 1, m.Nodes[0].Groups, must.Sprint("one name, one group"))
+	must.Len(t, 80, m.Nodes[0].Groups[0].GPUs)
+	must.Eq(t, 72, m.Room[0].Free)
+	must.Eq(t, clustermap.Fits{GPUs: 8, Allocations: 9}, m.Room[0].Fits[3])
+	for _, d := range m.Nodes[0].Groups[0].GPUs {
+		given := clustermap.GivenOf(&s.Nodes[0], []string{d.ID}, place.New())
+		must.Len(t, 1, given)
+		must.Eq(t, []int{d.Index}, given[0].Indexes)
+	}
+}

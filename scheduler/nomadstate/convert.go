@@ -98,6 +98,7 @@ func (r *Reader) node(stub *api.NodeListStub, details nodeDetails, uses *nodeUse
 		n.Groups = append(n.Groups, group)
 	}
 	slices.SortFunc(n.Groups, func(a, b cluster.Group) int { return strings.Compare(a.Name(), b.Name()) })
+	n.Groups = cluster.Divide(n.Groups)
 	n.Rack, n.Block, n.Clique = n.Text(r.fabric.Rack), n.Text(r.fabric.Block), clique(n.Groups)
 	return n, notes
 }
@@ -156,22 +157,11 @@ func (r *Reader) group(res *api.NodeDeviceResource, uses *nodeUses) (cluster.Gro
 	slices.SortFunc(g.Devices, func(a, b cluster.Device) int {
 		return cmp.Or(strings.Compare(a.PCIBusID, b.PCIBusID), strings.Compare(a.ID, b.ID))
 	})
-	if len(g.Devices) > cluster.MaxDevices {
-		slices.SortStableFunc(g.Devices, func(a, b cluster.Device) int { return cmp.Compare(busy(&a), busy(&b)) })
-	}
 	matrix, note := r.matrix(&g, text)
 	if matrix != nil {
 		g.Topology, g.TopologyText = matrix, text
 	}
 	return g, note
-}
-
-// busy is 0 for a device that work can have now, and 1 for others.
-func busy(d *cluster.Device) int {
-	if d.Healthy && !d.Use.Held() {
-		return 0
-	}
-	return 1
 }
 
 func value(a *api.Attribute) cluster.Value {

@@ -299,8 +299,8 @@ func TestAnUnusableTopologyIsAWarning(t *testing.T) {
 	must.Len(t, 0, snapshotOf(t, f).Warnings) // slices have no links
 }
 
-// Placement considers 64 devices of a group: who is free must be among them.
-func TestOfManySharesTheFreeOnesComeFirst(t *testing.T) {
+// What is too much for one mask is several groups, whose order is the same whoever has what.
+func TestManySharesAreSeveralGroups(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
 	d := f.node("l40s").NodeResources.Devices[0]
@@ -310,15 +310,23 @@ func TestOfManySharesTheFreeOnesComeFirst(t *testing.T) {
 	d.Instances = nil
 	for _, gpu := range whole {
 		for n := range 20 {
-			d.Instances = append(d.Instances, &api.NodeDevice{ID: fmt.Sprintf("%s::%d", gpu.ID, n), Healthy: n >= 5, Locality: gpu.Locality})
+			d.Instances = append(d.Instances, &api.NodeDevice{ID: fmt.Sprintf("%s::%d", gpu.ID, n), Healthy: true, Locality: gpu.Locality})
 		}
 	}
-	devices := nodeOf(t, snapshotOf(t, f), "l40s").Groups[0].Devices
-	must.Len(t, 80, devices)
-	for i, d := range devices {
-		must.Eq(t, i < 60, d.Healthy)
-		if i%60 > 0 {
-			must.LessEq(t, d.PCIBusID, devices[i-1].PCIBusID)
+	groups := nodeOf(t, snapshotOf(t, f), "l40s").Groups
+	must.Len(t, 2, groups)
+	must.Eq(t, groups[0].Name(), groups[1].Name())
+	must.Eq(t, []int{64, 16}, []int{len(groups[0].Devices), len(groups[1].Devices)})
+	for _, g := range groups {
+		must.Eq(t, cluster.Share, g.Part)
+		must.Eq(t, 4, g.Room(g.All()))
+	}
+	for _, instance := range d.Instances[:40] {
+		instance.Healthy = false
+	}
+	for i, g := range nodeOf(t, snapshotOf(t, f), "l40s").Groups {
+		for j, d := range g.Devices {
+			must.Eq(t, groups[i].Devices[j].ID, d.ID)
 		}
 	}
 }

@@ -77,6 +77,18 @@ func (c *candidate) compare(o *candidate) int {
 	)
 }
 
+// compareTalking is compare for jobs whose allocations talk to each other, as far as it
+// differs: where two cost the same, the faster network counts.
+func (c *candidate) compareTalking(o *candidate) int {
+	return cmp.Or(
+		falseFirst(c.reserved, o.reserved),
+		cmp.Compare(o.fits, c.fits),
+		c.compareLoading(o),
+		cmp.Compare(c.standing.Cost, o.standing.Cost),
+		cmp.Compare(o.networkMBps(), c.networkMBps()),
+	)
+}
+
 // compareLoading is about jobs that name state: they wait for it once, and have the ring
 // for as long as they run.
 func (c *candidate) compareLoading(o *candidate) int {
@@ -293,9 +305,9 @@ func (p *Placer) assign(n *cluster.Node, asks []cluster.DeviceAsk, order []int, 
 func (p *Placer) options(n *cluster.Node, ask *cluster.DeviceAsk, free []uint64) []choice {
 	var options []choice
 	for _, group := range matching(n, ask) {
-		if ask.Count > 0 && room(&n.Groups[group], free[group]) >= ask.Count {
+		if ask.Count > 0 && n.Groups[group].Room(free[group]) >= ask.Count {
 			m := p.machineOf(n, &n.Groups[group])
-			options = append(options, m.choose(n, group, free[group], ask.Count))
+			options = append(options, m.choose(n, group, free, ask.Count))
 		}
 	}
 	slices.SortStableFunc(options, func(a, b choice) int { return a.standing.Compare(&b.standing) })

@@ -118,7 +118,7 @@ func explainChoice(g *cluster.GroupAsk, c *candidate) NodeChoice {
 	offered := nodeOffer(g, c)
 	for i, ch := range c.choices {
 		group := &c.node.Groups[ch.group]
-		free := len(sets.Members(ch.free))
+		free := ch.freeAll
 		choice := SetChoice{
 			Task: g.Devices[i].Task, Device: group.Name(), IDs: offered.Sets[i].IDs,
 			Link: linkOf(group, ch.set), Why: partReason(group), RingMBps: ch.quality.RingMBps, BestMBps: ch.best.RingMBps, Tied: tied(ch.quality, ch.best),
@@ -143,7 +143,7 @@ func mention(c *candidate) NodeChoice {
 
 // tied reports whether a set has the ring of the best one, but fewer links.
 func tied(q, best sets.Quality) bool {
-	best.LeftMBps = q.LeftMBps
+	best.LeftMBps, best.NetworkMBps, best.NICPath = q.LeftMBps, q.NetworkMBps, q.NICPath
 	return q.RingMBps == best.RingMBps && q.Compare(best) < 0
 }
 
@@ -167,6 +167,8 @@ func advantage(a, b *candidate) string {
 		return before + "what stays free is worth more"
 	case s.FreeGPUs != o.FreeGPUs:
 		return before + fuller
+	case s.Class != o.Class && a.networkMBps() < b.networkMBps():
+		return before + "the faster network stays free for others"
 	case s.Level != o.Level && s.Class == o.Class:
 		return before + "less CPU and memory left unused there"
 	}

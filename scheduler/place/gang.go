@@ -280,10 +280,27 @@ func (m *muster) fewest(names []string, members map[string][]cluster.Node) []str
 }
 
 // on places the gang on these nodes; rank orders the domains that are filled one
-// after the other.
+// after the other. Where it is spread over nodes of which some have no NICs, those that have
+// some are taken alone if that is all of it and no slower otherwise.
 func (m *muster) on(nodes []cluster.Node, rank map[string]int) lineup {
+	l := m.onAll(nodes, rank)
+	if !l.full() || l.network > 0 || l.nodes() < 2 {
+		return l
+	}
+	wired := slices.DeleteFunc(slices.Clone(nodes), func(n cluster.Node) bool { return !wired(&n) })
+	if len(wired) == 0 || len(wired) == len(nodes) {
+		return l
+	}
+	if w := m.onAll(wired, rank); w.full() && w.worst >= l.worst {
+		w.spare = l.spare
+		return w
+	}
+	return l
+}
+
+func (m *muster) onAll(nodes []cluster.Node, rank map[string]int) lineup {
 	room := &cluster.Snapshot{Nodes: slices.Clone(nodes)}
-	l := lineup{members: make([][]candidate, len(m.groups)), exact: m.exact, worst: -1, network: -1}
+	l := lineup{members: make([][]candidate, len(m.groups)), exact: m.exact, worst: -1}
 	given := taken{}
 	l.wanted = m.allocations()
 	for _, i := range m.order(nodes) {
@@ -293,12 +310,10 @@ func (m *muster) on(nodes []cluster.Node, rank map[string]int) lineup {
 			if ring := l.members[i][j].ringMBps(); l.worst < 0 || ring < l.worst {
 				l.worst = ring
 			}
-			if network := l.members[i][j].networkMBps(); l.network < 0 || network < l.network {
-				l.network = network
-			}
 		}
 	}
 	l.spare = m.left(room, given)
+	l.measureNetwork()
 	return l
 }
 
@@ -330,7 +345,7 @@ func (m *muster) group(room *cluster.Snapshot, g *cluster.GroupAsk, given taken,
 	r := m.placer.placeGroup(m.seen(room), m.ask, &one, given)
 	// Allocations that talk to each other want NICs; one that is alone has nobody to talk to.
 	if m.allocations() > 1 {
-		slices.SortStableFunc(r.candidates, func(a, b candidate) int { return falseFirst(a.networkMBps() == 0, b.networkMBps() == 0) })
+		slices.SortStableFunc(r.candidates, func(a, b candidate) int { return a.compareTalking(&b) })
 	}
 	if rank != nil {
 		slices.SortStableFunc(r.candidates, func(a, b candidate) int { return cmp.Compare(rank[a.node.ID], rank[b.node.ID]) })
@@ -395,46 +410,11 @@ func (m *muster) share(room *cluster.Snapshot, g *cluster.GroupAsk, first *candi
 			break
 		}
 		var ok bool
-		if next, ok = m.placer.evaluate(&view.Nodes[0], m.ask, g, given); !ok || next.reserved {
+		if next, ok = m.placer.evaluate(&view.Nodes[0], m.ask, g, given.apart(node, g, union)); !ok || next.reserved {
 			break
 		}
 	}
 	return members
-}
-
-// clashes reports whether dividing the devices in the union could give an allocation two
-// shares of one GPU, which cannot start.
-func clashes(n *cluster.Node, g *cluster.GroupAsk, union map[int]uint64) bool {
-	for at, all := range union {
-		several := slices.ContainsFunc(g.Devices, func(d cluster.DeviceAsk) bool { return d.Count > 1 })
-		if several && room(&n.Groups[at], all) < onesOf(all) {
-			return true
-		}
-	}
-	return false
-}
-
-// divisionsMax bounds how many sets divisible compares.
-const divisionsMax = 20000
-
-// divisible reports whether allocations with one device block each may be given any
-// of the devices in the union without one of them getting a worse set than another.
-func (p *Placer) divisible(n *cluster.Node, g *cluster.GroupAsk, union map[int]uint64) bool {
-	if len(g.Devices) != 1 || len(union) != 1 {
-		return false
-	}
-	k := g.Devices[0].Count
-	for at, all := range union {
-		group := &n.Groups[at]
-		if k == 1 || !tabulated(group) {
-			return k == 1 || room(group, all) == onesOf(all) // no division has two shares of one GPU
-		}
-		if chooseCount(onesOf(all), k) > divisionsMax {
-			return false
-		}
-		return p.alike(group, all, k)
-	}
-	return false
 }
 
 // offer writes down a whole gang.
@@ -459,14 +439,9 @@ func (m *muster) offer(l lineup) (cluster.Offer, Explanation) {
 }
 
 func (m *muster) placesText(l *lineup) string {
-	nodes := map[string]bool{}
-	for _, members := range l.members {
-		for i := range members {
-			nodes[members[i].node.ID] = true
-		}
-	}
-	text := fmt.Sprintf("%d nodes", len(nodes))
-	if len(nodes) == 1 {
+	nodes := l.nodes()
+	text := fmt.Sprintf("%d nodes", nodes)
+	if nodes == 1 {
 		text = "1 node"
 	}
 	if l.where != "" {

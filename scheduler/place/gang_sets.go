@@ -1,7 +1,9 @@
 package place
 
 import (
+	"maps"
 	"math/bits"
+	"slices"
 
 	"github.com/nomad-governor/governor/scheduler/cluster"
 	"github.com/nomad-governor/governor/scheduler/sets"
@@ -43,4 +45,70 @@ func (p *Placer) qualityOf(g *cluster.Group, set uint64) (q sets.Quality) {
 		_, q = sets.Large(g.Topology, set, bits.OnesCount64(set))
 	}
 	return q
+}
+
+// apart is t with all shares of the GPUs that some of a union are of, where several of them
+// go to one allocation: Nomad divides the union, and could give two of one GPU.
+func (t taken) apart(n *cluster.Node, g *cluster.GroupAsk, union map[int]uint64) taken {
+	if !several(g) {
+		return t
+	}
+	more := maps.Clone(t)
+	more[n.ID] = maps.Clone(t[n.ID])
+	for at, set := range union {
+		group := &n.Groups[at]
+		if group.Part != cluster.Share {
+			continue
+		}
+		for i, gpu := range group.GPUs {
+			if set>>i&1 == 0 {
+				continue
+			}
+			for j, other := range group.GPUs {
+				if other == gpu {
+					more[n.ID][at] |= 1 << j
+				}
+			}
+		}
+	}
+	return more
+}
+
+// several reports whether a task gets more than one device of a block.
+func several(g *cluster.GroupAsk) bool {
+	return slices.ContainsFunc(g.Devices, func(d cluster.DeviceAsk) bool { return d.Count > 1 })
+}
+
+// clashes reports whether dividing the devices in the union could give an allocation two
+// shares of one GPU, which cannot start.
+func clashes(n *cluster.Node, g *cluster.GroupAsk, union map[int]uint64) bool {
+	for at, all := range union {
+		if several(g) && n.Groups[at].Room(all) < onesOf(all) {
+			return true
+		}
+	}
+	return false
+}
+
+// divisionsMax bounds how many sets divisible compares.
+const divisionsMax = 20000
+
+// divisible reports whether allocations with one device block each may be given any
+// of the devices in the union without one of them getting a worse set than another.
+func (p *Placer) divisible(n *cluster.Node, g *cluster.GroupAsk, union map[int]uint64) bool {
+	if len(g.Devices) != 1 || len(union) != 1 {
+		return false
+	}
+	k := g.Devices[0].Count
+	for at, all := range union {
+		group := &n.Groups[at]
+		if k == 1 || !tabulated(group) {
+			return k == 1 || group.Room(all) == onesOf(all) // no division has two shares of one GPU
+		}
+		if chooseCount(onesOf(all), k) > divisionsMax {
+			return false
+		}
+		return p.alike(group, all, k)
+	}
+	return false
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/shoenig/test/must"
 	"pgregory.net/rapid"
 
-	"github.com/nomad-governor/governor/internal/gpu/topology"
 	"github.com/nomad-governor/governor/scheduler/cluster"
 	"github.com/nomad-governor/governor/scheduler/place"
 	"github.com/nomad-governor/governor/scheduler/sets"
@@ -379,36 +378,4 @@ func TestTheOrderOfNodesDoesNotChangeAGang(t *testing.T) {
 		must.Eq(t, why.String(), whyAgain.String())
 		must.Eq(t, gang, gangAgain)
 	})
-}
-
-// Four GPUs on each of two nodes are one way to have eight, if they can talk.
-func TestAGangWantsNICs(t *testing.T) {
-	t.Parallel()
-	wired := func(mbps int) *topology.Matrix {
-		m := dgxh100()
-		m.SetNICs([]int{mbps, mbps})
-		for i := range m.Size() {
-			m.SetNICPath(i, 0, topology.PathSingle)
-			m.SetNICPath(i, 1, topology.PathSingle)
-		}
-		return m
-	}
-	s := cluster.Snapshot{Nodes: []cluster.Node{
-		in(node("a1", "H100", dgxh100()), "a", ""), in(node("a2", "H100", wired(25_000)), "a", ""),
-		in(node("a3", "H100", dgxh100()), "a", ""), in(node("a4", "H100", wired(25_000)), "a", ""),
-		in(node("b1", "H100", wired(50_000)), "b", ""), in(node("b2", "H100", wired(50_000)), "b", ""), in(node("b3", "H100", wired(50_000)), "b", ""),
-	}}
-	offer, why, _ := place.New().PlaceGang(s, gangOf(8, 2))
-	must.Len(t, 2, nodesOf(offer))
-	for _, name := range nodesOf(offer) {
-		must.StrHasPrefix(t, "b", name, must.Sprint("the rack with the faster network"))
-	}
-	must.StrContains(t, why.String(), "network 12.5 GB/s for each GPU, NICs at PIX")
-	s.Nodes = s.Nodes[:4]
-	offer, _, _ = place.New().PlaceGang(s, gangOf(8, 2))
-	must.Eq(t, []string{"a2", "a4"}, nodesOf(offer))
-	offer, _, gang := place.New().PlaceGang(s, gangOf(8, 3))
-	must.True(t, gang.Fits(), must.Sprint("without NICs is better than not at all"))
-	must.SliceContains(t, nodesOf(offer), "a2")
-	must.SliceContains(t, nodesOf(offer), "a4")
 }

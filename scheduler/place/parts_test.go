@@ -31,7 +31,7 @@ func divide(name, typ, model string, gpus ...string) cluster.Node {
 			g.Devices = append(g.Devices, d)
 		}
 	}
-	n.Groups = []cluster.Group{g}
+	n.Groups = cluster.Divide([]cluster.Group{g})
 	return n
 }
 
@@ -107,6 +107,9 @@ func TestMIGInstancesAreOfGPUsThatMostUse(t *testing.T) {
 		"the rest of one, then of the next": {[]string{"fff", "ftt", "fft"}, 2, "12"},
 		"a whole one that is enough":        {[]string{"ff", "fff", "ffff"}, 3, "111"},
 		"and else the largest":              {[]string{"ff", "ff", "fff"}, 4, "0222"},
+		"what is broken is not in use":      {[]string{"fff", "bff", "tff"}, 1, "2"},
+		"and wants to be reset":             {[]string{"bff", "fff"}, 1, "1"},
+		"even where it is in use":           {[]string{"ttb", "tff"}, 1, "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -114,13 +117,14 @@ func TestMIGInstancesAreOfGPUsThatMostUse(t *testing.T) {
 			_, got, text := chosen(t, parts("nvidia/mig", c.count), n)
 			must.Eq(t, c.want, got, must.Sprint(text))
 			n.Groups[0].Type = gpu.TypeGPU // the strategy "single"
+			n.Groups = cluster.Divide(n.Groups)
 			_, got, _ = chosen(t, parts("nvidia/gpu", c.count), n)
 			must.Eq(t, c.want, got)
 		})
 	}
 	// A GPU is divided into two sizes: what is in use of the other one counts.
 	n := divide("n1", gpu.TypeMIG, "1g", "ff", "ff", "ff")
-	n.Groups = append(n.Groups, divide("n1", gpu.TypeMIG, "3g", "f", "f", "t").Groups[0])
+	n.Groups = cluster.Divide(append(n.Groups, divide("n1", gpu.TypeMIG, "3g", "f", "f", "t").Groups[0]))
 	_, got, text := chosen(t, parts("nvidia/mig/1g", 1), n)
 	must.Eq(t, "2", got)
 	must.StrContains(t, text, "MIG instance of a GPU on n1")
@@ -144,7 +148,11 @@ func TestPartsLeaveAsMuchAsPossible(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		typ := rapid.SampledFrom([]string{gpu.TypeShare, gpu.TypeMIG}).Draw(t, "type")
-		gpus := rapid.SliceOfN(rapid.StringMatching("[ftb]{1,3}"), 1, 4).Draw(t, "GPUs")
+		each := "[ftb]{1,3}"
+		if typ == gpu.TypeShare { // all GPUs of a group have as many
+			each = fmt.Sprintf("[ftb]{%d}", rapid.IntRange(1, 3).Draw(t, "shares"))
+		}
+		gpus := rapid.SliceOfN(rapid.StringMatching(each), 1, 4).Draw(t, "GPUs")
 		n := divide("n1", typ, "A", gpus...)
 		g := n.Groups[0]
 		k := rapid.IntRange(1, 4).Draw(t, "count")
@@ -154,12 +162,14 @@ func TestPartsLeaveAsMuchAsPossible(t *testing.T) {
 				free |= 1 << i
 			}
 		}
-		// worth is how many GPUs have a free share after a choice, or are still whole.
+		// worth is how many GPUs have a free share after a choice, or nothing in use.
 		worth := func(left uint64) int {
 			at := map[string][2]int{} // free, all
 			for i, d := range g.Devices {
 				c := at[d.PCIBusID]
-				c[1]++
+				if d.Healthy {
+					c[1]++
+				}
 				c[0] += int(left >> i & 1)
 				at[d.PCIBusID] = c
 			}
@@ -206,4 +216,84 @@ func TestPartsLeaveAsMuchAsPossible(t *testing.T) {
 		must.True(t, allowed(got), must.Sprint("two shares of one GPU"))
 		must.Eq(t, most, worth(free&^got))
 	})
+}
+
+// What somebody has is no reason to move: who is asked for again keeps it.
+func TestWhoHasPartsKeepsThem(t *testing.T) {
+	t.Parallel()
+	for _, typ := range []string{gpu.TypeShare, gpu.TypeMIG} {
+		n := divide("n1", typ, "A", "fff", "ttf", "fff")
+		n.Groups = cluster.Divide(append(n.Groups, divide("n1", typ, "B", "ff", "ft", "ff").Groups[0]))
+		ask := parts("nvidia/"+typ+"/A", 1)
+		ask.Groups[0].Devices = append(ask.Groups[0].Devices, cluster.DeviceAsk{Task: "task0", Index: 1, Name: "nvidia/" + typ + "/B", Count: 1})
+		other := ask.Groups[0]
+		other.Name = "other"
+		ask.Groups = append(ask.Groups, other)
+		s := cluster.Snapshot{Nodes: []cluster.Node{n}}
+		had := map[string]string{}
+		for round := range 3 {
+			offer, why := place.New().Place(s, ask)
+			must.Len(t, 2, offer.Groups, must.Sprint(why))
+			has := map[string]string{}
+			for _, g := range offer.Groups {
+				for _, set := range g.Nodes[0].Sets {
+					for _, id := range set.IDs {
+						has[id] = g.Group
+					}
+				}
+			}
+			must.MapLen(t, 4, has)
+			if round > 0 {
+				must.Eq(t, had, has)
+			}
+			had = has
+			for i := range s.Nodes[0].Groups {
+				for j := range s.Nodes[0].Groups[i].Devices {
+					if d := &s.Nodes[0].Groups[i].Devices[j]; has[d.ID] != "" {
+						d.Use = cluster.Use{AllocID: "alloc-" + has[d.ID], Namespace: ask.Namespace, JobID: ask.JobID, Group: has[d.ID]}
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestEveryOneOfManySharesCanBeHad(t *testing.T) {
+	t.Parallel()
+	gpus := make([]string, 8)
+	for i := range gpus {
+		gpus[i] = strings.Repeat("f", 10)
+	}
+	n := divide("n1", gpu.TypeShare, "A", gpus...)
+	must.Len(t, 2, n.Groups)
+	must.Eq(t, []int{64, 16}, []int{len(n.Groups[0].Devices), len(n.Groups[1].Devices)})
+	s := cluster.Snapshot{Nodes: []cluster.Node{n}}
+	_, got, text := chosen(t, parts("nvidia/gpu-share", 8), n)
+	must.Eq(t, "01234567", got, must.Sprint(text))
+	_, got, _ = chosen(t, parts("nvidia/gpu-share", 9), n)
+	must.Eq(t, "", got)
+	used := map[string]int{}
+	for round := range 80 {
+		offer, why := place.New().Place(s, parts("nvidia/gpu-share", 1))
+		must.Len(t, 1, offer.Groups[0].Nodes, must.Sprint(round, why))
+		id := offer.Groups[0].Nodes[0].Sets[0].IDs[0]
+		name, _, _ := strings.Cut(id, "::")
+		used[name]++
+		least, most := 80, 0
+		for i := range 8 {
+			count := used[fmt.Sprintf("GPU-n1-%d", i)]
+			least, most = min(least, count), max(most, count)
+		}
+		must.LessEq(t, 1, most-least, must.Sprint(used))
+		for i := range n.Groups {
+			for j := range n.Groups[i].Devices {
+				if d := &n.Groups[i].Devices[j]; d.ID == id {
+					must.False(t, d.Use.Held())
+					d.Use = cluster.Use{AllocID: fmt.Sprint(round), Namespace: "default", JobID: fmt.Sprint(round), Group: "g"}
+				}
+			}
+		}
+	}
+	_, got, _ = chosen(t, parts("nvidia/gpu-share", 1), n)
+	must.Eq(t, "", got)
 }

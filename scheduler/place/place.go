@@ -186,8 +186,8 @@ func shortage(n *cluster.Node, a *cluster.Ask, g *cluster.GroupAsk) string {
 		all := 0
 		for _, at := range groups {
 			mask := freeMasks(n, func(d *cluster.Device) bool { return usable(d, a, g) })[at]
-			if free := room(&n.Groups[at], mask); free > most {
-				most, all = free, mostOf(&n.Groups[at])
+			if free := n.Groups[at].Room(mask); free > most {
+				most, all = free, n.Groups[at].Room(n.Groups[at].All())
 			}
 		}
 		if most < d.Count {
@@ -251,7 +251,7 @@ func largest(s *cluster.Snapshot, a *cluster.Ask, asks []cluster.DeviceAsk) (nam
 		usable := map[int]int{}
 		for j := range asks {
 			for _, group := range matching(n, &asks[j]) {
-				usable[group] = mostOf(&n.Groups[group])
+				usable[group] = n.Groups[group].Room(n.Groups[group].All())
 			}
 		}
 		have := 0

@@ -1,6 +1,7 @@
 package place
 
 import (
+	"fmt"
 	"math/bits"
 	"strconv"
 	"sync"
@@ -97,6 +98,8 @@ type choice struct {
 	group int
 	set   uint64
 	free  uint64
+	// freeAll counts the free devices of that name on the node.
+	freeAll int
 	// quality of the set, and that of the set with the best links.
 	quality sets.Quality
 	best    sets.Quality
@@ -105,10 +108,11 @@ type choice struct {
 }
 
 // choose chooses k devices of a group of a node that is such a machine; GPUs without a
-// topology in PCI order. There must be room for k.
-func (m *machine) choose(n *cluster.Node, group int, free uint64, k int) choice {
-	g := &n.Groups[group]
-	c := choice{group: group, free: free, standing: index.StandingOf(n.ID, m.class, n.CPU.Free, n.MemoryMiB.Free)}
+// topology in PCI order. all are the free devices of each group of the node; there must be
+// room for k.
+func (m *machine) choose(n *cluster.Node, group int, all []uint64, k int) choice {
+	g, free := &n.Groups[group], all[group]
+	c := choice{group: group, free: free, freeAll: bits.OnesCount64(free), standing: index.StandingOf(n.ID, m.class, n.CPU.Free, n.MemoryMiB.Free)}
 	switch {
 	case m.tables != nil:
 		j, t := m.tables.joint, m.tables.table
@@ -118,9 +122,15 @@ func (m *machine) choose(n *cluster.Node, group int, free uint64, k int) choice 
 	case tabulated(g):
 		c.set, c.quality = sets.Large(g.Topology, free, k)
 		c.best = c.quality
-	case partOf(g) != whole:
+	case g.Part != cluster.Whole:
 		var lost int
-		c.set, lost = chooseParts(n, g, free, k)
+		c.set, lost = chooseParts(n, group, all, k)
+		c.freeAll = 0
+		for i := range n.Groups {
+			if n.Groups[i].Model == g.Model && n.Groups[i].Type == g.Type {
+				c.freeAll += bits.OnesCount64(all[i])
+			}
+		}
 		c.standing.Loss = lost * sets.Unit
 	default:
 		c.set = sets.First(free, k)
@@ -132,12 +142,23 @@ func (m *machine) choose(n *cluster.Node, group int, free uint64, k int) choice 
 
 // classOf is the class of a node among those with such GPUs: machines that are alike.
 func classOf(n *cluster.Node, g *cluster.Group) index.Class {
-	id := make([]byte, 0, len(g.TopologyText)+32)
+	id := make([]byte, 0, len(g.TopologyText)+48)
+	id = fmt.Appendf(id, "%012d ", nicMBps(g)) // the slower network first: others may need the faster one
 	id = append(id, g.TopologyText...)
 	for _, amount := range []int{len(g.Devices), n.CPU.Total, n.MemoryMiB.Total} {
 		id = strconv.AppendInt(append(id, ' '), int64(amount), 10)
 	}
 	return index.Class{ID: string(id), CPU: max(0, n.CPU.Total), MemoryMiB: max(0, n.MemoryMiB.Total)}
+}
+
+// nicMBps is what all NICs of a group's host carry.
+func nicMBps(g *cluster.Group) (mbps int) {
+	if tabulated(g) {
+		for nic := range g.Topology.NICs() {
+			mbps += g.Topology.NICMBps(nic)
+		}
+	}
+	return mbps
 }
 
 // tabulated reports whether the group's topology describes its devices.

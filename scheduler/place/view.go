@@ -212,14 +212,15 @@ func (n *viewed) candidate(k int, promised bool) candidate {
 	if promised {
 		free = n.promised
 	}
-	ch := n.machine.choose(n.node, int(n.group), free, k)
-	left := []uint64{free &^ ch.set}
+	all := make([]uint64, len(n.node.Groups))
 	for i := range n.node.Groups {
-		if i != int(n.group) {
-			left = append(left, freeOf(&n.node.Groups[i], promised))
+		if all[i] = free; i != int(n.group) {
+			all[i] = freeOf(&n.node.Groups[i], promised)
 		}
 	}
-	c := newCandidate(n.node, []choice{ch}, left)
+	ch := n.machine.choose(n.node, int(n.group), all, k)
+	all[n.group] &^= ch.set
+	c := newCandidate(n.node, []choice{ch}, all)
 	c.reserved = promised
 	return c
 }

@@ -43,10 +43,11 @@ func New(m *topology.Matrix) *Table {
 	t.sum = make([]int32, 1<<n)
 	t.numa = make([]uint8, 1<<n)
 	t.network, t.nic = make([]int32, 1<<n), make([]topology.Path, 1<<n)
+	toOthers := m.Network()
 	for set := range 1 << n {
 		t.sum[set] = int32(sumMBps(m, uint64(set)))
 		t.numa[set] = uint8(numaNodes(m, uint64(set)))
-		network, path := m.NetworkMBps(uint64(set))
+		network, path := toOthers.MBps(uint64(set))
 		t.network[set], t.nic[set] = int32(network), path
 	}
 	t.left = packings(n, t.ring)

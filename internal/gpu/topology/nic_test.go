@@ -26,10 +26,10 @@ func host() *topology.Matrix {
 func TestGPUsOfASetShareTheNICsThatAreNearestToThem(t *testing.T) {
 	t.Parallel()
 	m := host()
-	near, path := m.Near(1)
+	near, path := m.NICsOf(1)
 	must.Eq(t, 0b01, near)
 	must.Eq(t, topology.PathSingle, path)
-	near, _ = m.Near(3)
+	near, _ = m.NICsOf(3)
 	must.Eq(t, 0b11, near)
 	for set, want := range map[uint64]struct {
 		mbps int
@@ -59,6 +59,60 @@ func TestAGPUWithoutANICAtAKnownDistanceHasNoNetwork(t *testing.T) {
 	mbps, _ = m.NetworkMBps(0b0001)
 	must.Eq(t, 50000, mbps)
 	must.Eq(t, "1;1;0;0;d;-1;", topology.New(1, 0, 0).Encode(), must.Sprint("hosts without NICs are written as before there were any"))
+}
+
+// A slow NIC beside a GPU is not what it sends through.
+func TestASlowNICThatIsNearTakesNothingAway(t *testing.T) {
+	t.Parallel()
+	m := topology.New(2, 26562, 63000)
+	set := func(slow bool) {
+		speeds := []int{50000, 50000}
+		if slow {
+			speeds = append(speeds, 3125) // the management network
+		}
+		m.SetNICs(speeds)
+		for i := range 2 {
+			m.SetNICPath(i, 0, topology.PathNode)
+			m.SetNICPath(i, 1, topology.PathNode)
+			if slow {
+				m.SetNICPath(i, 2, topology.PathHostBridge)
+			}
+		}
+	}
+	set(false)
+	mbps, path := m.NetworkMBps(0b11)
+	must.Eq(t, 37_800, mbps)
+	must.Eq(t, topology.PathNode, path)
+	set(true)
+	mbps, _ = m.NetworkMBps(0b11)
+	must.Eq(t, 37_800, mbps)
+	nics, _ := m.NICsOf(0)
+	must.Eq(t, 0b011, nics)
+}
+
+// A NIC more, of whatever speed and wherever it is, leaves a GPU alone no less.
+func TestANICMoreIsNoLessForAGPU(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := genMatrix(t)
+		if m.Size() == 0 {
+			return
+		}
+		i := rapid.IntRange(0, m.Size()-1).Draw(t, "GPU")
+		before, _ := m.NetworkMBps(1 << i)
+		var speeds []int
+		var paths []topology.Path
+		for nic := range m.NICs() {
+			speeds, paths = append(speeds, m.NICMBps(nic)), append(paths, m.NICPath(i, nic))
+		}
+		m.SetNICs(append(speeds, rapid.IntRange(0, 100_000).Draw(t, "speed")))
+		for nic, path := range paths {
+			m.SetNICPath(i, nic, path)
+		}
+		m.SetNICPath(i, len(paths), topology.Path(rapid.IntRange(0, int(topology.PathSystem)).Draw(t, "path")))
+		after, _ := m.NetworkMBps(1 << i)
+		must.LessEq(t, after, before)
+	})
 }
 
 // More GPUs in a set never leave each more.

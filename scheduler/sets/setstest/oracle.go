@@ -45,18 +45,18 @@ func NewOracle(m *topology.Matrix) *Oracle {
 	return o
 }
 
-// networkOf lets each GPU send through an equal part of each NIC that no other is nearer
-// than, and takes the slowest.
+// networkOf lets each GPU send through an equal part of each of its NICs, and takes the
+// slowest.
 func networkOf(m *topology.Matrix, at []int) (slowest int, farthest topology.Path) {
 	users := map[int]int{}
 	for _, i := range at {
-		_, nics := nearest(m, i)
+		_, _, nics := nicsOf(m, i)
 		for _, nic := range nics {
 			users[nic]++
 		}
 	}
 	for n, i := range at {
-		path, nics := nearest(m, i)
+		path, most, nics := nicsOf(m, i)
 		if len(nics) == 0 {
 			return 0, topology.PathUnknown
 		}
@@ -64,10 +64,7 @@ func networkOf(m *topology.Matrix, at []int) (slowest int, farthest topology.Pat
 		for _, nic := range nics {
 			speed += m.NICMBps(nic) / users[nic]
 		}
-		pcie := topology.New(2, 0, m.PCIeMBps())
-		pcie.Set(0, 1, 0, path)
-		speed = min(speed, pcie.EffectiveMBps(0, 1))
-		if n == 0 || speed < slowest {
+		if speed = min(speed, most); n == 0 || speed < slowest {
 			slowest = speed
 		}
 		farthest = max(farthest, path)
@@ -75,19 +72,31 @@ func networkOf(m *topology.Matrix, at []int) (slowest int, farthest topology.Pat
 	return slowest, farthest
 }
 
-// nearest are the NICs of a GPU that no other is nearer than.
-func nearest(m *topology.Matrix, i int) (path topology.Path, nics []int) {
+// nicsOf are the NICs of a GPU that most gets out through, on the nearest path among
+// equals, and what that path carries.
+func nicsOf(m *topology.Matrix, i int) (path topology.Path, carries int, nics []int) {
+	over := func(path topology.Path) int {
+		pcie := topology.New(2, 0, m.PCIeMBps())
+		pcie.Set(0, 1, 0, path)
+		return pcie.EffectiveMBps(0, 1)
+	}
+	best := -1
+	for nic := range m.NICs() {
+		if p := m.NICPath(i, nic); p != topology.PathUnknown {
+			best = max(best, min(m.NICMBps(nic), over(p)))
+		}
+	}
 	for path = topology.PathInternal; path <= topology.PathSystem; path++ {
 		for nic := range m.NICs() {
-			if m.NICPath(i, nic) == path {
+			if m.NICPath(i, nic) == path && min(m.NICMBps(nic), over(path)) == best {
 				nics = append(nics, nic)
 			}
 		}
 		if len(nics) > 0 {
-			return path, nics
+			return path, over(path), nics
 		}
 	}
-	return topology.PathUnknown, nil
+	return topology.PathUnknown, 0, nil
 }
 
 func ringOf(m *topology.Matrix, at []int) int {
