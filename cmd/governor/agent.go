@@ -117,8 +117,7 @@ func agentFlags(env environment, args []string) (agentconfig.Config, error) {
 
 func runAgent(env environment, config agentconfig.Config) error {
 	roomyHeap()
-	logger := hclog.New(&hclog.LoggerOptions{Name: "governor", Level: hclog.LevelFromString(config.LogLevel),
-		Output: env.stderr, JSONFormat: config.LogJSON})
+	logger := hclog.New(&hclog.LoggerOptions{Name: "governor", Level: hclog.LevelFromString(config.LogLevel), Output: env.stderr, JSONFormat: config.LogJSON})
 	clock := nomadevents.NewClock(time.Now)
 	client, err := nomadClient(config.Nomad, clock, logger)
 	if err != nil {
@@ -164,6 +163,7 @@ func runAgent(env environment, config agentconfig.Config) error {
 		options.Archive = archive
 	}
 	a := agent.New(options)
+	defer placement.follow(env.ctx)()
 	tracer, stopTraces, err := newTracer(config, logger)
 	if err != nil {
 		return closeAll(err)

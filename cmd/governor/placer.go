@@ -54,6 +54,17 @@ func newPlacer(state *nomadstate.Reader, store records, now func() time.Time, ho
 		assets: newAssets(store, now, how), now: now, allowAny: allowInfeasible}
 }
 
+// follow follows what the cluster is until the function that it returns is called.
+func (p *placer) follow(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var following sync.WaitGroup
+	following.Go(func() { p.state.Follow(ctx) })
+	return func() {
+		cancel()
+		following.Wait()
+	}
+}
+
 // Prepare implements gate.Preparer.
 func (p *placer) Prepare() { p.state.Begin() }
 

@@ -41,7 +41,7 @@ func newSlowNomad(t *testing.T) *slowNomad {
 		switch {
 		case r.URL.Path == "/v1/regions":
 			fmt.Fprint(w, `["global"]`)
-		case r.URL.Path == "/v1/nodes" && r.URL.Query().Get("index") == "7":
+		case r.URL.Path == "/v1/jobs" && r.URL.Query().Get("index") == "7":
 			n.entered <- "read"
 			<-r.Context().Done()
 		case strings.HasSuffix(r.URL.Path, "/stop"):
@@ -166,7 +166,7 @@ func TestTheAgentStopsWhenItsWorkIsDone(t *testing.T) {
 	n := newSlowNomad(t)
 	p := startProcess(t, n.URL, nil, "")
 	read, written := make(chan int, 1), make(chan int, 1)
-	go func() { read <- p.status("GET", "/v1/nodes?index=7") }()
+	go func() { read <- p.status("GET", "/v1/jobs?index=7") }()
 	go func() { written <- p.status("PUT", "/v1/allocation/a/stop") }()
 	<-n.entered
 	<-n.entered

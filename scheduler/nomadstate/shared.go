@@ -15,8 +15,10 @@ const readWithin = 30 * time.Second
 // work of a decision, and the larger the cluster the more. Methods may be called from
 // several goroutines.
 type Shared struct {
-	read func(ctx context.Context) (cluster.Snapshot, error)
-	now  func() time.Time
+	read  func(ctx context.Context) (cluster.Snapshot, error)
+	now   func() time.Time
+	nomad querier
+	still *still
 
 	mu sync.Mutex
 	// last is the latest that was read, running the one that is being read, and next
@@ -38,7 +40,13 @@ type reading struct {
 }
 
 // NewShared shares the snapshots of a reader.
-func NewShared(r *Reader, now func() time.Time) *Shared { return &Shared{read: r.Snapshot, now: now} }
+func NewShared(r *Reader, now func() time.Time) *Shared {
+	return &Shared{read: r.Snapshot, now: now, nomad: r.nomad, still: newStill(now)}
+}
+
+// Follow has Nomad tell until ctx ends when nodes and allocations change: what has not
+// changed since it was read need not be read again.
+func (s *Shared) Follow(ctx context.Context) { s.still.run(ctx, s.nomad) }
 
 // Snapshot returns what Nomad said at most maxAge before the call, or after it. An
 // error means that Nomad could not be read. The snapshot is shared: do not change it.
@@ -48,7 +56,8 @@ func (s *Shared) Snapshot(ctx context.Context, maxAge time.Duration) (cluster.Sn
 	return s.join(maxAge).wait(ctx)
 }
 
-// SnapshotSince returns what Nomad said at some time after since.
+// SnapshotSince returns what Nomad said at some time after since, or before it if nothing
+// has changed until now.
 func (s *Shared) SnapshotSince(ctx context.Context, since time.Time) (cluster.Snapshot, error) {
 	return s.joinSince(since).wait(ctx)
 }
@@ -57,7 +66,15 @@ func (s *Shared) SnapshotSince(ctx context.Context, since time.Time) (cluster.Sn
 func (s *Shared) Begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.anew()
+	if !s.current() {
+		s.anew()
+	}
+}
+
+// current reports whether the last snapshot is what would be read now; the caller holds the
+// lock.
+func (s *Shared) current() bool {
+	return s.last != nil && s.last.news == s.news && s.still.since(s.last.began)
 }
 
 func (r *reading) wait(ctx context.Context) (cluster.Snapshot, error) {
@@ -85,6 +102,8 @@ func (s *Shared) join(maxAge time.Duration) *reading {
 		return r != nil && maxAge > 0 && now.Sub(r.began) <= maxAge && !now.Before(r.began) && r.news == s.news
 	}
 	switch {
+	case maxAge > 0 && s.current():
+		return s.last
 	case fresh(s.last):
 		if s.running == nil && now.Sub(s.last.began) > maxAge/2 && now.Sub(s.ahead).Abs() > maxAge/2 {
 			s.ahead = now
@@ -100,6 +119,9 @@ func (s *Shared) join(maxAge time.Duration) *reading {
 func (s *Shared) joinSince(since time.Time) *reading {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.current() {
+		return s.last
+	}
 	for _, r := range []*reading{s.last, s.running} {
 		if r != nil && !r.began.Before(since) && r.news == s.news {
 			return r
