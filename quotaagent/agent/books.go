@@ -112,8 +112,7 @@ type books struct {
 	recorded map[string]string
 	// members are the cohorts of the policy seen last.
 	members members
-	// listed are the holds as listed last, or written since, by key.
-	listed map[string]listedHold
+	listing listing
 	// glances are for decisions that commit nothing.
 	glances *glances
 	// doubt says that the store was restored: nothing that is remembered counts.
@@ -132,7 +131,7 @@ type books struct {
 func newBooks(store Store, now func() time.Time) *books {
 	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {}, wait: pause,
 		counted: func([]ledger.Entry) {}, committed: func(time.Duration, error) {}, conflicted: func() {},
-		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), listed: make(map[string]listedHold), glances: newGlances(), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
+		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), listing: newListing(), glances: newGlances(), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 
 func randomID() string {
@@ -346,72 +345,6 @@ func (b *books) allBalances(ctx context.Context) (map[string]ledger.Balance, map
 		balances[path], versions[path] = balance, r.Version
 	}
 	return balances, versions, nil
-}
-
-// listedHold is a hold with the hash of what it was read from.
-type listedHold struct {
-	value [sha256.Size]byte
-	held  heldAt
-}
-
-// holds lists all open holds, by namespace and job id. A document that cannot
-// be read is left out and reported in unreadable: it must not keep the others
-// from being metered. What has not changed since the last list is not decoded
-// again.
-func (b *books) holds(ctx context.Context) (holds []heldAt, unreadable, err error) {
-	holds, _, unreadable, err = b.listHolds(ctx)
-	return holds, unreadable, err
-}
-
-// listHolds is holds, and also returns the store's index of the list: what has a
-// lower version is in it.
-func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, unreadable, err error) {
-	records, index, err := b.store.List(ctx, holdPrefix)
-	if err != nil {
-		return nil, 0, nil, fmt.Errorf("list holds: %w", err)
-	}
-	listed := make(map[string]listedHold, len(records))
-	holds = make([]heldAt, 0, len(records))
-	for _, r := range records {
-		l, known := b.listedAs(r.Key)
-		value := sha256.Sum256(r.Value)
-		if l.held.version = r.Version; !known || l.value != value {
-			h, err := decodeHold(r)
-			if err != nil {
-				unreadable = errors.Join(unreadable, err)
-				continue
-			}
-			l = listedHold{value, h}
-		}
-		listed[r.Key] = l
-		holds = append(holds, l.held)
-	}
-	b.mu.Lock()
-	b.listed = listed
-	b.mu.Unlock()
-	slices.SortFunc(holds, byJob)
-	return holds, index, unreadable, nil
-}
-
-func (b *books) listedAs(key string) (listedHold, bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	l, known := b.listed[key]
-	return l, known
-}
-
-// noteWritten remembers listed holds as this process wrote them, so that the next
-// list need not decode them. Nothing rests on it but that: they are compared by their
-// hash.
-func (b *books) noteWritten(writes []ledger.Write, holds map[string]any) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, w := range writes {
-		h, ok := holds[w.Key].(*ledger.Hold)
-		if _, known := b.listed[w.Key]; ok && h != nil && known {
-			b.listed[w.Key] = listedHold{sha256.Sum256(w.Value), heldAt{Hold: h}}
-		}
-	}
 }
 
 // byJob is the order of holds: by namespace and job id.

@@ -203,10 +203,10 @@ func (b *books) commitSheet(ctx context.Context, fence ledger.Fence, s *sheet, w
 	begin := b.now()
 	version, err := b.send(ctx, fence, writes, value)
 	b.glances.wrote(writes)
+	b.noteWritten(writes, s.next, version, err)
 	if err != nil {
 		return err
 	}
-	b.noteWritten(writes, s.next)
 	if version != 0 {
 		b.glances.learn(s.next, version, begin)
 	}

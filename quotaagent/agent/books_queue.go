@@ -114,6 +114,7 @@ func (b *books) takeTurn(mine *wish) {
 	}
 	if b.doubt.Swap(false) {
 		b.memory.distrustAll()
+		b.forgetList()
 	}
 	if fence, group := b.take(); len(group) > 0 {
 		b.commitGroup(fence, group)
