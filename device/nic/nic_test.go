@@ -101,6 +101,7 @@ func TestOnlyNICsThatAJobCanUseCount(t *testing.T) {
 	}
 	must.Eq(t, []string{"mlx5_1", "mlx5_0", "irdma0", "mlx5_core.sf.3"}, names("*"), must.Sprint("in the order of their addresses"))
 	must.Eq(t, []string{"mlx5_1", "mlx5_0"}, names("mlx5_[0-9]"))
+	must.NoError(t, os.WriteFile(filepath.Join(root, "devices/pci0000:a0/0000:a0:00.0/numa_node"), []byte("0\n"), 0o644))
 	must.Eq(t, "0000:a0:00.0", (nic.Host{Root: root, Names: []string{"mlx5_core.sf.3"}}).Read(nil)[0].PCIBusID)
 	must.Eq(t, []string{"irdma0"}, names("irdma0", "none"))
 	must.SliceEmpty(t, names())

@@ -60,7 +60,7 @@ func find(root, link string) (place, bool) {
 	if end == at+1 {
 		return place{}, false
 	}
-	node, err := strconv.Atoi(text(target, "numa_node"))
+	node, err := strconv.Atoi(text(base, filepath.Join(folders[:end]...), "numa_node"))
 	if err != nil || node < 0 {
 		node = topology.UnknownNUMA
 	}

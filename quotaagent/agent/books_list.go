@@ -33,6 +33,8 @@ type listing struct {
 	at    time.Time
 	marks map[string]uint64
 	index uint64
+	// listed is the store's index of the holds: they are no older than that.
+	listed uint64
 	// whole says that holds has all that this process has committed since; own is the
 	// version of its last commit.
 	whole bool
@@ -53,8 +55,9 @@ type writtenHold struct {
 func newListing() listing { return listing{holds: make(map[string]listedHold)} }
 
 // current reports whether the marks, as of an index of the store, say that nobody else has
-// committed anything since the holds were listed.
-func (l *listing) current(marks []ledger.Record, index uint64, own string, now time.Time) bool {
+// committed anything since the holds were listed; before is what own was before they were
+// read.
+func (l *listing) current(marks []ledger.Record, index, before uint64, own string, now time.Time) bool {
 	if age := now.Sub(l.at); !l.whole || age < 0 || age > listAfter || index < l.index {
 		return false
 	}
@@ -72,7 +75,7 @@ func (l *listing) current(marks []ledger.Record, index uint64, own string, now t
 		others++
 	}
 	// What this process has committed after the marks were read is in holds already.
-	return others == len(l.marks) && (mine == l.own || l.own > index)
+	return others == len(l.marks) && (mine == l.own || l.own > index && mine >= before)
 }
 
 // take puts a hold of this process where it belongs.
@@ -93,14 +96,21 @@ func (b *books) holds(ctx context.Context) (holds []heldAt, unreadable, err erro
 	return holds, unreadable, err
 }
 
+// holdsAnew is holds as the store lists them now, for what must not rest on memory.
+func (b *books) holdsAnew(ctx context.Context) (holds []heldAt, unreadable, err error) {
+	b.forgetList()
+	return b.holds(ctx)
+}
+
 // listHolds is holds, and also returns the store's index of the list: what has a
 // lower version is in it.
 func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, unreadable, err error) {
+	before := b.lastCommit()
 	marks, index, err := b.store.List(ctx, commitPrefix)
 	if err != nil {
 		return nil, 0, nil, fmt.Errorf("list the marks of commits: %w", err)
 	}
-	if holds := b.recallHolds(marks, index); holds != nil {
+	if holds := b.recallHolds(marks, index, before); holds != nil {
 		return holds, index, nil, nil
 	}
 	lost := b.beginList()
@@ -128,17 +138,17 @@ func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, un
 		next.holds[r.Key] = l
 		holds = append(holds, l.held)
 	}
-	next.whole = unreadable == nil
+	next.whole, next.listed = unreadable == nil, at
 	b.endList(next, at, lost)
 	slices.SortFunc(holds, byJob)
 	return holds, at, unreadable, nil
 }
 
 // recallHolds are the open holds without a list, nil where that is not possible.
-func (b *books) recallHolds(marks []ledger.Record, index uint64) []heldAt {
+func (b *books) recallHolds(marks []ledger.Record, index, before uint64) []heldAt {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.doubt.Load() || !b.listing.current(marks, index, b.mark.key, b.now()) {
+	if b.doubt.Load() || !b.listing.current(marks, index, before, b.mark.key, b.now()) {
 		return nil
 	}
 	b.listing.index = index
@@ -148,6 +158,13 @@ func (b *books) recallHolds(marks []ledger.Record, index uint64) []heldAt {
 	}
 	slices.SortFunc(holds, byJob)
 	return holds
+}
+
+// lastCommit is the version of the last commit of this process that is known.
+func (b *books) lastCommit() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.listing.own
 }
 
 // beginList says that the holds are being listed, and endList how that has ended: with what
@@ -203,6 +220,11 @@ func (b *books) noteWritten(writes []ledger.Write, holds map[string]any, version
 		l.whole, l.lost = false, l.lost+1
 		return
 	}
+	for _, w := range writes {
+		if w.Key == b.mark.key && w.Version != l.own { // a commit in between of which nobody heard
+			l.whole, l.lost = false, l.lost+1
+		}
+	}
 	l.own = version
 	for _, w := range writes {
 		value, written := holds[w.Key]
@@ -211,7 +233,10 @@ func (b *books) noteWritten(writes []ledger.Write, holds map[string]any, version
 		}
 		h, _ := value.(*ledger.Hold)
 		one := writtenHold{w.Key, listedHold{sha256.Sum256(w.Value), heldAt{h, version}}}
-		if l.take(one); l.lists > 0 {
+		if version >= l.listed { // else others may have written it since, while its answer was lost
+			l.take(one)
+		}
+		if l.lists > 0 {
 			l.written = append(l.written, one)
 		}
 	}

@@ -16,12 +16,22 @@ import (
 	"github.com/nomad-governor/governor/quotaagent/ledger"
 )
 
-// lossy is a store that loses the next commit, or its answer.
+// lossy is a store that loses the next commits, or their answers, or delivers them late.
 type lossy struct {
 	*memStore
 	mu     sync.Mutex
 	before int // commits that are lost
 	after  int // commits whose answer is lost
+	late   int // commits that are under way until land
+	kept   func()
+}
+
+// land delivers the last commit that is under way.
+func (s *lossy) land() {
+	if s.kept != nil {
+		s.kept()
+	}
+	s.kept = nil
 }
 
 func (s *lossy) Commit(ctx context.Context, fence ledger.Fence, writes []ledger.Write) error {
@@ -31,9 +41,13 @@ func (s *lossy) Commit(ctx context.Context, fence ledger.Fence, writes []ledger.
 
 func (s *lossy) CommitVersion(ctx context.Context, fence ledger.Fence, writes []ledger.Write) (uint64, error) {
 	s.mu.Lock()
-	before, after := s.before > 0, s.after > 0
-	s.before, s.after = max(0, s.before-1), max(0, s.after-1)
+	before, after, late := s.before > 0, s.after > 0, s.late > 0
+	s.before, s.after, s.late = max(0, s.before-1), max(0, s.after-1), max(0, s.late-1)
 	s.mu.Unlock()
+	if late {
+		s.kept = func() { _, _ = s.memStore.CommitVersion(ctx, fence, writes) }
+		return 0, fmt.Errorf("%w: no answer yet", ledger.ErrUnavailable)
+	}
 	if before {
 		return 0, fmt.Errorf("%w: the request is lost", ledger.ErrUnavailable)
 	}
@@ -103,7 +117,7 @@ func TestListedHoldsAreThoseOfTheStore(t *testing.T) {
 		var restore func()
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			at := rapid.IntRange(0, 2).Draw(t, "process")
-			switch rapid.SampledFrom([]string{"put", "put", "put", "end", "list", "lost", "late", "gone", "back up", "restore", "new"}).Draw(t, "step") {
+			switch rapid.SampledFrom([]string{"put", "put", "put", "end", "list", "lost", "unanswered", "late", "lands", "meanwhile", "gone", "back up", "restore", "new"}).Draw(t, "step") {
 			case "put":
 				_ = put(all[at], rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "job"), rapid.Int64Range(1, 9).Draw(t, "size"))
 			case "end":
@@ -112,8 +126,21 @@ func TestListedHoldsAreThoseOfTheStore(t *testing.T) {
 				must.Eq(t, store.truth(t), seen(t, all[at]))
 			case "lost":
 				wires[at].before = rapid.SampledFrom([]int{1, 10}).Draw(t, "requests")
-			case "late":
+			case "unanswered":
 				wires[at].after = rapid.SampledFrom([]int{1, 10}).Draw(t, "answers")
+			case "late":
+				wires[at].late = 4 // a commit and all that it is sent again
+			case "lands":
+				wires[at].land()
+			case "meanwhile": // others commit while this one waits for an answer
+				other, size := all[(at+1)%3], rapid.Int64Range(0, 9).Draw(t, "size")
+				all[at].wait = func(context.Context, time.Duration) {
+					_ = put(other, "a", size)
+					must.Eq(t, store.truth(t), seen(t, all[at]))
+				}
+				wires[at].after = 1
+				_ = put(all[at], "a", rapid.Int64Range(1, 9).Draw(t, "own size"))
+				all[at].wait = func(context.Context, time.Duration) {}
 			case "gone":
 				now = now.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute}).Draw(t, "time"))
 			case "back up":
@@ -121,8 +148,11 @@ func TestListedHoldsAreThoseOfTheStore(t *testing.T) {
 			case "restore":
 				if restore != nil {
 					restore()
+					all[at].doubt.Store(true) // the watch of one sees that; the others do not lead
 					for _, b := range all {
-						b.doubt.Store(true) // the watch of each sees that
+						if b != all[at] {
+							now = now.Add(listAfter + time.Second) // and believe what they had for as long
+						}
 					}
 				}
 			case "new": // a process starts anew
@@ -200,4 +230,43 @@ func TestListsWhileOthersCommit(t *testing.T) {
 	for _, b := range all {
 		must.Eq(t, store.truth(t), seen(t, b))
 	}
+}
+
+// A commit that lands when nobody waits for it any more is in the store, and others may
+// commit before an answer that was lost is known.
+func TestListsKnowOfCommitsThatLandLate(t *testing.T) {
+	t.Parallel()
+	store := newMemStore()
+	wire := &lossy{memStore: store}
+	b, other := newBooks(wire, time.Now), newBooks(store, time.Now)
+	b.wait = func(context.Context, time.Duration) {}
+	must.NoError(t, put(b, "a", 1))
+	seen(t, b)
+	wire.late = 4
+	must.Error(t, put(b, "b", 5))
+	seen(t, b)
+	wire.land()
+	must.NoError(t, put(b, "c", 3))
+	must.Eq(t, store.truth(t), seen(t, b))
+
+	b.wait = func(context.Context, time.Duration) {
+		must.NoError(t, put(other, "x", 9))
+		must.Eq(t, store.truth(t), seen(t, b))
+	}
+	wire.after = 1
+	must.NoError(t, put(b, "x", 5))
+	must.Eq(t, store.truth(t), seen(t, b))
+}
+
+// An agent that does not lead is not told that the store was restored.
+func TestAListAfterARestore(t *testing.T) {
+	t.Parallel()
+	store := newMemStore()
+	b, other := newBooks(store, time.Now), newBooks(store, time.Now)
+	must.NoError(t, put(other, "x", 9))
+	seen(t, b)
+	restore := store.backup()
+	must.NoError(t, put(b, "y", 5))
+	restore()
+	must.Eq(t, store.truth(t), seen(t, b))
 }

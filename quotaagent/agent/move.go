@@ -71,7 +71,7 @@ func (e *Engine) move(ctx context.Context, fence ledger.Fence, p *budget.Policy)
 }
 
 func (e *Engine) moveHolds(ctx context.Context, fence ledger.Fence, p *budget.Policy) error {
-	holds, unreadable, err := e.books.holds(ctx)
+	holds, unreadable, err := e.books.holdsAnew(ctx)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func (b *books) repair(ctx context.Context, fence ledger.Fence) (repaired []stri
 	if err != nil {
 		return nil, err
 	}
-	holds, unreadable, err := b.holds(ctx)
+	holds, unreadable, err := b.holdsAnew(ctx)
 	if err != nil || unreadable != nil {
 		return nil, errors.Join(err, unreadable) // a sum without all holds would be too small
 	}

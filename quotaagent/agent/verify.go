@@ -132,7 +132,7 @@ func (a *Agent) compare(ctx context.Context, h *historian) (UsageCheck, error) {
 
 // waiting are the entries in outboxes that are not in the history.
 func (a *Agent) waiting(ctx context.Context, h *historian) ([]ledger.Entry, error) {
-	holds, unreadable, err := a.Engine.books.holds(ctx)
+	holds, unreadable, err := a.Engine.books.holdsAnew(ctx)
 	if err == nil {
 		err = unreadable
 	}

@@ -29,13 +29,14 @@ const (
 // same whoever has them.
 func Divide(groups []Group) []Group {
 	var out []Group
-	for i := range groups {
-		out = append(out, cut(groups[i])...)
+	for _, g := range groups {
+		g.Part = partOf(&g)
+		out = append(out, cut(g)...)
 	}
 	numbers := map[string]uint8{}
 	for i := range out {
 		g := &out[i]
-		if g.Part = partOf(g); g.Part == Whole {
+		if g.Part == Whole {
 			continue
 		}
 		g.GPUs = make([]uint8, len(g.Devices))
@@ -100,7 +101,7 @@ func cut(g Group) []Group {
 	for i := range devices {
 		gpus[gpuOf(&devices[i])] = true
 	}
-	if g.Type == gpu.TypeShare && len(gpus) <= MaxDevices {
+	if g.Part == Share && len(gpus) <= MaxDevices {
 		size -= MaxDevices % len(gpus)
 	}
 	var out []Group

@@ -41,6 +41,14 @@ func TestWhatDevicesAreOfAGPU(t *testing.T) {
 	must.Eq(t, 4, groups[3].Room(0b1111))
 }
 
+func TestAllOfANameAreTheSamePartOfAGPU(t *testing.T) {
+	t.Parallel()
+	for _, g := range cluster.Divide([]cluster.Group{shared(gpu.TypeGPU, 13, 5)}) { // the strategy "single": one is left over
+		must.Eq(t, cluster.Instance, g.Part)
+		must.Len(t, len(g.Devices), g.GPUs)
+	}
+}
+
 // However many there are, none is lost, each group can be a mask, and a task that wants
 // shares of all GPUs can have them of one group.
 func TestDividedGroupsHaveAllDevices(t *testing.T) {

@@ -17,8 +17,10 @@ const MaxDevices = 64
 type Snapshot struct {
 	// Nodes sorted by ID.
 	Nodes []Node
-	// Warnings tell what could not be read, sorted; placement goes on without it.
-	Warnings []string
+	// Warnings tell what could not be read, sorted; placement goes on without it. Incomplete
+	// says that some of it may be there the next time, although nothing changes.
+	Warnings   []string
+	Incomplete bool
 }
 
 // Node is one Nomad client with devices.

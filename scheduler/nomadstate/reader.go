@@ -101,7 +101,7 @@ func (r *Reader) Snapshot(ctx context.Context) (cluster.Snapshot, error) {
 		return s, nil
 	}
 	uses := indexUses(allocs)
-	s := cluster.Snapshot{Nodes: make([]cluster.Node, 0, len(nodes))}
+	s := cluster.Snapshot{Nodes: make([]cluster.Node, 0, len(nodes)), Incomplete: !complete}
 	for i, stub := range nodes {
 		node, notes := r.node(stub, details[i], uses[stub.ID])
 		s.Nodes = append(s.Nodes, node)

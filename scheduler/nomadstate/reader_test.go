@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/internal/gpu/topology"
@@ -434,4 +436,48 @@ func TestANodeIsReadAgainUntilItCanBe(t *testing.T) {
 	must.Len(t, 1, snapshotFrom(t, r).Warnings)
 	delete(f.broken, path)
 	must.Len(t, 0, snapshotFrom(t, r).Warnings)
+}
+
+// quiet is a Nomad in which nothing changes: queries that wait do so.
+type quiet struct {
+	*fakeNomad
+}
+
+func (q *quiet) Query(path string, out any, o *api.QueryOptions) (*api.QueryMeta, error) {
+	if o.PerPage == 1 {
+		if o.WaitIndex == 7 {
+			select {
+			case <-time.After(o.WaitTime):
+			case <-o.Context().Done():
+				return nil, o.Context().Err()
+			}
+		}
+		return &api.QueryMeta{LastIndex: 7}, nil
+	}
+	return q.fakeNomad.Query(path, out, o)
+}
+
+func TestANodeThatCouldNotBeReadIsReadAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		at := "/v1/node/" + f.node("l40s").ID
+		f.broken[at] = errors.New("timeout")
+		s := nomadstate.NewShared(nomadstate.New(&quiet{fakeNomad: f}), time.Now)
+		ctx, cancel := context.WithCancel(t.Context())
+		go s.Follow(ctx)
+		time.Sleep(time.Second)
+		first, err := s.SnapshotSince(t.Context(), time.Now())
+		must.NoError(t, err)
+		must.Len(t, 1, first.Warnings)
+		f.mu.Lock()
+		delete(f.broken, at)
+		f.mu.Unlock()
+		time.Sleep(time.Hour)
+		again, err := s.SnapshotSince(t.Context(), time.Now())
+		must.NoError(t, err)
+		cancel()
+		synctest.Wait()
+		must.SliceEmpty(t, again.Warnings, must.Sprint("an hour later"))
+	})
 }

@@ -11,6 +11,10 @@ import (
 // readWithin bounds the reading of a snapshot, whoever waits for it.
 const readWithin = 30 * time.Second
 
+// currentFor bounds the age of a snapshot that nothing has changed since: what the agent's
+// token may see can change without a change of Nomad's tables.
+const currentFor = 30 * time.Second
+
 // Shared gives one snapshot to all who ask at the same time: reading one is most of the
 // work of a decision, and the larger the cluster the more. Methods may be called from
 // several goroutines.
@@ -74,7 +78,8 @@ func (s *Shared) Begin() {
 // current reports whether the last snapshot is what would be read now; the caller holds the
 // lock.
 func (s *Shared) current() bool {
-	return s.last != nil && s.last.news == s.news && s.still.since(s.last.began)
+	r := s.last
+	return r != nil && r.news == s.news && !r.snapshot.Incomplete && s.now().Sub(r.began).Abs() <= currentFor && s.still.since(r.began)
 }
 
 func (r *reading) wait(ctx context.Context) (cluster.Snapshot, error) {

@@ -15,8 +15,10 @@ const (
 	// stillPause is the least time between two questions about a table that changes, and
 	// stillRetry that after an error: where something changes all the time nothing is
 	// gained by hearing of it.
-	stillPause = 100 * time.Millisecond
-	stillRetry = time.Second
+	// stillSilence is how long no answer is no news: Nomad adds up to a sixteenth to the wait.
+	stillSilence = 2 * stillWait
+	stillPause   = 100 * time.Millisecond
+	stillRetry   = time.Second
 )
 
 // still knows for how long nodes and allocations have been as they are, as far as this
@@ -27,34 +29,43 @@ type still struct {
 	now func() time.Time
 
 	mu     sync.Mutex
-	tables map[string]time.Time // since when; missing where that is not known
+	tables map[string]table // missing where nothing is known
 }
 
-func newStill(now func() time.Time) *still { return &still{now: now, tables: map[string]time.Time{}} }
+// table has not changed since a time, as an answer said at a later one.
+type table struct{ since, heard time.Time }
+
+func newStill(now func() time.Time) *still { return &still{now: now, tables: map[string]table{}} }
 
 // stillTables are what a snapshot is made of.
 var stillTables = []string{"/v1/nodes", "/v1/allocations"}
 
-// since reports whether nothing has changed from a time until now.
+// since reports whether nothing has changed from a time until now, as far as answers of the
+// last moments say.
 func (s *still) since(at time.Time) bool {
 	if s == nil {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, table := range stillTables {
-		from, known := s.tables[table]
-		if !known || at.Before(from) {
+	for _, name := range stillTables {
+		t, known := s.tables[name]
+		if !known || at.Before(t.since) || s.now().Sub(t.heard).Abs() > stillSilence {
 			return false
 		}
 	}
 	return true
 }
 
-func (s *still) set(table string, from time.Time) {
+// hear notes an answer: that a table is as it was before, or what it is from now on.
+func (s *still) hear(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tables[table] = from
+	t, known := s.tables[name]
+	if t.heard = s.now(); !known {
+		t.since = t.heard
+	}
+	s.tables[name] = t
 }
 
 func (s *still) unknown(table string) {
@@ -83,18 +94,18 @@ func (s *still) run(ctx context.Context, nomad querier) {
 
 // follow looks at a table and waits until it changes.
 func (s *still) follow(ctx context.Context, nomad querier, table string) error {
-	from := s.now()
 	index, err := look(ctx, nomad, table, 0)
 	if err != nil {
 		return err
 	}
-	s.set(table, from)
+	s.hear(table) // what was read before this answer may be older than it
 	for ctx.Err() == nil {
 		began := s.now()
 		now, err := look(ctx, nomad, table, index)
 		if err != nil || now != index {
 			return err
 		}
+		s.hear(table)
 		if s.now().Sub(began).Abs() < stillWait/2 {
 			sleep(ctx, stillPause) // something on the way to Nomad does not wait
 		}
@@ -109,6 +120,8 @@ func look(ctx context.Context, nomad querier, table string, index uint64) (uint6
 	if index == 0 {
 		q.WaitTime = 0
 	}
+	ctx, cancel := context.WithTimeout(ctx, stillSilence)
+	defer cancel()
 	var elements []struct{}
 	meta, err := nomad.Query(table, &elements, q.WithContext(ctx))
 	if err != nil {

@@ -7,10 +7,13 @@ import (
 	"io"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-governor/governor/scheduler/cluster"
 )
 
 // tables is a Nomad with nothing but the indexes of its tables, which answers queries that
@@ -145,4 +148,85 @@ func TestAServerThatAnswersAtOnceIsAskedNowAndThen(t *testing.T) {
 	before := n.questions()
 	time.Sleep(3 * stillPause)
 	must.LessEq(t, before+8, n.questions())
+}
+
+// scripted is a Nomad whose first answer about allocations takes a while to be made, and
+// which never answers queries that wait if it hangs.
+type scripted struct {
+	mu    sync.Mutex
+	index uint64
+	slow  time.Duration
+	hang  bool
+}
+
+func (n *scripted) get() uint64 { n.mu.Lock(); defer n.mu.Unlock(); return n.index }
+
+func (n *scripted) Query(endpoint string, out any, q *api.QueryOptions) (*api.QueryMeta, error) {
+	if n.hang && q.WaitIndex > 0 { // the connection is dead: nothing ever comes back
+		<-q.Context().Done()
+		return nil, q.Context().Err()
+	}
+	sleep(q.Context(), map[bool]time.Duration{true: n.slow, false: 0}[endpoint == "/v1/allocations" && q.WaitIndex == 0])
+	index := uint64(5)
+	if endpoint == "/v1/allocations" {
+		index = n.get()
+	}
+	if q.WaitIndex >= index {
+		sleep(q.Context(), q.WaitTime)
+		if endpoint == "/v1/allocations" {
+			index = n.get()
+		}
+	}
+	if q.Context().Err() != nil {
+		return nil, q.Context().Err()
+	}
+	return &api.QueryMeta{LastIndex: index}, json.Unmarshal([]byte(`[]`), out)
+}
+
+func (n *scripted) Response(string, *api.QueryOptions) (io.ReadCloser, error) {
+	return nil, errors.New("nobody asks")
+}
+
+func TestASnapshotFromBeforeTheFirstAnswerIsNotKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := &scripted{index: 7, slow: 200 * time.Millisecond}
+		s := &Shared{now: time.Now, nomad: n, still: newStill(time.Now)}
+		s.read = func(context.Context) (cluster.Snapshot, error) {
+			return cluster.Snapshot{Warnings: []string{string(rune('0' + n.get()))}}, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go s.Follow(ctx)
+		time.Sleep(50 * time.Millisecond) // index is asked for
+		first, err := s.SnapshotSince(t.Context(), time.Now())
+		must.NoError(t, err)
+		must.Eq(t, []string{"7"}, first.Warnings)
+		time.Sleep(50 * time.Millisecond)
+		n.mu.Lock()
+		n.index = 9
+		n.mu.Unlock() // an allocation is placed
+		time.Sleep(time.Hour)
+		again, err := s.SnapshotSince(t.Context(), time.Now())
+		must.NoError(t, err)
+		must.Eq(t, []string{"9"}, again.Warnings, must.Sprint("an hour later"))
+		cancel()
+		synctest.Wait()
+	})
+}
+
+func TestNoAnswerIsNoNews(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := &scripted{index: 7, hang: true}
+		s := &Shared{now: time.Now, nomad: n, still: newStill(time.Now)}
+		ctx, cancel := context.WithCancel(t.Context())
+		go s.Follow(ctx)
+		time.Sleep(time.Second)
+		at := time.Now()
+		time.Sleep(10 * time.Minute)
+		known := s.still.since(at)
+		cancel()
+		synctest.Wait()
+		must.False(t, known, must.Sprint("ten minutes after the last answer"))
+	})
 }

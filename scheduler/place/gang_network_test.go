@@ -101,3 +101,21 @@ func TestFreeSharesTearNoGangApart(t *testing.T) {
 	must.True(t, known)
 	must.Eq(t, 100, plan.StartMS)
 }
+
+// Many shares are two groups here and one at Nomad, which divides what it is pinned to.
+func TestGangsKnowGPUsAcrossGroupsOfOneName(t *testing.T) {
+	t.Parallel()
+	gpus := slices.Repeat([]string{"tttttttttt"}, 8)
+	gpus[0], gpus[1] = "fttttttttf", "fttttttttf"
+	n := divide("n1", gpu.TypeShare, "A", gpus...)
+	must.Len(t, 2, n.Groups)
+	ask := parts("nvidia/gpu-share", 2)
+	ask.Groups[0].Count, ask.Gang = 2, true
+	_, why, placed := place.New().PlaceGang(cluster.Snapshot{Nodes: []cluster.Node{n}}, ask)
+	must.EqOp(t, 1, placed.Placed, must.Sprint(why))
+	ask.Groups[0].Devices[0].Count = 1
+	ask.Groups[0].Count = 4
+	_, why, placed = place.New().PlaceGang(cluster.Snapshot{Nodes: []cluster.Node{n}}, ask)
+	must.True(t, placed.Fits())
+	must.StrNotContains(t, why.String(), "Nomad divides")
+}

@@ -53,25 +53,35 @@ func (t taken) apart(n *cluster.Node, g *cluster.GroupAsk, union map[int]uint64)
 	if !several(g) {
 		return t
 	}
+	gpus, _ := sharesOf(n, union)
 	more := maps.Clone(t)
 	more[n.ID] = maps.Clone(t[n.ID])
-	for at, set := range union {
-		group := &n.Groups[at]
-		if group.Part != cluster.Share {
+	for at := range n.Groups { // of all names: a GPU is shared in one way only
+		if n.Groups[at].Part != cluster.Share {
 			continue
 		}
-		for i, gpu := range group.GPUs {
-			if set>>i&1 == 0 {
-				continue
-			}
-			for j, other := range group.GPUs {
-				if other == gpu {
-					more[n.ID][at] |= 1 << j
-				}
+		for i, gpu := range n.Groups[at].GPUs {
+			if gpus[gpu] {
+				more[n.ID][at] |= 1 << i
 			}
 		}
 	}
 	return more
+}
+
+// sharesOf are the GPUs of which there are shares in a union, and how many shares.
+func sharesOf(n *cluster.Node, union map[int]uint64) (gpus map[uint8]bool, shares int) {
+	gpus = map[uint8]bool{}
+	for at, set := range union {
+		if n.Groups[at].Part != cluster.Share {
+			continue
+		}
+		for _, i := range sets.Members(set) {
+			gpus[n.Groups[at].GPUs[i]] = true
+			shares++
+		}
+	}
+	return gpus, shares
 }
 
 // several reports whether a task gets more than one device of a block.
@@ -82,12 +92,8 @@ func several(g *cluster.GroupAsk) bool {
 // clashes reports whether dividing the devices in the union could give an allocation two
 // shares of one GPU, which cannot start.
 func clashes(n *cluster.Node, g *cluster.GroupAsk, union map[int]uint64) bool {
-	for at, all := range union {
-		if several(g) && n.Groups[at].Room(all) < onesOf(all) {
-			return true
-		}
-	}
-	return false
+	gpus, shares := sharesOf(n, union)
+	return several(g) && len(gpus) < shares
 }
 
 // divisionsMax bounds how many sets divisible compares.
@@ -96,19 +102,25 @@ const divisionsMax = 20000
 // divisible reports whether allocations with one device block each may be given any
 // of the devices in the union without one of them getting a worse set than another.
 func (p *Placer) divisible(n *cluster.Node, g *cluster.GroupAsk, union map[int]uint64) bool {
-	if len(g.Devices) != 1 || len(union) != 1 {
+	if len(g.Devices) != 1 || clashes(n, g, union) {
 		return false
 	}
-	k := g.Devices[0].Count
-	for at, all := range union {
-		group := &n.Groups[at]
-		if k == 1 || !tabulated(group) {
-			return k == 1 || group.Room(all) == onesOf(all) // no division has two shares of one GPU
-		}
-		if chooseCount(onesOf(all), k) > divisionsMax {
+	var group *cluster.Group
+	var all uint64
+	for at, set := range union {
+		if group != nil && group.Name() != n.Groups[at].Name() {
 			return false
 		}
-		return p.alike(group, all, k)
+		group, all = &n.Groups[at], set
 	}
-	return false
+	k := g.Devices[0].Count
+	switch {
+	case group == nil:
+		return false
+	case k == 1 || !tabulated(group): // parts have no links, and are several groups of one name where they are many
+		return true
+	case chooseCount(onesOf(all), k) > divisionsMax:
+		return false
+	}
+	return p.alike(group, all, k)
 }
