@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -27,12 +28,16 @@ const (
 	// included. With a few hundred budgets they fit into about fifteen commits.
 	tickMost = 560
 	// settleMost is how many jobs of which nothing runs are looked at in one tick at
-	// most, askJobsWithin how long Nomad is asked about them, and askers how many
-	// questions are open at once.
+	// most, askJobsWithin how long Nomad is asked about them, and askersMost how many
+	// questions are open at once at most.
 	settleMost    = 200
 	askJobsWithin = 500 * time.Millisecond
-	askers        = 8
+	askersMost    = 8
 )
+
+// askers is how many questions are open at once: as many as there are processors, so that
+// those who submit need not wait for all of them where Nomad is on the same small machine.
+func askers() int { return min(askersMost, max(2, runtime.GOMAXPROCS(0))) }
 
 // tick looks at every open hold, and writes those whose turn it is.
 func (m *Meter) tick(ctx context.Context, fence ledger.Fence) error {
@@ -265,7 +270,7 @@ func (m *Meter) ask(ctx context.Context, holds []heldAt) []*answer {
 	close(todo)
 	begin := time.Now()
 	var asking sync.WaitGroup
-	for range min(askers, len(holds)) {
+	for range min(askers(), len(holds)) {
 		asking.Go(func() {
 			for a := range todo {
 				if time.Since(begin) < askJobsWithin {
