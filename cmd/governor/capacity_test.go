@@ -48,7 +48,7 @@ func grow(ts stage, store *sqlite.Store, past *history.Store) {
 		ts.Check(err)
 		writes = append(writes, ledger.Write{Key: "balance/" + path, Value: value})
 	}
-	ts.Check(store.Commit(context.Background(), ledger.Fence{}, writes))
+	ts.Check(store.Commit(context.Background(), ledger.Fence{}, marked(writes...)))
 }
 
 // awaitSupply waits until the agent has seen which GPUs there are, by the classes of its

@@ -190,6 +190,15 @@ func holdKey(namespace, jobID string) string {
 	return "hold/" + hex.EncodeToString(sum[:16])
 }
 
+// marked is writes as a process commits them: with its mark, by which others see that it has.
+func marked(writes ...ledger.Write) []ledger.Write {
+	mark := fmt.Sprintf(`{"n": 1, "at_ms": %d}`, now.UnixMilli())
+	return append(writes, ledger.Write{Key: fmt.Sprintf("commit/test-%d", marks.Add(1)), Value: []byte(mark)})
+}
+
+// marks numbers the processes of marked.
+var marks atomic.Int64
+
 // holdJobs writes two holds into the store, as if their jobs had been admitted.
 func holdJobs(ts stage, store *sqlite.Store, key func(ledger.Hold) string) {
 	for _, h := range []ledger.Hold{
@@ -201,7 +210,7 @@ func holdJobs(ts stage, store *sqlite.Store, key func(ledger.Hold) string) {
 		h.Pending = []ledger.Line{line}
 		value, err := ledger.EncodeHold(h)
 		ts.Check(err)
-		ts.Check(store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: key(h), Value: value}}))
+		ts.Check(store.Commit(context.Background(), ledger.Fence{}, marked(ledger.Write{Key: key(h), Value: value})))
 	}
 }
 

@@ -132,7 +132,7 @@ func panelRig(t *testing.T, nomad *shownNomad, edits ...func(*agentconfig.Config
 		Tracks: []ledger.Track{{Alloc: runningAlloc, Name: "job-0-0.g[0]", Group: "g", StartMS: 1, MarkMS: 1, GPUs: []ledger.TrackGPUs{{Class: "v100", IDs: []string{"GPU-1", "GPU-2"}}}}}})
 	must.NoError(t, err)
 	sum := sha256.Sum256([]byte("default\x00job-0-0"))
-	must.NoError(t, store.Commit(context.Background(), ledger.Fence{}, []ledger.Write{{Key: "hold/" + hex.EncodeToString(sum[:16]), Value: value}}))
+	must.NoError(t, store.Commit(context.Background(), ledger.Fence{}, marked(ledger.Write{Key: "hold/" + hex.EncodeToString(sum[:16]), Value: value})))
 	return own.URL
 }
 
