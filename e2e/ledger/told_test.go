@@ -41,7 +41,7 @@ budget "told" {
   match {
     namespaces = ["told"]
   }
-  limit "day" {
+  limit "total" {
     gpu_hours = 10
   }
 }
@@ -62,8 +62,8 @@ budget "told" {
 	must.Eq(t, "dev.governor.budget.soft", event.Type)
 	must.Eq(t, "told", event.Subject)
 	must.Eq(t, "firing", event.Data.Status)
-	must.Eq(t, "day", event.Data.Window)
-	s.says(event.Data.Text, "budget told is past its soft mark", "of 10 GPU-hours in the window day")
+	must.Eq(t, "total", event.Data.Window)
+	s.says(event.Data.Text, "budget told is past its soft mark", "of 10 GPU-hours in the window total")
 	must.Eq(t, event.ID, m.header.Get("Webhook-Id"))
 	listed := s.governor("alert", "list")
 	s.says(listed.Output(), "budget.soft", "webhook.told")
