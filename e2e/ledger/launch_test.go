@@ -46,7 +46,7 @@ budget "launches" {
 `, gpus)
 	}
 	s.apply(policy("1"))
-	result := s.submit(job{id: "tick", gpus: 1, script: "sleep 2", extra: `periodic {
+	result := s.submit(job{id: "tick", gpus: 1, script: "sleep 4", extra: `periodic {
     crons            = ["*/10 * * * * * *"]
     prohibit_overlap = true
   }`})
