@@ -311,7 +311,7 @@ func (e *Engine) RunNow(ctx context.Context, id string) (RunStatus, error) {
 		return RunStatus{}, fmt.Errorf("%s: %w", records[0].Key, err)
 	}
 	s := e.runStatus(e.policy.State().Policy, run)
-	holds, unreadable, err := e.books.holdsAnew(ctx)
+	holds, unreadable, err := e.books.holds(ctx)
 	if err = errors.Join(err, unreadable); err != nil {
 		return RunStatus{}, err
 	}

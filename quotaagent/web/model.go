@@ -318,7 +318,7 @@ type Set struct {
 	Indexes             []int
 	RingMBps, IdealMBps int
 	// NetworkMBps is what each of its GPUs has to other hosts when all send, NICPath how the
-	// farthest reaches its nearest NIC; zero without NICs.
+	// farthest reaches its NICs; zero without NICs.
 	NetworkMBps int
 	NICPath     string
 }

@@ -107,7 +107,7 @@ type Set struct {
 	RingMBps  int `json:"ring_mbps"`
 	IdealMBps int `json:"ideal_mbps"`
 	// NetworkMBps is what each GPU of the set has to other hosts when all of them send, in
-	// MB/s per direction, and NICPath how the farthest reaches its nearest NIC; left out
+	// MB/s per direction, and NICPath how the farthest reaches its NICs; left out
 	// without NICs.
 	NetworkMBps int    `json:"network_mbps,omitempty"`
 	NICPath     string `json:"nic_path,omitempty"`

@@ -12,13 +12,13 @@ const (
 	// stillWait is how long Nomad is asked to wait for a change: a server that has lost
 	// touch with the others is believed no longer than that.
 	stillWait = 5 * time.Second
+	// stillSilence is how long no answer is no news: Nomad adds up to a sixteenth to the wait.
+	stillSilence = 2 * stillWait
 	// stillPause is the least time between two questions about a table that changes, and
 	// stillRetry that after an error: where something changes all the time nothing is
 	// gained by hearing of it.
-	// stillSilence is how long no answer is no news: Nomad adds up to a sixteenth to the wait.
-	stillSilence = 2 * stillWait
-	stillPause   = 100 * time.Millisecond
-	stillRetry   = time.Second
+	stillPause = 100 * time.Millisecond
+	stillRetry = time.Second
 )
 
 // still knows for how long nodes and allocations have been as they are, as far as this

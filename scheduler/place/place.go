@@ -240,8 +240,8 @@ func blame(inf *cluster.Infeasible, s *cluster.Snapshot, a *cluster.Ask, g *clus
 	inf.LargestNode, inf.LargestCount = largest(s, a, g.Devices)
 }
 
-// largest finds the node with the most devices for the asks, of shares the most GPUs. One ask is served
-// from one device group, several may add up.
+// largest finds the node with the most devices for the asks, of shares the most GPUs. One
+// ask is served from one device group, several may add up.
 func largest(s *cluster.Snapshot, a *cluster.Ask, asks []cluster.DeviceAsk) (name string, count int) {
 	for i := range s.Nodes {
 		n := &s.Nodes[i]

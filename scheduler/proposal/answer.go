@@ -55,7 +55,7 @@ type Set struct {
 	RingMBps int `json:"ring_mbps"`
 	BestMBps int `json:"best_mbps"`
 	// NetworkMBps is what each of them has to other hosts when all of them send, in MB/s
-	// per direction, and NICPath how the farthest of them reaches its nearest NIC, as
+	// per direction, and NICPath how the farthest of them reaches its NICs, as
 	// nvidia-smi topo -m names it (PIX, PXB, PHB, NODE, SYS); left out where the node
 	// publishes no NICs.
 	NetworkMBps int    `json:"network_mbps,omitempty"`

@@ -17,7 +17,7 @@ type Quality struct {
 	// NUMANodes is the number of host NUMA nodes; unknown ones count as one.
 	NUMANodes int
 	// NetworkMBps is what each GPU of the set has to other hosts when all of them send,
-	// and NICPath how the farthest of them reaches its nearest NIC, as in
+	// and NICPath how the farthest of them reaches its NICs, as in
 	// topology.Matrix.NetworkMBps; zero without NICs.
 	NetworkMBps int
 	NICPath     topology.Path
