@@ -3,6 +3,7 @@ package place_test
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 	"strings"
 	"testing"
 
@@ -296,4 +297,63 @@ func TestEveryOneOfManySharesCanBeHad(t *testing.T) {
 	}
 	_, got, _ = chosen(t, parts("nvidia/gpu-share", 1), n)
 	must.Eq(t, "", got)
+}
+
+// The properties of every offer, of parts: it is feasible, the order of nodes does not
+// change it, who has it is offered it again, and a part more that is free takes none away.
+func TestOffersOfParts(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		typ := rapid.SampledFrom([]string{gpu.TypeShare, gpu.TypeMIG}).Draw(t, "type")
+		var s cluster.Snapshot
+		for i := range rapid.IntRange(1, 3).Draw(t, "nodes") {
+			each := fmt.Sprintf("[ftb]{%d}", rapid.IntRange(1, 9).Draw(t, "parts"))
+			gpus := rapid.SliceOfN(rapid.StringMatching(each), 1, 9).Draw(t, "GPUs")
+			s.Nodes = append(s.Nodes, divide(fmt.Sprintf("n%d", i), typ, "A", gpus...))
+		}
+		ask := parts("nvidia/"+typ, rapid.IntRange(1, 4).Draw(t, "count"))
+		ids := func(s cluster.Snapshot) []string {
+			offer, _ := place.New().Place(s, ask)
+			if len(offer.Groups) == 0 || len(offer.Groups[0].Nodes) == 0 {
+				return nil
+			}
+			return offer.Groups[0].Nodes[0].Sets[0].IDs
+		}
+		found := map[string]*cluster.Device{}
+		var closed []*cluster.Device
+		for _, n := range s.Nodes {
+			for i := range n.Groups {
+				for j := range n.Groups[i].Devices {
+					d := &n.Groups[i].Devices[j]
+					if found[d.ID] = d; d.Use.Held() {
+						closed = append(closed, d)
+					}
+				}
+			}
+		}
+		offered := ids(s)
+		reversed := cluster.Snapshot{Nodes: slices.Clone(s.Nodes)}
+		slices.Reverse(reversed.Nodes)
+		must.Eq(t, offered, ids(reversed))
+		if len(offered) > 0 {
+			must.Len(t, ask.Groups[0].Devices[0].Count, offered)
+			gpus := map[string]bool{}
+			for _, id := range offered {
+				must.True(t, found[id].Healthy && !found[id].Use.Held())
+				must.False(t, typ == gpu.TypeShare && gpus[found[id].PCIBusID])
+				gpus[found[id].PCIBusID] = true
+			}
+			if len(closed) > 0 {
+				one := rapid.SampledFrom(closed).Draw(t, "freed")
+				was := one.Use
+				one.Use = cluster.Use{}
+				must.SliceNotEmpty(t, ids(s))
+				one.Use = was
+			}
+			for _, id := range offered {
+				found[id].Use = cluster.Use{AllocID: "own", Namespace: ask.Namespace, JobID: ask.JobID, Group: ask.Groups[0].Name}
+			}
+			must.Eq(t, offered, ids(s))
+		}
+	})
 }
