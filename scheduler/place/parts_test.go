@@ -307,7 +307,10 @@ func TestOffersOfParts(t *testing.T) {
 		typ := rapid.SampledFrom([]string{gpu.TypeShare, gpu.TypeMIG}).Draw(t, "type")
 		var s cluster.Snapshot
 		for i := range rapid.IntRange(1, 3).Draw(t, "nodes") {
-			each := fmt.Sprintf("[ftb]{%d}", rapid.IntRange(1, 9).Draw(t, "parts"))
+			each := "[ftb]{1,4}"
+			if typ == gpu.TypeShare { // all GPUs of a group have as many
+				each = fmt.Sprintf("[ftb]{%d}", rapid.IntRange(1, 9).Draw(t, "parts"))
+			}
 			gpus := rapid.SliceOfN(rapid.StringMatching(each), 1, 9).Draw(t, "GPUs")
 			s.Nodes = append(s.Nodes, divide(fmt.Sprintf("n%d", i), typ, "A", gpus...))
 		}
@@ -350,10 +353,50 @@ func TestOffersOfParts(t *testing.T) {
 				must.SliceNotEmpty(t, ids(s))
 				one.Use = was
 			}
-			for _, id := range offered {
-				found[id].Use = cluster.Use{AllocID: "own", Namespace: ask.Namespace, JobID: ask.JobID, Group: ask.Groups[0].Name}
-			}
-			must.Eq(t, offered, ids(s))
 		}
+		if len(s.Nodes) == 1 && rapid.Bool().Draw(t, "two groups") { // elsewhere one may follow the other to its node
+			other := ask.Groups[0]
+			other.Name = "other"
+			ask.Groups = append(ask.Groups, other)
+		}
+		all := func() map[string]string {
+			has := map[string]string{}
+			offer, _ := place.New().Place(s, ask)
+			for _, g := range offer.Groups {
+				if len(g.Nodes) > 0 {
+					for _, id := range g.Nodes[0].Sets[0].IDs {
+						has[id] = g.Group
+					}
+				}
+			}
+			return has
+		}
+		has := all()
+		for id, group := range has {
+			found[id].Use = cluster.Use{AllocID: group, Namespace: ask.Namespace, JobID: ask.JobID, Group: group}
+		}
+		must.Eq(t, has, all())
 	})
+}
+
+// What another group of the job has counts as in use, and is no reason to follow it.
+func TestGroupsOfAJobKeepTheirInstances(t *testing.T) {
+	t.Parallel()
+	for count, gpus := range map[int][]string{1: {"f", "ff"}, 2: {"tf", "ffff"}} {
+		ask := parts("nvidia/mig", count)
+		other := ask.Groups[0]
+		other.Name = "other"
+		ask.Groups = append(ask.Groups, other)
+		n := divide("n1", gpu.TypeMIG, "1g", gpus...)
+		first, _ := place.New().Place(cluster.Snapshot{Nodes: []cluster.Node{n}}, ask)
+		for _, g := range first.Groups {
+			for j := range n.Groups[0].Devices {
+				if d := &n.Groups[0].Devices[j]; slices.Contains(g.Nodes[0].Sets[0].IDs, d.ID) {
+					d.Use = cluster.Use{AllocID: g.Group, Namespace: ask.Namespace, JobID: ask.JobID, Group: g.Group}
+				}
+			}
+		}
+		second, _ := place.New().Place(cluster.Snapshot{Nodes: []cluster.Node{n}}, ask)
+		must.Eq(t, first, second)
+	}
 }
