@@ -270,3 +270,42 @@ func TestAListAfterARestore(t *testing.T) {
 	restore()
 	must.Eq(t, store.truth(t), seen(t, b))
 }
+
+// between is a store that lets something happen after the holds were read and before the
+// list is there.
+type between struct {
+	*memStore
+	then func()
+}
+
+func (s *between) List(ctx context.Context, prefix string) ([]ledger.Record, uint64, error) {
+	records, _, err := s.memStore.List(ctx, prefix)
+	index := uint64(1)
+	for _, r := range records {
+		index = max(index, r.Version)
+	}
+	if then := s.then; then != nil && prefix == holdPrefix {
+		s.then = nil
+		then()
+	}
+	return records, index, err
+}
+
+// What this process commits while a list is on its way is in what is kept of it.
+func TestAListKnowsWhatWasCommittedMeanwhile(t *testing.T) {
+	t.Parallel()
+	store := newMemStore()
+	wire := &between{memStore: store}
+	b := newBooks(wire, time.Now)
+	must.NoError(t, put(b, "ends", 1))
+	must.NoError(t, put(b, "grows", 1))
+	wire.then = func() {
+		must.NoError(t, put(b, "new", 3))
+		must.NoError(t, put(b, "grows", 2))
+		must.NoError(t, put(b, "ends", 0))
+	}
+	b.forgetList()
+	seen(t, b) // as it was before
+	must.Eq(t, store.truth(t), seen(t, b))
+	must.EqOp(t, 1, func() int { before := store.lists; seen(t, b); return store.lists - before }(), must.Sprint("from memory"))
+}

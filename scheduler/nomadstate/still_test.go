@@ -230,3 +230,20 @@ func TestNoAnswerIsNoNews(t *testing.T) {
 		must.False(t, known, must.Sprint("ten minutes after the last answer"))
 	})
 }
+
+// A process that was suspended has heard nothing, and does not know what it missed.
+func TestWhatWasHeardLongAgoIsNotKnown(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 0)
+	s := newStill(func() time.Time { return now })
+	for _, table := range stillTables {
+		s.hear(table)
+	}
+	must.True(t, s.since(now))
+	now = now.Add(stillSilence + time.Second)
+	must.False(t, s.since(now))
+	s.hear(stillTables[0])
+	must.False(t, s.since(now), must.Sprint("of one table nothing is heard yet"))
+	s.hear(stillTables[1])
+	must.True(t, s.since(now))
+}
