@@ -172,7 +172,6 @@ func New(o Options) *Agent {
 		if a.Meter.gauges != nil {
 			a.enforcer.idleFor = a.Meter.idleFor
 		}
-		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
 		a.Meter.duties.whileLeading(a.enforcer.lead)
 	}
 	if o.Registrar != nil {
@@ -191,6 +190,9 @@ func New(o Options) *Agent {
 		a.Meter.duties.onChanged(launches.change)
 		a.Meter.duties.onSnapshot("launches", launches.look)
 		a.Meter.duties.onTick("launches", launches.tick)
+	}
+	if a.enforcer != nil { // after those that find what is to be stopped
+		a.Meter.duties.onTick("enforce", a.enforcer.watch(a.Meter))
 	}
 	return a
 }
@@ -233,6 +235,7 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener, handler http.Han
 	running.Go(func() { a.Keeper.Run(background) })
 	running.Go(func() { a.chain.Run(background) })
 	running.Go(func() { a.board.run(background) })
+	running.Go(func() { a.Engine.readAhead(background) })
 	running.Go(func() { a.leadership.run(background, a.store, a.name, a.Meter.Lead) })
 	if a.history != nil {
 		running.Go(func() { a.history.run(background) })

@@ -95,6 +95,8 @@ type books struct {
 	// wrote hears of every hold that was committed, while the turn is held; a nil
 	// hold is one that ended. The version is that of the commit.
 	wrote func(namespace, jobID string, h heldAt)
+	// unsure hears of every commit of which it is not known what it has written.
+	unsure func()
 	// audited hears of events after the commit that recorded them.
 	audited func([]AuditEvent)
 	// counted hears of every entry that this process has committed, once; committed of
@@ -131,7 +133,7 @@ type books struct {
 func newBooks(store Store, now func() time.Time) *books {
 	return &books{store: store, now: now, newID: randomID, recorder: forgetful{}, unrecorded: func(error) {}, audited: func([]AuditEvent) {}, wait: pause,
 		counted: func([]ledger.Entry) {}, committed: func(time.Duration, error) {}, conflicted: func() {},
-		wrote: func(string, string, heldAt) {}, recorded: make(map[string]string), listing: newListing(), glances: newGlances(), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
+		wrote: func(string, string, heldAt) {}, unsure: func() {}, recorded: make(map[string]string), listing: newListing(), glances: newGlances(), turn: make(chan struct{}, 1), memory: newMemory(), mark: mark{key: commitPrefix + randomID()}}
 }
 
 func randomID() string {
@@ -208,8 +210,13 @@ type Recorder interface {
 	Record(ctx context.Context, entries []ledger.Entry) error
 }
 
-// errNoChange tells update that nothing needs to be written.
-var errNoChange = errors.New("no change")
+// errNoChange tells update that nothing needs to be written. That must not rest on what is
+// remembered: then it is read, and the mutation runs again. After errNothingYet it does
+// not, for whoever changes the hold has it looked at again.
+var (
+	errNoChange   = errors.New("no change")
+	errNothingYet = errors.New("no change as far as it is remembered")
+)
 
 // mutation decides what becomes of a hold. It may run several times, also after
 // changes of others that wait with it, and must not keep what it is given. What

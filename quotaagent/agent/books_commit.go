@@ -106,11 +106,13 @@ func (s *sheet) load(ctx context.Context, group []*wish, more ...string) error {
 
 // result is what became of one request of a group.
 type result struct {
-	err     error
-	nothing bool
-	entries []ledger.Entry
-	outbox  string
-	audit   []AuditEvent
+	err error
+	// nothing says that there is nothing to write, and trusted that this may rest on what
+	// is remembered.
+	nothing, trusted bool
+	entries          []ledger.Entry
+	outbox           string
+	audit            []AuditEvent
 }
 
 // makings are what became of a group in memory.
@@ -133,7 +135,7 @@ func (b *books) makeAll(ctx context.Context, s *sheet, group []*wish) makings {
 				return m
 			}
 			s.accept(delta, seen)
-		} else {
+		} else if !out.trusted {
 			m.stale = append(m.stale, s.stale(r.target, seen)...)
 		}
 		if errors.Is(out.err, errChainUnread) {
@@ -171,8 +173,11 @@ func (b *books) makeOne(ctx context.Context, s *sheet, r *wish) (result, map[str
 }
 
 func outcome(err error) result {
-	if errors.Is(err, errNoChange) {
+	switch {
+	case errors.Is(err, errNoChange):
 		return result{nothing: true}
+	case errors.Is(err, errNothingYet):
+		return result{nothing: true, trusted: true}
 	}
 	return result{err: err}
 }
@@ -218,6 +223,11 @@ func (b *books) commitSheet(ctx context.Context, fence ledger.Fence, s *sheet, w
 		default:
 			b.memory.keep(key, value, version, b.now())
 			b.tellHold(s, key, value, version)
+		}
+	}
+	for key, d := range s.docs { // who settles a submission asks for the place in the queue again
+		if _, written := s.next[key]; !written && strings.HasPrefix(key, queuePrefix) && d.err == nil {
+			b.memory.keep(key, d.value, d.version, b.now())
 		}
 	}
 	return nil

@@ -160,6 +160,23 @@ func (b *books) recallHolds(marks []ledger.Record, index, before uint64) []heldA
 	return holds
 }
 
+// marks are the versions of the marks of all other processes, and of that of this one.
+func (b *books) marks(ctx context.Context) (others map[string]uint64, own uint64, err error) {
+	records, _, err := b.store.List(ctx, commitPrefix)
+	if err != nil {
+		return nil, 0, fmt.Errorf("list the marks of commits: %w", err)
+	}
+	others = make(map[string]uint64, len(records))
+	for _, r := range records {
+		if r.Key == b.mark.key {
+			own = r.Version
+		} else {
+			others[r.Key] = r.Version
+		}
+	}
+	return others, own, nil
+}
+
 // lastCommit is the version of the last commit of this process that is known.
 func (b *books) lastCommit() uint64 {
 	b.mu.Lock()
@@ -216,13 +233,17 @@ func (b *books) noteWritten(writes []ledger.Write, holds map[string]any, version
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := &b.listing
-	if err != nil || version == 0 {
+	unsure := func() {
 		l.whole, l.lost = false, l.lost+1
+		b.unsure()
+	}
+	if err != nil || version == 0 {
+		unsure()
 		return
 	}
 	for _, w := range writes {
 		if w.Key == b.mark.key && w.Version != l.own { // a commit in between of which nobody heard
-			l.whole, l.lost = false, l.lost+1
+			unsure()
 		}
 	}
 	l.own = version

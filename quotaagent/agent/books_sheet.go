@@ -293,7 +293,7 @@ func (s *sheet) read(ctx context.Context, keys []string, grants bool) error {
 	if s.memory != nil {
 		keys = s.recall(keys)
 		if grants && !s.grantsRead {
-			s.grants, s.grantsRead = s.memory.recallGrants(s.b.now())
+			s.recallGrants()
 		}
 	}
 	for len(keys) > 0 {
@@ -331,6 +331,14 @@ func (s *sheet) recall(keys []string) []string {
 		s.docs[key] = d
 	}
 	return rest
+}
+
+// recallGrants takes the grants from the memory, or as they were read ahead a moment ago,
+// unless what was remembered has been wrong lately.
+func (s *sheet) recallGrants() {
+	if s.grants, s.grantsRead = s.memory.recallGrants(s.b.now()); !s.grantsRead && !s.doubted[""] && !s.memory.distrusted() {
+		s.grants, s.grantsRead = s.b.glances.recallGrants(s.b.now())
+	}
 }
 
 func (s *sheet) readGrants(ctx context.Context) error {
@@ -371,7 +379,7 @@ func (s *sheet) stale(t target, seen []string) []string {
 func (s *sheet) refresh(keys []string) {
 	for _, key := range keys {
 		if key == "" {
-			s.grants, s.grantsRead = nil, false
+			s.grants, s.grantsRead, s.doubted[""] = nil, false, true
 			s.memory.forgetGrants()
 			continue
 		}

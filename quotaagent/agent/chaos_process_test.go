@@ -257,7 +257,7 @@ func (c *chaosClient) Record(ctx context.Context, entries []ledger.Entry) error 
 }
 
 // Stream implements nomadState.
-func (c *chaosClient) Stream(ctx context.Context, ready func(), onAllocation func(nomadevents.Allocation), onJob func(namespace, jobID string)) error {
+func (c *chaosClient) Stream(ctx context.Context, w nomadevents.Watcher) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://chaos/stream", http.NoBody)
 	if err != nil {
 		return err
@@ -275,11 +275,11 @@ func (c *chaosClient) Stream(ctx context.Context, ready func(), onAllocation fun
 		}
 		switch {
 		case first:
-			ready()
+			w.Ready()
 		case e.Alloc != nil:
-			onAllocation(*e.Alloc)
+			w.Allocation(*e.Alloc)
 		default:
-			onJob(e.Namespace, e.Job)
+			w.Job(e.Namespace, e.Job)
 		}
 	}
 }

@@ -48,10 +48,12 @@ type Engine struct {
 	// none is queued. Set before the agent runs.
 	releases bool
 	line     line
+	// comes says that a submission is about to come.
+	comes chan struct{}
 }
 
 func newEngine(b *books, policy *PolicyKeeper, placer Placer, logger hclog.Logger, chain *auditChain, settled func(namespace, jobID string)) *Engine {
-	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled, chain: chain,
+	return &Engine{books: b, policy: policy, placer: placer, logger: logger.Named("engine"), now: b.now, settled: settled, chain: chain, comes: make(chan struct{}, 1),
 		decided: func(gate.Submission, admission.Decision) {}, tokensDecided: func(admission.Decision) {}, took: func(gate.Submission, time.Duration, error, string) {}, released: func(time.Duration) {}}
 }
 

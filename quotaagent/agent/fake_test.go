@@ -307,7 +307,7 @@ func (n *fakeNomad) Deregistered(_ context.Context, namespace, jobID string) ([]
 func (n *fakeNomad) Ahead() time.Duration { return n.ahead }
 
 // Stream implements nomadState.
-func (n *fakeNomad) Stream(ctx context.Context, ready func(), onAllocation func(nomadevents.Allocation), onJob func(namespace, jobID string)) error {
+func (n *fakeNomad) Stream(ctx context.Context, w nomadevents.Watcher) error {
 	n.mu.Lock()
 	if n.down != nil {
 		n.mu.Unlock()
@@ -321,16 +321,16 @@ func (n *fakeNomad) Stream(ctx context.Context, ready func(), onAllocation func(
 		defer n.mu.Unlock()
 		delete(n.streams, s)
 	}()
-	ready()
+	w.Ready()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case e := <-s:
 			if e.alloc != nil {
-				onAllocation(*e.alloc)
+				w.Allocation(*e.alloc)
 			} else {
-				onJob(e.namespace, e.jobID)
+				w.Job(e.namespace, e.jobID)
 			}
 		}
 	}

@@ -214,3 +214,12 @@ func contains(t must.T, text string, parts ...string) {
 }
 
 func everything(nomadevents.Allocation) bool { return true }
+
+// settleJob is settleAll for the hold of one job, if it has one.
+func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jobID string) error {
+	seen, err := m.books.readHold(ctx, holdKey(namespace, jobID))
+	if err != nil || seen.Hold == nil {
+		return err
+	}
+	return m.settleAll(ctx, fence, []heldAt{seen})
+}

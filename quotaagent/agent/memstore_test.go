@@ -41,6 +41,13 @@ func (s *memStore) transactions() int {
 	return s.reads + s.commits
 }
 
+// calls are the reads, lists and commits so far.
+func (s *memStore) calls() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads + s.lists + s.commits
+}
+
 // Read implements Store.
 func (s *memStore) Read(_ context.Context, keys ...string) ([]ledger.Record, error) {
 	s.mu.Lock()

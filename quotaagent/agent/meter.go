@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -29,7 +28,7 @@ type nomadState interface {
 	// Ahead is by how much our clock was ahead of Nomad's at its last answer, to the
 	// second; 0 when it was not.
 	Ahead() time.Duration
-	Stream(ctx context.Context, ready func(), onAllocation func(nomadevents.Allocation), onJob func(namespace, jobID string)) error
+	Stream(ctx context.Context, w nomadevents.Watcher) error
 }
 
 // The meter's rhythm.
@@ -45,9 +44,6 @@ const (
 	// doubtAfter is how long an unconfirmed submission is left to the agent that
 	// admitted it before the meter asks Nomad about it without being told to.
 	doubtAfter = 15 * time.Second
-	// lookAtMost is the longest pause between two questions to Nomad about a job
-	// of which nothing runs; the first comes at once, and the pause doubles.
-	lookAtMost = 15 * time.Second
 	// clockMargin is how far Nomad's clock may be behind ours. Running work is
 	// posted no further than this before the moment at which Nomad was asked.
 	clockMargin = 5 * time.Second
@@ -74,7 +70,8 @@ type Meter struct {
 	facts  chan fact
 	// rebuild has room for one request for a reconciliation.
 	rebuild chan struct{}
-	// holdsChanged says that the store has newer holds than open.
+	// holdsChanged says that the store has newer holds than open and written, which others
+	// have committed.
 	holdsChanged atomic.Bool
 	// provenMS is proven for who asks from outside, drift how many sums the last
 	// comparison had to set right.
@@ -97,8 +94,8 @@ type Meter struct {
 	written map[string]heldAt
 
 	// missed says that facts may have been missed: those that come before the next
-	// snapshot are not to be trusted to be all.
-	missed atomic.Bool
+	// snapshot are not to be trusted to be all. streams says that they come.
+	missed, streams atomic.Bool
 
 	// What follows belongs to the goroutine of Lead.
 
@@ -107,6 +104,8 @@ type Meter struct {
 	listed uint64
 	lists  pace
 	looks  map[string]look // when to ask about jobs of which nothing runs
+	// young are those whose submission was on its way when something was heard of them.
+	young map[string]bool
 	// gpus is which allocation has which GPU from when on, sights which of them Nomad
 	// has shown.
 	gpus   *metering.Timeline
@@ -129,33 +128,12 @@ type Meter struct {
 	outage    outage
 }
 
-// fact is one thing that happened: an allocation changed, or a job did.
-type fact struct {
-	alloc            *nomadevents.Allocation
-	namespace, jobID string
-}
-
 func newMeter(b *books, policy *PolicyKeeper, nomad nomadState, placer Placer, logger hclog.Logger) *Meter {
 	m := &Meter{books: b, policy: policy, nomad: nomad, placer: placer, now: b.now, logger: logger.Named("meter"),
 		facts: make(chan fact, queueSize), rebuild: make(chan struct{}, 1), gpus: metering.NewTimeline(),
 		stray: make(map[string]nomadevents.Allocation), checked: make(map[string]Verification)}
-	b.wrote = m.wrote
+	b.wrote, b.unsure = m.wrote, func() { m.holdsChanged.Store(true) }
 	return m
-}
-
-// Touch asks the meter to look at a job soon. Any goroutine may call it.
-func (m *Meter) Touch(namespace, jobID string) { m.tell(fact{namespace: namespace, jobID: jobID}) }
-
-func (m *Meter) tell(f fact) {
-	if !m.Leading() {
-		return // the leader has its own eyes
-	}
-	select {
-	case m.facts <- f:
-	default: // full: the next reconciliation sees it
-		m.missed.Store(true)
-		m.Rebuild()
-	}
 }
 
 // Rebuild asks for a full reconciliation: the policy changed, or something was
@@ -203,7 +181,7 @@ func (m *Meter) begin() {
 	m.open, m.looks, m.outage = nil, make(map[string]look), outage{}
 	m.proven, m.watchedTo, m.nextSnapshot = time.Time{}, time.Time{}, time.Time{}
 	m.gpus, m.level, m.tried = metering.NewTimeline(), levels{}, make(map[string]int64)
-	m.lists, m.repairs, m.dead = pace{}, pace{}, make(map[string]deadJob)
+	m.lists, m.repairs, m.dead, m.young = pace{}, pace{}, make(map[string]deadJob), make(map[string]bool)
 	m.sights = sights{listed: make(map[string]bool), ended: make(map[string]bool)}
 	m.holdsChanged.Store(true)
 	m.missed.Store(true)
@@ -220,30 +198,6 @@ func (m *Meter) end() {
 	m.leading, m.endStream, m.written = false, nil, nil
 	m.stray = make(map[string]nomadevents.Allocation)
 	m.checked = make(map[string]Verification)
-}
-
-// follow keeps an event stream open. Each time it stands, a snapshot is due:
-// what happened in between was missed.
-func (m *Meter) follow(ctx context.Context) {
-	lost := false
-	for ctx.Err() == nil {
-		stream, end := context.WithCancel(ctx)
-		m.mu.Lock()
-		m.endStream = end
-		m.mu.Unlock()
-		ready := func() { lost = false; m.missed.Store(true); m.Rebuild() }
-		err := m.nomad.Stream(stream, ready, func(a nomadevents.Allocation) { m.tell(fact{alloc: &a}) }, m.Touch)
-		reopen := stream.Err() != nil
-		end()
-		if reopen {
-			continue // ended by us
-		}
-		if !lost {
-			m.logger.Warn("event stream lost, reconciling with snapshots until it is back", "error", err)
-			lost = true
-		}
-		pause(ctx, time.Second)
-	}
 }
 
 // followNamespaces opens the event stream anew when there are holds in a
@@ -272,23 +226,6 @@ func (m *Meter) follows(namespace string) {
 		if m.endStream != nil {
 			m.endStream()
 		}
-	}
-}
-
-// watchHolds notes that holds changed, so that a quiet ledger is not listed
-// every second.
-func (m *Meter) watchHolds(ctx context.Context) {
-	for index := uint64(0); ctx.Err() == nil; {
-		next, err := m.books.store.Watch(ctx, holdPrefix, index)
-		if err == nil && next == 0 && index != 0 {
-			m.restored()
-		}
-		m.holdsChanged.Store(true)
-		if err != nil {
-			pause(ctx, tickEvery)
-			continue
-		}
-		index = next
 	}
 }
 
@@ -343,6 +280,7 @@ func (m *Meter) refresh(ctx context.Context, must bool) error {
 		m.lists = measure(begin)
 	}
 	m.takeWritten()
+	m.prune()
 	return failed
 }
 
@@ -366,7 +304,11 @@ func (m *Meter) takeWritten() {
 			m.open = slices.Insert(m.open, at, h)
 		}
 	}
-	if len(m.looks)+len(m.tried)+len(m.dead) <= len(m.open) {
+}
+
+// prune forgets what is noted of holds that have ended.
+func (m *Meter) prune() {
+	if len(m.looks)+len(m.tried)+len(m.dead)+len(m.young) <= len(m.open) {
 		return
 	}
 	known := make(map[string]bool, len(m.open))
@@ -376,6 +318,7 @@ func (m *Meter) takeWritten() {
 	maps.DeleteFunc(m.looks, func(key string, _ look) bool { return !known[key] })
 	maps.DeleteFunc(m.tried, func(key string, _ int64) bool { return !known[key] })
 	maps.DeleteFunc(m.dead, func(key string, _ deadJob) bool { return !known[key] })
+	maps.DeleteFunc(m.young, func(key string, _ bool) bool { return !known[key] })
 }
 
 func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {
@@ -420,45 +363,6 @@ func (m *Meter) beat(ctx context.Context, fence ledger.Fence) error {
 // rotation allows.
 func (m *Meter) interval() time.Duration {
 	return cmp.Or(m.policy.State().Policy.Meter.Interval, budget.DefaultInterval)
-}
-
-// drain is a fact and what waits behind it, so that many are written at once.
-func (m *Meter) drain(first fact) []fact {
-	facts := []fact{first}
-	for len(facts) < tickMost {
-		select {
-		case f := <-m.facts:
-			facts = append(facts, f)
-		default:
-			return facts
-		}
-	}
-	return facts
-}
-
-// handle takes in news of allocations, and looks at the jobs that are named.
-func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) error {
-	var seen []nomadevents.Allocation
-	var keys []string
-	for _, f := range facts {
-		switch {
-		case f.alloc == nil:
-			m.duties.job(f.namespace, f.jobID)
-			m.strayAgain(f.namespace, f.jobID)
-			keys = append(keys, holdKey(f.namespace, f.jobID))
-		case !m.missed.Load():
-			seen = append(seen, *f.alloc)
-		}
-	}
-	failed := m.observe(ctx, fence, seen)
-	m.fellBehind(failed)
-	slices.Sort(keys)
-	holds, err := m.books.readHolds(ctx, slices.Compact(keys))
-	if err != nil {
-		return errors.Join(failed, err)
-	}
-	holds = slices.DeleteFunc(holds, func(h heldAt) bool { return h.Hold == nil })
-	return errors.Join(failed, m.settleAll(ctx, fence, holds))
 }
 
 // outage is a time in which something could not be metered. What was missed is

@@ -424,7 +424,7 @@ type modelClient struct {
 func (c modelClient) Ahead() time.Duration { return max(0, c.agent.skew-time.Second) }
 
 // Stream implements nomadState; the model delivers news itself.
-func (w *modelWorld) Stream(ctx context.Context, _ func(), _ func(nomadevents.Allocation), _ func(namespace, jobID string)) error {
+func (w *modelWorld) Stream(ctx context.Context, _ nomadevents.Watcher) error {
 	<-ctx.Done()
 	return ctx.Err()
 }

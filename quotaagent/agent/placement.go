@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"sync"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/admission"
@@ -91,9 +92,29 @@ type Placer interface {
 }
 
 // Prepare implements gate.Preparer: the placement service reads the cluster, if it can do
-// so ahead.
+// so ahead, and the engine what it remembers for a second.
 func (e *Engine) Prepare() {
 	if p, ok := e.placer.(gate.Preparer); ok {
 		p.Prepare()
+	}
+	select {
+	case e.comes <- struct{}{}:
+	default: // it is being read
+	}
+}
+
+// readAhead reads the jobs that wait and the grants when a submission comes, until ctx
+// ends. What cannot be read, the submission reads itself.
+func (e *Engine) readAhead(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.comes:
+		}
+		var reading sync.WaitGroup
+		reading.Go(func() { _, _ = e.waitingJobs(ctx) })
+		reading.Go(func() { _ = e.books.glanceGrants(ctx) })
+		reading.Wait()
 	}
 }

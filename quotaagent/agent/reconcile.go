@@ -52,7 +52,9 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	m.proven = proof(began)
 	m.provenMS.Store(m.proven.UnixMilli())
 	m.lookAround(began, allocations)
-	m.missed.Store(false) // what comes from here on is in order
+	if m.missed.Swap(false) { // what comes from here on is in order
+		clear(m.looks) // what became of jobs meanwhile nobody has told
+	}
 	byJob, listed := make(map[string][]nomadevents.Allocation), make(map[string]bool, len(allocations))
 	for _, a := range allocations {
 		key := a.Namespace + "\x00" + a.JobID
@@ -305,7 +307,7 @@ func (m *Meter) settled(p *budget.Policy, h ledger.Hold, a *answer) (c change, m
 	if !again {
 		looked, dropped := ledger.Looked(*next)
 		next, moved = &looked, moved || dropped
-		if seen := proof(a.began).UnixMilli(); next.State == ledger.Active && (moved || seen-next.SeenMS >= seenEvery.Milliseconds()) {
+		if seen := proof(a.began).UnixMilli(); next.State == ledger.Active && (moved || seen-max(next.SeenMS, next.CreatedMS) >= seenEvery.Milliseconds()) {
 			a.noted = !moved
 			next.SeenMS, moved = max(next.SeenMS, seen), true
 		}

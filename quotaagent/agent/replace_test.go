@@ -141,6 +141,7 @@ func TestALostAnswerToANewVersionIsFoundOut(t *testing.T) {
 	n.lose, n.arrives = true, true
 	must.ErrorIs(t, r.looks(x), nomadctl.ErrUnknown)
 	must.NotNil(t, r.holdOf("default", "train").Pending)
+	r.clock.advance(leaveFor)
 	must.NoError(t, r.settle())
 	h := r.holdOf("default", "train")
 	must.Nil(t, h.Pending)

@@ -27,10 +27,8 @@ const (
 	// tickMost is how many holds are written in one tick at most, the urgent ones
 	// included. With a few hundred budgets they fit into about fifteen commits.
 	tickMost = 560
-	// settleMost is how many jobs of which nothing runs are looked at in one tick at
-	// most, askJobsWithin how long Nomad is asked about them, and askersMost how many
-	// questions are open at once at most.
-	settleMost    = 200
+	// askJobsWithin is how long Nomad is asked about jobs at a time, and askersMost how
+	// many questions are open at once at most.
 	askJobsWithin = 500 * time.Millisecond
 	askersMost    = 8
 )
@@ -63,13 +61,12 @@ func (m *Meter) agenda() (look, write []heldAt) {
 	interval := m.interval().Milliseconds()
 	interval -= interval / 10 // snapshots do not come to the millisecond
 	var urgent, routine []turn
-	running := 0
+	running, rota := 0, m.newRota()
 	for _, h := range m.open {
 		since, live := earliestMark(h.Hold)
-		doubtful := h.Pending != nil && nowMS-(h.ExpiresMS-confirmWithin.Milliseconds()) > doubtAfter.Milliseconds()
-		if doubtful || !live || len(h.Former) > 0 {
-			if len(look) < settleMost && m.lookDue(h) {
-				look = append(look, h)
+		if doubtful := m.doubtful(h); doubtful || !live || len(h.Former) > 0 {
+			if doubtful || !onItsWay(h, nowMS) {
+				rota.offer(h)
 			}
 			continue
 		}
@@ -93,7 +90,7 @@ func (m *Meter) agenda() (look, write []heldAt) {
 	}
 	share := max(postShare, running/int(postWithin/tickEvery)+1)
 	write = appendTurns(write, urgent, tickMost)
-	return look, appendTurns(write, routine, min(share, tickMost-len(write)))
+	return rota.close(), appendTurns(write, routine, min(share, tickMost-len(write)))
 }
 
 // appendTurns appends up to n holds, those that have waited longest first.
@@ -144,38 +141,6 @@ func (m *Meter) postAll(ctx context.Context, fence ledger.Fence, holds []heldAt)
 	return err
 }
 
-// look is when to ask Nomad next about a job of which nothing runs.
-type look struct {
-	version uint64 // of the hold when it was last asked
-	wait    time.Duration
-	next    time.Time
-	// noted says that the hold changes by nothing but the note that it was asked about.
-	noted bool
-}
-
-// lookDue reports whether it is time to ask about the job of a hold: at once
-// when the hold has changed, then less and less often. Events ask at once; this
-// is for what Nomad sends no event about, such as a job that becomes dead when
-// its last evaluation ends.
-func (m *Meter) lookDue(h heldAt) bool {
-	now, l := m.now(), m.looks[h.JobKey()]
-	if l.version == h.version && now.Before(l.next) {
-		return false
-	}
-	switch {
-	case l.version != h.version && l.noted:
-		l.version, l.noted = h.version, false
-		m.looks[h.JobKey()] = l
-		return m.lookDue(h)
-	case l.version != h.version:
-		l = look{version: h.version, wait: tickEvery / 2}
-	}
-	l.wait = min(2*l.wait, lookAtMost)
-	l.next = now.Add(l.wait)
-	m.looks[h.JobKey()] = l
-	return true
-}
-
 // answer is what Nomad says about the job of a hold.
 type answer struct {
 	seen        heldAt
@@ -194,15 +159,6 @@ type answer struct {
 	noted          bool
 }
 
-// settleJob is settleAll for the hold of one job, if it has one.
-func (m *Meter) settleJob(ctx context.Context, fence ledger.Fence, namespace, jobID string) error {
-	seen, err := m.books.readHold(ctx, holdKey(namespace, jobID))
-	if err != nil || seen.Hold == nil {
-		return err
-	}
-	return m.settleAll(ctx, fence, []heldAt{seen})
-}
-
 // settleAll brings holds in line with what Nomad says about their jobs: confirms
 // or expires a submission whose answer was lost, and ends the hold of a job of
 // which nothing runs or will run. The holds were read before Nomad is asked, and
@@ -216,10 +172,12 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 	for _, a := range m.ask(ctx, holds) {
 		switch {
 		case a.err != nil:
+			m.lookedAt(a.seen, a.err)
 			failed = append(failed, a.err)
 		case a.began.IsZero():
 			m.Touch(a.seen.Namespace, a.seen.JobID) // there was no time for it
 		default:
+			m.lookedAt(a.seen, nil)
 			asked, known = append(asked, a), append(known, a.seen)
 			for _, one := range a.allocations {
 				lost = append(lost, m.gpus.See(one.ID, one.CreateIndex, one.Created.UnixMilli(), one.IDs())...)
@@ -318,7 +276,7 @@ func (m *Meter) settle(p *budget.Policy, h heldAt, a *answer) (change, error) {
 		next.ended = a.ended
 		return next, nil
 	case !moved:
-		return change{}, errNoChange
+		return change{}, errNothingYet
 	}
 	return next, nil
 }

@@ -96,11 +96,33 @@ func (c *Client) Snapshot(ctx context.Context) ([]Allocation, error) {
 	return out, nil
 }
 
-// JobAllocations lists the allocations with GPUs of one job, all versions.
+// fewAllocations is how many allocations of a job are read one by one at most.
+const fewAllocations = 4
+
+// JobAllocations lists the allocations with GPUs of one job, all versions and all lives.
+//
+// Nomad has an index of a job's allocations, but tells their devices only in the list of
+// all, which it filters one by one. So that is asked only where there are several, and
+// about each by its id where there are few: most jobs that are asked about have none.
 func (c *Client) JobAllocations(ctx context.Context, namespace, jobID string) ([]Allocation, error) {
-	out, err := c.list(ctx, &api.QueryOptions{Namespace: namespace, Filter: fmt.Sprintf("JobID == %q", jobID)})
+	failed := func(err error) error { return fmt.Errorf("list allocations of job %q: %w", jobID, err) }
+	stubs, _, err := c.nomad.Jobs().Allocations(jobID, true, (&api.QueryOptions{Namespace: namespace}).WithContext(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("list allocations of job %q: %w", jobID, err)
+		return nil, failed(err)
+	}
+	var out []Allocation
+	if len(stubs) > fewAllocations {
+		if out, err = c.list(ctx, &api.QueryOptions{Namespace: namespace, Filter: fmt.Sprintf("JobID == %q", jobID)}); err != nil {
+			return nil, failed(err)
+		}
+		return out, nil
+	}
+	for _, s := range stubs {
+		one, err := c.list(ctx, &api.QueryOptions{Namespace: namespace, Prefix: s.ID})
+		if err != nil {
+			return nil, failed(err)
+		}
+		out = append(out, one...)
 	}
 	return out, nil
 }
@@ -321,29 +343,40 @@ func (c *Client) gated(ctx context.Context, namespace, jobID string, index uint6
 	return false, nil
 }
 
-// Stream calls onAllocation for every change of an allocation with GPUs and
-// onJob for every change of a job from now on, until the stream breaks or ctx
-// ends. It calls ready once the stream stands: a snapshot taken then misses
-// nothing that the stream will not show.
-func (c *Client) Stream(ctx context.Context, ready func(), onAllocation func(Allocation), onJob func(namespace, jobID string)) error {
+// Watcher is told what happens.
+type Watcher struct {
+	// Ready is called once the stream stands: a snapshot taken then misses nothing that
+	// the stream will not show.
+	Ready func()
+	// Allocation is called for every change of an allocation with GPUs, and Job for every
+	// change of a job's specification.
+	Allocation func(Allocation)
+	Job        func(namespace, jobID string)
+	// Evaluated is called when an evaluation of a job has ended: the job may be dead by
+	// that, of which there are no other events.
+	Evaluated func(namespace, jobID string)
+}
+
+// Stream tells w what happens from now on, until the stream breaks or ctx ends.
+func (c *Client) Stream(ctx context.Context, w Watcher) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	from, err := c.index(ctx)
 	if err != nil {
 		return err
 	}
-	topics := map[api.Topic][]string{api.TopicAllocation: {"*"}, api.TopicJob: {"*"}}
+	topics := map[api.Topic][]string{api.TopicAllocation: {"*"}, api.TopicJob: {"*"}, api.TopicEvaluation: {"*"}}
 	events, err := c.nomad.EventStream().Stream(ctx, topics, from+1, (&api.QueryOptions{Namespace: "*"}).WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("open event stream: %w", err)
 	}
-	ready()
+	w.Ready()
 	for batch := range events {
 		if batch.Err != nil {
 			return fmt.Errorf("read event stream: %w", batch.Err)
 		}
 		for i := range batch.Events {
-			if err := dispatch(&batch.Events[i], onAllocation, onJob); err != nil {
+			if err := dispatch(&batch.Events[i], w); err != nil {
 				return err
 			}
 		}
@@ -371,7 +404,18 @@ func jobOf(e *api.Event) (namespace, jobID string) {
 	return namespace, jobID
 }
 
-func dispatch(e *api.Event, onAllocation func(Allocation), onJob func(namespace, jobID string)) error {
+// evaluatedJob is the job of an evaluation that has ended; "" for one that has not.
+func evaluatedJob(e *api.Event) (namespace, jobID string) {
+	evaluation, _ := e.Payload["Evaluation"].(map[string]any)
+	switch evaluation["Status"] {
+	case "complete", "failed", "canceled":
+		namespace, _ = evaluation["Namespace"].(string)
+		jobID, _ = evaluation["JobID"].(string)
+	}
+	return namespace, jobID
+}
+
+func dispatch(e *api.Event, w Watcher) error {
 	switch e.Topic {
 	case api.TopicAllocation:
 		s, err := e.Allocation()
@@ -382,11 +426,15 @@ func dispatch(e *api.Event, onAllocation func(Allocation), onJob func(namespace,
 			return nil
 		}
 		if a := fromAllocation(s); len(a.Devices) > 0 {
-			onAllocation(a)
+			w.Allocation(a)
 		}
 	case api.TopicJob:
 		if namespace, jobID := jobOf(e); jobID != "" {
-			onJob(namespace, jobID)
+			w.Job(namespace, jobID)
+		}
+	case api.TopicEvaluation:
+		if namespace, jobID := evaluatedJob(e); jobID != "" {
+			w.Evaluated(namespace, jobID)
 		}
 	}
 	return nil

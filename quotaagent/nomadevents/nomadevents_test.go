@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -161,15 +162,73 @@ func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 	must.ErrorContains(t, err, `read job "secret"`)
 }
 
-func TestAllocationsOfAJobAreFilteredByItsQuotedID(t *testing.T) {
+// Only the list of all allocations tells their devices: it is asked about single ones where
+// a job has few, and searched where it has more.
+func TestTheAllocationsOfAJobAreFoundByTheirIDs(t *testing.T) {
 	t.Parallel()
-	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		must.Eq(t, `JobID == "a\"b/c"`, r.URL.Query().Get("filter"))
-		_, _ = w.Write([]byte("[]"))
-	})
-	got, err := client.JobAllocations(t.Context(), "ns", `a"b/c`)
-	must.NoError(t, err)
-	must.SliceEmpty(t, got)
+	for n := range fewAllocations + 3 {
+		var asked []string
+		client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			q := r.URL.Query()
+			must.Eq(t, "ns", q.Get("namespace"))
+			if r.URL.EscapedPath() == "/v1/job/a%22b%2Fc/allocations" {
+				must.Eq(t, "true", q.Get("all"))
+				_ = json.NewEncoder(w).Encode(stubs(n))
+				return
+			}
+			must.Eq(t, "/v1/allocations", r.URL.Path)
+			must.Eq(t, "true", q.Get("resources"))
+			asked = append(asked, q.Get("prefix")+q.Get("filter"))
+			found := stubs(n)
+			for i := range found {
+				found[i].AllocatedResources = gpus("1")
+			}
+			if prefix := q.Get("prefix"); prefix != "" {
+				found = slices.DeleteFunc(found, func(s *api.AllocationListStub) bool { return s.ID != prefix })
+			}
+			_ = json.NewEncoder(w).Encode(found)
+		})
+		got, err := client.JobAllocations(t.Context(), "ns", `a"b/c`)
+		must.NoError(t, err)
+		must.Len(t, n, got)
+		for i, a := range got {
+			must.Eq(t, fmt.Sprint("alloc", i), a.ID)
+		}
+		want := []string{`JobID == "a\"b/c"`}
+		if n <= fewAllocations {
+			want = nil
+			for i := range n {
+				want = append(want, fmt.Sprint("alloc", i))
+			}
+		}
+		must.Eq(t, want, asked)
+	}
+}
+
+func stubs(n int) []*api.AllocationListStub {
+	out := make([]*api.AllocationListStub, n)
+	for i := range out {
+		out[i] = &api.AllocationListStub{ID: fmt.Sprint("alloc", i), JobID: `a"b/c`, Namespace: "ns"}
+	}
+	return out
+}
+
+func TestAllocationsThatCannotBeListedAreAnError(t *testing.T) {
+	t.Parallel()
+	for _, refused := range []string{"/v1/job/j/allocations", "/v1/allocations"} {
+		for _, n := range []int{1, fewAllocations + 1} {
+			client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == refused {
+					http.Error(w, "Permission denied", http.StatusForbidden)
+					return
+				}
+				_ = json.NewEncoder(w).Encode(stubs(n))
+			})
+			_, err := client.JobAllocations(t.Context(), "ns", "j")
+			must.ErrorContains(t, err, `list allocations of job "j"`)
+			must.ErrorContains(t, err, "Permission denied")
+		}
+	}
 }
 
 func TestStreamTellsOfGPUsAndJobsAndEnds(t *testing.T) {
@@ -187,6 +246,10 @@ func TestStreamTellsOfGPUsAndJobsAndEnds(t *testing.T) {
 				"ClientStatus": "complete", "ModifyTime": created.UnixNano(), "AllocatedResources": gpus("1")}}},
 			{Topic: api.TopicJob, Payload: map[string]any{"Job": map[string]any{"ID": "j", "Namespace": "ns", "Payload": "c29tZXRoaW5n"}}},
 		}}
+		for _, status := range []string{"pending", "blocked", "complete", "failed", "canceled"} {
+			batch.Events = append(batch.Events, evaluation(status, status))
+		}
+		batch.Events = append(batch.Events, api.Event{Topic: api.TopicEvaluation}, evaluation("last", "complete"))
 		_ = json.NewEncoder(w).Encode(batch)
 		fmt.Fprintln(w, "{}") // a heartbeat
 		w.(http.Flusher).Flush()
@@ -197,12 +260,23 @@ func TestStreamTellsOfGPUsAndJobsAndEnds(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	var told []string
-	err := client.Stream(ctx, func() { told = append(told, "ready") },
-		func(a Allocation) { told = append(told, fmt.Sprint(a.ID, a.Terminal)) },
-		func(namespace, id string) { told = append(told, namespace+"/"+id); cancel() })
+	err := client.Stream(ctx, Watcher{
+		Ready:      func() { told = append(told, "ready") },
+		Allocation: func(a Allocation) { told = append(told, fmt.Sprint(a.ID, a.Terminal)) },
+		Job:        func(namespace, id string) { told = append(told, namespace+"/"+id) },
+		Evaluated: func(namespace, id string) {
+			if told = append(told, namespace+"/"+id+" evaluated"); id == "last" {
+				cancel()
+			}
+		},
+	})
 	must.ErrorIs(t, err, context.Canceled)
-	must.Eq(t, []string{"ready", "atrue", "ns/j"}, told)
+	must.Eq(t, []string{"ready", "atrue", "ns/j", "ns/complete evaluated", "ns/failed evaluated", "ns/canceled evaluated", "ns/last evaluated"}, told)
 	close(hold)
+}
+
+func evaluation(jobID, status string) api.Event {
+	return api.Event{Topic: api.TopicEvaluation, Payload: map[string]any{"Evaluation": map[string]any{"Namespace": "ns", "JobID": jobID, "Status": status}}}
 }
 
 func TestAStreamThatCannotBeOpenedIsAnError(t *testing.T) {
@@ -212,7 +286,7 @@ func TestAStreamThatCannotBeOpenedIsAnError(t *testing.T) {
 			http.Error(w, "Permission denied", http.StatusForbidden)
 		}
 	})
-	err := client.Stream(t.Context(), func() { t.Error("ready") }, nil, nil)
+	err := client.Stream(t.Context(), Watcher{Ready: func() { t.Error("ready") }})
 	must.ErrorContains(t, err, "open event stream")
 }
 
@@ -223,7 +297,7 @@ func TestABrokenStreamEnds(t *testing.T) {
 			_, _ = w.Write([]byte("{\"Index\":"))
 		}
 	})
-	err := client.Stream(t.Context(), func() {}, func(Allocation) {}, func(string, string) {})
+	err := client.Stream(t.Context(), Watcher{Ready: func() {}})
 	must.ErrorContains(t, err, "read event stream")
 }
 

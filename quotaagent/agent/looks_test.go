@@ -1,0 +1,153 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+	"pgregory.net/rapid"
+
+	"github.com/nomad-governor/governor/quotaagent/ledger"
+)
+
+// waitingCrowd is a meter with so many jobs of which nothing runs.
+func waitingCrowd(t *testing.T, n int) *rig {
+	r := newRigOn(t, newMemStore(), testPolicy(100, "100000"))
+	for i := range n {
+		r.Meter.open = append(r.Meter.open, heldAt{&ledger.Hold{ID: fmt.Sprint("h-", i), Namespace: "default", JobID: fmt.Sprintf("job-%06d", i), State: ledger.Active}, 1})
+	}
+	return r
+}
+
+// asks is a tick: who is asked about, in order.
+func (r *rig) asks() []string {
+	look, _ := r.Meter.agenda()
+	ids := make([]string, len(look))
+	for i, h := range look {
+		r.Meter.lookedAt(h, nil)
+		ids[i] = h.JobID
+	}
+	return ids
+}
+
+// As long as events come, nobody is asked about often, and everybody in time; without them
+// more often. Whoever has changed has the next turn.
+func TestJobsOfWhichNothingIsHeardAreAskedAboutInTurn(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(1, 1500).Draw(rt, "jobs")
+		heard := rapid.Bool().Draw(rt, "events come")
+		r := waitingCrowd(t, n)
+		r.Meter.streams.Store(heard)
+		last := map[string]time.Time{}
+		most := lookAtMost + time.Duration(n/max(routineLooksMin, n/routineLooks)+1)*tickEvery
+		if !heard {
+			most = lookUnheard + time.Duration(n/looksMost+1)*tickEvery
+		}
+		asked, ticks := 0, 700
+		for tick := range ticks {
+			changed := -1
+			if rapid.IntRange(0, 20).Draw(rt, "change") == 0 {
+				changed = rapid.IntRange(0, n-1).Draw(rt, "changed")
+				r.Meter.open[changed].version++
+			}
+			ids := r.asks()
+			must.LessEq(rt, looksMost, len(ids))
+			for _, id := range ids {
+				last[id] = r.clock.now()
+			}
+			if changed >= 0 && tick > n/looksMost {
+				must.Eq(rt, r.clock.now(), last[r.Meter.open[changed].JobID], must.Sprint("what has changed is asked about at once"))
+			}
+			if tick > n/looksMost+600 {
+				asked += len(ids)
+				for id, at := range last {
+					must.LessEq(rt, most, r.clock.now().Sub(at), must.Sprint(id))
+				}
+			}
+			r.clock.advance(tickEvery)
+		}
+		must.MapLen(rt, n, last)
+		if heard && n > routineLooks {
+			must.LessEq(rt, (ticks-600)*(n/100+routineLooksMin), asked)
+		}
+	})
+}
+
+// Nobody has a turn again before all have had one, also where all are due at once and each
+// is due again before the last one has had it.
+func TestTurnsComeInOrder(t *testing.T) {
+	t.Parallel()
+	r := waitingCrowd(t, looksMost)
+	r.Meter.streams.Store(true)
+	turns := map[string]int{}
+	for range 200 {
+		for _, id := range r.asks() {
+			turns[id]++
+		}
+		r.Meter.open[0].version++ // it has news all the time, and is asked about besides
+		delete(turns, r.Meter.open[0].JobID)
+		counts := slices.Sorted(maps.Values(turns))
+		must.LessEq(t, counts[0]+1, counts[len(counts)-1])
+		r.clock.advance(4 * tickEvery)
+	}
+}
+
+// A job that could not be asked about is asked about again soon.
+func TestAJobThatCouldNotBeAskedAbout(t *testing.T) {
+	t.Parallel()
+	r := waitingCrowd(t, 1)
+	r.Meter.streams.Store(true)
+	look, _ := r.Meter.agenda()
+	must.Len(t, 1, look)
+	r.Meter.lookedAt(look[0], errors.New("no answer"))
+	for at := tickEvery; at <= lookRetry; at += tickEvery {
+		r.clock.advance(tickEvery)
+		must.Len(t, int(at/lookRetry), r.asks())
+	}
+	r.clock.advance(lookRetry)
+	must.SliceEmpty(t, r.asks())
+}
+
+// When events may have been missed, nothing that was heard before counts.
+func TestAllAreAskedAboutWhenEventsWereMissed(t *testing.T) {
+	t.Parallel()
+	r, _ := quiet(t)
+	r.news()
+	asked := r.nomad.asked
+	r.tick()
+	must.NoError(t, r.Meter.reconcile(r.ctx, ledger.Fence{}))
+	r.tick()
+	must.Eq(t, asked, r.nomad.asked)
+	r.Meter.missed.Store(true)
+	must.NoError(t, r.Meter.reconcile(r.ctx, ledger.Fence{}))
+	r.tick()
+	must.Eq(t, asked+1, r.nomad.asked)
+}
+
+// Time alone decides about a submission that may have arrived, and about a service that is
+// dead: that no event tells.
+func TestWhatTimeDecidesIsLookedAt(t *testing.T) {
+	t.Parallel()
+	r := waitingCrowd(t, 4)
+	r.Meter.streams.Store(true)
+	r.Meter.open[1].Pending = []ledger.Line{{}}
+	r.Meter.open[2].Guessed, r.Meter.open[2].GuessedUntilMS = 1, r.clock.now().Add(time.Hour).UnixMilli()
+	must.Len(t, 4, r.asks())
+	for range 10 { // until all wait for as long as they may
+		r.clock.advance(lookAtMost)
+		r.asks()
+	}
+	r.Meter.dead[r.Meter.open[3].JobKey()] = deadJob{r.Meter.open[3].ID, r.clock.now()}
+	r.clock.advance(deadFor)
+	must.Eq(t, []string{"job-000003"}, r.asks())
+	must.SliceEmpty(t, r.asks())
+	r.clock.advance(lookUnheard - deadFor)
+	must.Eq(t, []string{"job-000001", "job-000002"}, r.asks())
+	r.clock.advance(lookAtMost - lookUnheard)
+	must.SliceContains(t, r.asks(), "job-000000")
+}
