@@ -88,6 +88,7 @@ func newEnforcer(e *Engine, actor Actor, logger hclog.Logger) *enforcer {
 // watch is the duty of a tick of the meter: it hands on what the meter sees.
 func (x *enforcer) watch(m *Meter) duty {
 	return func(context.Context, ledger.Fence) error {
+		m.takeWritten() // what other duties have found in this tick
 		s := sight{holds: make([]ledger.Hold, len(m.open)), proven: m.proven}
 		for i, h := range m.open {
 			s.holds[i] = *h.Hold

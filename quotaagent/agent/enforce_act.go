@@ -21,7 +21,11 @@ func (x *enforcer) act(ctx context.Context, fence ledger.Fence, p *budget.Policy
 	var err error
 	switch a.Step {
 	case enforce.Begin:
-		err = x.start(ctx, fence, p, a)
+		if err = x.start(ctx, fence, p, a); err == nil && a.AtOnce() {
+			intended := a.Ending
+			a.Step, a.Before = enforce.StopJob, &intended
+			err = x.stop(ctx, fence, p, a)
+		}
 	case enforce.Signal:
 		err = x.signal(ctx, fence, p, a, a.Before)
 	case enforce.StopAllocations, enforce.StopJob:

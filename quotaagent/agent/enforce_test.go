@@ -471,3 +471,20 @@ func TestTheLeaderEnforces(t *testing.T) {
 	cancel()
 	<-done
 }
+
+// What is stopped without a signal and without a grace is stopped when that is stored, and
+// what Nomad launched by itself in the tick that finds it.
+func TestWithoutAGraceTheStopFollowsAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newBypassRig(t)
+	r.busy("first", 6, time.Hour)
+	r.direct("rogue", 4, 1)
+	r.clock.advance(time.Second)
+	r.enforcer.begin()
+	must.NoError(t, r.pass())
+	r.Meter.duties.tick(r.ctx, ledger.Fence{}, func(err error) { must.NoError(t, err) })
+	must.NoError(t, r.enforcer.enforce(r.ctx, ledger.Fence{}, <-r.enforcer.looks))
+	must.Eq(t, []string{"stop default/rogue (concurrency_limit)"}, r.actor.took())
+	kinds := r.auditedKinds()
+	must.Eq(t, []string{"out_of_band.refused", "enforcement.begun", "enforcement.stopped"}, kinds[len(kinds)-3:])
+}

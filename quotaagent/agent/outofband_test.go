@@ -95,6 +95,7 @@ func TestAJobAroundTheGateWithoutRoomIsStoppedAndPaid(t *testing.T) {
 	r := newBypassRig(t)
 	r.busy("first", 6, time.Hour)
 	r.direct("rogue", 4, 1)
+	r.clock.advance(time.Second) // until a tick
 	must.SliceContains(t, r.enforced(), "stop default/rogue (concurrency_limit)")
 	must.SliceContains(t, r.auditedKinds(), "out_of_band.refused")
 	must.Nil(t, r.holdOf("default", "rogue"))

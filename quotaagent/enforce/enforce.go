@@ -80,6 +80,12 @@ type Action struct {
 	Text string
 }
 
+// AtOnce reports whether a whole job is stopped as soon as that is stored: without a
+// signal and without a grace there is nothing to wait for.
+func (a Action) AtOnce() bool {
+	return a.Step == Begin && a.Ending.Action == ActionStop && a.Signal == "" && len(a.Ending.Allocs) == 0 && a.Ending.StopMS <= a.Ending.SignalMS
+}
+
 // repeatAfter is how long an ordered stop may take before it is ordered again.
 // It is longer than nearly every kill_timeout.
 const repeatAfter = time.Minute
