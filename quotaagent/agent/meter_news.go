@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -24,8 +25,38 @@ const (
 type fact struct {
 	alloc            *nomadevents.Allocation
 	namespace, jobID string
-	// evaluated says that an evaluation of the job has ended, and nothing else.
-	evaluated bool
+}
+
+// evaluations are the jobs of which an evaluation has ended since they were taken. There
+// may be thousands in a moment, as when a node is lost, mostly of jobs without GPUs.
+type evaluations struct {
+	mu   sync.Mutex
+	jobs map[jobAt]bool
+	wake chan struct{} // has room for one
+}
+
+func (e *evaluations) add(namespace, jobID string) {
+	e.mu.Lock()
+	e.jobs[jobAt{namespace, jobID}] = true
+	e.mu.Unlock()
+	e.again()
+}
+
+// again wakes who takes them.
+func (e *evaluations) again() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns them, and begins anew.
+func (e *evaluations) take() map[jobAt]bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	jobs := e.jobs
+	e.jobs = make(map[jobAt]bool)
+	return jobs
 }
 
 // Touch asks the meter to look at a job soon. Any goroutine may call it.
@@ -57,7 +88,7 @@ func (m *Meter) follow(ctx context.Context) {
 			Ready:      func() { lost = false; m.streams.Store(true); m.missed.Store(true); m.Rebuild() },
 			Allocation: func(a nomadevents.Allocation) { m.tell(fact{alloc: &a}) },
 			Job:        m.Touch,
-			Evaluated:  func(namespace, jobID string) { m.tell(fact{namespace: namespace, jobID: jobID, evaluated: true}) },
+			Evaluated:  m.evaluated.add,
 		})
 		m.streams.Store(false)
 		reopen := stream.Err() != nil
@@ -98,9 +129,8 @@ func (m *Meter) watchHolds(ctx context.Context) {
 	}
 }
 
-// drain is a fact and what waits behind it, so that many are written at once.
-func (m *Meter) drain(first fact) []fact {
-	facts := []fact{first}
+// drain appends the facts that wait, so that many are written at once.
+func (m *Meter) drain(facts ...fact) []fact {
 	for len(facts) < tickMost {
 		select {
 		case f := <-m.facts:
@@ -119,16 +149,11 @@ type jobAt struct{ namespace, jobID string }
 func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) error {
 	var seen []nomadevents.Allocation
 	var names []jobAt
-	evaluated := make(map[string]bool)
 	for _, f := range facts {
 		switch {
 		case f.alloc == nil:
-			if f.evaluated {
-				evaluated[f.namespace+"\x00"+f.jobID] = true
-			} else {
-				m.duties.job(f.namespace, f.jobID)
-				m.strayAgain(f.namespace, f.jobID)
-			}
+			m.duties.job(f.namespace, f.jobID)
+			m.strayAgain(f.namespace, f.jobID)
 			names = append(names, jobAt{f.namespace, f.jobID})
 		case !m.missed.Load():
 			seen = append(seen, *f.alloc)
@@ -140,8 +165,29 @@ func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) er
 	if err != nil {
 		return errors.Join(failed, err)
 	}
-	holds = slices.DeleteFunc(holds, func(h heldAt) bool { return m.leave(h, evaluated[h.JobKey()]) })
-	return errors.Join(failed, m.settleAll(ctx, fence, holds))
+	return errors.Join(failed, m.settleAll(ctx, fence, slices.DeleteFunc(holds, m.leave)))
+}
+
+// handleEvaluated looks at the jobs of which an evaluation has ended, as far as they hold
+// something and nothing of them runs, once all that was told before is taken in.
+func (m *Meter) handleEvaluated(ctx context.Context, fence ledger.Fence) error {
+	if facts := m.drain(); len(facts) > 0 {
+		m.evaluated.again()
+		return m.handle(ctx, fence, facts)
+	}
+	m.takeWritten()
+	var holds []heldAt
+	for at := range m.evaluated.take() {
+		h := m.openHold(at.namespace, at.jobID)
+		if h.Hold == nil || h.Pending != nil {
+			continue // it holds nothing, or who submits it looks
+		}
+		if _, live := earliestMark(h.Hold); !live {
+			holds = append(holds, h)
+		}
+	}
+	slices.SortFunc(holds, byJob)
+	return m.settleAll(ctx, fence, holds)
 }
 
 // holdsOf are the open holds of jobs. They are read where others may have written since
@@ -166,14 +212,14 @@ func (m *Meter) holdsOf(ctx context.Context, names []jobAt) (holds []heldAt, err
 // leave reports whether the job of a hold need not be asked about because of what was
 // heard of it: it has just been submitted, and who did that writes the answer. The ticks
 // ask about it, if the end of its evaluation does not have it asked about before.
-func (m *Meter) leave(h heldAt, evaluated bool) bool {
+func (m *Meter) leave(h heldAt) bool {
 	nowMS := m.now().UnixMilli()
 	if h.Pending != nil {
 		m.young[h.JobKey()] = onItsWay(h, nowMS)
 		return m.young[h.JobKey()]
 	}
 	_, live := earliestMark(h.Hold)
-	return !live && !evaluated && len(h.Former) == 0 && nowMS-h.SubmittedMS < leaveFor.Milliseconds()
+	return !live && len(h.Former) == 0 && nowMS-h.SubmittedMS < leaveFor.Milliseconds()
 }
 
 // onItsWay reports whether a submission was admitted a moment ago and is not settled.

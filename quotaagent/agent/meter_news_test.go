@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -32,8 +33,11 @@ func (r *rig) news() {
 func (r *rig) tick() { must.NoError(r.t, r.Meter.tick(r.ctx, ledger.Fence{})) }
 
 func (r *rig) evaluated(jobID string) {
-	r.Meter.tell(fact{namespace: "default", jobID: jobID, evaluated: true})
-	r.news()
+	r.Meter.evaluated.add("default", jobID)
+	for len(r.Meter.evaluated.wake) > 0 {
+		<-r.Meter.evaluated.wake
+		must.NoError(r.t, r.Meter.handleEvaluated(r.ctx, ledger.Fence{}))
+	}
 }
 
 // A registration is two transactions of the store, and Nomad is asked once about what has
@@ -138,6 +142,36 @@ func TestAJobThatIsDeadAfterItsEvaluationHoldsNothing(t *testing.T) {
 		}
 		must.Nil(t, r.holdOf("default", "nothing"))
 	}
+}
+
+// Evaluations that end say nothing of what runs, or of jobs that hold nothing, however many
+// there are. And what was told before them is taken in before.
+func TestMostEvaluationsSayNothing(t *testing.T) {
+	t.Parallel()
+	r, store := quiet(t)
+	r.run(r.job("runs", 1, 1))
+	alloc := r.nomad.start("default", "runs", 0, 1)
+	must.NoError(t, r.settle())
+	r.clock.advance(time.Minute)
+	asked, before := r.nomad.asked, store.calls()
+	for len(r.Meter.rebuild) > 0 { // as the harness left it
+		<-r.Meter.rebuild
+	}
+	for i := range 10 * queueSize {
+		r.Meter.evaluated.add("default", fmt.Sprint("other-", i))
+	}
+	r.evaluated("runs")
+	must.Eq(t, asked, r.nomad.asked)
+	must.Eq(t, before, store.calls())
+	must.False(t, r.Meter.missed.Load())
+
+	r.nomad.finish(alloc)
+	ended := *r.nomad.allocs[alloc]
+	r.Meter.tell(fact{alloc: &ended})
+	r.evaluated("runs")
+	must.Nil(t, r.holdOf("default", "runs"))
+	must.Eq(t, 0, len(r.Meter.rebuild), must.Sprint("its end is known"))
+	must.Eq(t, r.facts(), r.posted("acme"))
 }
 
 // What another agent has written since the holds were listed is read before anything is
