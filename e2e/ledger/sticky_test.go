@@ -71,6 +71,42 @@ func TestTheRestartMatrix(t *testing.T) {
 	}
 }
 
+// Nomad runs a batch job that has ended again when its specification has changed, and the
+// pins are a part of that: one that is submitted again as it was keeps them, and does not
+// run again.
+func TestAJobThatHasEndedIsNotRunAgainUnasked(t *testing.T) {
+	s := play(t, "ended")
+	s.apply(routesPolicy("ended", 4))
+	once := job{id: "once", gpus: 2, script: "true"}
+	result := s.submit(once)
+	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+	s.eventually("job once has run", func() error {
+		if len(s.allocations("once")) == 0 {
+			return errPending
+		}
+		return nil
+	})
+	s.ended(s.allocations("once")[0].ID)
+	s.settled("once")
+	before := s.version("once")
+	result = s.submit(once)
+	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+	s.settled("once")
+	must.Eq(t, before, s.version("once"))
+	must.StrContains(t, result.Output(), "unchanged for g: what was registered before stays")
+	must.Len(t, 1, s.allocations("once"))
+
+	once.script = "true; true"
+	result = s.submit(once)
+	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
+	s.eventually("the changed job has run", func() error {
+		if len(s.allocations("once")) < 2 {
+			return errPending
+		}
+		return nil
+	})
+}
+
 var errPending = errors.New("an evaluation is pending, or the old allocation still runs")
 
 // settledOn waits until one allocation of the job runs and no evaluation is pending;

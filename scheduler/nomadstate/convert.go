@@ -59,9 +59,11 @@ func (u *nodeUses) add(res *api.AllocatedTaskResources, holder cluster.Use) {
 			u.devices[name] = map[string]cluster.Use{}
 		}
 		for _, id := range d.DeviceIDs {
-			// Two holders of one device should not be; the lower id wins, so that the
+			// A device has two holders while one that stops gives it to its successor, which
+			// waits for it. Else there should not be two; the lower id wins, so that the
 			// answer does not depend on the order.
-			if other, taken := u.devices[name][id]; !taken || holder.AllocID < other.AllocID {
+			other, taken := u.devices[name][id]
+			if !taken || other.Stopping && !holder.Stopping || other.Stopping == holder.Stopping && holder.AllocID < other.AllocID {
 				u.devices[name][id] = holder
 			}
 		}

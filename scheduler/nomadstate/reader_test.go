@@ -225,6 +225,34 @@ func TestGPUsStayTakenUntilTheClientLetsGo(t *testing.T) {
 	}
 }
 
+// Nomad gives the GPUs of an allocation that stops to its successor, which waits for it: they
+// are the successor's.
+func TestGPUsOfAnAllocationThatStopsAreItsSuccessors(t *testing.T) {
+	t.Parallel()
+	for _, first := range []string{"00000000-0000-0000-0000-000000000001", "ffffffff-0000-0000-0000-000000000001"} {
+		for _, order := range []bool{true, false} {
+			f := newFake(t)
+			f.allocs = f.allocs[:1]
+			before := *f.allocs[0]
+			before.ID, before.DesiredStatus = first, "stop"
+			f.allocs = append(f.allocs, &before)
+			if order {
+				slices.Reverse(f.allocs)
+			}
+			s, held := snapshotOf(t, f), 0
+			for _, d := range nodeOf(t, s, "v1").Groups[0].Devices {
+				if d.Use.Held() {
+					held++
+					must.False(t, d.Use.Stopping)
+					must.NotEq(t, first, d.Use.AllocID)
+				}
+			}
+			must.Eq(t, 2, held)
+			must.True(t, s.Holds("default", before.JobID))
+		}
+	}
+}
+
 func TestNodesThatTakeNoWorkAreNotReady(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*api.NodeListStub){

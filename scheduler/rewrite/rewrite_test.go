@@ -82,6 +82,12 @@ func stored(job *api.Job) *api.Job {
 	out := copyOf(job)
 	out.Canonicalize()
 	out.Status, out.Version, out.JobModifyIndex = new("running"), new(uint64(3)), new(uint64(77))
+	if len(out.Datacenters) == 0 { // Nomad's servers fill in more than its library
+		out.Datacenters = []string{"*"}
+	}
+	if *out.NodePool == "" {
+		out.NodePool = new("default")
+	}
 	for _, group := range out.TaskGroups {
 		group.Constraints = append(group.Constraints, &api.Constraint{LTarget: "${attr.vault.version}", Operand: "semver", RTarget: ">= 0.6.1"})
 	}
@@ -144,9 +150,14 @@ func TestWhenPinsAreKeptAndWhenTheyAreNew(t *testing.T) {
 		running bool
 		want    string
 	}{
-		"the same job runs":                              {stored: pinnedFirst, running: true, want: kept},
-		"the same job has ended":                         {stored: pinnedFirst, want: kept},
-		"a running job gets another image":               {stored: pinnedFirst, running: true, change: func(j *api.Job) { j.TaskGroups[0].Tasks[0].Config["command"] = "x" }, want: kept},
+		"the same job runs":                        {stored: pinnedFirst, running: true, want: kept},
+		"the same job has ended":                   {stored: pinnedFirst, want: kept},
+		"a running job gets another image":         {stored: pinnedFirst, running: true, change: func(j *api.Job) { j.TaskGroups[0].Tasks[0].Config["command"] = "x" }, want: kept},
+		"an ended job moves to another datacenter": {stored: pinnedFirst, change: func(j *api.Job) { j.Datacenters = []string{"dc2"} }, want: renewed},
+		"an ended job moves to another pool":       {stored: pinnedFirst, change: func(j *api.Job) { j.NodePool = new("gpu") }, want: renewed},
+		"an ended job names what was filled in": {stored: pinnedFirst, change: func(j *api.Job) {
+			j.Datacenters, j.NodePool = []string{"*"}, new("default")
+		}, want: kept},
 		"an ended job gets another image":                {stored: pinnedFirst, change: func(j *api.Job) { j.TaskGroups[0].Tasks[0].Config["command"] = "x" }, want: renewed},
 		"a running job asks for more GPUs":               {stored: pinnedFirst, running: true, change: func(j *api.Job) { j.TaskGroups[0].Tasks[0].Resources.Devices[0].Count = new(uint64(4)) }, want: renewed},
 		"a running job adds a device constraint":         {stored: pinnedFirst, running: true, change: addDeviceConstraint, want: renewed},

@@ -106,6 +106,7 @@ func work(job *api.Job) any {
 	}
 	scrub(&full)
 	full.Canonicalize()
+	fillIn(&full)
 	parts := []any{full.Type, full.Priority, full.Datacenters, full.NodePool, full.Meta}
 	for _, g := range full.TaskGroups {
 		parts = append(parts, g.Name, g.Count, g.Meta, g.Volumes, g.EphemeralDisk)
@@ -128,6 +129,17 @@ func work(job *api.Job) any {
 		return nil
 	}
 	return prune(plain)
+}
+
+// fillIn fills in what Nomad's servers do and its library does not (Job.Canonicalize in
+// nomad/structs/structs.go).
+func fillIn(job *api.Job) {
+	if len(job.Datacenters) == 0 {
+		job.Datacenters = []string{"*"}
+	}
+	if valueOr(job.NodePool, "") == "" {
+		job.NodePool = new(api.NodePoolDefault)
+	}
 }
 
 // scrub drops what is not compared, and nulls in lists, on which Canonicalize
