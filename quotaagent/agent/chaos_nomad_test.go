@@ -102,7 +102,7 @@ func (n *chaosNomad) serveStream(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		case next := <-s:
-			e = chaosEvent{Alloc: next.alloc, Namespace: next.namespace, Job: next.jobID}
+			e = chaosEvent{Alloc: next.alloc, Namespace: next.namespace, Job: next.jobID, Index: next.index}
 		}
 	}
 }

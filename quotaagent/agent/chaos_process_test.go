@@ -202,6 +202,7 @@ type chaosRegister struct {
 type chaosEvent struct {
 	Alloc          *nomadevents.Allocation
 	Namespace, Job string
+	Index          uint64
 }
 
 func (c *chaosClient) stored(ctx context.Context, namespace, job string) (*api.Job, error) {
@@ -279,7 +280,7 @@ func (c *chaosClient) Stream(ctx context.Context, w nomadevents.Watcher) error {
 		case e.Alloc != nil:
 			w.Allocation(*e.Alloc)
 		default:
-			w.Job(e.Namespace, e.Job)
+			w.Job(e.Namespace, e.Job, e.Index)
 		}
 	}
 }

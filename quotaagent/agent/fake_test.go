@@ -84,6 +84,7 @@ type fakeJob struct {
 type event struct {
 	alloc            *nomadevents.Allocation
 	namespace, jobID string
+	index            uint64
 }
 
 func newNomad(now func() time.Time) *fakeNomad {
@@ -129,7 +130,7 @@ func (n *fakeNomad) register(namespace, id string, unchanged bool) uint64 {
 		return j.modifyIndex
 	}
 	n.jobs[key] = &fakeJob{modifyIndex: n.index, statusIndex: n.index}
-	n.emit(event{namespace: namespace, jobID: id})
+	n.emit(event{namespace: namespace, jobID: id, index: n.index})
 	return n.index
 }
 
@@ -210,7 +211,7 @@ func (n *fakeNomad) purge(namespace, id string) {
 	delete(n.jobs, jobKey(namespace, id))
 	n.purged[jobKey(namespace, id)] = append(n.purged[jobKey(namespace, id)], n.now())
 	maps.DeleteFunc(n.allocs, func(_ string, a *nomadevents.Allocation) bool { return a.Namespace == namespace && a.JobID == id })
-	n.emit(event{namespace: namespace, jobID: id})
+	n.emit(event{namespace: namespace, jobID: id, index: n.index})
 }
 
 // kill makes a job dead of which nothing runs.
@@ -330,7 +331,7 @@ func (n *fakeNomad) Stream(ctx context.Context, w nomadevents.Watcher) error {
 			if e.alloc != nil {
 				w.Allocation(*e.alloc)
 			} else {
-				w.Job(e.namespace, e.jobID)
+				w.Job(e.namespace, e.jobID, e.index)
 			}
 		}
 	}

@@ -17,6 +17,7 @@ import (
 // waitingCrowd is a meter with so many jobs of which nothing runs.
 func waitingCrowd(t *testing.T, n int) *rig {
 	r := newRigOn(t, newMemStore(), testPolicy(100, "100000"))
+	r.Meter.missed.Store(false)
 	for i := range n {
 		r.Meter.open = append(r.Meter.open, heldAt{&ledger.Hold{ID: fmt.Sprint("h-", i), Namespace: "default", JobID: fmt.Sprintf("job-%06d", i), State: ledger.Active}, 1})
 	}
@@ -94,6 +95,28 @@ func TestTurnsComeInOrder(t *testing.T) {
 		counts := slices.Sorted(maps.Values(turns))
 		must.LessEq(t, counts[0]+1, counts[len(counts)-1])
 		r.clock.advance(4 * tickEvery)
+	}
+}
+
+// What only time decides does not wait for the turns of the others, of which all may be due.
+func TestWhatTimeDecidesDoesNotWaitForTurns(t *testing.T) {
+	t.Parallel()
+	r := waitingCrowd(t, 3000)
+	r.Meter.streams.Store(true)
+	for range 16 {
+		r.asks()
+		r.clock.advance(time.Second)
+	}
+	pending := r.Meter.open[1500].JobID
+	r.Meter.open[1500] = heldAt{&ledger.Hold{ID: "p", Namespace: "default", JobID: pending, State: ledger.Held,
+		Pending: []ledger.Line{{}}, ExpiresMS: r.clock.now().Add(confirmWithin - 2*leaveFor).UnixMilli()}, 7}
+	last := r.clock.now()
+	for range 400 {
+		if slices.Contains(r.asks(), pending) {
+			last = r.clock.now()
+		}
+		must.LessEq(t, lookUnheard, r.clock.now().Sub(last))
+		r.clock.advance(time.Second)
 	}
 }
 

@@ -68,8 +68,6 @@ type Meter struct {
 	logger hclog.Logger
 	now    func() time.Time
 	facts  chan fact
-	// evaluated are facts of another kind, which need not be in their order.
-	evaluated evaluations
 	// rebuild has room for one request for a reconciliation.
 	rebuild chan struct{}
 	// holdsChanged says that the store has newer holds than open and written, which others
@@ -132,7 +130,7 @@ type Meter struct {
 
 func newMeter(b *books, policy *PolicyKeeper, nomad nomadState, placer Placer, logger hclog.Logger) *Meter {
 	m := &Meter{books: b, policy: policy, nomad: nomad, placer: placer, now: b.now, logger: logger.Named("meter"),
-		facts: make(chan fact, queueSize), evaluated: evaluations{jobs: make(map[jobAt]bool), wake: make(chan struct{}, 1)}, rebuild: make(chan struct{}, 1), gpus: metering.NewTimeline(),
+		facts: make(chan fact, queueSize), rebuild: make(chan struct{}, 1), gpus: metering.NewTimeline(),
 		stray: make(map[string]nomadevents.Allocation), checked: make(map[string]Verification)}
 	b.wrote, b.unsure = m.wrote, func() { m.holdsChanged.Store(true) }
 	return m
@@ -180,7 +178,6 @@ func (m *Meter) begin() {
 	for len(m.facts) > 0 {
 		<-m.facts
 	}
-	m.evaluated.take()
 	m.open, m.looks, m.outage = nil, make(map[string]look), outage{}
 	m.proven, m.watchedTo, m.nextSnapshot = time.Time{}, time.Time{}, time.Time{}
 	m.gpus, m.level, m.tried = metering.NewTimeline(), levels{}, make(map[string]int64)
@@ -338,8 +335,6 @@ func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {
 				return
 			case f := <-m.facts:
 				err = m.handle(ctx, fence, m.drain(f))
-			case <-m.evaluated.wake:
-				err = m.handleEvaluated(ctx, fence)
 			case <-m.rebuild:
 				err = m.reconcile(ctx, fence)
 			case <-tick.C:

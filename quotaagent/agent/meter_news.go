@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
@@ -25,38 +24,8 @@ const (
 type fact struct {
 	alloc            *nomadevents.Allocation
 	namespace, jobID string
-}
-
-// evaluations are the jobs of which an evaluation has ended since they were taken. There
-// may be thousands in a moment, as when a node is lost, mostly of jobs without GPUs.
-type evaluations struct {
-	mu   sync.Mutex
-	jobs map[jobAt]bool
-	wake chan struct{} // has room for one
-}
-
-func (e *evaluations) add(namespace, jobID string) {
-	e.mu.Lock()
-	e.jobs[jobAt{namespace, jobID}] = true
-	e.mu.Unlock()
-	e.again()
-}
-
-// again wakes who takes them.
-func (e *evaluations) again() {
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take returns them, and begins anew.
-func (e *evaluations) take() map[jobAt]bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	jobs := e.jobs
-	e.jobs = make(map[jobAt]bool)
-	return jobs
+	// index is that of the change of a job; 0 when something else was heard of it.
+	index uint64
 }
 
 // Touch asks the meter to look at a job soon. Any goroutine may call it.
@@ -87,8 +56,9 @@ func (m *Meter) follow(ctx context.Context) {
 		err := m.nomad.Stream(stream, nomadevents.Watcher{
 			Ready:      func() { lost = false; m.streams.Store(true); m.missed.Store(true); m.Rebuild() },
 			Allocation: func(a nomadevents.Allocation) { m.tell(fact{alloc: &a}) },
-			Job:        m.Touch,
-			Evaluated:  m.evaluated.add,
+			Job: func(namespace, jobID string, index uint64) {
+				m.tell(fact{namespace: namespace, jobID: jobID, index: index})
+			},
 		})
 		m.streams.Store(false)
 		reopen := stream.Err() != nil
@@ -145,57 +115,44 @@ func (m *Meter) drain(facts ...fact) []fact {
 // jobAt is a job and the namespace that it is in.
 type jobAt struct{ namespace, jobID string }
 
+// key is the one of ledger.Hold.JobKey.
+func (j jobAt) key() string { return j.namespace + "\x00" + j.jobID }
+
 // handle takes in news of allocations, and looks at the jobs that are named.
 func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) error {
 	var seen []nomadevents.Allocation
-	var names []jobAt
+	jobs := make(map[jobAt]uint64) // with the index of the last change
 	for _, f := range facts {
-		switch {
+		switch at := (jobAt{f.namespace, f.jobID}); {
 		case f.alloc == nil:
 			m.duties.job(f.namespace, f.jobID)
 			m.strayAgain(f.namespace, f.jobID)
-			names = append(names, jobAt{f.namespace, f.jobID})
+			if index, named := jobs[at]; !named || index != 0 && (f.index == 0 || f.index > index) {
+				jobs[at] = f.index
+			}
 		case !m.missed.Load():
 			seen = append(seen, *f.alloc)
 		}
 	}
 	failed := m.observe(ctx, fence, seen)
 	m.fellBehind(failed)
-	holds, err := m.holdsOf(ctx, names)
+	holds, err := m.holdsOf(ctx, jobs)
 	if err != nil {
+		for at := range jobs {
+			delete(m.looks, at.key()) // the next tick asks
+		}
 		return errors.Join(failed, err)
 	}
-	return errors.Join(failed, m.settleAll(ctx, fence, slices.DeleteFunc(holds, m.leave)))
-}
-
-// handleEvaluated looks at the jobs of which an evaluation has ended, as far as they hold
-// something and nothing of them runs, once all that was told before is taken in.
-func (m *Meter) handleEvaluated(ctx context.Context, fence ledger.Fence) error {
-	if facts := m.drain(); len(facts) > 0 {
-		m.evaluated.again()
-		return m.handle(ctx, fence, facts)
-	}
-	m.takeWritten()
-	var holds []heldAt
-	for at := range m.evaluated.take() {
-		h := m.openHold(at.namespace, at.jobID)
-		if h.Hold == nil || h.Pending != nil {
-			continue // it holds nothing, or who submits it looks
-		}
-		if _, live := earliestMark(h.Hold); !live {
-			holds = append(holds, h)
-		}
-	}
-	slices.SortFunc(holds, byJob)
-	return m.settleAll(ctx, fence, holds)
+	holds = slices.DeleteFunc(holds, func(h heldAt) bool { return m.leave(h, jobs[jobAt{h.Namespace, h.JobID}]) })
+	return errors.Join(failed, m.settleAll(ctx, fence, holds))
 }
 
 // holdsOf are the open holds of jobs. They are read where others may have written since
 // all were listed, and are else known.
-func (m *Meter) holdsOf(ctx context.Context, names []jobAt) (holds []heldAt, err error) {
-	keys := make(map[string]jobAt, len(names))
-	for _, n := range names {
-		keys[holdKey(n.namespace, n.jobID)] = n
+func (m *Meter) holdsOf(ctx context.Context, jobs map[jobAt]uint64) (holds []heldAt, err error) {
+	keys := make(map[string]jobAt, len(jobs))
+	for at := range jobs {
+		keys[holdKey(at.namespace, at.jobID)] = at
 	}
 	sorted := slices.Sorted(maps.Keys(keys))
 	if m.holdsChanged.Load() {
@@ -210,21 +167,22 @@ func (m *Meter) holdsOf(ctx context.Context, names []jobAt) (holds []heldAt, err
 }
 
 // leave reports whether the job of a hold need not be asked about because of what was
-// heard of it: it has just been submitted, and who did that writes the answer. The ticks
-// ask about it, if the end of its evaluation does not have it asked about before.
-func (m *Meter) leave(h heldAt) bool {
-	nowMS := m.now().UnixMilli()
+// heard of it up to an index. A submission is on its way: who makes it writes the answer,
+// and if he does not, the ticks ask. Or it is what is known to be registered: the job has
+// been asked about since, or is by the next tick.
+func (m *Meter) leave(h heldAt, index uint64) bool {
 	if h.Pending != nil {
-		m.young[h.JobKey()] = onItsWay(h, nowMS)
+		m.young[h.JobKey()] = onItsWay(h, m.now().UnixMilli())
 		return m.young[h.JobKey()]
 	}
-	_, live := earliestMark(h.Hold)
-	return !live && len(h.Former) == 0 && nowMS-h.SubmittedMS < leaveFor.Milliseconds()
+	return index != 0 && index <= h.JobModifyIndex && h.State == ledger.Active && h.Guessed == 0
 }
 
-// onItsWay reports whether a submission was admitted a moment ago and is not settled.
+// onItsWay reports whether a submission was admitted a moment ago, by clocks that differ by
+// less, and is not settled.
 func onItsWay(h heldAt, nowMS int64) bool {
-	return h.Pending != nil && nowMS-admittedMS(h) < leaveFor.Milliseconds()
+	age := nowMS - admittedMS(h)
+	return h.Pending != nil && age > -leaveFor.Milliseconds() && age < leaveFor.Milliseconds()
 }
 
 // admittedMS is when the submission that is on its way was admitted.

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +19,10 @@ func quiet(t *testing.T) (*rig, *memStore) {
 	r.run(r.job("first", 1, 1))
 	must.NoError(t, r.settle())
 	r.Meter.streams.Store(true)
+	for key, l := range r.Meter.looks { // the harness has it asked about again and again
+		l.wait = lookFirst
+		r.Meter.looks[key] = l
+	}
 	return r, store
 }
 
@@ -32,38 +35,37 @@ func (r *rig) news() {
 
 func (r *rig) tick() { must.NoError(r.t, r.Meter.tick(r.ctx, ledger.Fence{})) }
 
-func (r *rig) evaluated(jobID string) {
-	r.Meter.evaluated.add("default", jobID)
-	for len(r.Meter.evaluated.wake) > 0 {
-		<-r.Meter.evaluated.wake
-		must.NoError(r.t, r.Meter.handleEvaluated(r.ctx, ledger.Fence{}))
-	}
+// changed tells the meter of the last change of a job, as the event stream does.
+func (r *rig) changed(jobID string) {
+	r.Meter.tell(fact{namespace: "default", jobID: jobID, index: r.nomad.index})
+	r.news()
 }
 
 // A registration is two transactions of the store, and Nomad is asked once about what has
-// become of it, however often something is heard of the job meanwhile.
+// become of it, whenever its event comes.
 func TestARegistrationCostsTwoTransactions(t *testing.T) {
 	t.Parallel()
 	r, store := quiet(t)
-	for _, id := range []string{"a", "b", "c"} {
+	for id, late := range map[string]bool{"a": false, "b": true} {
 		before, asked := store.transactions(), r.nomad.asked
-		s := r.job(id, 1, 1)
-		v := r.admit(s)
+		v := r.admit(r.job(id, 1, 1))
 		index := r.nomad.register("default", id, false)
-		r.Meter.Touch("default", id) // the event of the registration
-		r.news()
+		if !late {
+			r.changed(id)
+			must.Eq(t, asked, r.nomad.asked)
+		}
 		v.Settle(r.ctx, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: index})
 		r.news()
-		must.Eq(t, asked, r.nomad.asked)
-		must.Eq(t, before+2, store.transactions(), must.Sprint("the hold, and that it was registered"))
-		r.evaluated(id)
+		if late {
+			r.changed(id)
+		}
 		must.Eq(t, asked+1, r.nomad.asked)
-		for range 3 {
+		for range 5 {
 			r.clock.advance(time.Second)
 			r.tick()
 		}
 		must.Eq(t, asked+1, r.nomad.asked)
-		must.Eq(t, before+2, store.transactions())
+		must.Eq(t, before+2, store.transactions(), must.Sprint("the hold, and that it was registered"))
 	}
 }
 
@@ -122,56 +124,150 @@ func TestASubmissionThatNobodySettlesIsSettledSoon(t *testing.T) {
 	}
 }
 
-// A job that is dead when its evaluation has ended gives back what was held for it at once,
-// and where nobody has told that, by the next tick.
-func TestAJobThatIsDeadAfterItsEvaluationHoldsNothing(t *testing.T) {
+// The events of one batch are of one job: the last of them counts.
+func TestANewChangeIsNotTakenForAnOldOne(t *testing.T) {
 	t.Parallel()
-	for _, told := range []bool{true, false} {
-		r, _ := quiet(t)
-		r.run(r.job("nothing", 1, 1))
+	r, _ := quiet(t)
+	r.run(r.job("brief", 1, 1))
+	r.news()
+	registered := r.nomad.index
+	r.nomad.halt("default", "brief")
+	r.Meter.tell(fact{namespace: "default", jobID: "brief", index: registered})
+	r.news()
+	must.NotNil(t, r.holdOf("default", "brief"), must.Sprint("that it was registered is known"))
+	r.Meter.tell(fact{namespace: "default", jobID: "brief", index: r.nomad.index})
+	r.Meter.tell(fact{namespace: "default", jobID: "brief", index: registered})
+	r.news()
+	must.Nil(t, r.holdOf("default", "brief"))
+}
+
+// longWaiting is a job that waits since an hour, and is asked about as seldom as can be.
+func longWaiting(t *testing.T) (*rig, *memStore) {
+	r, store := quiet(t)
+	r.run(r.job("waits", 1, 1))
+	r.news()
+	for range 3600 {
+		r.clock.advance(time.Second)
+		r.tick()
 		r.news()
-		r.nomad.halt("default", "nothing")
-		r.Meter.Touch("default", "nothing")
-		r.news()
-		must.NotNil(t, r.holdOf("default", "nothing"), must.Sprint("it was registered a moment ago"))
-		if told {
-			r.evaluated("nothing")
-		} else {
-			r.clock.advance(time.Second)
-			r.tick()
+	}
+	must.Eq(t, lookAtMost, r.Meter.looks["default\x00waits"].wait)
+	return r, store
+}
+
+// secondsUntil lets the meter work until something is so.
+func (r *rig) secondsUntil(so func() bool) int {
+	for s := range 400 {
+		if so() {
+			return s
 		}
-		must.Nil(t, r.holdOf("default", "nothing"))
+		r.clock.advance(time.Second)
+		_ = r.Meter.beat(r.ctx, ledger.Fence{})
+		for len(r.Meter.rebuild) > 0 {
+			<-r.Meter.rebuild
+			_ = r.Meter.reconcile(r.ctx, ledger.Fence{})
+		}
+		r.news()
+	}
+	return 400
+}
+
+// News come once. What fails then, or Nomad answers by what was before, is made good soon.
+func TestWhatFailsIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	for name, break1 := range map[string]func(r *rig, store *memStore) (mend func()){
+		"nomad does not answer": func(r *rig, _ *memStore) func() {
+			r.nomad.halt("default", "waits")
+			r.nomad.fail(errDown)
+			return func() { r.nomad.fail(nil) }
+		},
+		"the hold cannot be written": func(r *rig, store *memStore) func() {
+			r.nomad.halt("default", "waits")
+			store.down = ledger.ErrUnavailable
+			return func() { store.down = nil }
+		},
+		"the hold cannot be read": func(r *rig, store *memStore) func() {
+			r.nomad.halt("default", "waits")
+			r.Meter.holdsChanged.Store(true)
+			store.down = ledger.ErrUnavailable
+			return func() { store.down = nil }
+		},
+		"nomad answers by what was before": func(r *rig, _ *memStore) func() {
+			return func() { r.nomad.halt("default", "waits") }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, store := longWaiting(t)
+			r.Engine.books.wait = func(context.Context, time.Duration) {}
+			mend := break1(r, store)
+			r.Meter.tell(fact{namespace: "default", jobID: "waits", index: r.nomad.index + 1})
+			for len(r.Meter.facts) > 0 {
+				if err := r.Meter.handle(r.ctx, ledger.Fence{}, r.Meter.drain(<-r.Meter.facts)); err != nil {
+					r.Meter.failed(r.ctx, err)
+				}
+			}
+			mend()
+			must.Between(t, 1, r.secondsUntil(func() bool { return r.holdOf("default", "waits") == nil }), 3)
+		})
 	}
 }
 
-// Evaluations that end say nothing of what runs, or of jobs that hold nothing, however many
-// there are. And what was told before them is taken in before.
-func TestMostEvaluationsSayNothing(t *testing.T) {
+// The last allocation of a job ends, and Nomad answers by what was before.
+func TestAJobThatIsDeadAMomentAfterItsLastAllocation(t *testing.T) {
 	t.Parallel()
-	r, store := quiet(t)
-	r.run(r.job("runs", 1, 1))
-	alloc := r.nomad.start("default", "runs", 0, 1)
+	r, _ := quiet(t)
+	r.run(r.job("ends", 1, 1))
+	alloc := r.nomad.start("default", "ends", 0, 1)
 	must.NoError(t, r.settle())
 	r.clock.advance(time.Minute)
-	asked, before := r.nomad.asked, store.calls()
-	for len(r.Meter.rebuild) > 0 { // as the harness left it
-		<-r.Meter.rebuild
-	}
-	for i := range 10 * queueSize {
-		r.Meter.evaluated.add("default", fmt.Sprint("other-", i))
-	}
-	r.evaluated("runs")
-	must.Eq(t, asked, r.nomad.asked)
-	must.Eq(t, before, store.calls())
-	must.False(t, r.Meter.missed.Load())
-
 	r.nomad.finish(alloc)
 	ended := *r.nomad.allocs[alloc]
+	r.nomad.revive("default", "ends")
 	r.Meter.tell(fact{alloc: &ended})
-	r.evaluated("runs")
-	must.Nil(t, r.holdOf("default", "runs"))
-	must.Eq(t, 0, len(r.Meter.rebuild), must.Sprint("its end is known"))
+	r.news()
+	must.NotNil(t, r.holdOf("default", "ends"))
+	r.nomad.kill("default", "ends")
+	must.LessEq(t, 3, r.secondsUntil(func() bool { return r.holdOf("default", "ends") == nil }))
 	must.Eq(t, r.facts(), r.posted("acme"))
+}
+
+// A submission that follows a note at once is not taken for it.
+func TestASubmissionIsNotTakenForANote(t *testing.T) {
+	t.Parallel()
+	r, _ := longWaiting(t)
+	noted := r.holdOf("default", "waits").SeenMS
+	must.Less(t, 400, r.secondsUntil(func() bool { return r.holdOf("default", "waits").SeenMS != noted }))
+	other := r.beside()
+	v := other.admit(r.job("waits", 2, 1))
+	must.False(t, v.Denied)
+	index := r.nomad.register("default", "waits", false)
+	r.clock.advance(900 * time.Millisecond)
+	r.Meter.holdsChanged.Store(true) // as watchHolds does
+	r.tick()
+	v.Settle(r.ctx, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: index})
+	r.Meter.holdsChanged.Store(true)
+	must.NotEq(t, 0, len(r.holdOf("default", "waits").Former))
+	must.LessEq(t, 2, r.secondsUntil(func() bool { return len(r.holdOf("default", "waits").Former) == 0 }))
+}
+
+// An agent whose clock is ahead admits a job and is gone. What it has admitted is not on its
+// way until its clock says so.
+func TestASubmissionByAClockThatIsAheadIsSettled(t *testing.T) {
+	t.Parallel()
+	r, _ := quiet(t)
+	other, s := r.beside(), r.job("ahead", 1, 1)
+	r.clock.advance(2 * time.Minute)
+	other.admit(s)
+	r.clock.advance(-2 * time.Minute)
+	r.nomad.register("default", "ahead", false)
+	r.Meter.holdsChanged.Store(true)
+	must.LessEq(t, 3, r.secondsUntil(func() bool { return r.holdOf("default", "ahead").Pending == nil }))
+	alloc := r.nomad.start("default", "ahead", 0, 1)
+	started := *r.nomad.allocs[alloc]
+	r.Meter.tell(fact{alloc: &started})
+	r.news()
+	must.LessEq(t, 3, r.secondsUntil(func() bool { return len(r.holdOf("default", "ahead").Tracks) == 1 }))
 }
 
 // What another agent has written since the holds were listed is read before anything is

@@ -122,7 +122,7 @@ func (n *fakeNomad) put(namespace, id string, spec json.RawMessage) uint64 {
 	if stop := j.job().Stop; stop != nil && *stop {
 		j.dead, j.stopped = true, true
 	}
-	n.emit(event{namespace: namespace, jobID: id})
+	n.emit(event{namespace: namespace, jobID: id, index: n.index})
 	return n.index
 }
 

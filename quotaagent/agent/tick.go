@@ -195,6 +195,9 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 	}
 	err := m.change(ctx, fence, known, func(p *budget.Policy, h heldAt) (change, error) { return m.settle(p, h, byKey[h.JobKey()]) })
 	for _, a := range asked {
+		if err != nil {
+			m.lookedAt(a.seen, err) // it is not known whether it was written
+		}
 		if a.changed {
 			m.Touch(a.seen.Namespace, a.seen.JobID)
 		}

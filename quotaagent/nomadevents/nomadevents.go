@@ -348,13 +348,11 @@ type Watcher struct {
 	// Ready is called once the stream stands: a snapshot taken then misses nothing that
 	// the stream will not show.
 	Ready func()
-	// Allocation is called for every change of an allocation with GPUs, and Job for every
-	// change of a job's specification.
+	// Allocation is called for every change of an allocation with GPUs.
 	Allocation func(Allocation)
-	Job        func(namespace, jobID string)
-	// Evaluated is called when an evaluation of a job has ended: the job may be dead by
-	// that, of which there are no other events.
-	Evaluated func(namespace, jobID string)
+	// Job is called for every change of a job, also of its status, with the index of that
+	// change. Nomad tells it a moment before it answers by it (state_changes.go, Commit).
+	Job func(namespace, jobID string, index uint64)
 }
 
 // Stream tells w what happens from now on, until the stream breaks or ctx ends.
@@ -365,7 +363,7 @@ func (c *Client) Stream(ctx context.Context, w Watcher) error {
 	if err != nil {
 		return err
 	}
-	topics := map[api.Topic][]string{api.TopicAllocation: {"*"}, api.TopicJob: {"*"}, api.TopicEvaluation: {"*"}}
+	topics := map[api.Topic][]string{api.TopicAllocation: {"*"}, api.TopicJob: {"*"}}
 	events, err := c.nomad.EventStream().Stream(ctx, topics, from+1, (&api.QueryOptions{Namespace: "*"}).WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("open event stream: %w", err)
@@ -397,22 +395,11 @@ func (c *Client) index(ctx context.Context) (uint64, error) {
 
 // jobOf is the job of an event. Nomad's library cannot decode one with a payload (seen
 // on 1.11.3 with a dispatched job): what is needed is read as it is.
-func jobOf(e *api.Event) (namespace, jobID string) {
+func jobOf(e *api.Event) (namespace, jobID string, index uint64) {
 	job, _ := e.Payload["Job"].(map[string]any)
 	namespace, _ = job["Namespace"].(string)
 	jobID, _ = job["ID"].(string)
-	return namespace, jobID
-}
-
-// evaluatedJob is the job of an evaluation that has ended; "" for one that has not.
-func evaluatedJob(e *api.Event) (namespace, jobID string) {
-	evaluation, _ := e.Payload["Evaluation"].(map[string]any)
-	switch evaluation["Status"] {
-	case "complete", "failed", "canceled":
-		namespace, _ = evaluation["Namespace"].(string)
-		jobID, _ = evaluation["JobID"].(string)
-	}
-	return namespace, jobID
+	return namespace, jobID, e.Index
 }
 
 func dispatch(e *api.Event, w Watcher) error {
@@ -429,12 +416,8 @@ func dispatch(e *api.Event, w Watcher) error {
 			w.Allocation(a)
 		}
 	case api.TopicJob:
-		if namespace, jobID := jobOf(e); jobID != "" {
-			w.Job(namespace, jobID)
-		}
-	case api.TopicEvaluation:
-		if namespace, jobID := evaluatedJob(e); jobID != "" {
-			w.Evaluated(namespace, jobID)
+		if namespace, jobID, index := jobOf(e); jobID != "" {
+			w.Job(namespace, jobID, index)
 		}
 	}
 	return nil

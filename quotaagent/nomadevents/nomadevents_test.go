@@ -244,12 +244,8 @@ func TestStreamTellsOfGPUsAndJobsAndEnds(t *testing.T) {
 			{Topic: api.TopicAllocation, Payload: map[string]any{"Allocation": map[string]any{"ID": "cpu", "ClientStatus": "running"}}},
 			{Topic: api.TopicAllocation, Payload: map[string]any{"Allocation": map[string]any{"ID": "a", "Namespace": "ns", "JobID": "j",
 				"ClientStatus": "complete", "ModifyTime": created.UnixNano(), "AllocatedResources": gpus("1")}}},
-			{Topic: api.TopicJob, Payload: map[string]any{"Job": map[string]any{"ID": "j", "Namespace": "ns", "Payload": "c29tZXRoaW5n"}}},
+			{Topic: api.TopicJob, Index: 9, Payload: map[string]any{"Job": map[string]any{"ID": "j", "Namespace": "ns", "Payload": "c29tZXRoaW5n"}}},
 		}}
-		for _, status := range []string{"pending", "blocked", "complete", "failed", "canceled"} {
-			batch.Events = append(batch.Events, evaluation(status, status))
-		}
-		batch.Events = append(batch.Events, api.Event{Topic: api.TopicEvaluation}, evaluation("last", "complete"))
 		_ = json.NewEncoder(w).Encode(batch)
 		fmt.Fprintln(w, "{}") // a heartbeat
 		w.(http.Flusher).Flush()
@@ -263,20 +259,14 @@ func TestStreamTellsOfGPUsAndJobsAndEnds(t *testing.T) {
 	err := client.Stream(ctx, Watcher{
 		Ready:      func() { told = append(told, "ready") },
 		Allocation: func(a Allocation) { told = append(told, fmt.Sprint(a.ID, a.Terminal)) },
-		Job:        func(namespace, id string) { told = append(told, namespace+"/"+id) },
-		Evaluated: func(namespace, id string) {
-			if told = append(told, namespace+"/"+id+" evaluated"); id == "last" {
-				cancel()
-			}
+		Job: func(namespace, id string, index uint64) {
+			told = append(told, fmt.Sprint(namespace, "/", id, " ", index))
+			cancel()
 		},
 	})
 	must.ErrorIs(t, err, context.Canceled)
-	must.Eq(t, []string{"ready", "atrue", "ns/j", "ns/complete evaluated", "ns/failed evaluated", "ns/canceled evaluated", "ns/last evaluated"}, told)
+	must.Eq(t, []string{"ready", "atrue", "ns/j 9"}, told)
 	close(hold)
-}
-
-func evaluation(jobID, status string) api.Event {
-	return api.Event{Topic: api.TopicEvaluation, Payload: map[string]any{"Evaluation": map[string]any{"Namespace": "ns", "JobID": jobID, "Status": status}}}
 }
 
 func TestAStreamThatCannotBeOpenedIsAnError(t *testing.T) {
