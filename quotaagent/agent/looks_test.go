@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -41,9 +42,11 @@ func TestJobsOfWhichNothingIsHeardAreAskedAboutInTurn(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 1500).Draw(rt, "jobs")
-		heard := rapid.Bool().Draw(rt, "events come")
+		streams, missed := rapid.Bool().Draw(rt, "events come"), rapid.Bool().Draw(rt, "some were missed")
+		heard := streams && !missed
 		r := waitingCrowd(t, n)
-		r.Meter.streams.Store(heard)
+		r.Meter.streams.Store(streams)
+		r.Meter.missed.Store(missed)
 		last := map[string]time.Time{}
 		most := lookAtMost + time.Duration(n/max(routineLooksMin, n/routineLooks)+1)*tickEvery
 		if !heard {
@@ -134,6 +137,36 @@ func TestAJobThatCouldNotBeAskedAbout(t *testing.T) {
 	}
 	r.clock.advance(lookRetry)
 	must.SliceEmpty(t, r.asks())
+	r.clock.advance(lookAtMost)
+	look, _ = r.Meter.agenda()
+	must.Len(t, 1, look)
+	r.Meter.lookedAt(look[0], errors.New("no answer to that either"))
+	r.clock.advance(lookRetry)
+	must.Len(t, 1, r.asks())
+}
+
+// What a tick has found and could not write is looked at again soon.
+func TestWhatATickCouldNotWrite(t *testing.T) {
+	t.Parallel()
+	wire := &lossy{memStore: newMemStore()}
+	r := newRigOn(t, wire, testPolicy(100, "100000"))
+	r.run(r.job("dead", 1, 1))
+	must.NoError(t, r.settle())
+	r.Meter.streams.Store(true)
+	r.beside().run(r.job("dead", 2, 1))
+	r.nomad.halt("default", "dead")
+	r.clock.advance(time.Minute)
+	r.Engine.books.wait = func(context.Context, time.Duration) {}
+	r.Meter.holdsChanged.Store(true)
+	wire.before = resends + 1
+	must.ErrorIs(t, r.Meter.tick(r.ctx, ledger.Fence{}), ledger.ErrUnavailable)
+	must.Eq(t, 0, wire.before)
+	must.NotNil(t, r.holdOf("default", "dead"))
+	for range int(lookRetry / tickEvery) {
+		r.clock.advance(tickEvery)
+		r.tick()
+	}
+	must.Nil(t, r.holdOf("default", "dead"))
 }
 
 // When events may have been missed, nothing that was heard before counts.
