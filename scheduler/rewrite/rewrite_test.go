@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/scheduler/cluster"
@@ -207,6 +208,37 @@ func TestWhenPinsAreKeptAndWhenTheyAreNew(t *testing.T) {
 				must.Eq(t, []string{"g"}, patch.Kept)
 			}
 		})
+	}
+}
+
+// What Nomad's servers make of a job and its library does not is no change of its author's.
+func TestWhatTheServersFillInIsNoChange(t *testing.T) {
+	t.Parallel()
+	proxied := []*api.Service{{Name: "s", Connect: &api.ConsulConnect{SidecarService: &api.ConsulSidecarService{}, SidecarTask: &api.SidecarTask{Name: "envoy"}}}}
+	for name, c := range map[string]struct {
+		submit, store func(j *api.Job)
+		changed       bool
+	}{
+		"no kill timeout": {submit: func(j *api.Job) { j.TaskGroups[0].Tasks[0].KillTimeout = new(time.Duration(0)) },
+			store: func(j *api.Job) { j.TaskGroups[0].Tasks[0].KillTimeout = new(5 * time.Second) }},
+		"another kill timeout": {submit: func(j *api.Job) { j.TaskGroups[0].Tasks[0].KillTimeout = new(time.Second) },
+			store: func(j *api.Job) { j.TaskGroups[0].Tasks[0].KillTimeout = new(5 * time.Second) }, changed: true},
+		"no priority":      {submit: func(j *api.Job) { j.Priority = new(0) }, store: func(j *api.Job) { j.Priority = new(60) }},
+		"another priority": {submit: func(j *api.Job) { j.Priority = new(50) }, store: func(j *api.Job) { j.Priority = new(60) }, changed: true},
+		"a sidecar": {submit: func(j *api.Job) { j.TaskGroups[0].Services = proxied },
+			store: func(j *api.Job) {
+				j.TaskGroups[0].Tasks = append(j.TaskGroups[0].Tasks, &api.Task{Name: "envoy", Driver: "docker", Kind: "connect-proxy:s"})
+			}},
+		"another task": {submit: func(*api.Job) {}, store: func(j *api.Job) {
+			j.TaskGroups[0].Tasks = append(j.TaskGroups[0].Tasks, &api.Task{Name: "envoy", Driver: "docker", Kind: "connect-native:s"})
+		}, changed: true},
+	} {
+		job := gpuJob()
+		c.submit(job)
+		was := pinnedFirst(job)
+		c.store(was)
+		patch := rewrite.Rewrite(rewrite.Input{Submitted: job, Stored: was, Offer: offerOf(job, "-later")})
+		must.EqOp(t, c.changed, len(patch.Kept) == 0, must.Sprint(name))
 	}
 }
 

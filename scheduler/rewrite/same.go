@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/nomad-governor/governor/scheduler/cluster"
@@ -89,13 +90,17 @@ func findTask(group *api.TaskGroup, name string) *api.Task {
 // others hold by now. What Nomad adds on its own (implied constraints, Connect
 // sidecars, identities) is not compared.
 func sameWork(submitted, stored *api.Job) bool {
-	a, b := work(submitted), work(stored)
+	priority := valueOr(submitted.Priority, 0)
+	if priority == 0 { // the servers fill in what is configured there
+		priority = valueOr(stored.Priority, 0)
+	}
+	a, b := work(submitted, priority), work(stored, valueOr(stored.Priority, 0))
 	return a != nil && reflect.DeepEqual(a, b)
 }
 
 // work is the comparable part of a job with Nomad's defaults filled in, or nil
 // when the job cannot be read.
-func work(job *api.Job) any {
+func work(job *api.Job, priority int) any {
 	raw, err := json.Marshal(job)
 	if err != nil {
 		return nil
@@ -107,11 +112,11 @@ func work(job *api.Job) any {
 	scrub(&full)
 	full.Canonicalize()
 	fillIn(&full)
-	parts := []any{full.Type, full.Priority, full.Datacenters, full.NodePool, full.Meta}
+	parts := []any{full.Type, priority, full.Datacenters, full.NodePool, full.Meta}
 	for _, g := range full.TaskGroups {
 		parts = append(parts, g.Name, g.Count, g.Meta, g.Volumes, g.EphemeralDisk)
 		for _, t := range g.Tasks {
-			if strings.HasPrefix(t.Name, "connect-") {
+			if ofConnect(t) {
 				continue
 			}
 			r := t.Resources
@@ -131,9 +136,30 @@ func work(job *api.Job) any {
 	return prune(plain)
 }
 
-// fillIn fills in what Nomad's servers do and its library does not (Job.Canonicalize in
-// nomad/structs/structs.go).
+// ofConnect reports whether Nomad added a task for a service's proxy or gateway; a sidecar
+// may have any name.
+func ofConnect(t *api.Task) bool {
+	for _, kind := range [...]string{"connect-proxy:", "connect-ingress:", "connect-terminating:", "connect-mesh:"} {
+		if strings.HasPrefix(t.Kind, kind) {
+			return true
+		}
+	}
+	return strings.HasPrefix(t.Name, "connect-")
+}
+
+// defaultKillTimeout is Nomad's for a task without one, or with none.
+const defaultKillTimeout = 5 * time.Second
+
+// fillIn fills in what Nomad's servers do and its library does not (the Canonicalize of
+// jobs and tasks in nomad/structs/structs.go).
 func fillIn(job *api.Job) {
+	for _, g := range job.TaskGroups {
+		for _, t := range g.Tasks {
+			if valueOr(t.KillTimeout, 0) == 0 {
+				t.KillTimeout = new(defaultKillTimeout)
+			}
+		}
+	}
 	if len(job.Datacenters) == 0 {
 		job.Datacenters = []string{"*"}
 	}
