@@ -294,7 +294,7 @@ func (n *fakeNomad) Job(_ context.Context, namespace, jobID string) (nomadevents
 	if j == nil {
 		return nomadevents.Job{Dead: true}, nil
 	}
-	return nomadevents.Job{Exists: true, Dead: j.dead, Stopped: j.stopped, Gated: j.spec != nil && jobspec.Gated(j.job()), ModifyIndex: j.modifyIndex}, nil
+	return nomadevents.Job{Exists: true, Dead: j.dead, Stopped: j.stopped, Gated: j.spec != nil && jobspec.Gated(j.job()), ModifyIndex: j.modifyIndex, ChangedIndex: j.statusIndex}, nil
 }
 
 // Deregistered implements nomadState.

@@ -1,9 +1,10 @@
 package agent
 
 import (
-	"cmp"
 	"slices"
 	"time"
+
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
 
 const (
@@ -15,8 +16,9 @@ const (
 	lookFirst  = 15 * time.Second
 	lookGrowth = 4
 	lookAtMost = 5 * time.Minute
-	// lookRetry is when it is asked again after news, which Nomad tells before it answers
-	// by them, and where it could not answer.
+	// lookRetry is when it is asked again where it could not answer, has answered by what
+	// was before what it has told, or what follows from its answer could not be written.
+	// Each time after that it is twice as long, up to lookUnheard.
 	lookRetry = 2 * time.Second
 	// lookUnheard is the longest pause as long as no events come, and for what no event
 	// tells: that it is not known whether a submission has arrived, and time passes.
@@ -54,27 +56,49 @@ func (m *Meter) lookDue(h heldAt, l look) time.Time {
 	return l.at.Add(min(l.wait, lookUnheard))
 }
 
-// lookedAt notes that Nomad was asked about the job of a hold, and whether that, or what
-// followed from it, has failed.
-func (m *Meter) lookedAt(h heldAt, err error) {
+// lookedAt notes that Nomad has answered about the job of a hold.
+func (m *Meter) lookedAt(h heldAt) {
 	now, key := m.now(), h.JobKey()
 	l := m.looks[key]
 	switch {
-	case err != nil:
-		l = look{version: h.version, at: now, wait: lookRetry}
 	case l.version != h.version:
 		l = look{version: h.version, at: now, wait: lookFirst}
-		if len(h.Slots) > 0 { // it may have ended with what ran last
-			l.wait = lookRetry
-		}
 	case !now.Before(m.lookDue(h, l)):
 		l.at, l.wait = now, min(lookGrowth*l.wait, lookAtMost)
-	case m.comesBack(h, l):
+	default: // because of news, which do not make others more certain
 		l.at = now
-	default: // because of news
-		l.at, l.wait = now, min(l.wait, lookRetry)
 	}
 	m.looks[key] = l
+}
+
+// retry is when to ask again about a job, whether or not something of it runs.
+type retry struct {
+	at   time.Time
+	wait time.Duration
+}
+
+// askAgain has a job asked about again soon.
+func (m *Meter) askAgain(key string) {
+	now, r := m.now(), m.retries[key]
+	if now.Before(r.at) {
+		return // it was asked about before its time
+	}
+	r.wait = min(max(2*r.wait, lookRetry), lookUnheard)
+	r.at = now.Add(r.wait)
+	m.retries[key] = r
+}
+
+// answered notes that Nomad has answered about the job of a hold, and whether what follows
+// from that is done. An answer that is older than what Nomad has told of the job is asked
+// for again, and believed at last: what was told may be of another past.
+func (m *Meter) answered(h heldAt, job nomadevents.Job, err error) {
+	key := h.JobKey()
+	if err != nil || job.Exists && job.ChangedIndex < m.told[key] && m.retries[key].wait < lookUnheard {
+		m.askAgain(key)
+		return
+	}
+	delete(m.retries, key)
+	delete(m.told, key)
 }
 
 // comesBack reports whether it is time to ask whether a service that is dead has come back.
@@ -84,25 +108,25 @@ func (m *Meter) comesBack(h heldAt, l look) bool {
 }
 
 // doubtful reports whether Nomad must tell what became of a submission: who made it has
-// not said so in time.
+// not said so in time, or has, and something else was heard of the job meanwhile.
 func (m *Meter) doubtful(h heldAt) bool {
 	key := h.JobKey()
+	young := m.young[key]
 	if h.Pending == nil {
 		delete(m.young, key)
-		return false
+		return young
 	}
 	age := m.now().Sub(time.UnixMilli(admittedMS(h)))
-	return age > doubtAfter || m.young[key] && age.Abs() >= leaveFor
+	return age > doubtAfter || young && age.Abs() >= leaveFor
 }
 
 // rota chooses the jobs that are asked about in a tick.
 type rota struct {
 	m *Meter
 	// offered is how many there are, urgent are those of which something is new, and
-	// routine the others that are due, with when they became so.
-	offered int
-	urgent  []heldAt
-	routine []waited
+	// routine the others that are due, both with when they became so.
+	offered         int
+	urgent, routine []waited
 }
 
 type waited struct {
@@ -112,7 +136,8 @@ type waited struct {
 
 func (m *Meter) newRota() *rota { return &rota{m: m} }
 
-// offer takes in a hold of which nothing runs, or of which nobody knows.
+// offer takes in a hold that may have to be asked about: nothing of it runs, or nobody
+// knows, or the last question was in vain.
 func (r *rota) offer(h heldAt) {
 	r.offered++
 	m, key := r.m, h.JobKey()
@@ -121,29 +146,39 @@ func (r *rota) offer(h heldAt) {
 		l.version, l.noted = h.version, false
 		m.looks[key] = l
 	}
+	again, vain := m.retries[key]
+	if vain {
+		if !m.now().Before(again.at) {
+			r.urgent = append(r.urgent, waited{h, again.at})
+		}
+		return
+	}
 	due := m.lookDue(h, l)
 	late := !m.now().Before(due)
 	switch {
 	case !known, l.version != h.version, m.comesBack(h, l), late && untold(h):
-		if len(r.urgent) < looksMost {
-			r.urgent = append(r.urgent, h)
-		}
+		r.urgent = append(r.urgent, waited{h, l.at})
 	case late:
 		r.routine = append(r.routine, waited{h, due})
 	}
 }
 
-// close returns the chosen, the urgent ones first. Of the others those come that are due
-// for longest, so many that all have their turn in time and that it does not show.
+// close returns the chosen, the urgent ones first, each in the order in which they became
+// due. Of the others there are so many that all have their turn in time and that it does not
+// show.
 func (r *rota) close() []heldAt {
 	share := max(routineLooksMin, r.offered/routineLooks+1)
 	if !r.m.heard() {
 		share = looksMost
 	}
-	slices.SortStableFunc(r.routine, func(a, b waited) int { return cmp.Compare(a.since.UnixNano(), b.since.UnixNano()) })
-	chosen := r.urgent
-	for _, w := range r.routine[:max(0, min(len(r.routine), share, looksMost-len(chosen)))] {
-		chosen = append(chosen, w.heldAt)
+	var chosen []heldAt
+	take := func(from []waited, n int) {
+		slices.SortStableFunc(from, func(a, b waited) int { return a.since.Compare(b.since) })
+		for _, w := range from[:max(0, min(len(from), n))] {
+			chosen = append(chosen, w.heldAt)
+		}
 	}
+	take(r.urgent, looksMost)
+	take(r.routine, min(share, looksMost-len(chosen)))
 	return chosen
 }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/nomad-governor/governor/quotaagent/ledger"
+	"github.com/nomad-governor/governor/quotaagent/nomadevents"
 )
 
 // waitingCrowd is a meter with so many jobs of which nothing runs.
@@ -30,7 +30,7 @@ func (r *rig) asks() []string {
 	look, _ := r.Meter.agenda()
 	ids := make([]string, len(look))
 	for i, h := range look {
-		r.Meter.lookedAt(h, nil)
+		r.Meter.lookedAt(h)
 		ids[i] = h.JobID
 	}
 	return ids
@@ -123,26 +123,48 @@ func TestWhatTimeDecidesDoesNotWaitForTurns(t *testing.T) {
 	}
 }
 
-// A job that could not be asked about is asked about again soon.
-func TestAJobThatCouldNotBeAskedAbout(t *testing.T) {
+// Where a question was in vain the next one is soon, whoever else is due, then later.
+func TestAfterAQuestionInVain(t *testing.T) {
 	t.Parallel()
-	r := waitingCrowd(t, 1)
+	r := waitingCrowd(t, 3000)
 	r.Meter.streams.Store(true)
-	look, _ := r.Meter.agenda()
-	must.Len(t, 1, look)
-	r.Meter.lookedAt(look[0], errors.New("no answer"))
-	for at := tickEvery; at <= lookRetry; at += tickEvery {
-		r.clock.advance(tickEvery)
-		must.Len(t, int(at/lookRetry), r.asks())
+	for range 20 { // all are due again together, as after a new stream
+		r.asks()
+		r.clock.advance(time.Second)
 	}
-	r.clock.advance(lookRetry)
-	must.SliceEmpty(t, r.asks())
-	r.clock.advance(lookAtMost)
-	look, _ = r.Meter.agenda()
-	must.Len(t, 1, look)
-	r.Meter.lookedAt(look[0], errors.New("no answer to that either"))
-	r.clock.advance(lookRetry)
-	must.Len(t, 1, r.asks())
+	last := r.Meter.open[2999]
+	for _, wait := range []time.Duration{lookRetry, 2 * lookRetry, 4 * lookRetry, lookUnheard, lookUnheard} {
+		r.Meter.askAgain(last.JobKey())
+		for at := tickEvery; at < wait; at += tickEvery {
+			r.clock.advance(tickEvery)
+			must.SliceNotContains(t, r.asks(), last.JobID)
+		}
+		r.clock.advance(tickEvery)
+		must.SliceContains(t, r.asks(), last.JobID)
+	}
+	r.Meter.answered(last, nomadevents.Job{}, nil)
+	must.MapEmpty(t, r.Meter.retries)
+}
+
+// One that cannot be written keeps the others from nothing.
+func TestOneThatCannotBeWrittenIsAskedAboutAlone(t *testing.T) {
+	t.Parallel()
+	r, store := quiet(t)
+	for _, id := range []string{"a", "b", "c", "d"} {
+		r.run(r.job(id, 1, 1))
+	}
+	must.False(t, r.run(batch(r.nomad, "side", "bad", 1, 1, time.Hour)).Denied)
+	r.news()
+	r.secondsUntil(func() bool { return false })
+	key := balancePrefix + "acme/side"
+	records, err := store.Read(r.ctx, key)
+	must.NoError(t, err)
+	must.NoError(t, store.Commit(r.ctx, ledger.Fence{}, []ledger.Write{{Key: key, Value: []byte("{"), Version: records[0].Version}}))
+	r.Engine.books.doubt.Store(true)
+	r.Meter.holdsChanged.Store(true)
+	asked := r.nomad.asked
+	r.secondsUntil(func() bool { return false })
+	must.LessEq(t, 400/int(lookUnheard.Seconds())+20, r.nomad.asked-asked)
 }
 
 // What a tick has found and could not write is looked at again soon.

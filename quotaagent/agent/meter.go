@@ -104,8 +104,12 @@ type Meter struct {
 	listed uint64
 	lists  pace
 	looks  map[string]look // when to ask about jobs of which nothing runs
-	// young are those whose submission was on its way when something was heard of them.
-	young map[string]bool
+	// young are those whose submission was on its way when something was heard of them,
+	// told is up to which index changes of jobs were told that no answer has had, and
+	// retries are of which the last question was in vain.
+	young   map[string]bool
+	told    map[string]uint64
+	retries map[string]retry
 	// gpus is which allocation has which GPU from when on, sights which of them Nomad
 	// has shown.
 	gpus   *metering.Timeline
@@ -182,6 +186,7 @@ func (m *Meter) begin() {
 	m.proven, m.watchedTo, m.nextSnapshot = time.Time{}, time.Time{}, time.Time{}
 	m.gpus, m.level, m.tried = metering.NewTimeline(), levels{}, make(map[string]int64)
 	m.lists, m.repairs, m.dead, m.young = pace{}, pace{}, make(map[string]deadJob), make(map[string]bool)
+	m.told, m.retries = make(map[string]uint64), make(map[string]retry)
 	m.sights = sights{listed: make(map[string]bool), ended: make(map[string]bool)}
 	m.holdsChanged.Store(true)
 	m.missed.Store(true)
@@ -308,7 +313,7 @@ func (m *Meter) takeWritten() {
 
 // prune forgets what is noted of holds that have ended.
 func (m *Meter) prune() {
-	if len(m.looks)+len(m.tried)+len(m.dead)+len(m.young) <= len(m.open) {
+	if len(m.looks)+len(m.tried)+len(m.dead)+len(m.young)+len(m.told)+len(m.retries) <= len(m.open) {
 		return
 	}
 	known := make(map[string]bool, len(m.open))
@@ -319,6 +324,8 @@ func (m *Meter) prune() {
 	maps.DeleteFunc(m.tried, func(key string, _ int64) bool { return !known[key] })
 	maps.DeleteFunc(m.dead, func(key string, _ deadJob) bool { return !known[key] })
 	maps.DeleteFunc(m.young, func(key string, _ bool) bool { return !known[key] })
+	maps.DeleteFunc(m.told, func(key string, _ uint64) bool { return !known[key] })
+	maps.DeleteFunc(m.retries, func(key string, _ retry) bool { return !known[key] })
 }
 
 func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {

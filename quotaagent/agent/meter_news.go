@@ -118,18 +118,24 @@ type jobAt struct{ namespace, jobID string }
 // key is the one of ledger.Hold.JobKey.
 func (j jobAt) key() string { return j.namespace + "\x00" + j.jobID }
 
+// heardOf is what was heard of a job.
+type heardOf struct {
+	// touched says that it is to be looked at, and index is that of its last change that
+	// was told; 0 for none.
+	touched bool
+	index   uint64
+}
+
 // handle takes in news of allocations, and looks at the jobs that are named.
 func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) error {
 	var seen []nomadevents.Allocation
-	jobs := make(map[jobAt]uint64) // with the index of the last change
+	jobs := make(map[jobAt]heardOf)
 	for _, f := range facts {
 		switch at := (jobAt{f.namespace, f.jobID}); {
 		case f.alloc == nil:
 			m.duties.job(f.namespace, f.jobID)
 			m.strayAgain(f.namespace, f.jobID)
-			if index, named := jobs[at]; !named || index != 0 && (f.index == 0 || f.index > index) {
-				jobs[at] = f.index
-			}
+			jobs[at] = heardOf{jobs[at].touched || f.index == 0, max(jobs[at].index, f.index)}
 		case !m.missed.Load():
 			seen = append(seen, *f.alloc)
 		}
@@ -139,17 +145,21 @@ func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) er
 	holds, err := m.holdsOf(ctx, jobs)
 	if err != nil {
 		for at := range jobs {
-			delete(m.looks, at.key()) // the next tick asks
+			m.askAgain(at.key())
 		}
 		return errors.Join(failed, err)
 	}
-	holds = slices.DeleteFunc(holds, func(h heldAt) bool { return m.leave(h, jobs[jobAt{h.Namespace, h.JobID}]) })
+	holds = slices.DeleteFunc(holds, func(h heldAt) bool {
+		heard := jobs[jobAt{h.Namespace, h.JobID}]
+		m.told[h.JobKey()] = max(m.told[h.JobKey()], heard.index)
+		return m.leave(h, heard)
+	})
 	return errors.Join(failed, m.settleAll(ctx, fence, holds))
 }
 
 // holdsOf are the open holds of jobs. They are read where others may have written since
 // all were listed, and are else known.
-func (m *Meter) holdsOf(ctx context.Context, jobs map[jobAt]uint64) (holds []heldAt, err error) {
+func (m *Meter) holdsOf(ctx context.Context, jobs map[jobAt]heardOf) (holds []heldAt, err error) {
 	keys := make(map[string]jobAt, len(jobs))
 	for at := range jobs {
 		keys[holdKey(at.namespace, at.jobID)] = at
@@ -167,15 +177,15 @@ func (m *Meter) holdsOf(ctx context.Context, jobs map[jobAt]uint64) (holds []hel
 }
 
 // leave reports whether the job of a hold need not be asked about because of what was
-// heard of it up to an index. A submission is on its way: who makes it writes the answer,
-// and if he does not, the ticks ask. Or it is what is known to be registered: the job has
-// been asked about since, or is by the next tick.
-func (m *Meter) leave(h heldAt, index uint64) bool {
+// heard of it. A submission is on its way: who makes it writes the answer, and the ticks
+// ask. Or it is told that it was registered, which is known: the job has been asked about
+// since, or is by the next tick.
+func (m *Meter) leave(h heldAt, heard heardOf) bool {
 	if h.Pending != nil {
 		m.young[h.JobKey()] = onItsWay(h, m.now().UnixMilli())
 		return m.young[h.JobKey()]
 	}
-	return index != 0 && index <= h.JobModifyIndex && h.State == ledger.Active && h.Guessed == 0
+	return !heard.touched && heard.index == h.JobModifyIndex && h.State == ledger.Active && h.Guessed == 0
 }
 
 // onItsWay reports whether a submission was admitted a moment ago, by clocks that differ by

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"sync"
 	"testing"
 	"time"
@@ -19,10 +20,6 @@ func quiet(t *testing.T) (*rig, *memStore) {
 	r.run(r.job("first", 1, 1))
 	must.NoError(t, r.settle())
 	r.Meter.streams.Store(true)
-	for key, l := range r.Meter.looks { // the harness has it asked about again and again
-		l.wait = lookFirst
-		r.Meter.looks[key] = l
-	}
 	return r, store
 }
 
@@ -225,11 +222,97 @@ func TestAJobThatIsDeadAMomentAfterItsLastAllocation(t *testing.T) {
 	ended := *r.nomad.allocs[alloc]
 	r.nomad.revive("default", "ends")
 	r.Meter.tell(fact{alloc: &ended})
+	r.Meter.tell(fact{namespace: "default", jobID: "ends", index: r.nomad.index + 1})
 	r.news()
 	must.NotNil(t, r.holdOf("default", "ends"))
 	r.nomad.kill("default", "ends")
 	must.LessEq(t, 3, r.secondsUntil(func() bool { return r.holdOf("default", "ends") == nil }))
 	must.Eq(t, r.facts(), r.posted("acme"))
+}
+
+// Another agent settles a submission, and the leader hears that the job is dead before it
+// knows of that.
+func TestAJobOfAnotherAgentThatIsDeadAtOnce(t *testing.T) {
+	t.Parallel()
+	r, _ := quiet(t)
+	r.beside().run(r.job("brief", 1, 1))
+	r.Meter.holdsChanged.Store(true)
+	r.Meter.tell(fact{namespace: "default", jobID: "brief", index: r.nomad.index + 1})
+	r.news()
+	r.nomad.kill("default", "brief")
+	must.LessEq(t, 3, r.secondsUntil(func() bool { return r.holdOf("default", "brief") == nil }))
+}
+
+// A job that runs is changed around the gate, and the question about it is in vain.
+func TestAChangeOfWhatRunsIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(r *rig, put func()){
+		"it is answered": func(r *rig, put func()) {
+			put()
+			r.changed("first")
+		},
+		"nomad does not answer": func(r *rig, put func()) {
+			put()
+			r.Meter.tell(fact{namespace: "default", jobID: "first", index: r.nomad.index})
+			r.nomad.fail(errDown)
+			for len(r.Meter.facts) > 0 {
+				if err := r.Meter.handle(r.ctx, ledger.Fence{}, r.Meter.drain(<-r.Meter.facts)); err != nil {
+					r.Meter.failed(r.ctx, err)
+				}
+			}
+			r.nomad.fail(nil)
+		},
+		"nomad answers by what was before": func(r *rig, put func()) {
+			r.Meter.tell(fact{namespace: "default", jobID: "first", index: r.nomad.index + 1})
+			r.news()
+			put()
+		},
+		"a submission is on its way": func(r *rig, put func()) {
+			v := r.beside().admit(r.submission(r.whole("first", 1, time.Hour).Job))
+			must.False(r.t, v.Denied)
+			r.Meter.holdsChanged.Store(true)
+			index := *r.nomad.stored("default", "first").JobModifyIndex // nothing new in it
+			put()
+			r.changed("first")
+			v.Settle(r.ctx, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: index})
+			r.Meter.holdsChanged.Store(true)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newBypassRig(t)
+			r.busy("first", 1, time.Hour)
+			must.SliceEmpty(t, r.enforced())
+			r.Meter.streams.Store(true)
+			job := r.whole("first", 1, time.Hour).Job
+			more := *job.TaskGroups[0]
+			more.Name = new("more")
+			job.TaskGroups = append(job.TaskGroups, &more)
+			raw, err := json.Marshal(job)
+			must.NoError(t, err)
+			change(r, func() { r.nomad.put("default", "first", raw) })
+			must.LessEq(t, 4, r.secondsUntil(func() bool { return len(r.holdOf("default", "first").Lines) == 2 }))
+		})
+	}
+}
+
+// The indexes of a Nomad that was restored into a new cluster are lower than those that the
+// ledger knows.
+func TestNewsOfARestoredNomadAreHeard(t *testing.T) {
+	t.Parallel()
+	r, _ := quiet(t)
+	r.nomad.index = 1000
+	r.run(r.job("waits", 1, 1))
+	r.news()
+	r.nomad.index = 500
+	j := r.nomad.jobs[jobKey("default", "waits")]
+	j.modifyIndex, j.statusIndex = 400, 400
+	r.Meter.missed.Store(true)
+	r.Meter.Rebuild()
+	r.secondsUntil(func() bool { return false })
+	r.nomad.halt("default", "waits")
+	r.changed("waits")
+	must.LessEq(t, 3, r.secondsUntil(func() bool { return r.holdOf("default", "waits") == nil }))
 }
 
 // A submission that follows a note at once is not taken for it.

@@ -54,6 +54,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	m.lookAround(began, allocations)
 	if m.missed.Swap(false) { // what comes from here on is in order
 		clear(m.looks) // what became of jobs meanwhile nobody has told
+		clear(m.told)
 	}
 	byJob, listed := make(map[string][]nomadevents.Allocation), make(map[string]bool, len(allocations))
 	for _, a := range allocations {
@@ -214,24 +215,38 @@ func charged(h ledger.Hold, cal ledger.Calendar) bool {
 // behind one another, so that few balances are written. One that fails does not
 // keep the others from their turn. A hold that has ended is left out.
 func (m *Meter) change(ctx context.Context, fence ledger.Fence, holds []heldAt, f func(p *budget.Policy, h heldAt) (change, error)) error {
+	errs := m.changeEach(ctx, fence, holds, f)
+	return jobErrors(namesOf(holds), errs)
+}
+
+// changeEach is change, and tells of each hold, in the order into which it brings them, what
+// went wrong.
+func (m *Meter) changeEach(ctx context.Context, fence ledger.Fence, holds []heldAt, f func(p *budget.Policy, h heldAt) (change, error)) []error {
 	if len(holds) == 0 {
 		return nil
 	}
 	p := m.policy.State().Policy
 	calendar := ledger.CalendarOf(p)
 	slices.SortStableFunc(holds, func(a, b heldAt) int { return strings.Compare(a.Budget, b.Budget) })
-	targets, all := make([]target, len(holds)), make([]*news, len(holds))
+	targets := make([]target, len(holds))
 	for i, h := range holds {
 		targets[i] = target{key: holdKey(h.Namespace, h.JobID), calendar: calendar, known: h}
-		all[i] = &news{namespace: h.Namespace, jobID: h.JobID}
 	}
-	errs := m.books.updateAll(ctx, fence, targets, func(_ int, v view) (change, error) {
+	return m.books.updateAll(ctx, fence, targets, func(_ int, v view) (change, error) {
 		if v.hold.Hold == nil {
 			return change{}, errNoChange
 		}
 		return f(p, v.hold)
 	})
-	return jobErrors(all, errs)
+}
+
+// namesOf are news that say no more than whose they are.
+func namesOf(holds []heldAt) []*news {
+	all := make([]*news, len(holds))
+	for i, h := range holds {
+		all[i] = &news{namespace: h.Namespace, jobID: h.JobID}
+	}
+	return all
 }
 
 func ignore(err, expected error) error {

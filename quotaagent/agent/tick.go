@@ -64,10 +64,12 @@ func (m *Meter) agenda() (look, write []heldAt) {
 	running, rota := 0, m.newRota()
 	for _, h := range m.open {
 		since, live := earliestMark(h.Hold)
-		if doubtful := m.doubtful(h); doubtful || !live || len(h.Former) > 0 {
-			if doubtful || !onItsWay(h, nowMS) {
-				rota.offer(h)
-			}
+		_, vain := m.retries[h.JobKey()]
+		doubtful := m.doubtful(h)
+		if doubtful || vain || (!live || len(h.Former) > 0) && !onItsWay(h, nowMS) {
+			rota.offer(h)
+		}
+		if !live || doubtful || len(h.Former) > 0 {
 			continue
 		}
 		running++
@@ -172,12 +174,12 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 	for _, a := range m.ask(ctx, holds) {
 		switch {
 		case a.err != nil:
-			m.lookedAt(a.seen, a.err)
+			m.askAgain(a.seen.JobKey())
 			failed = append(failed, a.err)
 		case a.began.IsZero():
 			m.Touch(a.seen.Namespace, a.seen.JobID) // there was no time for it
 		default:
-			m.lookedAt(a.seen, nil)
+			m.lookedAt(a.seen)
 			asked, known = append(asked, a), append(known, a.seen)
 			for _, one := range a.allocations {
 				lost = append(lost, m.gpus.See(one.ID, one.CreateIndex, one.Created.UnixMilli(), one.IDs())...)
@@ -193,11 +195,10 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 	for _, a := range asked {
 		byKey[a.seen.JobKey()] = a
 	}
-	err := m.change(ctx, fence, known, func(p *budget.Policy, h heldAt) (change, error) { return m.settle(p, h, byKey[h.JobKey()]) })
-	for _, a := range asked {
-		if err != nil {
-			m.lookedAt(a.seen, err) // it is not known whether it was written
-		}
+	errs := m.changeEach(ctx, fence, known, func(p *budget.Policy, h heldAt) (change, error) { return m.settle(p, h, byKey[h.JobKey()]) })
+	for i, h := range known {
+		a, err := byKey[h.JobKey()], errs[i]
+		m.answered(h, a.job, err)
 		if a.changed {
 			m.Touch(a.seen.Namespace, a.seen.JobID)
 		}
@@ -216,7 +217,7 @@ func (m *Meter) settleAll(ctx context.Context, fence ledger.Fence, holds []heldA
 				"receipt", admission.Receipt(m.policy.State().Policy, *a.ended))
 		}
 	}
-	return errors.Join(joinSome(failed), err)
+	return errors.Join(joinSome(failed), jobErrors(namesOf(known), errs))
 }
 
 // ask asks Nomad about the jobs of holds, several at a time, until askJobsWithin is

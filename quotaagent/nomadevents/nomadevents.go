@@ -68,7 +68,8 @@ type Job struct {
 	// Gated says that it waits for budget: nothing of it is meant to start.
 	Gated bool
 	// ModifyIndex is its JobModifyIndex: the last change of its specification.
-	ModifyIndex uint64
+	// ChangedIndex is the last change of anything of it, its status included.
+	ModifyIndex, ChangedIndex uint64
 	// CreateIndex is older than every allocation of the job, unless it was purged
 	// and registered anew: of that life it is the beginning.
 	CreateIndex uint64
@@ -282,6 +283,9 @@ func (c *Client) Job(ctx context.Context, namespace, jobID string) (Job, error) 
 	if spec.JobModifyIndex != nil {
 		job.ModifyIndex = *spec.JobModifyIndex
 	}
+	if spec.ModifyIndex != nil {
+		job.ChangedIndex = *spec.ModifyIndex
+	}
 	job.Dead = spec.Status != nil && *spec.Status == statusDead
 	job.Stopped = spec.Stop != nil && *spec.Stop
 	return job, nil
@@ -317,7 +321,7 @@ func (c *Client) listedJob(ctx context.Context, namespace, jobID string) (Job, e
 	}
 	for _, s := range stubs {
 		if s.ID == jobID {
-			job := Job{Exists: true, Dead: s.Status == statusDead, Stopped: s.Stop, ModifyIndex: s.JobModifyIndex, CreateIndex: s.CreateIndex}
+			job := Job{Exists: true, Dead: s.Status == statusDead, Stopped: s.Stop, ModifyIndex: s.JobModifyIndex, ChangedIndex: s.ModifyIndex, CreateIndex: s.CreateIndex}
 			if !job.Dead {
 				job.Gated, err = c.gated(ctx, namespace, jobID, s.JobModifyIndex)
 			}

@@ -111,7 +111,7 @@ func TestAListIsReadToItsEnd(t *testing.T) {
 
 func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 	t.Parallel()
-	index, running, dead, stopped := uint64(42), "running", "dead", true
+	index, changed, running, dead, stopped := uint64(42), uint64(45), "running", "dead", true
 	gated := []*api.TaskGroup{{Constraints: []*api.Constraint{api.NewConstraint("${meta.governor_gate}", "=", "held by governor: x")}}}
 	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		must.Eq(t, "ns", r.URL.Query().Get("namespace"))
@@ -119,13 +119,13 @@ func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 		case r.URL.Path == "/v1/job/train":
 			_ = json.NewEncoder(w).Encode(api.Job{Status: &running, JobModifyIndex: &index})
 		case r.URL.Path == "/v1/job/old":
-			_ = json.NewEncoder(w).Encode(api.Job{Status: &dead, Stop: &stopped, JobModifyIndex: &index})
+			_ = json.NewEncoder(w).Encode(api.Job{Status: &dead, Stop: &stopped, JobModifyIndex: &index, ModifyIndex: &changed})
 		case r.URL.Path == "/v1/job/waits":
 			_ = json.NewEncoder(w).Encode(api.Job{Status: &running, JobModifyIndex: &index, TaskGroups: gated})
 		case r.URL.Path == "/v1/job/secret":
 			http.Error(w, "Permission denied", http.StatusForbidden)
 		case r.URL.Path == "/v1/jobs" && r.URL.Query().Get("prefix") == "team/summary":
-			_ = json.NewEncoder(w).Encode([]api.JobListStub{{ID: "team/summary2", Status: "dead"}, {ID: "team/summary", Status: "running", Stop: true, JobModifyIndex: 43}})
+			_ = json.NewEncoder(w).Encode([]api.JobListStub{{ID: "team/summary2", Status: "dead"}, {ID: "team/summary", Status: "running", Stop: true, JobModifyIndex: 43, ModifyIndex: 46}})
 		case r.URL.Path == "/v1/job/team/summary/versions":
 			newest, older := uint64(43), uint64(42)
 			_ = json.NewEncoder(w).Encode(map[string]any{"Versions": []api.Job{{JobModifyIndex: &newest, TaskGroups: gated}, {JobModifyIndex: &older}}})
@@ -142,10 +142,10 @@ func TestJobsAreFoundWhateverTheirIDs(t *testing.T) {
 	})
 	for id, want := range map[string]Job{
 		"train":        {Exists: true, ModifyIndex: 42},
-		"old":          {Exists: true, Dead: true, Stopped: true, ModifyIndex: 42},
+		"old":          {Exists: true, Dead: true, Stopped: true, ModifyIndex: 42, ChangedIndex: 45},
 		"none":         {Dead: true},
 		"waits":        {Exists: true, Gated: true, ModifyIndex: 42},
-		"team/summary": {Exists: true, Stopped: true, Gated: true, ModifyIndex: 43},
+		"team/summary": {Exists: true, Stopped: true, Gated: true, ModifyIndex: 43, ChangedIndex: 46},
 		"team/none":    {Dead: true},
 	} {
 		got, err := client.Job(t.Context(), "ns", id)
