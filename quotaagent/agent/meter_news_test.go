@@ -43,21 +43,24 @@ func (r *rig) changed(jobID string) {
 func TestARegistrationCostsTwoTransactions(t *testing.T) {
 	t.Parallel()
 	r, store := quiet(t)
-	for id, late := range map[string]bool{"a": false, "b": true} {
+	for id, comes := range map[string]string{"a": "before it is settled", "b": "after", "c": "with that"} {
 		before, asked := store.transactions(), r.nomad.asked
 		v := r.admit(r.job(id, 1, 1))
 		index := r.nomad.register("default", id, false)
-		if !late {
+		if comes == "before it is settled" {
 			r.changed(id)
 			must.Eq(t, asked, r.nomad.asked)
 		}
 		v.Settle(r.ctx, gate.Outcome{Known: true, Accepted: true, JobModifyIndex: index})
+		if comes == "with that" {
+			r.changed(id)
+		}
 		r.news()
-		if late {
+		if comes == "after" {
 			r.changed(id)
 		}
 		must.Eq(t, asked+1, r.nomad.asked)
-		for range 5 {
+		for range 3 {
 			r.clock.advance(time.Second)
 			r.tick()
 		}
@@ -313,6 +316,19 @@ func TestNewsOfARestoredNomadAreHeard(t *testing.T) {
 	r.nomad.halt("default", "waits")
 	r.changed("waits")
 	must.LessEq(t, 3, r.secondsUntil(func() bool { return r.holdOf("default", "waits") == nil }))
+}
+
+// A change that no answer ever has is of another past: that is believed at last.
+func TestAChangeThatNobodyKnowsIsForgotten(t *testing.T) {
+	t.Parallel()
+	r, _ := longWaiting(t)
+	r.Meter.tell(fact{namespace: "default", jobID: "waits", index: r.nomad.index + 1000})
+	r.news()
+	asked := r.nomad.asked
+	r.secondsUntil(func() bool { return len(r.Meter.told) == 0 })
+	must.Between(t, 2, r.nomad.asked-asked, 6)
+	must.MapEmpty(t, r.Meter.told)
+	must.MapEmpty(t, r.Meter.retries)
 }
 
 // A submission that follows a note at once is not taken for it.

@@ -54,7 +54,6 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	m.lookAround(began, allocations)
 	if m.missed.Swap(false) { // what comes from here on is in order
 		clear(m.looks) // what became of jobs meanwhile nobody has told
-		clear(m.told)
 	}
 	byJob, listed := make(map[string][]nomadevents.Allocation), make(map[string]bool, len(allocations))
 	for _, a := range allocations {
