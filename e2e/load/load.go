@@ -14,12 +14,22 @@ import (
 type Request struct {
 	Method, Path, Body string
 	Token              string
+	// First is sent to another server before this one, and counts as a part of it.
+	First *Other
+}
+
+// Other is a request to another server.
+type Other struct {
+	Address string
+	Request Request
 }
 
 // Result is how many requests there were in a second, and how long they took.
 type Result struct {
 	PerSecond float64
 	P50, P99  time.Duration
+	// Took is how long each took, the shortest first.
+	Took []time.Duration
 }
 
 // Measure sends n requests from some clients at once, the i-th as of says. It returns
@@ -55,10 +65,24 @@ func Measure(address string, clients, n int, of func(i int) Request) (Result, er
 	group.Wait()
 	rate := float64(n) / time.Since(began).Seconds()
 	slices.Sort(took)
-	return Result{PerSecond: rate, P50: took[n/2], P99: took[n*99/100]}, failed
+	return Result{PerSecond: rate, P50: Quantile(took, 50), P99: Quantile(took, 99), Took: took}, failed
+}
+
+// Quantile is that of so many in a hundred, of the times of one measurement or of several
+// together.
+func Quantile(took []time.Duration, of int) time.Duration {
+	if !slices.IsSorted(took) {
+		took = slices.Sorted(slices.Values(took))
+	}
+	return took[len(took)*of/100]
 }
 
 func send(transport *http.Transport, address string, q Request) error {
+	if q.First != nil {
+		if err := send(transport, q.First.Address, q.First.Request); err != nil {
+			return err
+		}
+	}
 	r, err := http.NewRequest(q.Method, address+q.Path, strings.NewReader(q.Body))
 	if err != nil {
 		return err
