@@ -3,6 +3,7 @@ package access_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -46,9 +47,15 @@ func examples(ctx context.Context, t *testing.T, c *cluster.Cluster, budgets str
 // example plans and runs a file of jobs/examples.
 func example(ctx context.Context, t *testing.T, c *cluster.Cluster, name, file string) {
 	t.Helper()
-	planned := run(ctx, t, c, c.Token, "job", "plan", file)
-	must.Eq(t, 1, planned.ExitCode, must.Sprint(planned.Output()))
-	must.StrContains(t, planned.Output(), "from budget acme/research")
+	// A plan is told of the cluster as it was up to a second ago: of the example before.
+	must.NoError(t, cluster.Poll(ctx, "a plan of "+name+" is paid from its budget", func() error {
+		planned := run(ctx, t, c, c.Token, "job", "plan", file)
+		must.Eq(t, 1, planned.ExitCode, must.Sprint(planned.Output()))
+		if !strings.Contains(planned.Output(), "from budget acme/research") {
+			return errors.New(planned.Output())
+		}
+		return nil
+	}))
 	result := run(ctx, t, c, c.Token, "job", "run", "-detach", file)
 	must.Eq(t, 0, result.ExitCode, must.Sprint(result.Output()))
 	allocations, err := c.WaitAllocations(ctx, name, count(name), api.AllocClientStatusRunning)
