@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -57,25 +58,18 @@ func newListing() listing { return listing{holds: make(map[string]listedHold)} }
 // current reports whether the marks, as of an index of the store, say that nobody else has
 // committed anything since the holds were listed; before is what own was before they were
 // read.
-func (l *listing) current(marks []ledger.Record, index, before uint64, own string, now time.Time) bool {
+func (l *listing) current(marks map[string]uint64, index, before uint64, own string, now time.Time) bool {
 	if age := now.Sub(l.at); !l.whole || age < 0 || age > listAfter || index < l.index {
 		return false
 	}
-	others, mine := 0, uint64(0)
-	for _, r := range marks {
-		if r.Key == own {
-			mine = r.Version
-			continue
-		}
-		if others++; l.marks[r.Key] != r.Version {
-			return false
-		}
+	others := func(all map[string]uint64) map[string]uint64 {
+		rest := maps.Clone(all)
+		delete(rest, own)
+		return rest
 	}
-	if _, there := l.marks[own]; there {
-		others++
-	}
+	mine := marks[own]
 	// What this process has committed after the marks were read is in holds already.
-	return others == len(l.marks) && (mine == l.own || l.own > index && mine >= before)
+	return maps.Equal(others(marks), others(l.marks)) && (mine == l.own || l.own > index && mine >= before)
 }
 
 // take puts a hold of this process where it belongs.
@@ -106,9 +100,9 @@ func (b *books) holdsAnew(ctx context.Context) (holds []heldAt, unreadable, err 
 // lower version is in it.
 func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, unreadable, err error) {
 	before := b.lastCommit()
-	marks, index, err := b.store.List(ctx, commitPrefix)
+	marks, index, err := b.marks(ctx)
 	if err != nil {
-		return nil, 0, nil, fmt.Errorf("list the marks of commits: %w", err)
+		return nil, 0, nil, err
 	}
 	if holds := b.recallHolds(marks, index, before); holds != nil {
 		return holds, index, nil, nil
@@ -119,10 +113,7 @@ func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, un
 		b.endList(listing{}, 0, lost)
 		return nil, 0, nil, fmt.Errorf("list holds: %w", err)
 	}
-	next := listing{holds: make(map[string]listedHold, len(records)), at: b.now(), marks: make(map[string]uint64, len(marks)), index: index}
-	for _, r := range marks {
-		next.marks[r.Key] = r.Version
-	}
+	next := listing{holds: make(map[string]listedHold, len(records)), at: b.now(), marks: marks, index: index}
 	holds = make([]heldAt, 0, len(records))
 	for _, r := range records {
 		l, known := b.listedAs(r.Key)
@@ -145,7 +136,7 @@ func (b *books) listHolds(ctx context.Context) (holds []heldAt, index uint64, un
 }
 
 // recallHolds are the open holds without a list, nil where that is not possible.
-func (b *books) recallHolds(marks []ledger.Record, index, before uint64) []heldAt {
+func (b *books) recallHolds(marks map[string]uint64, index, before uint64) []heldAt {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.doubt.Load() || !b.listing.current(marks, index, before, b.mark.key, b.now()) {
@@ -160,21 +151,18 @@ func (b *books) recallHolds(marks []ledger.Record, index, before uint64) []heldA
 	return holds
 }
 
-// marks are the versions of the marks of all other processes, and of that of this one.
-func (b *books) marks(ctx context.Context) (others map[string]uint64, own uint64, err error) {
-	records, _, err := b.store.List(ctx, commitPrefix)
+// marks are the versions of the marks of all processes, by key, and the store's index of
+// them.
+func (b *books) marks(ctx context.Context) (versions map[string]uint64, index uint64, err error) {
+	records, index, err := b.store.List(ctx, commitPrefix)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list the marks of commits: %w", err)
 	}
-	others = make(map[string]uint64, len(records))
+	versions = make(map[string]uint64, len(records))
 	for _, r := range records {
-		if r.Key == b.mark.key {
-			own = r.Version
-		} else {
-			others[r.Key] = r.Version
-		}
+		versions[r.Key] = r.Version
 	}
-	return others, own, nil
+	return versions, index, nil
 }
 
 // lastCommit is the version of the last commit of this process that is known.

@@ -23,11 +23,10 @@ const (
 	// lookUnheard is the longest pause as long as no events come, and for what no event
 	// tells: that it is not known whether a submission has arrived, and time passes.
 	lookUnheard = 15 * time.Second
-	// looksMost is how many jobs are asked about in one tick at most, and routineLooks of
-	// how many of those that have nothing new to them one is.
-	looksMost    = 200
-	routineLooks = 150
-	// routineLooksMin is for how few that does not matter.
+	// looksMost is how many jobs are asked about in one tick at most. Of those of which
+	// nothing is new that are one in routineLooks, and routineLooksMin where these are few.
+	looksMost       = 200
+	routineLooks    = 150
 	routineLooksMin = 10
 )
 

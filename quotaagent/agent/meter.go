@@ -5,7 +5,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,8 +40,8 @@ const (
 	// What is held and what is posted move together, so this only bounds how coarse
 	// reports are.
 	reconcileEvery = 30 * time.Second
-	// doubtAfter is how long an unconfirmed submission is left to the agent that
-	// admitted it before the meter asks Nomad about it without being told to.
+	// doubtAfter is how long an unconfirmed submission of a job that runs is left to the
+	// agent that admitted it before the meter asks Nomad about it without being told to.
 	doubtAfter = 15 * time.Second
 	// clockMargin is how far Nomad's clock may be behind ours. Running work is
 	// posted no further than this before the moment at which Nomad was asked.
@@ -91,7 +90,7 @@ type Meter struct {
 	followed  map[string]bool
 	endStream context.CancelFunc
 	// written are the holds that this process has committed since the last tick.
-	written map[string]heldAt
+	written map[jobAt]heldAt
 
 	// missed says that facts may have been missed: those that come before the next
 	// snapshot are not to be trusted to be all. streams says that they come.
@@ -194,7 +193,7 @@ func (m *Meter) begin() {
 	m.drift.Store(0)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.leading, m.followed, m.written = true, make(map[string]bool), make(map[string]heldAt)
+	m.leading, m.followed, m.written = true, make(map[string]bool), make(map[jobAt]heldAt)
 }
 
 func (m *Meter) end() {
@@ -239,7 +238,7 @@ func (m *Meter) wrote(namespace, jobID string, h heldAt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.leading {
-		m.written[namespace+"\x00"+jobID] = h
+		m.written[jobAt{namespace, jobID}] = h
 	}
 }
 
@@ -250,7 +249,7 @@ func (m *Meter) restored() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.leading {
-		m.written = make(map[string]heldAt)
+		m.written = make(map[jobAt]heldAt)
 	}
 }
 
@@ -294,11 +293,10 @@ func (m *Meter) refresh(ctx context.Context, must bool) error {
 func (m *Meter) takeWritten() {
 	m.mu.Lock()
 	written := m.written
-	m.written = make(map[string]heldAt)
+	m.written = make(map[jobAt]heldAt)
 	m.mu.Unlock()
-	for key, h := range written {
-		namespace, jobID, _ := strings.Cut(key, "\x00")
-		at, known := slices.BinarySearchFunc(m.open, heldAt{Hold: &ledger.Hold{Namespace: namespace, JobID: jobID}}, byJob)
+	for job, h := range written {
+		at, known := slices.BinarySearchFunc(m.open, heldAt{Hold: &ledger.Hold{Namespace: job.namespace, JobID: job.jobID}}, byJob)
 		switch {
 		case h.version <= m.listed || known && h.version <= m.open[at].version:
 		case known && h.Hold == nil:

@@ -84,13 +84,15 @@ func (m *Meter) watchHolds(ctx context.Context) {
 		if err == nil && next == 0 && index != 0 {
 			m.restored()
 		}
-		marks, own, failed := m.books.marks(ctx)
+		marks, _, failed := m.books.marks(ctx)
 		if err = errors.Join(err, failed); err != nil {
 			others = nil
 			m.holdsChanged.Store(true)
 			pause(ctx, tickEvery)
 			continue
 		}
+		own := marks[m.books.mark.key]
+		delete(marks, m.books.mark.key)
 		if others == nil || next == 0 || !maps.Equal(others, marks) || own > m.books.lastCommit() {
 			m.holdsChanged.Store(true)
 		}
@@ -99,8 +101,9 @@ func (m *Meter) watchHolds(ctx context.Context) {
 	}
 }
 
-// drain appends the facts that wait, so that many are written at once.
-func (m *Meter) drain(facts ...fact) []fact {
+// drain is a fact and what waits behind it, so that many are written at once.
+func (m *Meter) drain(first fact) []fact {
+	facts := []fact{first}
 	for len(facts) < tickMost {
 		select {
 		case f := <-m.facts:
@@ -151,8 +154,11 @@ func (m *Meter) handle(ctx context.Context, fence ledger.Fence, facts []fact) er
 	}
 	holds = slices.DeleteFunc(holds, func(h heldAt) bool {
 		heard := jobs[jobAt{h.Namespace, h.JobID}]
-		m.told[h.JobKey()] = max(m.told[h.JobKey()], heard.index)
-		return m.leave(h, heard)
+		left := m.leave(h, heard)
+		if heard.index != 0 && (!left || h.Pending != nil) { // else it is known
+			m.told[h.JobKey()] = max(m.told[h.JobKey()], heard.index)
+		}
+		return left
 	})
 	return errors.Join(failed, m.settleAll(ctx, fence, holds))
 }
