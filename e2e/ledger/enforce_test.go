@@ -40,7 +40,7 @@ func (s *scene) checkpoint(a *api.Allocation) time.Time {
 // A batch job whose time is up is asked for a checkpoint, and stopped when the
 // grace is over. This Nomad does not know max_run_duration: the agent does it.
 func TestMaxRuntimeEndsAJobAfterItsCheckpoint(t *testing.T) {
-	s := play(t, "maxruntime")
+	s := play(t, "maxruntime", 2)
 	s.apply(`
 budget "maxruntime" {
   match {
@@ -83,7 +83,7 @@ budget "maxruntime" {
 // What was lent comes back: the borrower gets its signal and its grace, and the
 // lender's job runs on its own GPUs.
 func TestLentGPUsAreReclaimed(t *testing.T) {
-	s := play(t, "reclaim")
+	s := play(t, "reclaim", 6)
 	for _, namespace := range []string{"reclaim-low", "reclaim-high"} {
 		_, err := s.api().Namespaces().Register(&api.Namespace{Name: namespace}, nil)
 		must.NoError(t, err)
@@ -145,7 +145,7 @@ budget "reclaim" {
 // A service of an overdrawn budget gets smaller in steps, never below its
 // minimum, and grows again when there is room.
 func TestThrottledServiceShrinksAndGrows(t *testing.T) {
-	s := play(t, "throttle")
+	s := play(t, "throttle", 4)
 	policy := func(gpus int) string {
 		return fmt.Sprintf(`
 budget "throttle" {

@@ -16,7 +16,7 @@ import (
 // What is said of a job before it is submitted is what its plan says and what becomes of
 // it; and asking leaves nothing behind.
 func TestAJobIsEstimatedBeforeItIsSubmitted(t *testing.T) {
-	s := play(t, "estimate")
+	s := play(t, "estimate", 2)
 	s.apply(routesPolicy("estimate", 4))
 	text := strings.Replace(job{id: "train", gpus: 2, meta: map[string]string{"governor_max_runtime": "30m"}}.hcl(), "count = 2\n", "count = var.gpus\n", 1)
 	text = strings.Replace(text, `"30m"`, "var.runtime", 1)

@@ -26,7 +26,7 @@ func (s *scene) children(parent string) []*api.JobListStub {
 // Nomad launches a periodic job by itself, past the gate. Each launch gets a hold
 // and is paid to the millisecond; one for which there is no room is stopped.
 func TestLaunchesOfAPeriodicJobAreHeldPaidAndStopped(t *testing.T) {
-	s := play(t, "launches")
+	s := play(t, "launches", 2)
 	policy := func(gpus string) string {
 		return fmt.Sprintf(`
 budget "launches" {
@@ -97,7 +97,7 @@ budget "launches" {
 
 // A system job holds for every node on which it would run.
 func TestASystemJobHoldsForEveryNode(t *testing.T) {
-	s := play(t, "everynode")
+	s := alone(t, "everynode") // it needs a free GPU on each node
 	policy := func(gpus int) string {
 		return fmt.Sprintf(`
 budget "everynode" {

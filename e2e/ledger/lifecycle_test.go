@@ -11,7 +11,7 @@ import (
 
 // A job holds its worst case while it runs, and gives back what it did not use.
 func TestHeldAndGivenBack(t *testing.T) {
-	s := play(t, "givenback")
+	s := play(t, "givenback", 2)
 	s.apply(`
 budget "givenback" {
   match {

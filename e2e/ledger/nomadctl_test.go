@@ -12,7 +12,7 @@ import (
 
 // What enforcement asks of Nomad, and what Nomad's answers mean.
 func TestWhatNomadAnswersToEnforcement(t *testing.T) {
-	s := play(t, "nomadctl")
+	s := play(t, "nomadctl", 0)
 	ctx := t.Context()
 	ctl := nomadctl.New(s.api())
 	const nobody = "11111111-2222-3333-4444-555555555555"

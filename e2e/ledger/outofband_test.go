@@ -92,7 +92,7 @@ func (s *scene) stopped(jobID string) *api.Allocation {
 }
 
 func TestWorkAroundTheGateIsHeldOrStopped(t *testing.T) {
-	s := play(t, "around")
+	s := play(t, "around", 3)
 	s.apply(routesPolicy("around", 2))
 	s.governing()
 	s.submitAround(job{id: "fits", gpus: 1})
@@ -117,7 +117,7 @@ func TestWorkAroundTheGateIsHeldOrStopped(t *testing.T) {
 }
 
 func TestAJobScaledAroundTheGateGoesBack(t *testing.T) {
-	s := play(t, "stretch")
+	s := play(t, "stretch", 5)
 	s.apply(routesPolicy("stretch", 3))
 	s.governing()
 	s.run(job{id: "serve", gpus: 1, count: 2})
@@ -172,7 +172,7 @@ func TestAnAutoRevertIsDecided(t *testing.T) {
 }
 
 func TestWorkThatNoBudgetClaimsIsStopped(t *testing.T) {
-	s := play(t, "unclaimed")
+	s := play(t, "unclaimed", 1)
 	s.apply(strings.Replace(routesPolicy("unclaimed", 1), `namespaces = ["unclaimed"]`, `namespaces = ["another"]`, 1))
 	s.governing()
 	s.submitAround(job{id: "rogue", gpus: 1})
@@ -184,7 +184,7 @@ func TestWorkThatNoBudgetClaimsIsStopped(t *testing.T) {
 // Marked as stable, an old version is the job's current one again, with its old index
 // and without an evaluation: through the gate that is refused, and around it seen.
 func TestAnOldVersionMarkedAsStableIsRefusedOrScaledBack(t *testing.T) {
-	s := play(t, "stable")
+	s := play(t, "stable", 3)
 	s.apply(routesPolicy("stable", 4))
 	s.governing()
 	s.run(job{id: "serve", kind: "service", gpus: 1, count: 3})

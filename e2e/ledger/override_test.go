@@ -15,7 +15,7 @@ import (
 // `nomad job run -policy-override` lifts a limit for those whom the budget names,
 // for a time, with a reason, and all of it is in the audit log.
 func TestPolicyOverride(t *testing.T) {
-	s := play(t, "override")
+	s := play(t, "override", 0)
 	s.apply(`
 budget "override" {
   match {
@@ -82,7 +82,7 @@ func missing(text, part string) error {
 // An agent run holds its whole caps, its jobs draw from it, and what is left comes
 // back when it is closed.
 func TestAgentRun(t *testing.T) {
-	s := play(t, "agentrun")
+	s := play(t, "agentrun", 0)
 	s.apply(`
 budget "agentrun" {
   match {

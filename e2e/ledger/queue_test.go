@@ -30,7 +30,7 @@ func (s *scene) leaves(jobID string) {
 // A job that does not fit is registered and waits where everybody can see it, and
 // runs on the GPUs that placement picks when what ran before it has ended.
 func TestTrap10AJobWaitsInSightAndIsReleased(t *testing.T) {
-	s := play(t, "inline")
+	s := play(t, "inline", 4)
 	s.apply(`
 budget "inline" {
   match {
@@ -99,7 +99,7 @@ budget "inline" {
 // A job that has waited as long as its queue allows is stopped, and Nomad shows
 // why; one whose author does not want to wait is refused at once.
 func TestAJobThatWaitedTooLongIsGivenUp(t *testing.T) {
-	s := play(t, "hasty")
+	s := play(t, "hasty", 1)
 	s.apply(`
 budget "hasty" {
   match {

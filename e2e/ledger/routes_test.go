@@ -55,7 +55,7 @@ func (s *scene) holding(jobID string, gpus int64) {
 }
 
 func TestScaleAndRevertAreDecided(t *testing.T) {
-	s := play(t, "resize")
+	s := play(t, "resize", 3)
 	s.apply(routesPolicy("resize", 3))
 	s.run(job{id: "serve", gpus: 1, count: 2})
 	scale := func(count string) cluster.Result { return s.nomad("job", "scale", "-detach", "serve", "g", count) }
@@ -223,7 +223,7 @@ func (s *scene) launches(template string) []string {
 }
 
 func TestDispatchesAndForcedLaunchesAreDecided(t *testing.T) {
-	s := play(t, "launch")
+	s := play(t, "launch", 2)
 	s.apply(routesPolicy("launch", 2))
 	must.Eq(t, 0, s.submit(job{id: "tune", gpus: 1, extra: "parameterized {\n    payload       = \"optional\"\n    meta_optional = [\"who\"]\n  }"}).ExitCode)
 	must.Eq(t, 0, s.submit(job{id: "nightly", gpus: 1, extra: "periodic {\n    crons = [\"0 0 1 1 *\"]\n  }"}).ExitCode)
@@ -304,7 +304,7 @@ func (s *scene) send(r *http.Request) (int, string) {
 
 // The same dispatch sent again is the same child, and is paid once.
 func TestADispatchWithATokenIsHeldOnce(t *testing.T) {
-	s := play(t, "once")
+	s := play(t, "once", 1)
 	s.apply(routesPolicy("once", 2))
 	must.Eq(t, 0, s.submit(job{id: "tune", gpus: 1, extra: "parameterized {}"}).ExitCode)
 	client, err := s.API(s.GovernorAddr)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/nomad-governor/governor/e2e/cluster"
 	"github.com/nomad-governor/governor/e2e/toolchain"
@@ -137,11 +138,22 @@ type scene struct {
 	name string
 }
 
-// play begins a scene that plays at the same time as the others. It must leave
-// the servers alone and use GPUs sparingly: there are 24 H100 and 4 L40S for all.
-func play(t *testing.T, name string) *scene {
+// h100sForScenes is how many of the 24 H100s scenes may hold at a time: with two left, some
+// node of the three has two free ones for whoever has announced them.
+const h100sForScenes = 22
+
+// h100s are the GPUs that the scenes at play have announced.
+var h100s = semaphore.NewWeighted(h100sForScenes)
+
+// play begins a scene that plays at the same time as the others, once there are as many
+// H100s free as it says that it holds at most: an allocation and the one in its place
+// count twice, since the first has its GPUs until it has stopped. It must leave the
+// servers alone. There are four L40S for all.
+func play(t *testing.T, name string, most int64) *scene {
 	t.Helper()
 	t.Parallel()
+	must.NoError(t, h100s.Acquire(t.Context(), most))
+	t.Cleanup(func() { h100s.Release(most) }) // after the scene's own, which stops its jobs
 	return alone(t, name)
 }
 

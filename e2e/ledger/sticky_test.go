@@ -14,10 +14,12 @@ import (
 // What Governor writes into a job is the same whenever the same job comes, and changes
 // nothing that runs: only what Nomad itself restarts for is restarted.
 func TestTheRestartMatrix(t *testing.T) {
-	s := play(t, "sticky")
+	s := play(t, "sticky", 4)
 	s.apply(routesPolicy("sticky", 4))
 	base := job{id: "train", gpus: 2}
-	alloc := s.run(base)[0]
+	submitted := s.submit(base)
+	must.Eq(t, 0, submitted.ExitCode, must.Sprint(submitted.Output()))
+	alloc := s.running(base.id, 1)[0]
 	pins := func() []string {
 		j, _, err := s.api().Jobs().Info("train", s.query())
 		must.NoError(t, err)
@@ -28,7 +30,7 @@ func TestTheRestartMatrix(t *testing.T) {
 		return out
 	}
 	first := pins()
-	must.Len(t, 1, first)
+	must.Len(t, 1, first, must.Sprint("the job is pinned: ", submitted.Output()))
 	file := func(text string) string {
 		name := filepath.Join(t.TempDir(), "train.nomad.hcl")
 		must.NoError(t, os.WriteFile(name, []byte(text), 0o644))
@@ -75,7 +77,7 @@ func TestTheRestartMatrix(t *testing.T) {
 // pins are a part of that: one that is submitted again as it was keeps them, and does not
 // run again.
 func TestAJobThatHasEndedIsNotRunAgainUnasked(t *testing.T) {
-	s := play(t, "ended")
+	s := play(t, "ended", 2)
 	s.apply(routesPolicy("ended", 4))
 	once := job{id: "once", gpus: 2, script: "true"}
 	result := s.submit(once)
@@ -134,7 +136,7 @@ func (s *scene) settledOn(jobID string, replaced bool, before string) *api.Alloc
 
 // The author says how a job is placed; changing it places it anew.
 func TestTheModeOfPlacement(t *testing.T) {
-	s := play(t, "mode")
+	s := play(t, "mode", 4)
 	s.apply(routesPolicy("mode", 4))
 	pins := func() []*api.Constraint {
 		j, _, err := s.api().Jobs().Info("train", s.query())

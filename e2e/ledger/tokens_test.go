@@ -13,7 +13,7 @@ import (
 // they used, and reports what it did without asking. What nobody settles is posted at
 // what was held.
 func TestTokensOfAModel(t *testing.T) {
-	s := play(t, "tokens")
+	s := play(t, "tokens", 0)
 	s.apply(`
 budget "tokens" {
   match {

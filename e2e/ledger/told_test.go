@@ -18,7 +18,7 @@ import (
 // A soft mark that is crossed reaches a webhook, and Prometheus: what the agent
 // shows passes promtool.
 func TestASoftMarkIsTold(t *testing.T) {
-	s := play(t, "told")
+	s := play(t, "told", 1)
 	type message struct {
 		header http.Header
 		body   string
