@@ -229,7 +229,7 @@ func nomadClient(n *agentconfig.Nomad, clock *nomadevents.Clock, logger hclog.Lo
 	}
 	transport.Proxy = http.ProxyFromEnvironment
 	client, err := nomad.NewClient(&nomad.Config{Address: n.Address, SecretID: n.Token, Region: n.Region,
-		HttpClient: &http.Client{Transport: clock.Watch(transport)}})
+		HttpClient: &http.Client{Transport: clock.Watch(nomadctl.Uncompressed(transport))}})
 	if err != nil {
 		return nil, fmt.Errorf("configure the Nomad client: %w", err)
 	}

@@ -29,6 +29,9 @@ func TestTheRegionIsAskedOfWhoMayBeAsked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if how := r.Header.Get("Accept-Encoding"); how != "" {
+					t.Errorf("the agent asks Nomad for %s answers, which are dear to it", how)
+				}
 				answer := map[string]string{"/v1/regions": c.regions, "/v1/agent/self": c.self}[r.URL.Path]
 				if answer == "" {
 					http.Error(w, "Permission denied", http.StatusForbidden)

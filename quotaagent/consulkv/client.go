@@ -32,6 +32,7 @@ func (s *Store) connect(config Config) error {
 		c.Scheme = "https"
 	}
 	c.Transport.MaxIdleConnsPerHost = maxIdleConns
+	c.Transport.DisableCompression = true // Consul's time is worth more than the way to it
 	client, err := api.NewHttpClient(c.Transport, c.TLSConfig)
 	if err != nil {
 		return err

@@ -114,7 +114,10 @@ func TestBrokenAnswersAreErrors(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if how := r.Header.Get("Accept-Encoding"); how != "" {
+					t.Errorf("Consul is asked for %s answers, which are dear to it", how)
+				}
 				w.WriteHeader(c.code)
 				_, _ = io.WriteString(w, c.body)
 			}))
