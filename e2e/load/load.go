@@ -68,6 +68,36 @@ func Measure(address string, clients, n int, of func(i int) Request) (Result, er
 	return Result{PerSecond: rate, P50: Quantile(took, 50), P99: Quantile(took, 99), Took: took}, failed
 }
 
+// Side is one of several ways to do the same, which MeasureTurns compares.
+type Side struct {
+	Name, Address string
+	// Of is the i-th request.
+	Of func(i int) Request
+}
+
+// MeasureTurns has one client send a request by each side in turn, the one that begins
+// changing, n times, and tells how long those of each took, in the order in which they were
+// sent. What slows the machine for a moment, such as a server that collects its garbage,
+// slows all sides alike: where each has a time of its own, that decides about the slowest
+// hundredth.
+func MeasureTurns(n int, sides ...Side) (map[string][]time.Duration, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: 1, DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	took := make(map[string][]time.Duration, len(sides))
+	for i := range n {
+		for j := range sides {
+			side := sides[(i+j)%len(sides)]
+			request := side.Of(i) // it may take its time
+			start := time.Now()
+			if err := send(transport, side.Address, request); err != nil {
+				return nil, fmt.Errorf("%s: %w", side.Name, err)
+			}
+			took[side.Name] = append(took[side.Name], time.Since(start))
+		}
+	}
+	return took, nil
+}
+
 // Quantile is that of so many in a hundred, of the times of one measurement or of several
 // together.
 func Quantile(took []time.Duration, of int) time.Duration {
