@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/nomad-governor/governor/quotaagent/nomadevents"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -99,6 +102,77 @@ func (m *Meter) answered(h heldAt, job nomadevents.Job, err error) {
 	delete(m.retries, key)
 	delete(m.told, key)
 }
+
+// doubtAll has all jobs asked about once: also those of which something runs, which may have
+// been changed around the gate.
+func (m *Meter) doubtAll() {
+	clear(m.looks)
+	for _, h := range m.open {
+		if _, live := earliestMark(h.Hold); live {
+			m.unheard[h.JobKey()] = time.Time{}
+		}
+	}
+}
+
+// unheardDue are jobs of which something runs, and whose changes may have been missed: so
+// many that all have their turn while routineLooks ticks last, those first whose turn came
+// first. One that is being submitted waits until that is settled.
+func (m *Meter) unheardDue() []heldAt {
+	if len(m.unheard) == 0 {
+		return nil
+	}
+	var due []waited
+	for _, h := range m.open {
+		at, unheard := m.unheard[h.JobKey()]
+		if _, live := earliestMark(h.Hold); unheard && !live {
+			delete(m.unheard, h.JobKey()) // all of these are asked about
+		} else if unheard && h.Pending == nil && !m.now().Before(at) {
+			due = append(due, waited{h, at})
+		}
+	}
+	slices.SortStableFunc(due, func(a, b waited) int { return a.since.Compare(b.since) })
+	holds := make([]heldAt, min(len(due), max(routineLooksMin, len(m.open)/routineLooks+1)))
+	for i := range holds {
+		holds[i] = due[i].heldAt
+	}
+	return holds
+}
+
+// askUnheard asks whether jobs were changed around the gate while nobody told it.
+func (m *Meter) askUnheard(ctx context.Context) error {
+	holds := m.unheardDue()
+	jobs, errs := make([]nomadevents.Job, len(holds)), make([]error, len(holds))
+	var asking errgroup.Group
+	asking.SetLimit(askers())
+	begin := time.Now()
+	for i, h := range holds {
+		asking.Go(func() error {
+			if errs[i] = errNoTime; time.Since(begin) < askJobsWithin {
+				jobs[i], errs[i] = m.nomad.Job(ctx, h.Namespace, h.JobID)
+			}
+			return nil
+		})
+	}
+	_ = asking.Wait() // the errors are those of the jobs
+	var failed []error
+	for i, h := range holds {
+		switch {
+		case errors.Is(errs[i], errNoTime):
+		case errs[i] != nil:
+			m.unheard[h.JobKey()] = m.now().Add(lookRetry)
+			failed = append(failed, errs[i])
+		default:
+			delete(m.unheard, h.JobKey())
+			if outOfBand(*h.Hold, jobs[i]) {
+				m.duties.change(h.Namespace, h.JobID)
+			}
+		}
+	}
+	return joinSome(failed)
+}
+
+// errNoTime means that there was no time to ask about a job in this tick.
+var errNoTime = errors.New("no time left in this tick")
 
 // comesBack reports whether it is time to ask whether a service that is dead has come back.
 func (m *Meter) comesBack(h heldAt, l look) bool {

@@ -207,6 +207,36 @@ func TestAllAreAskedAboutWhenEventsWereMissed(t *testing.T) {
 	must.Eq(t, asked+1, r.nomad.asked)
 }
 
+// What runs may have been changed while events were missed. All of it is asked about once,
+// in turns, and one that cannot be answered again.
+func TestWhatRunsIsAskedAboutOnceWhenEventsWereMissed(t *testing.T) {
+	t.Parallel()
+	const n = 3000
+	r := waitingCrowd(t, n)
+	r.Meter.streams.Store(true)
+	for _, h := range r.Meter.open {
+		h.Tracks = []ledger.Track{{Alloc: "a-" + h.JobID, MarkMS: r.now().UnixMilli()}}
+	}
+	must.SliceEmpty(t, r.Meter.unheardDue())
+	r.Meter.doubtAll()
+	ticks := 0
+	for ; len(r.Meter.unheard) > 0; ticks++ {
+		must.Less(t, routineLooks+1, ticks)
+		asked := r.nomad.asked
+		if ticks == 3 {
+			r.nomad.fail(errDown)
+			must.Error(t, r.Meter.askUnheard(r.ctx))
+			r.nomad.fail(nil)
+			must.Len(t, n-3*(n/routineLooks+1), slices.Collect(maps.Keys(r.Meter.unheard)))
+		} else {
+			must.NoError(t, r.Meter.askUnheard(r.ctx))
+			must.Between(t, 1, r.nomad.asked-asked, n/routineLooks+1)
+		}
+		r.clock.advance(time.Second)
+	}
+	must.SliceEmpty(t, r.Meter.unheardDue())
+}
+
 // Time alone decides about a submission that may have arrived, and about a service that is
 // dead: that no event tells.
 func TestWhatTimeDecidesIsLookedAt(t *testing.T) {

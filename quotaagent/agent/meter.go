@@ -109,6 +109,9 @@ type Meter struct {
 	young   map[string]bool
 	told    map[string]uint64
 	retries map[string]retry
+	// unheard is when to ask about jobs of which something runs, and whose changes may have
+	// been missed.
+	unheard map[string]time.Time
 	// gpus is which allocation has which GPU from when on, sights which of them Nomad
 	// has shown.
 	gpus   *metering.Timeline
@@ -185,7 +188,7 @@ func (m *Meter) begin() {
 	m.proven, m.watchedTo, m.nextSnapshot = time.Time{}, time.Time{}, time.Time{}
 	m.gpus, m.level, m.tried = metering.NewTimeline(), levels{}, make(map[string]int64)
 	m.lists, m.repairs, m.dead, m.young = pace{}, pace{}, make(map[string]deadJob), make(map[string]bool)
-	m.told, m.retries = make(map[string]uint64), make(map[string]retry)
+	m.told, m.retries, m.unheard = make(map[string]uint64), make(map[string]retry), make(map[string]time.Time)
 	m.sights = sights{listed: make(map[string]bool), ended: make(map[string]bool)}
 	m.holdsChanged.Store(true)
 	m.missed.Store(true)
@@ -311,7 +314,7 @@ func (m *Meter) takeWritten() {
 
 // prune forgets what is noted of holds that have ended.
 func (m *Meter) prune() {
-	if len(m.looks)+len(m.tried)+len(m.dead)+len(m.young)+len(m.told)+len(m.retries) <= len(m.open) {
+	if len(m.looks)+len(m.tried)+len(m.dead)+len(m.young)+len(m.told)+len(m.retries)+len(m.unheard) <= len(m.open) {
 		return
 	}
 	known := make(map[string]bool, len(m.open))
@@ -324,6 +327,7 @@ func (m *Meter) prune() {
 	maps.DeleteFunc(m.young, func(key string, _ bool) bool { return !known[key] })
 	maps.DeleteFunc(m.told, func(key string, _ uint64) bool { return !known[key] })
 	maps.DeleteFunc(m.retries, func(key string, _ retry) bool { return !known[key] })
+	maps.DeleteFunc(m.unheard, func(key string, _ time.Time) bool { return !known[key] })
 }
 
 func (m *Meter) loop(ctx context.Context, fence ledger.Fence) {

@@ -270,6 +270,11 @@ func TestAChangeOfWhatRunsIsNotForgotten(t *testing.T) {
 			r.news()
 			put()
 		},
+		"nobody tells it, for the stream is opened anew": func(r *rig, put func()) {
+			put()
+			r.Meter.missed.Store(true)
+			r.Meter.Rebuild()
+		},
 		"a submission is on its way": func(r *rig, put func()) {
 			v := r.beside().admit(r.submission(r.whole("first", 1, time.Hour).Job))
 			must.False(r.t, v.Denied)

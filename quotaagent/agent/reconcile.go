@@ -53,7 +53,7 @@ func (m *Meter) reconcile(ctx context.Context, fence ledger.Fence) error {
 	m.provenMS.Store(m.proven.UnixMilli())
 	m.lookAround(began, allocations)
 	if m.missed.Swap(false) { // what comes from here on is in order
-		clear(m.looks) // what became of jobs meanwhile nobody has told
+		m.doubtAll() // what became of jobs meanwhile nobody has told
 	}
 	byJob, listed := make(map[string][]nomadevents.Allocation), make(map[string]bool, len(allocations))
 	for _, a := range allocations {

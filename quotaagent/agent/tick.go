@@ -43,7 +43,7 @@ func (m *Meter) tick(ctx context.Context, fence ledger.Fence) error {
 	m.followNamespaces()
 	ended, work := m.agenda()
 	failed := m.settleAll(ctx, fence, ended)
-	return errors.Join(unreadable, failed, m.postAll(ctx, fence, work))
+	return errors.Join(unreadable, failed, m.askUnheard(ctx), m.postAll(ctx, fence, work))
 }
 
 // turn is a hold that is due, and how far it is posted.
