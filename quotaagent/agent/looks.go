@@ -104,12 +104,13 @@ func (m *Meter) answered(h heldAt, job nomadevents.Job, err error) {
 }
 
 // doubtAll has all jobs asked about once: also those of which something runs, which may have
-// been changed around the gate.
+// been changed around the gate. One that waits for its turn keeps it.
 func (m *Meter) doubtAll() {
 	clear(m.looks)
 	for _, h := range m.open {
-		if _, live := earliestMark(h.Hold); live {
-			m.unheard[h.JobKey()] = time.Time{}
+		_, live := earliestMark(h.Hold)
+		if _, waits := m.unheard[h.JobKey()]; live && !waits {
+			m.unheard[h.JobKey()] = m.now()
 		}
 	}
 }

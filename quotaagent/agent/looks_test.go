@@ -237,6 +237,26 @@ func TestWhatRunsIsAskedAboutOnceWhenEventsWereMissed(t *testing.T) {
 	must.SliceEmpty(t, r.Meter.unheardDue())
 }
 
+// However often events are missed, everybody has a turn.
+func TestWhoWaitsToBeAskedAboutKeepsItsTurn(t *testing.T) {
+	t.Parallel()
+	const n = 300
+	r := waitingCrowd(t, n)
+	for _, h := range r.Meter.open {
+		h.Tracks = []ledger.Track{{Alloc: "a-" + h.JobID, MarkMS: r.now().UnixMilli()}}
+	}
+	asked := make(map[string]bool)
+	for range n / routineLooksMin {
+		r.Meter.doubtAll()
+		for _, h := range r.Meter.unheardDue() {
+			asked[h.JobID] = true
+		}
+		must.NoError(t, r.Meter.askUnheard(r.ctx))
+		r.clock.advance(time.Second)
+	}
+	must.MapLen(t, n, asked)
+}
+
 // Time alone decides about a submission that may have arrived, and about a service that is
 // dead: that no event tells.
 func TestWhatTimeDecidesIsLookedAt(t *testing.T) {
